@@ -1,0 +1,106 @@
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+#include "iris_fast/sample_categorical.hpp"
+
+using iris_fast::categorical_token;
+using iris_fast::philox_uniform;
+using iris_fast::sample_categorical;
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+std::int64_t token(const std::vector<float>& logits, float u, float temperature = 1.0f) {
+  std::vector<double> running(logits.size());
+  return categorical_token(logits.data(), logits.size(), temperature, u, running.data());
+}
+
+void inverts_the_cumulative_distribution() {
+  const std::vector<float> logits{std::log(1.0f), std::log(2.0f), std::log(4.0f), std::log(1.0f)};
+  CHECK(token(logits, 0.0f) == 0);
+  CHECK(token(logits, 0.12f) == 0);
+  CHECK(token(logits, 0.13f) == 1);
+  CHECK(token(logits, 0.37f) == 1);
+  CHECK(token(logits, 0.38f) == 2);
+  CHECK(token(logits, 0.87f) == 2);
+  CHECK(token(logits, 0.88f) == 3);
+  CHECK(token(logits, 1.0f - 0x1p-24f) == 3);
+}
+
+void temperature_sharpens_and_flattens() {
+  const std::vector<float> logits{0.0f, std::log(3.0f)};  // 1/4 and 3/4; at temperature 1/2, 1/10 and 9/10
+  CHECK(token(logits, 0.24f) == 0 && token(logits, 0.26f) == 1);
+  CHECK(token(logits, 0.09f, 0.5f) == 0 && token(logits, 0.11f, 0.5f) == 1);
+}
+
+void never_draws_an_impossible_class() {
+  const std::vector<float> logits{-kInfinity, 0.0f, -kInfinity, 0.0f, -kInfinity};
+  CHECK(token(logits, 0.0f) == 1);
+  CHECK(token(logits, 0.49f) == 1);
+  CHECK(token(logits, 0.51f) == 3);
+  CHECK(token(logits, 1.0f - 0x1p-24f) == 3);
+}
+
+void rows_without_a_distribution_give_zero() {
+  for (const float u : {0.0f, 0.9f}) {
+    CHECK(token({0.0f, kNaN, 1.0f}, u) == 0);
+    CHECK(token({kNaN, 0.0f}, u) == 0);
+    CHECK(token({0.0f, kInfinity}, u) == 0);
+    CHECK(token({-kInfinity, -kInfinity}, u) == 0);
+  }
+}
+
+void large_and_odd_rows() {
+  CHECK(token({-3e38f}, 0.7f) == 0);
+  CHECK(token({3e38f, -3e38f}, 0.99f) == 0);
+  const std::vector<float> flat(131, 5.0f);  // more than two blocks, not a multiple of one
+  CHECK(token(flat, 130.5f / 131.0f) == 130);
+  CHECK(token(flat, 64.5f / 131.0f) == 64);
+}
+
+void each_row_uses_its_own_draw() {
+  constexpr std::size_t kRows = 200, kClasses = 1000;
+  const std::vector<float> logits(kRows * kClasses, 0.0f);
+  std::vector<std::int64_t> rows(kRows), positions(kRows), tokens(kRows, -1);
+  for (std::size_t r = 0; r < kRows; ++r) {
+    rows[r] = static_cast<std::int64_t>(3 * r);
+    positions[r] = static_cast<std::int64_t>(r % 7);
+  }
+  sample_categorical(logits.data(), kRows, kClasses, 1.0f, 42, rows.data(), positions.data(), 9,
+                     tokens.data());
+  for (std::size_t r = 0; r < kRows; ++r) {
+    const float u =
+        philox_uniform(42, static_cast<std::uint32_t>(3 * r), static_cast<std::uint32_t>(r % 7), 9);
+    CHECK(tokens[r] == static_cast<std::int64_t>(static_cast<double>(u) * kClasses));
+  }
+}
+
+void refuses_bad_arguments_before_reading_memory() {
+  const auto draw = [](std::size_t classes, float temperature) {
+    sample_categorical(nullptr, 4, classes, temperature, 0, nullptr, nullptr, 0, nullptr);
+  };
+  CHECK_THROWS(draw(0, 1.0f), std::invalid_argument);
+  CHECK_THROWS(draw(8, 0.0f), std::invalid_argument);
+  CHECK_THROWS(draw(8, -1.0f), std::invalid_argument);
+  CHECK_THROWS(draw(8, kInfinity), std::invalid_argument);
+  CHECK_THROWS(draw(8, kNaN), std::invalid_argument);
+  sample_categorical(nullptr, 0, 8, 1.0f, 0, nullptr, nullptr, 0, nullptr);
+}
+
+}  // namespace
+
+int main() {
+  inverts_the_cumulative_distribution();
+  temperature_sharpens_and_flattens();
+  never_draws_an_impossible_class();
+  rows_without_a_distribution_give_zero();
+  large_and_odd_rows();
+  each_row_uses_its_own_draw();
+  refuses_bad_arguments_before_reading_memory();
+}

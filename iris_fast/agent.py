@@ -1,0 +1,66 @@
+"""The agent: tokenizer, world model and actor-critic together, and acting with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .models.actor_critic import ActorCritic, ActorCriticConfig, ActorCriticOutput, LSTMState
+from .models.tokenizer import Tokenizer, TokenizerConfig
+from .models.transformer import TransformerConfig
+from .models.world_model import WorldModel
+
+PARTS = ("tokenizer", "world_model", "actor_critic")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The sizes of the three models."""
+
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    world_model: TransformerConfig = field(default_factory=TransformerConfig)
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+
+
+class Agent(nn.Module):
+    """Sees raw frames, acts on their reconstructions, dreams in tokens."""
+
+    def __init__(self, config: AgentConfig, num_actions: int):
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        self.tokenizer = Tokenizer(config.tokenizer)
+        self.world_model = WorldModel(config.world_model, config.tokenizer.vocab_size, num_actions)
+        self.actor_critic = ActorCritic(
+            config.actor_critic, num_actions, config.tokenizer.autoencoder.resolution
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.actor_critic.actor_linear.weight.device
+
+    @torch.no_grad()
+    def reconstruct(self, frames: Tensor) -> Tensor:
+        """What the policy sees of frames `(batch, 3, 64, 64)` uint8: decoded, clamped to [0, 1]."""
+        return self.tokenizer.frames_of(self.tokenizer.tokens_of(frames.float() / 255))
+
+    @torch.no_grad()
+    def policy(self, frames: Tensor, state: LSTMState) -> ActorCriticOutput:
+        """One step of the policy on raw frames `(batch, 3, 64, 64)` uint8."""
+        return self.actor_critic(self.reconstruct(frames).unsqueeze(1), state)
+
+    def load_parts(self, state_dict: dict[str, Tensor], parts: Iterable[str] = PARTS) -> None:
+        """Loads the named parts from a whole agent's state dict (already checked to fit).
+
+        A perceptual network in the state dict is taken along with the tokenizer.
+        """
+        for part in parts:
+            module = self.get_submodule(part)
+            own = {name[len(part) + 1 :]: value for name, value in state_dict.items() if name.startswith(part + ".")}
+            if part == "tokenizer":
+                own = {name: value for name, value in own.items() if not name.startswith("lpips.")}
+                own |= {f"lpips.{n}": v for n, v in module.lpips.state_dict().items()} if module.lpips else {}
+            module.load_state_dict(own)

@@ -1,0 +1,17 @@
+"""The configuration of a run: a typed tree, named presets, dotted overrides."""
+
+from .overrides import apply_overrides, config_keys, from_dict, to_dict
+from .presets import PRESETS, preset_config
+from .schema import Config, resolve, validate
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "apply_overrides",
+    "config_keys",
+    "from_dict",
+    "preset_config",
+    "resolve",
+    "to_dict",
+    "validate",
+]

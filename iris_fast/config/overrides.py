@@ -1,0 +1,124 @@
+"""Dotted overrides of the configuration tree, and the tree as plain data."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from iris_fast.errors import UserError, nearest
+
+from .schema import Config
+
+Node = TypeVar("Node")
+
+
+def config_keys(node: type = Config, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key of the tree and its type."""
+    keys: dict[str, Any] = {}
+    hints = get_type_hints(node)
+    for entry in fields(node):
+        hint = hints[entry.name]
+        if is_dataclass(hint):
+            keys |= config_keys(hint, f"{prefix}{entry.name}.")  # type: ignore[arg-type]
+        else:
+            keys[prefix + entry.name] = hint
+    return keys
+
+
+def apply_overrides(config: Config, overrides: list[str]) -> Config:
+    """The configuration with `key=value` applied in turn; UserError for an unknown key or a wrong type."""
+    keys = config_keys()
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        key = key.lstrip("+").strip()
+        if not separator:
+            raise UserError(f"override '{override}': write key=value, for example common.epochs=100")
+        if key not in keys:
+            raise UserError(f"there is no configuration key '{key}'{_suggestion(key, list(keys))}")
+        if key in ("game", "preset"):
+            raise UserError(f"override '{override}': use --{key} {text}")
+        config = _replace(config, key.split("."), parse_value(text.strip(), keys[key], key))
+    return config
+
+
+def _suggestion(key: str, keys: list[str]) -> str:
+    """Nearest keys, by the whole dotted name or by its last word."""
+    found = nearest(key, keys, count=2)
+    last = key.rsplit(".", 1)[-1]
+    if not found:
+        same = [known for known in keys if known.rsplit(".", 1)[-1] == last]
+        found = f" (nearest: {', '.join(same[:3])})" if same else "; --list-keys shows all"
+    return found
+
+
+def parse_value(text: str, hint: Any, key: str) -> Any:
+    """The value that `text` stands for, of the type `hint`; UserError naming the key and the type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if text.lower() in ("null", "none", "~"):
+            return None
+        return parse_value(text, next(a for a in arguments if a is not type(None)), key)
+    if origin is Literal:
+        if text not in arguments:
+            raise UserError(f"{key}={text}: choose one of {', '.join(arguments)}")
+        return text
+    if origin is tuple:
+        items = [item for item in text.strip("[]() ").replace(" ", "").split(",") if item]
+        if len(arguments) > 1 and arguments[1] is not Ellipsis and len(items) != len(arguments):
+            raise UserError(f"{key}={text}: it takes {len(arguments)} values, as [32,32,64,64]")
+        return tuple(parse_value(item, arguments[0], key) for item in items)
+    return _parse_scalar(text, hint, key)
+
+
+def _parse_scalar(text: str, hint: Any, key: str) -> Any:
+    booleans = {"true": True, "false": False, "yes": True, "no": False}
+    try:
+        if hint is bool:
+            return booleans[text.lower()]
+        if hint is int:
+            number = float(text.replace("_", ""))
+            if number != int(number):
+                raise ValueError(text)
+            return int(text.replace("_", "")) if text.lstrip("+-").replace("_", "").isdigit() else int(number)
+        if hint is float:
+            number = float(text.replace("_", ""))
+            if number != number or number in (float("inf"), float("-inf")):
+                raise ValueError(text)
+            return number
+    except (ValueError, KeyError, OverflowError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[hint]
+        raise UserError(f"{key}={text}: it takes {wanted}") from None
+    return text
+
+
+def _replace(node: Node, path: list[str], value: Any) -> Node:
+    child = value if len(path) == 1 else _replace(getattr(node, path[0]), path[1:], value)
+    return replace(node, **{path[0]: child})  # type: ignore[type-var]
+
+
+def to_dict(node: Any) -> Any:
+    """The tree as plain dicts, lists and scalars."""
+    if is_dataclass(node):
+        return {entry.name: to_dict(getattr(node, entry.name)) for entry in fields(node)}
+    return list(node) if isinstance(node, tuple) else node
+
+
+def from_dict(data: Any, node: type[Node], where: str = "") -> Node:
+    """The tree of plain data made by `to_dict`; UserError for unknown keys or wrong types."""
+    hints = get_type_hints(node)
+    if not isinstance(data, dict):
+        raise UserError(f"the configuration's '{where.rstrip('.')}' is not a table of keys")
+    known = [entry.name for entry in fields(node)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if name not in known:
+            raise UserError(f"there is no configuration key '{where}{name}'{nearest(str(name), known)}")
+        hint = hints[name]
+        if is_dataclass(hint):
+            values[name] = from_dict(value, hint, f"{where}{name}.")  # type: ignore[arg-type]
+        elif isinstance(value, list):
+            values[name] = parse_value(",".join(map(str, value)), hint, where + name)
+        else:
+            values[name] = parse_value("null" if value is None else str(value), hint, where + name)
+    return node(**values)

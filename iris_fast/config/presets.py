@@ -1,0 +1,117 @@
+"""Named presets: the paper's agent, and two smaller ones for machines without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from iris_fast.models.actor_critic import ActorCriticConfig
+from iris_fast.models.autoencoder import AutoencoderConfig, EncoderConfig
+from iris_fast.models.tokenizer import TokenizerConfig
+from iris_fast.models.transformer import TransformerConfig
+
+from .schema import (
+    ActorCriticPartConfig,
+    CollectionConfig,
+    CommonConfig,
+    Config,
+    EvaluationConfig,
+    PartConfig,
+    TestCollection,
+    TestCollectionConfig,
+    TrainCollection,
+    TrainCollectionConfig,
+    TrainingConfig,
+    WorldModelPartConfig,
+)
+
+
+def paper() -> Config:
+    """The agent of the paper, unchanged."""
+    return Config(preset="paper")
+
+
+def small() -> Config:
+    """A smaller agent that trains Atari games on a CPU: narrower models, fewer and smaller gradient steps."""
+    return Config(
+        preset="small",
+        common=CommonConfig(epochs=200),
+        tokenizer=TokenizerConfig(
+            vocab_size=512,
+            embed_dim=64,
+            encoder=EncoderConfig(
+                AutoencoderConfig(
+                    ch=16,
+                    ch_mult=(1, 2, 4, 4, 4),
+                    num_res_blocks=1,
+                    attn_resolutions=(8,),
+                    z_channels=64,
+                    norm_groups=8,
+                )
+            ),
+            perceptual="foreground",
+        ),
+        world_model=TransformerConfig(num_layers=4, num_heads=4, embed_dim=128),
+        actor_critic=ActorCriticConfig(channels=(16, 32, 32, 32), lstm_dim=256),
+        collection=CollectionConfig(
+            train=TrainCollection(stop_after_epochs=200),
+            test=TestCollection(num_envs=2, config=TestCollectionConfig(num_episodes=2)),
+        ),
+        training=TrainingConfig(
+            learning_rate=3e-4,
+            tokenizer=PartConfig(batch_num_samples=32, start_after_epochs=3, steps_per_epoch=100),
+            world_model=WorldModelPartConfig(batch_num_samples=12, start_after_epochs=8, steps_per_epoch=50),
+            actor_critic=ActorCriticPartConfig(
+                batch_num_samples=32, start_after_epochs=14, steps_per_epoch=25, entropy_weight=0.003
+            ),
+        ),
+        evaluation=EvaluationConfig(every=10),
+    )
+
+
+def tiny() -> Config:
+    """The smallest agent that learns: made for Catch on two CPU cores, and for trying things out."""
+    return Config(
+        preset="tiny",
+        common=CommonConfig(epochs=30),
+        tokenizer=TokenizerConfig(
+            vocab_size=64,
+            embed_dim=32,
+            encoder=EncoderConfig(
+                AutoencoderConfig(
+                    ch=8,
+                    ch_mult=(1, 2, 4, 4, 4),
+                    num_res_blocks=1,
+                    attn_resolutions=(),
+                    z_channels=32,
+                    norm_groups=8,
+                )
+            ),
+            perceptual="foreground",
+        ),
+        world_model=TransformerConfig(
+            max_blocks=10, num_layers=3, num_heads=4, embed_dim=96, embed_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0
+        ),
+        actor_critic=ActorCriticConfig(channels=(8, 16, 16, 32), lstm_dim=128),
+        collection=CollectionConfig(
+            train=TrainCollection(num_envs=4, stop_after_epochs=30, config=TrainCollectionConfig(num_steps=400)),
+            test=TestCollection(num_envs=8, config=TestCollectionConfig(num_episodes=32)),
+        ),
+        training=TrainingConfig(
+            learning_rate=1e-3,
+            tokenizer=PartConfig(batch_num_samples=32, start_after_epochs=1, steps_per_epoch=100),
+            world_model=WorldModelPartConfig(batch_num_samples=24, start_after_epochs=3, steps_per_epoch=60),
+            actor_critic=ActorCriticPartConfig(
+                batch_num_samples=48, start_after_epochs=6, steps_per_epoch=20, burn_in=4, entropy_weight=0.01
+            ),
+        ),
+        evaluation=EvaluationConfig(every=5),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"paper": paper, "small": small, "tiny": tiny}
+
+
+def preset_config(preset: str, game: str) -> Config:
+    """The preset's configuration for a game (its plain name)."""
+    return replace(PRESETS[preset](), game=game)

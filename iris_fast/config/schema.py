@@ -1,0 +1,327 @@
+"""The typed configuration tree.
+
+Key names are the public implementation's wherever the meaning is the same, so that a dotted override for it
+works here (`training.world_model.batch_num_samples=32`). The defaults are the paper's. A value of None in a
+field whose comment names another key takes that key's value (`resolve`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from iris_fast.agent import AgentConfig
+from iris_fast.envs.interface import EnvConfig
+from iris_fast.errors import UserError
+from iris_fast.models.actor_critic import ActorCriticConfig
+from iris_fast.models.tokenizer import TokenizerConfig
+from iris_fast.models.transformer import TransformerConfig
+
+Precision = Literal["float32", "tf32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class CommonConfig:
+    """What concerns the whole run."""
+
+    epochs: int = 600
+    device: str = "auto"  # auto: cuda where there is one, else cpu
+    seed: int = 0
+    sequence_length: int | None = None  # world_model.max_blocks
+    precision: Precision = "float32"
+    threads: int = 0  # CPU threads of PyTorch; 0 leaves its choice
+    do_checkpoint: bool = True
+
+
+@dataclass(frozen=True)
+class InitializationConfig:
+    """Weights to start from: `--init CHECKPOINT` with a choice of parts."""
+
+    path_to_checkpoint: str | None = None
+    load_tokenizer: bool = False
+    load_world_model: bool = False
+    load_actor_critic: bool = False
+    lpips_weights: str | None = None  # a file that carries VGG-16 and LPIPS weights; None: look and download
+
+
+@dataclass(frozen=True)
+class EnvsConfig:
+    """The environments; `backend` is auto, envpool, ale or catch."""
+
+    backend: Literal["auto", "envpool", "ale", "catch"] = "auto"
+    train: EnvConfig = field(
+        default_factory=lambda: EnvConfig(max_episode_steps=20_000, noop_max=30, done_on_life_loss=True)
+    )
+    test: EnvConfig = field(
+        default_factory=lambda: EnvConfig(max_episode_steps=108_000, noop_max=1, done_on_life_loss=False)
+    )
+
+
+@dataclass(frozen=True)
+class TrainCollectionConfig:
+    """How the policy acts while it gathers data; `num_steps` is agent steps an epoch over all environments."""
+
+    epsilon: float = 0.01
+    should_sample: bool = True
+    temperature: float = 1.0
+    num_steps: int = 200
+    burn_in: int | None = None  # training.actor_critic.burn_in
+
+
+@dataclass(frozen=True)
+class TestCollectionConfig:
+    """How the policy acts while it is tested."""
+
+    epsilon: float = 0.0
+    should_sample: bool = True
+    temperature: float = 0.5
+    num_episodes: int = 16
+    burn_in: int | None = None  # training.actor_critic.burn_in
+
+
+@dataclass(frozen=True)
+class TrainCollection:
+    num_envs: int = 1
+    stop_after_epochs: int = 500
+    num_episodes_to_save: int = 1
+    config: TrainCollectionConfig = field(default_factory=TrainCollectionConfig)
+
+
+@dataclass(frozen=True)
+class TestCollection:
+    num_envs: int = 8
+    num_episodes_to_save: int = 1
+    config: TestCollectionConfig = field(default_factory=TestCollectionConfig)
+
+
+@dataclass(frozen=True)
+class CollectionConfig:
+    train: TrainCollection = field(default_factory=TrainCollection)
+    test: TestCollection = field(default_factory=TestCollection)
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Storage of played frames. `device` is auto (with the models when they fit), cpu or model."""
+
+    max_ram_usage: str = "30G"
+    device: Literal["auto", "cpu", "model"] = "auto"
+
+
+@dataclass(frozen=True)
+class TrainDatasetConfig(DatasetConfig):
+    """As DatasetConfig, with the per-epoch cache of tokens and reconstructions."""
+
+    cache: bool = True
+    cache_max_ram_usage: str = "6G"
+
+
+@dataclass(frozen=True)
+class DatasetsConfig:
+    train: TrainDatasetConfig = field(default_factory=TrainDatasetConfig)
+    test: DatasetConfig = field(default_factory=lambda: DatasetConfig(max_ram_usage="1G", device="cpu"))
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """Gradient steps of one part. A batch has `batch_num_samples` in each of `grad_acc_steps` pieces."""
+
+    batch_num_samples: int = 64
+    grad_acc_steps: int = 1
+    max_grad_norm: float = 10.0
+    start_after_epochs: int = 0
+    steps_per_epoch: int = 200
+    learning_rate: float | None = None  # training.learning_rate
+
+
+@dataclass(frozen=True)
+class WorldModelPartConfig(PartConfig):
+    start_after_epochs: int = 25
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class ActorCriticPartConfig(PartConfig):
+    start_after_epochs: int = 50
+    imagine_horizon: int | None = None  # common.sequence_length
+    burn_in: int = 20
+    gamma: float = 0.995
+    lambda_: float = 0.95
+    entropy_weight: float = 0.001
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    should: bool = True
+    learning_rate: float = 1e-4
+    tokenizer: PartConfig = field(
+        default_factory=lambda: PartConfig(batch_num_samples=256, start_after_epochs=5)
+    )
+    world_model: WorldModelPartConfig = field(default_factory=WorldModelPartConfig)
+    actor_critic: ActorCriticPartConfig = field(default_factory=ActorCriticPartConfig)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Every `every` epochs: test episodes, losses on `num_batches` batches of them, media."""
+
+    should: bool = True
+    every: int = 5
+    num_batches: int = 4
+    save_reconstructions: bool = True
+    num_imagined_episodes: int = 1
+    imagined_frames: int = 100
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    mode: Literal["disabled", "online", "offline"] = "disabled"
+    project: str = "iris_fast"
+    entity: str | None = None
+    name: str | None = None
+    group: str | None = None
+    notes: str | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run is made from."""
+
+    game: str = "Pong"
+    preset: str = "paper"
+    common: CommonConfig = field(default_factory=CommonConfig)
+    initialization: InitializationConfig = field(default_factory=InitializationConfig)
+    env: EnvsConfig = field(default_factory=EnvsConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    world_model: TransformerConfig = field(default_factory=TransformerConfig)
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    datasets: DatasetsConfig = field(default_factory=DatasetsConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    @property
+    def agent(self) -> AgentConfig:
+        return AgentConfig(self.tokenizer, self.world_model, self.actor_critic)
+
+
+def resolve(config: Config) -> Config:
+    """Fills the fields that take another key's value; the result says everything in numbers."""
+    length = config.common.sequence_length or config.world_model.max_blocks
+    training = config.training
+
+    def with_rate(part: Any) -> Any:
+        rate = training.learning_rate if part.learning_rate is None else part.learning_rate
+        return replace(part, learning_rate=rate)
+
+    actor_critic = with_rate(training.actor_critic)
+    actor_critic = replace(actor_critic, imagine_horizon=actor_critic.imagine_horizon or length)
+    training = replace(
+        training,
+        tokenizer=with_rate(training.tokenizer),
+        world_model=with_rate(training.world_model),
+        actor_critic=actor_critic,
+    )
+
+    def with_burn_in(side: Any) -> Any:
+        burn_in = actor_critic.burn_in if side.config.burn_in is None else side.config.burn_in
+        return replace(side, config=replace(side.config, burn_in=burn_in))
+
+    collection = CollectionConfig(with_burn_in(config.collection.train), with_burn_in(config.collection.test))
+    common = replace(config.common, sequence_length=length)
+    return replace(config, common=common, training=training, collection=collection)
+
+
+_POSITIVE = (  # the last word of every key that must be at least 1
+    "epochs sequence_length num_envs num_steps num_episodes every num_batches batch_num_samples grad_acc_steps "
+    "steps_per_epoch imagine_horizon vocab_size embed_dim resolution ch num_res_blocks z_channels norm_groups "
+    "max_blocks num_layers num_heads lstm_dim frame_skip max_episode_steps"
+).split()
+_UNIT_INTERVAL = "epsilon gamma lambda_ embed_pdrop resid_pdrop attn_pdrop dropout".split()
+_ABOVE_ZERO = "learning_rate temperature max_grad_norm codebook_init".split()
+_NOT_NEGATIVE = (
+    "burn_in start_after_epochs stop_after_epochs weight_decay threads seed noop_max "
+    "num_episodes_to_save num_imagined_episodes imagined_frames entropy_weight"
+).split()
+
+
+def validate(config: Config) -> None:
+    """Raises UserError, naming the key, for a value that could not work."""
+    for key, value in _leaves(config):
+        name = key.rsplit(".", 1)[-1]
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        if name in _POSITIVE and value < 1:
+            raise UserError(f"{key}={value}: it must be at least 1")
+        if name in _ABOVE_ZERO and not value > 0:
+            raise UserError(f"{key}={value}: it must be above 0")
+        if name in _UNIT_INTERVAL and not 0 <= value <= 1:
+            raise UserError(f"{key}={value}: it must lie between 0 and 1")
+        if name in _NOT_NEGATIVE and value < 0:
+            raise UserError(f"{key}={value}: it must not be negative")
+    _validate_sizes(config)
+
+
+def _validate_sizes(config: Config) -> None:
+    world_model, autoencoder = config.world_model, config.tokenizer.autoencoder
+    expected = config.tokenizer.tokens_per_frame + 1
+    if world_model.tokens_per_block != expected:
+        raise UserError(
+            f"world_model.tokens_per_block={world_model.tokens_per_block}: the tokenizer makes "
+            f"{expected - 1} tokens a frame, so it must be {expected}"
+        )
+    if world_model.embed_dim % world_model.num_heads:
+        raise UserError(
+            f"world_model.embed_dim={world_model.embed_dim}: it must be a multiple of "
+            f"world_model.num_heads={world_model.num_heads}"
+        )
+    for multiple in autoencoder.ch_mult:
+        if multiple < 1 or autoencoder.ch * multiple % autoencoder.norm_groups:
+            raise UserError(
+                f"tokenizer.encoder.config.ch={autoencoder.ch}: ch times each of ch_mult must be a multiple of "
+                f"norm_groups={autoencoder.norm_groups}"
+            )
+    if config.common.sequence_length and config.common.sequence_length > world_model.max_blocks:
+        raise UserError(
+            f"common.sequence_length={config.common.sequence_length}: the context holds "
+            f"world_model.max_blocks={world_model.max_blocks} blocks"
+        )
+    if config.env.train.size != autoencoder.resolution or config.env.test.size != autoencoder.resolution:
+        raise UserError(
+            f"env.train.size={config.env.train.size}: frames and tokenizer.encoder.config.resolution="
+            f"{autoencoder.resolution} must have one size"
+        )
+    for side in ("train", "test"):
+        memory_bytes(getattr(config.datasets, side).max_ram_usage, f"datasets.{side}.max_ram_usage")
+    memory_bytes(config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage")
+
+
+def memory_bytes(text: str, key: str) -> int:
+    """Bytes of a size such as `30G`, `500M` or a plain number; UserError naming `key` otherwise."""
+    units = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in units else (text, "")
+    try:
+        value = float(number) * units.get(unit, 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UserError(f"{key}={text}: give a size such as 30G, 500M or a number of bytes")
+    return int(value)
+
+
+def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for entry in fields(node):
+        value = getattr(node, entry.name)
+        if is_dataclass(value):
+            leaves += _leaves(value, f"{prefix}{entry.name}.")
+        else:
+            leaves.append((prefix + entry.name, value))
+    return leaves

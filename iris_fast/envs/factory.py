@@ -1,0 +1,82 @@
+"""From a game's name and a backend's to an environment."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from iris_fast.envs.games import CATCH, INSTALL_ATARI, resolve_game
+from iris_fast.envs.interface import EnvConfig, FrameVectorEnv
+from iris_fast.errors import UserError
+
+BACKENDS = ("auto", "envpool", "ale", "catch")
+_PACKAGES = {"envpool": "envpool", "ale": "ale_py"}
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be found, without importing it."""
+    return find_spec(package) is not None
+
+
+def choose_backend(game: str, backend: str = "auto") -> str:
+    """The backend that `make_vector_env` will use: `"catch"`, `"envpool"` or `"ale"`.
+
+    `"auto"` is catch for Catch; for Atari envpool when it is installed and fits the game, else ale.
+
+    Raises:
+        UserError: unknown game or backend, a backend that does not have the game, a package not installed.
+    """
+    from iris_fast.envs.envpool_backend import envpool_obstacle
+
+    game = resolve_game(game)
+    if backend not in BACKENDS:
+        raise UserError(f"unknown environment backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    if (game == CATCH) != (backend == "catch") and backend != "auto":
+        fitting = "catch" if game == CATCH else "envpool or ale"
+        raise UserError(f"the backend {backend!r} does not have {game}: choose auto or {fitting}")
+    if game == CATCH:
+        return "catch"
+    if backend == "auto":
+        backend = "envpool" if is_installed("envpool") and envpool_obstacle(game) is None else "ale"
+    if not is_installed(_PACKAGES[backend]):
+        raise UserError(f"{game} with the backend {backend} needs {_PACKAGES[backend]}: {INSTALL_ATARI}")
+    return backend
+
+
+def make_vector_env(
+    game: str, config: EnvConfig, *, num_envs: int, seed: int, backend: str = "auto"
+) -> FrameVectorEnv:
+    """`num_envs` copies of a game behind the one interface.
+
+    The same seed gives the same observations and rewards for the same actions, whichever Atari backend.
+
+    Args:
+        game: any name that `resolve_game` understands.
+        config: frame size, limits and rules (Catch reads only `size`).
+        seed: non-negative; restarts with `reset(seed=...)`.
+        backend: one of `BACKENDS`.
+
+    Raises:
+        UserError: as `choose_backend`, or a negative seed, or fewer than one environment.
+    """
+    game = resolve_game(game)
+    backend = choose_backend(game, backend)
+    if seed < 0:
+        raise UserError(f"seed={seed} is not possible for an environment: give 0 or more")
+    if num_envs < 1:
+        raise UserError(f"num_envs={num_envs} is not possible: at least one environment is needed")
+    if backend == "catch":
+        from iris_fast.envs.catch import CatchVectorEnv
+
+        return CatchVectorEnv(num_envs=num_envs, seed=seed, size=config.size)
+    from iris_fast.envs.atari import AtariVectorEnv, RawEmulators
+
+    emulators: RawEmulators
+    if backend == "envpool":
+        from iris_fast.envs.envpool_backend import EnvpoolEmulators
+
+        emulators = EnvpoolEmulators(game, num_envs=num_envs, seed=seed)
+    else:
+        from iris_fast.envs.ale import AleEmulators
+
+        emulators = AleEmulators(game, num_envs=num_envs, seed=seed)
+    return AtariVectorEnv(emulators, config, seed=seed)

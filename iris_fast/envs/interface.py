@@ -1,0 +1,236 @@
+"""The one vector-environment interface: `gymnasium.vector.VectorEnv`, manual resets, snapshots of plain data."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from iris_fast.errors import UserError
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Settings of an Atari environment, under the public implementation's names (Catch reads only `size`).
+
+    Attributes:
+        size: height and width of an observation, pixels.
+        max_episode_steps: limit of a game in RAW frames, the no-ops at its start included
+            (20,000 in training, 108,000 in test).
+        noop_max: a game starts with 1 to `noop_max` raw frames of no-op, uniformly (30 in training, 1 in test).
+        frame_skip: raw frames an action is held for.
+        done_on_life_loss: a lost life ends the episode, and the game goes on in the next one.
+        clip_reward: replace the reward of a step by its sign.
+
+    Raises:
+        UserError: a number is below 1, or the no-ops alone reach the limit of raw frames.
+    """
+
+    size: int = 64
+    max_episode_steps: int = 20_000
+    noop_max: int = 30
+    frame_skip: int = 4
+    done_on_life_loss: bool = True
+    clip_reward: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("size", "max_episode_steps", "noop_max", "frame_skip"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"{name}={value} is not possible for an environment: give at least 1")
+        if self.max_episode_steps <= self.noop_max:
+            raise UserError(
+                f"max_episode_steps={self.max_episode_steps} (raw frames) leaves nothing to play after "
+                f"noop_max={self.noop_max} no-ops: raise it above noop_max"
+            )
+
+
+class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Several copies of one game, each observed as a `(3, size, size)` RGB frame.
+
+    Rows are never reset by themselves (`AutoresetMode.DISABLED`): after `terminations[i] | truncations[i]`, row
+    `i` must be reset before it is stepped again. A backend implements the five hooks at the end of the class.
+
+    Attributes:
+        game: plain name of the game.
+        backend: name of the backend, as in the settings.
+        action_meanings: what each action does, in ALE's words (`"NOOP"`, `"RIGHTFIRE"`, ...).
+    """
+
+    backend: str
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
+
+    def __init__(self, game: str, action_meanings: Sequence[str], *, num_envs: int, size: int) -> None:
+        if num_envs < 1:
+            raise UserError(f"num_envs={num_envs} is not possible: at least one environment is needed")
+        self.game = game
+        self.action_meanings = tuple(action_meanings)
+        self.num_envs = num_envs
+        self.single_observation_space = gymnasium.spaces.Box(0, 255, (3, size, size), np.uint8)
+        self.single_action_space = gymnasium.spaces.Discrete(len(self.action_meanings))
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._observations = np.zeros((num_envs, 3, size, size), np.uint8)
+        self._lives = np.zeros(num_envs, np.int64)
+        self._game_over = np.zeros(num_envs, bool)
+        self._ended = np.ones(num_envs, bool)
+        self._started = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts the next episode of all rows, or of those chosen.
+
+        Args:
+            seed: restarts every random stream (without it they go on from where they are).
+            options: `{"reset_mask": bool array (num_envs,)}` resets the rows where it is true.
+
+        Returns:
+            observations `(num_envs, 3, size, size)` uint8, those of the rows not reset unchanged, and the infos
+            of `step`.
+
+        Raises:
+            ValueError: unknown option, mask of another shape or type, mask with a seed, a mask that leaves out
+                a row in the first reset.
+        """
+        mask = self._reset_mask(seed, options)
+        if seed is not None:
+            self._reseed(seed)
+        rows = [int(row) for row in np.flatnonzero(mask)]
+        if rows:
+            self._game_over[rows] = False
+            self._reset_rows(rows)
+        self._ended[mask] = False
+        self._started = True
+        return self._observations.copy(), self._infos()
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Plays one agent step in every row.
+
+        Args:
+            actions: `(num_envs,)` integers in [0, n).
+
+        Returns:
+            observations `(num_envs, 3, size, size)` uint8; rewards `(num_envs,)` float32; terminations and
+            truncations `(num_envs,)` bool (never both); infos with `lives` `(num_envs,)` int64 and `game_over`
+            `(num_envs,)` bool, the latter telling the end of a game from the loss of a life.
+
+        Raises:
+            ValueError: wrong shape, type or range of an action, or a row whose episode has ended.
+        """
+        actions = self._checked_actions(actions)
+        if self._ended.any():
+            rows = np.flatnonzero(self._ended).tolist()
+            raise ValueError(
+                f"the episode of environment {rows} has ended or not begun: "
+                "call reset (with options={'reset_mask': ...}) before the next step"
+            )
+        rewards, terminations, truncations = self._step_rows(actions)
+        self._ended = terminations | truncations
+        return self._observations.copy(), rewards, terminations, truncations, self._infos()
+
+    def get_state(self) -> dict[str, Any] | None:
+        """Everything needed to go on bit for bit in another process; None where the backend cannot tell.
+
+        Only ints, bools, strings, bytes, lists and dicts, so `torch.load(weights_only=True)` reads it back.
+        """
+        backend_state = self._get_backend_state()
+        if backend_state is None:
+            return None
+        return {
+            **self._identity(),
+            "started": self._started,
+            "observations": self._observations.tobytes(),
+            "lives": self._lives.tolist(),
+            "game_over": self._game_over.tolist(),
+            "ended": self._ended.tolist(),
+            "rows": backend_state,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a snapshot of `get_state`.
+
+        Raises:
+            UserError: the snapshot is of another backend, game, number of environments or frame size.
+        """
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                raise UserError(
+                    f"the saved environment has {name}={state.get(name)!r} and this one {value!r}: "
+                    f"give {name} its saved value or start without the saved environment"
+                )
+        self._set_backend_state(state["rows"])
+        self._observations = (
+            np.frombuffer(state["observations"], np.uint8).reshape(self._observations.shape).copy()
+        )
+        self._lives = np.array(state["lives"], np.int64)
+        self._game_over = np.array(state["game_over"], bool)
+        self._ended = np.array(state["ended"], bool)
+        self._started = bool(state["started"])
+
+    def _identity(self) -> dict[str, Any]:
+        """What a snapshot and the environment it is loaded into must have in common."""
+        size = self._observations.shape[-1]
+        return {"backend": self.backend, "game": self.game, "num_envs": self.num_envs, "size": size}
+
+    def _infos(self) -> dict[str, Any]:
+        return {"lives": self._lives.copy(), "game_over": self._game_over.copy()}
+
+    def _reset_mask(self, seed: int | None, options: dict[str, Any] | None) -> np.ndarray:
+        options = options or {}
+        if unknown := set(options) - {"reset_mask"}:
+            raise ValueError(f"unknown reset options {sorted(unknown)}: only reset_mask is known")
+        if options.get("reset_mask") is None:
+            return np.ones(self.num_envs, bool)
+        mask = np.asarray(options["reset_mask"])
+        if mask.shape != (self.num_envs,) or mask.dtype != bool:
+            raise ValueError(
+                f"reset_mask must be bool of shape ({self.num_envs},), not {mask.dtype} of shape {mask.shape}"
+            )
+        if seed is not None:
+            raise ValueError("a seed restarts the random streams of every row: give it without reset_mask")
+        if not self._started and not mask.all():
+            raise ValueError("the first reset must cover every row: give it without reset_mask")
+        return mask
+
+    def _checked_actions(self, actions: np.ndarray) -> np.ndarray:
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+            raise ValueError(
+                f"actions must be integers of shape ({self.num_envs},), "
+                f"not {actions.dtype} of shape {actions.shape}"
+            )
+        if actions.min() < 0 or actions.max() >= len(self.action_meanings):
+            raise ValueError(
+                f"actions {actions.tolist()} out of range: {self.game} has actions 0 to "
+                f"{len(self.action_meanings) - 1}"
+            )
+        return actions
+
+    @abstractmethod
+    def _reseed(self, seed: int) -> None:
+        """Puts every row and every random stream where a new environment with this seed starts."""
+
+    @abstractmethod
+    def _reset_rows(self, rows: list[int]) -> None:
+        """Starts the next episode of these rows: writes their `_observations`, `_lives` and `_game_over`."""
+
+    @abstractmethod
+    def _step_rows(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Steps all rows, writing the same arrays; returns rewards, terminations, truncations `(num_envs,)`."""
+
+    @abstractmethod
+    def _get_backend_state(self) -> Any:
+        """The backend's part of the snapshot, plain data, or None."""
+
+    @abstractmethod
+    def _set_backend_state(self, state: Any) -> None:
+        """Takes up the backend's part of the snapshot."""

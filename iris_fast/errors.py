@@ -1,0 +1,40 @@
+"""Errors that a user can act on, and how every command reports them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Bad input from the user: one sentence naming the value and the fix; a command exits with 2."""
+
+
+class RunStopped(Exception):
+    """A run that cannot go on (diverged, disk full, interrupted): one sentence and an exit code."""
+
+    def __init__(self, message: str, exit_code: int = 1):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def nearest(value: str, known: list[str] | tuple[str, ...], count: int = 3) -> str:
+    """The names most like `value`, as the end of an error sentence (empty when none is close)."""
+    lowered = {name.lower(): name for name in known}
+    close = get_close_matches(value.lower(), list(lowered), n=count, cutoff=0.5)
+    if not close:
+        return ""
+    return f" (nearest: {', '.join(lowered[name] for name in close)})"
+
+
+def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
+    """Runs a command's `main`; a `UserError` becomes one line on stderr and exit code 2."""
+    try:
+        return main(argv) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunStopped as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+        return stopped.exit_code

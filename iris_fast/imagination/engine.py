@@ -1,0 +1,54 @@
+"""What every imagination engine takes and gives, and how one is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from iris_fast.models.actor_critic import LSTMState
+
+
+@dataclass
+class ImaginationStart:
+    """Where a batch of rollouts starts.
+
+    `burn_in_frames`: `(batch, burn_in, 3, 64, 64)` float32 in [0, 1], reconstructed; `burn_in_mask`:
+    `(batch, burn_in)` bool, False where left-padded; `first_tokens`: `(batch, 16)` int64.
+    """
+
+    burn_in_frames: Tensor
+    burn_in_mask: Tensor
+    first_tokens: Tensor
+
+
+@dataclass
+class Rollout:
+    """A batch of imagined trajectories; nothing in it carries a gradient.
+
+    `observations`: `(batch, horizon, 3, 64, 64)` float32 in [0, 1], what the policy saw; `tokens`:
+    `(batch, horizon, 16)` int64 of the same frames; `actions`: `(batch, horizon)` int64; `rewards`:
+    `(batch, horizon)` float32; `ends`: `(batch, horizon)` bool; `logits_actions`:
+    `(batch, horizon, num_actions)` and `values`: `(batch, horizon)` as the policy had them while it acted;
+    `start_state`: the recurrent state after the burn-in.
+    """
+
+    observations: Tensor
+    tokens: Tensor
+    actions: Tensor
+    rewards: Tensor
+    ends: Tensor
+    logits_actions: Tensor
+    values: Tensor
+    start_state: LSTMState
+
+
+class ImaginationEngine(Protocol):
+    """Imagines with the agent it was made for; the same seed gives the same trajectory in every engine."""
+
+    name: str
+
+    def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
+        """Rolls the policy out for `horizon` steps; draws are addressed by `seed`."""
+        ...

@@ -1,0 +1,76 @@
+"""The oracle: imagination in plain PyTorch, the definition that fast engines are tested against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from iris_fast.agent import Agent
+from iris_fast.models.actor_critic import LSTMState
+from iris_fast.models.tokenizer import in_pieces
+
+from .dream import Dream
+from .engine import ImaginationStart, Rollout
+from .randomness import Draws, PhiloxDraws, Purpose
+
+
+@dataclass
+class _Recorder:
+    """Collects one tensor a step for each field of a rollout."""
+
+    fields: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, **step: Tensor) -> None:
+        for name, value in step.items():
+            self.fields.setdefault(name, []).append(value)
+
+    def stacked(self) -> dict[str, Tensor]:
+        return {name: torch.stack(values, dim=1) for name, values in self.fields.items()}
+
+
+class OracleEngine:
+    """Runs the agent's own modules step by step. The agent must be in evaluation mode."""
+
+    name = "oracle"
+
+    def __init__(self, agent: Agent):
+        self.agent = agent
+
+    def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
+        return self.imagine_with(start, horizon, PhiloxDraws(seed))
+
+    @torch.no_grad()
+    def imagine_with(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
+        """As `imagine`, with samples from wherever the caller likes (recorded ones, for instance)."""
+        if self.agent.training:
+            raise ValueError("imagination needs the agent in evaluation mode: call agent.eval()")
+        if horizon < 1:
+            raise ValueError(f"the horizon must be at least 1 step, not {horizon}")
+        start_state = self.agent.actor_critic.burn_in(start.burn_in_frames, start.burn_in_mask)
+        dream = Dream(self.agent.world_model, start.first_tokens, draws)
+        recorder = _Recorder()
+        state = start_state
+        for step in range(horizon):
+            state = self._step(dream, state, draws, recorder, last=step == horizon - 1)
+        return Rollout(**recorder.stacked(), start_state=start_state)
+
+    def _step(self, dream: Dream, state: LSTMState, draws: Draws, recorder: _Recorder, last: bool) -> LSTMState:
+        frames = in_pieces(self.agent.tokenizer.frames_of, dream.tokens)
+        policy = self.agent.actor_critic(frames.unsqueeze(1), state)
+        logits = policy.logits_actions.squeeze(1)
+        tokens_per_block = dream.world_model.config.tokens_per_block
+        actions = draws.sample(logits, dream.steps * tokens_per_block + tokens_per_block - 1, Purpose.ACTION)
+        tokens = dream.tokens
+        outcome = dream.step(actions, generate_frame=not last)
+        recorder.add(
+            observations=frames,
+            tokens=tokens,
+            actions=actions,
+            rewards=outcome.rewards,
+            ends=outcome.ends,
+            logits_actions=logits,
+            values=policy.values.squeeze(1),
+        )
+        return policy.state

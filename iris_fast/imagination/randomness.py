@@ -1,0 +1,59 @@
+"""Addressed randomness: every draw is Philox-4x32-10 of (seed; row, position, purpose).
+
+Nothing here keeps a state. A seed of a rollout or of a gradient step is derived from the run's seed and the
+step's address (epoch, part, step), so a resumed run draws what an uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iris_fast.kernels import sample_categorical
+
+
+class Purpose(IntEnum):
+    """What a draw is for: the third word of its Philox counter. Numbers are fixed: engines share them."""
+
+    ACTION = 0
+    REWARD = 1
+    END = 2
+    TOKEN = 3
+    EXPLORE = 4
+    RANDOM_ACTION = 5
+
+
+def derive_seed(seed: int, *address: int | str) -> int:
+    """A 63-bit seed for the draw stream at `address` below `seed`; distinct addresses are independent."""
+    text = ":".join(str(part) for part in (seed, *address))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def numpy_generator(seed: int, *address: int | str) -> np.random.Generator:
+    """NumPy's counter-based Philox generator at an address: for choices made on the host."""
+    return np.random.Generator(np.random.Philox(key=derive_seed(seed, *address)))
+
+
+class Draws(Protocol):
+    """Where an imagined trajectory gets its samples from."""
+
+    def sample(self, logits: Tensor, position: int, purpose: Purpose) -> Tensor:
+        """One class `(batch,)` int64 for each row of `logits` `(batch, classes)`."""
+        ...
+
+
+class PhiloxDraws:
+    """Samples from the softmax of the logits, addressed by (seed; row, position, purpose)."""
+
+    def __init__(self, seed: int, first_row: int = 0):
+        self.seed = seed
+        self.first_row = first_row
+
+    def sample(self, logits: Tensor, position: int, purpose: Purpose) -> Tensor:
+        row = torch.arange(self.first_row, self.first_row + logits.shape[0], device=logits.device)
+        return sample_categorical(logits, seed=self.seed, position=position, purpose=int(purpose), row=row)

@@ -1,0 +1,316 @@
+"""Weights files: ours, and reading either ours or one of the public implementation.
+
+Ours is one `torch.save`d dict: `{"format": "iris_fast", "version": 1, "num_actions": int, "config": {...},
+"agent": state dict, ...}`, where `config` is `AgentConfig` as a plain nested dict and the trainer may add
+keys of its own. A file is only ever read with `weights_only=True`, so that no code in it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..agent import PARTS, Agent, AgentConfig
+from ..errors import UserError, nearest
+from .public import UNKNOWN_KEYS, config_to_dict, from_public, infer_config, perceptual_names
+
+FORMAT = "iris_fast"
+VERSION = 1
+# Settings that two agents may differ in and still share weights.
+FREE_KEYS = frozenset(
+    {
+        "tokenizer.encoder.config.dropout",
+        "tokenizer.perceptual",
+        "tokenizer.codebook_init",
+        "world_model.embed_pdrop",
+        "world_model.resid_pdrop",
+        "world_model.attn_pdrop",
+    }
+)
+# Sizes of another part that a part's own weights depend on.
+BORROWED_KEYS = {
+    "tokenizer": (),
+    "world_model": ("tokenizer.vocab_size",),
+    "actor_critic": ("tokenizer.encoder.config.resolution",),
+}
+PLAIN_TYPES = (str, int, float, bool, type(None), bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights of a whole agent, as read from a file.
+
+    `state_dict` has the names of `Agent`, with `tokenizer.lpips.` where the file carries the perceptual
+    network. `agent_config` is `AgentConfig` as a plain nested dict; for a public file it is read off the
+    shapes (what no shape tells, `UNKNOWN_KEYS`, has the paper's value).
+    """
+
+    path: Path
+    state_dict: dict[str, Tensor]
+    num_actions: int
+    kind: Literal["iris_fast", "public"]
+    agent_config: dict[str, Any]
+
+
+def weights_path(path: Path) -> Path:
+    """The weights file that `path` means: itself, or `checkpoints/last.pt` of a run folder of either kind."""
+    path = Path(path)
+    if path.is_dir():
+        inside = path / "checkpoints" / "last.pt"
+        if not inside.is_file():
+            raise UserError(
+                f"{path} is a folder without checkpoints/last.pt: give a run folder or a checkpoint file"
+            )
+        return inside
+    if not path.exists():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"there is no checkpoint {path}{nearest(path.name, siblings)}: check the path")
+    return path
+
+
+def load_payload(path: Path) -> Any:
+    """What a `torch.save`d file holds, on the CPU, without running code from it.
+
+    Raises UserError when it cannot be opened, is truncated or corrupt, or holds more than plain data.
+    """
+    try:
+        with open(path, "rb") as file:
+            is_archive = zipfile.is_zipfile(file)
+            if is_archive:
+                with zipfile.ZipFile(file) as archive:  # torch.load itself does not look at the checksums
+                    broken = archive.testzip()
+                if broken is not None:
+                    raise UserError(
+                        f"{path} is corrupt (the checksum of {broken} is wrong): use another copy"
+                    )
+    except zipfile.BadZipFile:
+        raise UserError(f"{path} is corrupt or not a checkpoint: use another copy") from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): check the path and its permissions"
+        ) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle can raise anything
+        if "unsupported global" in str(error).lower():
+            raise UserError(
+                f"{path} holds Python objects besides weights, which are not loaded as they could run code: "
+                "save it again as a plain state dict"
+            ) from error
+        raise UserError(f"{path} is truncated, corrupt or not a checkpoint: use another copy") from error
+
+
+def read_payload(path: Path) -> dict[str, Any]:
+    """Everything our own weights file holds, the trainer's keys included; `path` may be a run folder.
+
+    Raises UserError for a file that is broken, of another kind or of a later version.
+    """
+    path = weights_path(path)
+    payload = load_payload(path)
+    if not _is_ours(payload):
+        raise UserError(f"{path} is not a checkpoint of iris_fast: give one that it wrote")
+    return _checked(path, payload)
+
+
+def read_weights(path: Path) -> Weights:
+    """The agent's weights from our file, a public state dict, or a run folder of either kind.
+
+    Raises UserError for a file that is broken or is neither.
+    """
+    path = weights_path(path)
+    payload = load_payload(path)
+    if _is_ours(payload):
+        payload = _checked(path, payload)
+        config, num_actions = payload["config"], payload["num_actions"]
+        return Weights(path, payload["agent"], num_actions, "iris_fast", config)
+    if not _is_state_dict(payload):
+        raise UserError(f"{path} is not a checkpoint of an IRIS agent: give a whole agent's weights")
+    try:
+        inferred = infer_config(payload)
+        state_dict = from_public(payload, inferred)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    num_actions = state_dict["actor_critic.actor_linear.weight"].shape[0]
+    return Weights(path, state_dict, num_actions, "public", config_to_dict(inferred))
+
+
+def write_weights(
+    path: Path,
+    state_dict: Mapping[str, Tensor],
+    config: AgentConfig,
+    num_actions: int,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes our weights file atomically; `extra` adds keys (optimizers, counters, …) beside the agent's.
+
+    Raises OSError when it cannot be written (a full disk, say): `path` then still holds what it held. Raises
+    TypeError for a value that `weights_only` loading would refuse to read back.
+    """
+    payload = {
+        "format": FORMAT,
+        "version": VERSION,
+        "num_actions": num_actions,
+        "config": config_to_dict(config),
+        "agent": dict(state_dict),
+    }
+    taken = payload.keys() & (extra or {}).keys()
+    if taken:
+        raise ValueError(f"extra keys {sorted(taken)} are the file's own: name them otherwise")
+    save_atomically({**payload, **(extra or {})}, path)
+
+
+def save_atomically(payload: Any, path: Path) -> None:
+    """`torch.save`s plain data so that, whatever happens, `path` holds its old or its new content whole."""
+    _require_plain(payload, "")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:  # through a file object, torch raises the true OSError
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def check_fits(weights: Weights, agent: Agent, parts: Iterable[str] = PARTS) -> None:
+    """Raises UserError, in the user's terms, unless the chosen parts of `weights` fit `agent`."""
+    parts = tuple(parts)
+    theirs, ours = weights.num_actions, agent.num_actions
+    if theirs != ours and set(parts) - {"tokenizer"}:
+        raise UserError(
+            f"{weights.path} was trained with {theirs} actions and this game has {ours}: "
+            "choose the game it was trained on, or load its tokenizer alone"
+        )
+    different = list(_different_sizes(weights, agent.config, parts))
+    if different:
+        raise UserError(
+            f"{weights.path} has another architecture ({'; '.join(different[:3])}"
+            f"{'; …' if len(different) > 3 else ''}): choose the same sizes, or load only the parts that fit"
+        )
+    expected = {name: value for name, value in agent.state_dict().items() if name.split(".")[0] in parts}
+    _check_names_and_shapes(weights, expected, parts)
+
+
+def lpips_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The perceptual network out of an agent's state dict, by the names of `LPIPS`; None if it has none."""
+    prefix = "tokenizer.lpips."
+    own = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
+    missing = perceptual_names() - own.keys()
+    if own and missing:
+        raise UserError(f"the perceptual network in the checkpoint lacks {min(missing)}: use another copy")
+    return own or None
+
+
+def config_from_dict(values: Mapping[str, Any], kind: type = AgentConfig) -> Any:
+    """`AgentConfig` from its plain nested dict; keys that are missing take their defaults.
+
+    Raises UserError for a key it does not know.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = values.keys() - fields.keys()
+    if unknown:
+        raise UserError(
+            f"the checkpoint's configuration has an unknown key {min(unknown)!r}: upgrade iris_fast"
+        )
+    arguments = {}
+    for name, value in values.items():
+        nested = fields[name].default_factory
+        if isinstance(nested, type) and isinstance(value, Mapping):
+            arguments[name] = config_from_dict(value, nested)
+        else:
+            arguments[name] = _as_tuple(value)
+    return kind(**arguments)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_ours(payload: Any) -> bool:
+    return isinstance(payload, dict) and payload.get("format") == FORMAT
+
+
+def _is_state_dict(payload: Any) -> bool:
+    return (
+        isinstance(payload, dict)
+        and all(isinstance(n, str) and isinstance(v, Tensor) for n, v in payload.items())
+        and all(any(name.startswith(f"{part}.") for name in payload) for part in PARTS)
+    )
+
+
+def _checked(path: Path, payload: dict[str, Any]) -> dict[str, Any]:
+    version = payload.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise UserError(f"{path} has version {version} of the file format: upgrade iris_fast to read it")
+    wanted = {"num_actions": int, "config": dict, "agent": dict}
+    lacking = [key for key, kind in wanted.items() if not isinstance(payload.get(key), kind)]
+    if lacking or not _is_state_dict(payload["agent"]):
+        raise UserError(f"{path} lacks {(lacking or ['weights'])[0]!r}: use another copy")
+    config_from_dict(payload["config"])
+    return payload
+
+
+def _require_plain(value: Any, where: str) -> None:
+    """Fails when a checkpoint is written, rather than when it is needed."""
+    if isinstance(value, Tensor) or type(value) in PLAIN_TYPES:
+        return
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _require_plain(key, where)
+            _require_plain(inner, f"{where}.{key}")
+    elif type(value) in (list, tuple):
+        for index, inner in enumerate(value):
+            _require_plain(inner, f"{where}[{index}]")
+    else:
+        raise TypeError(
+            f"checkpoint key {where.lstrip('.')} holds a {type(value).__name__}: store plain data"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key == "attn_resolutions":
+            yield f"{prefix}{key}", sorted(value)
+        else:
+            yield f"{prefix}{key}", _as_tuple(value)
+
+
+def _different_sizes(weights: Weights, config: AgentConfig, parts: tuple[str, ...]) -> Iterator[str]:
+    """`KEY is A there and B here` of each size of the chosen parts that differs."""
+    theirs = dict(_flat(weights.agent_config))
+    ignored = FREE_KEYS | (UNKNOWN_KEYS if weights.kind == "public" else frozenset())
+    borrowed = {key for part in parts for key in BORROWED_KEYS[part]}
+    for key, ours in _flat(config_to_dict(config)):
+        concerned = key.split(".")[0] in parts or key in borrowed
+        if concerned and key not in ignored and key in theirs and theirs[key] != ours:
+            yield f"{key} is {theirs[key]} there and {ours} here"
+
+
+def _check_names_and_shapes(weights: Weights, expected: Mapping[str, Tensor], parts: tuple[str, ...]) -> None:
+    """The last word: a configuration may be wrong about its own weights."""
+    own = {name: value for name, value in weights.state_dict.items() if name.split(".")[0] in parts}
+    perceptual = {name for name in own.keys() | expected.keys() if name.startswith("tokenizer.lpips.")}
+    for name in sorted((own.keys() ^ expected.keys()) - perceptual):
+        verb = "has an unknown" if name in own else "lacks the"
+        raise UserError(f"{weights.path} {verb} parameter {name}: give a checkpoint of an IRIS agent")
+    for name, value in expected.items():
+        if name not in perceptual and own[name].shape != value.shape:
+            raise UserError(
+                f"{weights.path} has {name} of shape {tuple(own[name].shape)} where {tuple(value.shape)} "
+                "is expected: choose the same sizes"
+            )

@@ -1,0 +1,1 @@
+"""The three models of the agent: tokenizer, world model, actor-critic."""

@@ -1,0 +1,105 @@
+"""The policy and the value function: convolutions, an LSTM and two linear heads (IRIS.md, part 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .autoencoder import channels_last
+
+POOLINGS = 4
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """Sizes of the actor-critic; the defaults are the paper's."""
+
+    channels: tuple[int, int, int, int] = (32, 32, 64, 64)
+    lstm_dim: int = 512
+
+
+class LSTMState(NamedTuple):
+    """Hidden and cell state, each `(batch, lstm_dim)`."""
+
+    hx: Tensor
+    cx: Tensor
+
+
+class ActorCriticOutput(NamedTuple):
+    """`logits_actions`: `(batch, time, num_actions)`; `values`: `(batch, time)`; the state after them."""
+
+    logits_actions: Tensor
+    values: Tensor
+    state: LSTMState
+
+
+class ActorCritic(nn.Module):
+    """Acts on reconstructed frames in [0, 1]; its recurrent state is the caller's to keep."""
+
+    def __init__(self, config: ActorCriticConfig, num_actions: int, resolution: int = 64):
+        super().__init__()
+        self.config = config
+        widths = (3, *config.channels)
+        for index in range(POOLINGS):
+            convolution = nn.Conv2d(widths[index], widths[index + 1], 3, padding=1)
+            self.add_module(f"conv{index + 1}", convolution)
+        features = config.channels[-1] * (resolution // 2**POOLINGS) ** 2
+        self.lstm = nn.LSTMCell(features, config.lstm_dim)
+        self.critic_linear = nn.Linear(config.lstm_dim, 1)
+        self.actor_linear = nn.Linear(config.lstm_dim, num_actions)
+        channels_last(self)
+
+    def initial_state(self, batch: int) -> LSTMState:
+        zeros = self.lstm.weight_hh.new_zeros(batch, self.config.lstm_dim)
+        return LSTMState(zeros, zeros)
+
+    def features(self, frames: Tensor) -> Tensor:
+        """Flattened features of frames `(batch, 3, 64, 64)` in [0, 1]."""
+        x = (frames * 2 - 1).contiguous(memory_format=torch.channels_last)
+        for index in range(POOLINGS):
+            x = F.relu(F.max_pool2d(self.get_submodule(f"conv{index + 1}")(x), 2))
+        return x.flatten(1)  # in (channels, height, width) order whatever the memory layout
+
+    def forward(self, frames: Tensor, state: LSTMState, mask: Tensor | None = None) -> ActorCriticOutput:
+        """The policy's logits and values of frames `(batch, time, 3, 64, 64)`, fed in turn from `state`.
+
+        `mask` `(batch, time)` bool, optional: rows keep their state at the steps where it is False. The
+        convolutions and the LSTM's input products run over all steps at once; only the recurrence is a loop.
+        """
+        batch, time = frames.shape[:2]
+        lstm = self.lstm
+        projected = F.linear(self.features(frames.flatten(0, 1)), lstm.weight_ih, lstm.bias_ih)
+        hidden = []
+        for inputs, keep in self._steps(projected.unflatten(0, (batch, time)), mask):
+            state = self._recur(inputs, state, keep)
+            hidden.append(state.hx)
+        outputs = torch.stack(hidden, dim=1)
+        values = self.critic_linear(outputs).squeeze(2).float()
+        return ActorCriticOutput(self.actor_linear(outputs).float(), values, state)
+
+    def burn_in(self, frames: Tensor, mask: Tensor) -> LSTMState:
+        """The state after frames `(batch, time, 3, 64, 64)`, left-padded where `mask` is False; no gradient."""
+        state = self.initial_state(frames.shape[0])
+        if frames.shape[1] == 0:
+            return state
+        with torch.no_grad():
+            return self(frames, state, mask).state
+
+    @staticmethod
+    def _steps(projected: Tensor, mask: Tensor | None):
+        for step in range(projected.shape[1]):
+            yield projected[:, step], None if mask is None else mask[:, step, None]
+
+    def _recur(self, inputs: Tensor, state: LSTMState, keep: Tensor | None) -> LSTMState:
+        """One LSTM step from the projected input; gates in PyTorch's order: input, forget, cell, output."""
+        gates = inputs + F.linear(state.hx, self.lstm.weight_hh, self.lstm.bias_hh)
+        gate_in, gate_forget, cell, gate_out = gates.chunk(4, dim=1)
+        cx = gate_forget.sigmoid() * state.cx + gate_in.sigmoid() * cell.tanh()
+        hx = gate_out.sigmoid() * cx.tanh()
+        if keep is None:
+            return LSTMState(hx, cx)
+        return LSTMState(torch.where(keep, hx, state.hx), torch.where(keep, cx, state.cx))

@@ -1,0 +1,108 @@
+"""The perceptual part of the tokenizer's loss: LPIPS, and a substitute that needs no download.
+
+LPIPS: Zhang et al., *The Unreasonable Effectiveness of Deep Features as a Perceptual Metric*, CVPR 2018.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# (slice name, index within VGG-16's `features`, in, out) of each convolution; a slice ends at a tapped ReLU.
+VGG_SLICES: tuple[tuple[tuple[int, int, int], ...], ...] = (
+    ((0, 3, 64), (2, 64, 64)),
+    ((5, 64, 128), (7, 128, 128)),
+    ((10, 128, 256), (12, 256, 256), (14, 256, 256)),
+    ((17, 256, 512), (19, 512, 512), (21, 512, 512)),
+    ((24, 512, 512), (26, 512, 512), (28, 512, 512)),
+)
+LPIPS_CHANNELS = (64, 128, 256, 512, 512)
+
+
+class ScalingLayer(nn.Module):
+    """Shift and scale from [-1, 1] to the statistics VGG-16 was trained on."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.shift) / self.scale
+
+
+class VGG16Features(nn.Module):
+    """VGG-16's convolutional layers, tapped after relu1_2, 2_2, 3_3, 4_3 and 5_3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number, convolutions in enumerate(VGG_SLICES, start=1):
+            layers = nn.ModuleDict(
+                {str(index): nn.Conv2d(fan_in, fan_out, 3, padding=1) for index, fan_in, fan_out in convolutions}
+            )
+            self.add_module(f"slice{number}", layers)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for number in range(1, len(VGG_SLICES) + 1):
+            if number > 1:
+                x = F.max_pool2d(x, 2)
+            for convolution in self.get_submodule(f"slice{number}").children():
+                x = F.relu(convolution(x))
+            features.append(x)
+        return features
+
+
+class LinearLayer(nn.Module):
+    """Dropout (p = 0.5, as published) and a 1x1 convolution to one channel without bias."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(channels, 1, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class LPIPS(nn.Module):
+    """Frozen perceptual distance of two batches of frames `(batch, 3, height, width)` in [-1, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scaling_layer = ScalingLayer()
+        self.net = VGG16Features()
+        for index, channels in enumerate(LPIPS_CHANNELS):
+            self.add_module(f"lin{index}", LinearLayer(channels))
+        self.requires_grad_(False)
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Distance of each pair, `(batch, 1, 1, 1)`."""
+        both = self.net(torch.cat([self.scaling_layer(prediction), self.scaling_layer(target)]))
+        distance = prediction.new_zeros(())
+        for index, features in enumerate(both):
+            unit = features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+            of_prediction, of_target = unit.chunk(2)
+            weighted = self.get_submodule(f"lin{index}")((of_prediction - of_target).square())
+            distance = distance + weighted.mean((2, 3), keepdim=True)
+        return distance
+
+
+def foreground_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of the pixels that stand out from the batch's background.
+
+    A plain mean hides a ball of two pixels among 4,096. Here each pixel counts by how far it lies from
+    the background, taken as the per-pixel median of the batch, and the weights of the batch sum to one:
+    foreground of any area has the same say as the whole frame has in the reconstruction loss. Where a
+    predicted pixel stands out and the target's does not (a ball left behind), it counts in the same way.
+    `prediction`, `target`: `(batch, channels, height, width)`; returns a scalar.
+    """
+    with torch.no_grad():
+        background = target.median(dim=0, keepdim=True).values
+        distance = torch.maximum((target - background).abs(), (prediction - background).abs())
+        weight = distance.amax(dim=1, keepdim=True).expand_as(target)
+        weight = weight / weight.sum().clamp_min(1e-6)
+    return ((prediction - target).abs() * weight).sum()

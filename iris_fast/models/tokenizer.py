@@ -1,0 +1,140 @@
+"""The discrete autoencoder: frames to 16 tokens of a codebook and back (IRIS.md, part 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .autoencoder import AutoencoderConfig, Decoder, Encoder, EncoderConfig, channels_last
+from .perceptual import LPIPS, foreground_loss
+
+PerceptualKind = Literal["lpips", "foreground", "none"]
+
+PIECE = {"cpu": 8, "cuda": 512}  # frames at a time: on a CPU larger pieces leave the processor's cache
+
+
+def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, pad: bool = False) -> Tensor:
+    """`function` of `rows` `(count, …)`, a piece at a time.
+
+    With `pad`, on a CPU every piece has the same size, the last one filled up with copies. Convolutions
+    round differently at another batch size; this way a row's result does not depend on which rows it came
+    with, and a run resumed in the middle of a phase computes what it would have computed.
+    """
+    piece = PIECE[rows.device.type]
+    short = -len(rows) % piece if pad and rows.device.type == "cpu" else 0
+    filled = torch.cat([rows, rows[-1:].expand(short, *rows.shape[1:])]) if short else rows
+    return torch.cat([function(part) for part in filled.split(piece)])[: len(rows)]
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Sizes of the tokenizer and the choice of its perceptual loss."""
+
+    vocab_size: int = 512
+    embed_dim: int = 512
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    perceptual: PerceptualKind = "lpips"
+    codebook_init: float | None = None  # half-width of the uniform initialisation; None: 1 / vocab_size
+
+    @property
+    def autoencoder(self) -> AutoencoderConfig:
+        return self.encoder.config
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.autoencoder.latent_resolution**2
+
+
+@dataclass
+class Encoding:
+    """`z`, `z_quantized`: `(batch, embed_dim, 4, 4)`; `tokens`: `(batch, 16)` int64."""
+
+    z: Tensor
+    z_quantized: Tensor
+    tokens: Tensor
+
+
+def nearest_codeword(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the codeword nearest to each vector in squared Euclidean distance, the lowest on ties.
+
+    `vectors`: `(count, dim)`; `codebook`: `(num_codes, dim)`; returns `(count,)` int64. In float32 always:
+    a lower precision would change tokens.
+    """
+    with torch.autocast(vectors.device.type, enabled=False):
+        vectors, codebook = vectors.float(), codebook.float()
+        norms = vectors.square().sum(1, keepdim=True) + codebook.square().sum(1)
+        return torch.addmm(norms, vectors, codebook.t(), alpha=-2).argmin(dim=1)
+
+
+class Tokenizer(nn.Module):
+    """VQ-VAE with an optional perceptual network. Frames are in [0, 1] at its boundary."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.config = config
+        z_channels = config.autoencoder.z_channels
+        self.encoder = Encoder(config.autoencoder)
+        self.pre_quant_conv = nn.Conv2d(z_channels, config.embed_dim, 1)
+        self.embedding = nn.Embedding(config.vocab_size, config.embed_dim)
+        self.post_quant_conv = nn.Conv2d(config.embed_dim, z_channels, 1)
+        self.decoder = Decoder(config.autoencoder)
+        width = config.codebook_init or 1.0 / config.vocab_size
+        nn.init.uniform_(self.embedding.weight, -width, width)
+        self.lpips: LPIPS | None = None
+        channels_last(self)
+
+    def attach_lpips(self, lpips: LPIPS) -> None:
+        """Gives the tokenizer the frozen perceptual network that its loss uses."""
+        self.lpips = channels_last(lpips)  # type: ignore[assignment]
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Every parameter but the frozen ones of the perceptual network."""
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith("lpips.")]
+
+    def encode(self, frames: Tensor) -> Encoding:
+        """Latents, their codewords and tokens of frames `(batch, 3, 64, 64)` in [0, 1]."""
+        frames = (frames * 2 - 1).contiguous(memory_format=torch.channels_last)
+        z = self.pre_quant_conv(self.encoder(frames)).float()
+        batch, dim, height, width = z.shape
+        vectors = z.permute(0, 2, 3, 1).reshape(-1, dim)
+        tokens = nearest_codeword(vectors.detach(), self.embedding.weight.detach())
+        z_quantized = self.embedding(tokens).view(batch, height, width, dim).permute(0, 3, 1, 2)
+        return Encoding(z, z_quantized, tokens.view(batch, height * width))
+
+    def decode(self, z_quantized: Tensor) -> Tensor:
+        """Frames `(batch, 3, 64, 64)`, about [0, 1], unclamped, of latents `(batch, embed_dim, 4, 4)`."""
+        return (self.decoder(self.post_quant_conv(z_quantized)).float() + 1) / 2
+
+    @torch.no_grad()
+    def tokens_of(self, frames: Tensor) -> Tensor:
+        """Tokens `(batch, 16)` int64 of frames `(batch, 3, 64, 64)` in [0, 1]."""
+        return self.encode(frames).tokens
+
+    @torch.no_grad()
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)`."""
+        side = self.config.autoencoder.latent_resolution
+        z_quantized = self.embedding(tokens).unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        return self.decode(z_quantized).clamp(0, 1)
+
+    def losses(self, frames: Tensor) -> dict[str, Tensor]:
+        """The tokenizer's losses on frames `(batch, 3, 64, 64)` in [0, 1]; their sum is minimised."""
+        encoding = self.encode(frames)
+        z, z_quantized = encoding.z, encoding.z_quantized
+        straight_through = z + (z_quantized - z).detach()
+        target = frames * 2 - 1
+        prediction = self.decode(straight_through) * 2 - 1
+        commitment = (z.detach() - z_quantized).square().mean() + (z - z_quantized.detach()).square().mean()
+        losses = {
+            "reconstruction_loss": (target - prediction).abs().mean(),
+            "commitment_loss": commitment,
+        }
+        if self.config.perceptual == "lpips" and self.lpips is not None:
+            losses["perceptual_loss"] = self.lpips(prediction, target).float().mean()
+        elif self.config.perceptual == "foreground":
+            losses["perceptual_loss"] = foreground_loss(prediction, target)
+        return losses

@@ -1,0 +1,109 @@
+"""The per-epoch cache: each replay frame is encoded at most once an epoch, and decoded at most once.
+
+The tokenizer does not change during the world-model and actor-critic phases, so a frame's tokens and its
+reconstruction do not either. A 200-step world-model phase at batch 64 x 20 asks for 256,000 frames; the replay
+holds at most 100,000.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iris_fast.models.tokenizer import Tokenizer, in_pieces
+
+from .store import EpisodeStore
+
+class FrameCache:
+    """Tokens and reconstructions of a store's frames, made when first asked for.
+
+    `enabled=False` computes them every time: the same numbers, for comparison. Reconstructions are kept in
+    float32 while they fit in `max_bytes`; past that they are decoded again.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, store: EpisodeStore, *, enabled: bool = True, max_bytes: int = 0):
+        self.tokenizer = tokenizer
+        self.store = store
+        self.enabled = enabled
+        size = store.frames.shape[-1]
+        rows = store.capacity + 1
+        self._frame_shape = (3, size, size)
+        self._reconstruction_rows = min(rows, max_bytes // (3 * size * size * 4)) if enabled else 0
+        self.frames_encoded = 0
+        self.frames_decoded = 0
+        self.frames_asked = 0
+        self._reset_storage()
+
+    def invalidate(self) -> None:
+        """Forgets everything: to be called when the tokenizer or the store has changed."""
+        self._reset_storage()
+
+    def tokens(self, slots: np.ndarray) -> Tensor:
+        """Tokens `(*slots.shape, 16)` int64 of the frames in `slots`, on the models' device."""
+        self.frames_asked += slots.size
+        if not self.enabled:
+            return self._encode(slots.reshape(-1)).unflatten(0, slots.shape)
+        missing = np.unique(slots[~self._has_tokens[slots]])
+        if len(missing):
+            self._make_tokens_storage()
+            self._tokens[self._index(missing)] = self._encode(missing).to(self._tokens.dtype)
+            self._has_tokens[missing] = True
+        return self._tokens[self._index(slots)].long()
+
+    def reconstructions(self, slots: np.ndarray) -> Tensor:
+        """Decoded frames `(*slots.shape, 3, size, size)` float32 in [0, 1], as the policy sees them."""
+        if not self._reconstruction_rows:
+            tokens = self.tokens(slots.reshape(-1))
+            return self._decode(tokens).unflatten(0, slots.shape)
+        needed, where = np.unique(slots, return_inverse=True)
+        missing = needed[self._row_of[needed] < 0]
+        room = missing[: self._reconstruction_rows - self._rows_used]
+        if len(room):
+            self._keep_reconstructions(room)
+        rows = self._row_of[needed]
+        if (rows >= 0).all():
+            return self._reconstructions[self._index(rows[where].reshape(slots.shape))]
+        frames = torch.empty((len(needed), *self._frame_shape), device=self.store.model_device)
+        kept, lost = np.nonzero(rows >= 0)[0], np.nonzero(rows < 0)[0]
+        if len(kept):
+            frames[self._index(kept)] = self._reconstructions[self._index(rows[kept])]
+        frames[self._index(lost)] = self._decode(self.tokens(needed[lost]))
+        return frames[self._index(where.reshape(slots.shape))]
+
+    def _keep_reconstructions(self, slots: np.ndarray) -> None:
+        if self._reconstructions.shape[0] == 0:
+            self._reconstructions = torch.empty(
+                (self._reconstruction_rows, *self._frame_shape), device=self.store.model_device
+            )
+        rows = np.arange(self._rows_used, self._rows_used + len(slots))
+        self._reconstructions[self._index(rows)] = self._decode(self.tokens(slots))
+        self._row_of[slots] = rows
+        self._rows_used += len(slots)
+
+    def _encode(self, slots: np.ndarray) -> Tensor:
+        self.frames_encoded += len(slots)
+        return in_pieces(self._encode_slots, self._index(slots), pad=True)
+
+    def _encode_slots(self, slots: Tensor) -> Tensor:
+        return self.tokenizer.tokens_of(self.store.gather_frames(slots))
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        self.frames_decoded += len(tokens)
+        return in_pieces(self.tokenizer.frames_of, tokens, pad=True)
+
+    def _index(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.store.model_device)
+
+    def _make_tokens_storage(self) -> None:
+        if self._tokens.shape[0] == 0:
+            shape = (self.store.capacity + 1, self.tokenizer.config.tokens_per_frame)
+            self._tokens = torch.zeros(shape, dtype=torch.int32, device=self.store.model_device)
+
+    def _reset_storage(self) -> None:
+        rows = self.store.capacity + 1
+        self._has_tokens = np.zeros(rows, bool)
+        self._row_of = np.full(rows, -1, np.int64)
+        self._rows_used = 0
+        self._tokens = torch.empty(0)
+        self._reconstructions = torch.empty(0)  # memory is given back while the tokenizer trains

@@ -1,0 +1,143 @@
+"""Checkpoints of a run: one file that commits everything, beside an append-only log of played frames.
+
+`checkpoints/last.pt` is replaced atomically, and names the dataset files that belong to it. Played frames go to
+`checkpoints/dataset/000012_0.npz`, one file for what each save adds, and are written before the checkpoint. So a
+save writes the models, the optimizers and the new frames alone, and a process killed at any moment leaves the
+previous checkpoint whole: files that no checkpoint names are ignored and overwritten.
+"""
+
+from __future__ import annotations
+
+import errno
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from iris_fast.agent import Agent
+from iris_fast.errors import RunStopped, UserError
+from iris_fast.interop.files import read_payload, write_weights
+from iris_fast.replay.store import EpisodeStore
+
+from .files import open_atomically
+from .run_folder import RunFolder
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass
+class DatasetLog:
+    """What of the store has been written: files in order, and how many frames of each episode."""
+
+    files: list[str] = field(default_factory=list)
+    written: dict[int, int] = field(default_factory=dict)
+
+    def save(self, folder: Path, store: EpisodeStore, epoch: int) -> None:
+        """Writes frames that came since the last save to a file of their own; none when nothing came."""
+        fresh = {
+            key: episode.held[self.written.get(key, 0) :]
+            for key, episode in store.episodes.items()
+            if episode.length > self.written.get(key, 0)
+        }
+        evicted = list(store.evicted)
+        closed = [key for key, episode in store.episodes.items() if episode.closed]
+        if not fresh and not evicted:
+            return
+        slots = np.concatenate([*fresh.values(), np.empty(0, np.int64)]).astype(np.int64)
+        name = f"{epoch:06d}_{len(self.files)}.npz"
+        index = torch.from_numpy(slots).to(store.frames.device)
+        with open_atomically(folder / name) as file:
+            np.savez_compressed(
+                file,
+                episode_ids=np.array(list(fresh), np.int64),
+                counts=np.array([len(part) for part in fresh.values()], np.int64),
+                closed=np.array(closed, np.int64),
+                evicted=np.array(evicted, np.int64),
+                frames=store.frames[index].cpu().numpy(),
+                actions=store.actions[index].cpu().numpy(),
+                rewards=store.rewards[index].cpu().numpy(),
+                ends=store.ends[index].cpu().numpy(),
+            )
+        self.files.append(name)
+        store.evicted.clear()  # the files know of them now
+        for key in evicted:
+            self.written.pop(key, None)
+        for key in fresh:
+            self.written[key] = store.episodes[key].length
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"files": self.files, "written": self.written}
+
+    def load(self, folder: Path, store: EpisodeStore) -> None:
+        """Plays the files back into an empty store, in the order in which they were written."""
+        for name in self.files:
+            try:
+                with np.load(folder / name, allow_pickle=False) as file:
+                    parts = {key: file[key] for key in file.files}
+            except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+                raise UserError(f"{folder / name} is missing or damaged: the run cannot be resumed") from None
+            self._play_back(parts, store)
+        store.evicted.clear()
+
+    @staticmethod
+    def _play_back(parts: dict[str, np.ndarray], store: EpisodeStore) -> None:
+        for key in parts["evicted"].tolist():
+            if key in store.episodes:
+                store.evict(key)
+        closed = set(parts["closed"].tolist())
+        start = 0
+        for key, count in zip(parts["episode_ids"].tolist(), parts["counts"].tolist(), strict=True):
+            piece = slice(start, start + count)
+            columns = (parts[name][piece] for name in ("frames", "actions", "rewards", "ends"))
+            store.extend(key, *columns, closed=key in closed)
+            start += count
+        for key in closed & set(store.episodes):
+            store.close(key)
+
+
+def save_checkpoint(run: RunFolder, agent: Agent, extra: dict[str, Any]) -> None:
+    """Replaces the run's checkpoint. RunStopped on a full disk: the previous one is kept whole."""
+    with explained_disk_errors(run):
+        write_weights(run.checkpoint, agent.state_dict(), agent.config, agent.num_actions, extra)
+
+
+def load_checkpoint(run: RunFolder) -> dict[str, Any]:
+    """The run's checkpoint as it was saved; UserError when there is none or it cannot be read."""
+    run.check_is_run()
+    if not run.checkpoint.is_file():
+        raise UserError(f"{run.path} has no checkpoint yet (checkpoints/last.pt): start the run anew")
+    content = read_payload(run.checkpoint)
+    if "position" not in content:
+        raise UserError(f"{run.checkpoint} holds weights alone: start a new run with --init {run.checkpoint}")
+    return content
+
+
+class explained_disk_errors:
+    """Turns an OSError of a full disk, raised in its block, into RunStopped with one sentence."""
+
+    def __init__(self, run: RunFolder):
+        self.run = run
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if not is_disk_full(error):
+            return
+        kept = "the last checkpoint is whole" if self.run.checkpoint.is_file() else "no checkpoint was written yet"
+        raise RunStopped(
+            f"the disk with {self.run.path} is full: {kept}; make room and go on with --resume {self.run.path}",
+            exit_code=4,
+        ) from error
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether the error, or what PyTorch's writer hid behind it, is that of a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

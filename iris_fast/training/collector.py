@@ -1,0 +1,202 @@
+"""The policy in the real environments: playing, recording, and the returns it got."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iris_fast.agent import Agent
+from iris_fast.envs.interface import FrameVectorEnv
+from iris_fast.imagination.randomness import Purpose, derive_seed
+from iris_fast.kernels import sample_categorical
+from iris_fast.kernels.philox import philox_uniform
+from iris_fast.models.actor_critic import LSTMState
+from iris_fast.replay.store import EpisodeStore
+
+
+@dataclass
+class PlayedSteps:
+    """Steps of one environment since they were last handed over."""
+
+    frames: list[np.ndarray] = field(default_factory=list)
+    actions: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    ends: list[bool] = field(default_factory=list)
+
+    def add(self, frame: np.ndarray, action: int, reward: float, end: bool) -> None:
+        self.frames.append(frame)
+        self.actions.append(action)
+        self.rewards.append(reward)
+        self.ends.append(end)
+
+
+@dataclass(frozen=True)
+class ActingConfig:
+    """How actions are chosen from the policy's logits."""
+
+    epsilon: float
+    should_sample: bool
+    temperature: float
+    burn_in: int
+
+
+def choose_actions(logits: Tensor, config: ActingConfig, seed: int, position: int) -> np.ndarray:
+    """Actions `(envs,)`: sampled at a temperature, or the best; with probability epsilon uniformly random."""
+    if config.should_sample:
+        actions = sample_categorical(
+            logits, seed=seed, position=position, purpose=int(Purpose.ACTION), temperature=config.temperature
+        )
+    else:
+        actions = logits.argmax(dim=1)
+    chosen = actions.cpu().numpy()
+    if config.epsilon > 0:
+        row = torch.arange(len(chosen))
+        explore = philox_uniform(seed, row, position, int(Purpose.EXPLORE)).numpy() < config.epsilon
+        uniform = philox_uniform(seed, row, position, int(Purpose.RANDOM_ACTION)).numpy()
+        chosen = np.where(explore, (uniform * logits.shape[1]).astype(np.int64), chosen)
+    return chosen
+
+
+class Collector:
+    """Plays training episodes that may span epochs, and stores them.
+
+    On resuming an episode in a new epoch the recurrent state is rebuilt from its last `burn_in` frames, since
+    the tokenizer and the policy have changed. `state_dict` holds what goes on in a resumed run; an environment
+    that cannot be saved starts anew, its episode cut there.
+    """
+
+    def __init__(self, env: FrameVectorEnv, agent: Agent, store: EpisodeStore, config: ActingConfig, seed: int):
+        self.env = env
+        self.agent = agent
+        self.store = store
+        self.config = config
+        self.seed = seed
+        self.observations: np.ndarray | None = None
+        self.state: LSTMState | None = None
+        self.steps = 0  # vector steps since the run began; addresses the draws
+        self.next_episode = 0
+        self.episode_ids = np.full(env.num_envs, -1, np.int64)
+        self._pending = [PlayedSteps() for _ in range(env.num_envs)]
+
+    def collect(self, num_steps: int, on_step: Callable[[int], bool], resumed: bool = False) -> dict[str, list[float]]:
+        """Takes `num_steps` agent steps over all environments; returns the returns and lengths of ended episodes.
+
+        `on_step(steps)` is called after each vector step and may return True to stop early. With `resumed`, the
+        recurrent state of `state_dict` is kept instead of being rebuilt.
+        """
+        finished: dict[str, list[float]] = {"return": [], "length": []}
+        if self.observations is None:
+            self._begin_episodes(np.ones(self.env.num_envs, bool))
+        if not resumed or self.state is None:
+            self.state = self._burned_in_state()
+        taken = 0
+        while taken < num_steps:
+            self._step(finished)
+            taken += self.env.num_envs
+            if on_step(self.env.num_envs):
+                break
+        self._hand_over()
+        return finished
+
+    def _step(self, finished: dict[str, list[float]]) -> None:
+        assert self.observations is not None and self.state is not None
+        observations = self.observations
+        output = self.agent.policy(torch.from_numpy(observations).to(self.agent.device), self.state)
+        self.state = output.state
+        actions = choose_actions(output.logits_actions.squeeze(1), self.config, self.seed, self.steps)
+        self.observations, rewards, terminations, truncations, _ = self.env.step(actions)
+        ends = terminations | truncations
+        for row, pending in enumerate(self._pending):
+            pending.add(observations[row].copy(), int(actions[row]), float(rewards[row]), bool(ends[row]))
+        self.steps += 1
+        if ends.any():
+            self._finish_episodes(ends, finished)
+
+    def _finish_episodes(self, ends: np.ndarray, finished: dict[str, list[float]]) -> None:
+        for row in np.nonzero(ends)[0]:
+            self._hand_over_row(row, closed=True)
+            episode = self.store.episodes[int(self.episode_ids[row])]
+            finished["return"].append(episode.episode_return)
+            finished["length"].append(float(episode.length))
+        assert self.state is not None
+        keep = torch.from_numpy(~ends)[:, None].to(self.agent.device)
+        self.state = LSTMState(*(torch.where(keep, part, torch.zeros_like(part)) for part in self.state))
+        self._begin_episodes(ends)
+
+    def _begin_episodes(self, rows: np.ndarray) -> None:
+        if self.observations is None:  # the first episodes of this process
+            seed = derive_seed(self.seed, "reset", self.next_episode) % 2**31
+            self.observations, _ = self.env.reset(seed=seed)
+        else:
+            self.observations, _ = self.env.reset(options={"reset_mask": rows})
+        for row in np.nonzero(rows)[0]:
+            self.episode_ids[row] = self.next_episode
+            self.next_episode += 1
+
+    def _burned_in_state(self) -> LSTMState:
+        length, count = self.config.burn_in, self.env.num_envs
+        slots = np.zeros((count, length), np.int64)
+        mask = np.zeros((count, length), bool)
+        for row, episode_id in enumerate(self.episode_ids):
+            episode = self.store.episodes.get(int(episode_id))
+            if episode is not None and length:
+                held = episode.held[-length:]
+                slots[row, length - len(held) :] = held
+                mask[row, length - len(held) :] = True
+        if not mask.any():
+            return self.agent.actor_critic.initial_state(count)
+        frames = self.store.gather_frames(slots).flatten(0, 1)
+        with torch.no_grad():
+            seen = self.agent.tokenizer.frames_of(self.agent.tokenizer.tokens_of(frames))
+        mask_tensor = torch.from_numpy(mask).to(self.agent.device)
+        return self.agent.actor_critic.burn_in(seen.unflatten(0, (count, length)), mask_tensor)
+
+    def _hand_over(self) -> None:
+        for row, pending in enumerate(self._pending):
+            if pending.frames:
+                self._hand_over_row(row, closed=False)
+
+    def _hand_over_row(self, row: int, closed: bool) -> None:
+        pending, self._pending[row] = self._pending[row], PlayedSteps()
+        self.store.extend(
+            int(self.episode_ids[row]),
+            np.stack(pending.frames),
+            np.array(pending.actions, np.int64),
+            np.array(pending.rewards, np.float32),
+            np.array(pending.ends, bool),
+            closed,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data from which `load_state_dict` goes on, in this process or another."""
+        return {
+            "steps": self.steps,
+            "next_episode": self.next_episode,
+            "episode_ids": self.episode_ids.tolist(),
+            "observations": None if self.observations is None else torch.from_numpy(self.observations),
+            "state": None if self.state is None else list(self.state),
+            "env": self.env.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Goes on from a saved state; returns False when the environments had to be started anew."""
+        self.steps, self.next_episode = state["steps"], state["next_episode"]
+        self.episode_ids = np.array(state["episode_ids"], np.int64)
+        if state["observations"] is None:
+            return True
+        if state["env"] is None:
+            for episode_id in self.episode_ids:
+                if int(episode_id) in self.store.episodes:
+                    self.store.close(int(episode_id))
+            self._begin_episodes(np.ones(self.env.num_envs, bool))
+            return False
+        self.env.set_state(state["env"])
+        self.observations = state["observations"].numpy()
+        if state["state"] is not None:
+            self.state = LSTMState(*(part.to(self.agent.device) for part in state["state"]))
+        return True

@@ -1,0 +1,172 @@
+"""What is looked at every few epochs: test returns, losses on test episodes, pictures and videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from iris_fast.agent import Agent
+from iris_fast.config import Config
+from iris_fast.config.schema import memory_bytes
+from iris_fast.envs import make_vector_env
+from iris_fast.envs.interface import FrameVectorEnv
+from iris_fast.imagination.engine import ImaginationStart
+from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.imagination.randomness import derive_seed
+from iris_fast.replay.cache import FrameCache
+from iris_fast.replay.store import EpisodeStore
+
+from .collector import ActingConfig
+from .media import episode_captions, save_episode_video, save_reconstructions
+from .part_losses import imagination_start, tokenizer_losses, world_model_losses
+from .run_folder import RunFolder
+from .tester import PlayedEpisode, play_episodes, return_statistics
+
+MAX_VIDEO_FRAMES = 3000
+RECONSTRUCTED_FRAMES = 16
+
+
+class Evaluator:
+    """Evaluates the agent without touching anything that training depends on."""
+
+    def __init__(self, config: Config, agent: Agent, run: RunFolder, backend: str):
+        self.config = config
+        self.agent = agent
+        self.run = run
+        self.backend = backend
+
+    def evaluate(
+        self,
+        epoch: int,
+        on_episode: Callable[[PlayedEpisode], None],
+        should_stop: Callable[[], bool],
+        trained: set[str],
+    ) -> dict[str, float]:
+        """Metrics of an epoch's evaluation; `trained` names the parts that have been trained so far."""
+        self.agent.eval()
+        seed = derive_seed(self.config.common.seed, "evaluation", epoch)
+        env = self._make_env(seed)
+        try:
+            episodes = self._play(env, seed, on_episode, should_stop)
+            metrics = {f"collection/test/{key}": value for key, value in return_statistics(episodes).items()}
+            self._save_played(episodes, env, epoch)
+            store = self._store(episodes)
+            metrics |= self._losses(store, seed, trained)
+            self._save_imagined(store, env, epoch, seed, trained)
+        finally:
+            env.close()
+        return metrics
+
+    def _make_env(self, seed: int) -> FrameVectorEnv:
+        test = self.config.collection.test
+        num_envs = min(test.num_envs, test.config.num_episodes)
+        return make_vector_env(
+            self.config.game, self.config.env.test, num_envs=num_envs, seed=seed % 2**31, backend=self.backend
+        )
+
+    def _play(
+        self,
+        env: FrameVectorEnv,
+        seed: int,
+        on_episode: Callable[[PlayedEpisode], None],
+        should_stop: Callable[[], bool],
+    ) -> list[PlayedEpisode]:
+        settings = self.config.collection.test.config
+        acting = ActingConfig(settings.epsilon, settings.should_sample, settings.temperature, settings.burn_in or 0)
+        return play_episodes(
+            self.agent,
+            env,
+            acting,
+            settings.num_episodes,
+            seed,
+            keep_frames=self._capacity(),
+            on_episode=on_episode,
+            should_stop=should_stop,
+        )
+
+    def _capacity(self) -> int:
+        limit = memory_bytes(self.config.datasets.test.max_ram_usage, "datasets.test.max_ram_usage")
+        return max(1, limit // EpisodeStore.frame_bytes(self.config.env.test.size))
+
+    def _store(self, episodes: list[PlayedEpisode]) -> EpisodeStore:
+        """The test episodes' kept frames, to draw segments from."""
+        kept = sum(len(episode.steps.frames) for episode in episodes)
+        store = EpisodeStore(kept, self.config.env.test.size, torch.device("cpu"), self.agent.device)
+        for number, episode in enumerate(episodes):
+            steps = episode.steps
+            if steps.frames:
+                store.extend(
+                    number,
+                    np.stack(steps.frames),
+                    np.array(steps.actions),
+                    np.array(steps.rewards, np.float32),
+                    np.array(steps.ends),
+                    closed=True,
+                )
+        return store
+
+    @torch.no_grad()
+    def _losses(self, store: EpisodeStore, seed: int, trained: set[str]) -> dict[str, float]:
+        """Mean losses of the trained parts on `num_batches` batches of test data."""
+        training, sums = self.config.training, dict[str, float]()
+        batches = self.config.evaluation.num_batches
+        cache = FrameCache(self.agent.tokenizer, store)
+        length = self.config.common.sequence_length or 1
+        for batch in range(batches):
+            found = {}
+            batch_seed = derive_seed(seed, "batch", batch)
+            if "tokenizer" in trained:
+                size = training.tokenizer.batch_num_samples
+                found["tokenizer"] = tokenizer_losses(self.agent, store, size, batch_seed)
+            if "world_model" in trained:
+                size = training.world_model.batch_num_samples
+                found["world_model"] = world_model_losses(self.agent, cache, size, length, batch_seed)
+            for part, losses in found.items():
+                losses["total_loss"] = torch.stack(list(losses.values())).sum()
+                for name, loss in losses.items():
+                    key = f"{part}/eval/{name}"
+                    sums[key] = sums.get(key, 0.0) + float(loss) / batches
+        return sums
+
+    def _save_played(self, episodes: list[PlayedEpisode], env: FrameVectorEnv, epoch: int) -> None:
+        with_frames = [episode for episode in episodes if episode.steps.frames]
+        for number, episode in enumerate(with_frames[: self.config.collection.test.num_episodes_to_save]):
+            path = self.run.episodes("test") / f"epoch_{epoch:04d}_{number}.mp4"
+            save_steps(path, episode.steps.frames, episode.steps.actions, episode.steps.rewards, env.action_meanings)
+
+    def _save_imagined(
+        self, store: EpisodeStore, env: FrameVectorEnv, epoch: int, seed: int, trained: set[str]
+    ) -> None:
+        """Reconstructions of test frames, and episodes that the agent plays in its own dream."""
+        if "tokenizer" not in trained:
+            return
+        slots = store.sample(np.random.default_rng(seed % 2**32), RECONSTRUCTED_FRAMES, 1, from_start=True).slots[:, 0]
+        if self.config.evaluation.save_reconstructions:
+            frames = store.gather_frames(slots)
+            seen = self.agent.reconstruct((frames * 255).round().to(torch.uint8))
+            save_reconstructions(self.run.reconstructions / f"epoch_{epoch:04d}.png", frames.cpu(), seen.cpu())
+        count, length = self.config.evaluation.num_imagined_episodes, self.config.evaluation.imagined_frames
+        if "world_model" not in trained or not count or not length:
+            return
+        cache = FrameCache(self.agent.tokenizer, store)
+        start: ImaginationStart = imagination_start(cache, count, self.config.training.actor_critic.burn_in, seed)
+        dream = OracleEngine(self.agent).imagine(start, length, derive_seed(seed, "dream"))  # past the context too
+        for row in range(count):
+            path = self.run.episodes("imagination") / f"epoch_{epoch:04d}_{row}.mp4"
+            save_steps(
+                path,
+                (dream.observations[row] * 255).round().to(torch.uint8).cpu().numpy(),
+                dream.actions[row].tolist(),
+                dream.rewards[row].tolist(),
+                env.action_meanings,
+            )
+
+
+def save_steps(path: Path, frames, actions, rewards, action_meanings: tuple[str, ...]) -> None:
+    """Saves played or imagined steps as a video with captions, cut at `MAX_VIDEO_FRAMES`."""
+    stop = min(len(frames), MAX_VIDEO_FRAMES)
+    captions = episode_captions(actions[:stop], rewards[:stop], action_meanings)
+    save_episode_video(path, np.asarray(frames[:stop]), captions=captions)

@@ -1,0 +1,60 @@
+"""The losses of each part on data drawn from the replay: what a gradient step of it minimises."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from iris_fast.agent import Agent
+from iris_fast.config.schema import Config
+from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart, Rollout
+from iris_fast.imagination.randomness import derive_seed, numpy_generator
+from iris_fast.replay.cache import FrameCache
+from iris_fast.replay.store import EpisodeStore
+
+from .actor_critic_step import ReturnsConfig, actor_critic_losses
+
+Losses = dict[str, Tensor]
+
+
+def tokenizer_losses(agent: Agent, store: EpisodeStore, batch: int, seed: int) -> Losses:
+    """Losses on `batch` single frames."""
+    segments = store.sample(numpy_generator(seed, "segments"), batch, 1, from_start=True)
+    return agent.tokenizer.losses(store.gather_frames(segments.slots[:, 0]))
+
+
+def world_model_losses(agent: Agent, cache: FrameCache, batch: int, length: int, seed: int) -> Losses:
+    """Losses on `batch` segments of `length` frames, from start."""
+    store = cache.store
+    segments = store.sample(numpy_generator(seed, "segments"), batch, length, from_start=True)
+    data = store.batch(segments)
+    tokens = cache.tokens(segments.slots)
+    return agent.world_model.losses(tokens, data.actions, data.rewards, data.ends, data.mask_padding)
+
+
+def imagination_start(cache: FrameCache, batch: int, burn_in: int, seed: int) -> ImaginationStart:
+    """`batch` segments of `burn_in` + 1 frames, to end: all but the last burn in, the last one starts."""
+    segments = cache.store.sample(numpy_generator(seed, "segments"), batch, burn_in + 1, from_start=False)
+    mask = cache.store.batch(segments).mask_padding
+    first_tokens = cache.tokens(segments.slots[:, -1])
+    return ImaginationStart(cache.reconstructions(segments.slots[:, :-1]), mask[:, :-1], first_tokens)
+
+
+def imagine(
+    agent: Agent, cache: FrameCache, engine: ImaginationEngine, batch: int, burn_in: int, horizon: int, seed: int
+) -> Rollout:
+    """A rollout from sampled segments, with every model in evaluation mode."""
+    agent.eval()
+    start = imagination_start(cache, batch, burn_in, seed)
+    return engine.imagine(start, horizon, derive_seed(seed, "imagination"))
+
+
+def imagined_losses(
+    agent: Agent, cache: FrameCache, engine: ImaginationEngine, config: Config, batch: int, seed: int
+) -> Losses:
+    """The actor-critic's losses on `batch` imagined trajectories."""
+    part = config.training.actor_critic
+    horizon = part.imagine_horizon
+    assert horizon is not None  # resolve() has filled it
+    rollout = imagine(agent, cache, engine, batch, part.burn_in, horizon, seed)
+    returns = ReturnsConfig(part.gamma, part.lambda_, part.entropy_weight)
+    return actor_critic_losses(agent.actor_critic, rollout, returns)

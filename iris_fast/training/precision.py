@@ -1,0 +1,31 @@
+"""Arithmetic of the training steps and of imagination: float32, TF32, bfloat16 or float16."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from iris_fast.errors import UserError
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """UserError for a precision that the device does not have."""
+    if device.type == "cpu" and precision != "float32":
+        raise UserError(f"common.precision={precision} needs a GPU: on a CPU use common.precision=float32")
+
+
+def apply_precision(precision: str) -> None:
+    """Sets how PyTorch multiplies float32 matrices and convolutions on a GPU: exactly, or in TF32."""
+    tf32 = precision != "float32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which forward passes run."""
+    if precision not in AUTOCAST_DTYPES:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])

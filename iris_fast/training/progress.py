@@ -1,0 +1,290 @@
+"""How far a run is: a bar per phase, the time left for the whole run, a line per epoch."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+Schedule = Callable[[int], Mapping[str, float]]
+
+REFRESH_SECONDS = 0.1
+RECENT_MEASUREMENTS = 5
+BAR_FORMAT = (
+    "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
+)
+
+# What the line of an epoch shows, in order, of the metrics it finds: (metric, label, format).
+SUMMARY = (
+    ("tokenizer/train/total_loss", "tokenizer", ".4f"),
+    ("world_model/train/total_loss", "world model", ".4f"),
+    ("actor_critic/train/total_loss", "actor-critic", ".4f"),
+    ("actor_critic/train/entropy", "entropy", ".3f"),
+    ("collection/train/return", "train return", ".4g"),
+    ("collection/test/return", "test return", ".4g"),
+)
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """Seconds still to go, and the phases still to come of which no duration is known yet."""
+
+    seconds: float
+    unknown: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.unknown:
+            return format_duration(self.seconds)
+        return f"over {format_duration(self.seconds)}" if self.seconds else "unknown"
+
+
+class RunProgress:
+    """The progress of a run: epochs, each of phases, each of so many units (steps, episodes, ...).
+
+    The time left is, summed over the phases still to come, their units times the seconds that a unit of
+    that phase takes: measured in this process, or until then as given by `priors`. So it is right in early
+    epochs too, which have fewer phases than later ones.
+
+    Args:
+        total_epochs: the number of the last epoch; epochs count from 1.
+        schedule: gives the phases of an epoch, in order, with their units: `{"collection": 200, ...}`.
+        start_epoch: the first epoch done by this process (more than 1 when a run resumes).
+        priors: seconds per unit of phases, to be believed until they are measured.
+        stream: where to show it, standard error by default. A terminal gets bars that are redrawn in
+            place; anything else gets plain lines only, one per epoch.
+        enabled: False shows nothing, and still measures.
+        clock: a function giving seconds.
+    """
+
+    def __init__(
+        self,
+        total_epochs: int,
+        *,
+        schedule: Schedule,
+        start_epoch: int = 1,
+        priors: Mapping[str, float] | None = None,
+        stream: TextIO | None = None,
+        enabled: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.total_epochs = total_epochs
+        self.stream = sys.stderr if stream is None else stream
+        self.clock = clock
+        self.shows_bars = enabled and self.stream.isatty()
+        self._enabled = enabled
+        self._schedule = schedule
+        self._priors = dict(priors or {})
+        self._measured: dict[str, _Measurements] = {}
+        self._running: Phase | None = None
+        self._epoch = start_epoch
+        self._epoch_start = clock()
+        self._due: dict[str, float] = dict(schedule(start_epoch)) if start_epoch <= total_epochs else {}
+        self._later = self._units_after(start_epoch)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Call at the start of each epoch: its phases become due."""
+        self._epoch = epoch
+        self._epoch_start = self.clock()
+        self._due = dict(self._schedule(epoch))
+        self._later = self._units_after(epoch)
+
+    def phase(self, name: str, total: float, unit: str = "step") -> Phase:
+        """A phase of the current epoch, of `total` units, to be entered as a context manager."""
+        return Phase(self, name, total, unit)
+
+    def epoch_summary(self, epoch: int, metrics: Mapping[str, float]) -> str:
+        """Ends an epoch: returns its line, and prints it.
+
+        The line has the main losses and returns out of `metrics` (flat names), how long the epoch took
+        (`duration/epoch`, or else the time since `begin_epoch`) and the time left for the run.
+        """
+        self._due = {}
+        seconds = metrics.get("duration/epoch", self.clock() - self._epoch_start)
+        width = len(str(self.total_epochs))
+        fields = [f"epoch {epoch:>{width}}/{self.total_epochs}"]
+        fields += [f"{label} {metrics[name]:{form}}" for name, label, form in SUMMARY if name in metrics]
+        fields.append(f"took {format_duration(seconds)}")
+        if epoch < self.total_epochs:
+            fields.append(f"left {self.time_left()}")
+        line = " | ".join(fields)
+        if self._enabled:
+            print(line, file=self.stream, flush=True)
+        return line
+
+    def time_left(self) -> TimeLeft:
+        """The time left for the run, from this moment: the rest of this epoch and the epochs after it."""
+        units = dict(self._later)
+        for name, count in self._due.items():
+            units[name] = units.get(name, 0.0) + count
+        running = self._running
+        if running is not None:
+            units[running.name] = units.get(running.name, 0.0) + max(0.0, running.total - running.done)
+        seconds, unknown = 0.0, []
+        for name, count in units.items():
+            rate = self.seconds_per_unit(name)
+            if rate is not None:
+                seconds += rate * count
+            elif count > 0:
+                unknown.append(name)
+        return TimeLeft(seconds, tuple(unknown))
+
+    def seconds_per_unit(self, name: str) -> float | None:
+        """Seconds that a unit of the phase takes: measured, or by its running bar, or its prior, or None."""
+        if name in self._measured:
+            return self._measured[name].seconds_per_unit
+        running = self._running
+        # The first units may pay for compilation and allocation, which says nothing about the others.
+        if running is not None and running.name == name and running.done >= running.total / 10 > 0:
+            return running.seconds / running.done
+        return self._priors.get(name)
+
+    def _units_after(self, epoch: int) -> dict[str, float]:
+        """The units of each phase in all epochs after `epoch`."""
+        units: dict[str, float] = {}
+        for later in range(epoch + 1, self.total_epochs + 1):
+            for name, count in self._schedule(later).items():
+                units[name] = units.get(name, 0.0) + count
+        return units
+
+    def _phase_began(self, phase: Phase) -> None:
+        if self._running is not None:
+            raise RuntimeError(f"phase {phase.name!r} cannot begin inside phase {self._running.name!r}")
+        self._running = phase
+        if phase.name in self._due:
+            # The phases before it are over too: a run resumed within an epoch skips those done already.
+            names = list(self._due)
+            self._due = {name: self._due[name] for name in names[names.index(phase.name) + 1 :]}
+
+    def _phase_ended(self, phase: Phase) -> None:
+        self._running = None
+        if phase.done > 0:
+            self._measured.setdefault(phase.name, _Measurements()).add(phase.seconds, phase.done)
+
+    def bar_title(self, phase: Phase) -> str:
+        """What stands left of the bar of a phase."""
+        return f"epoch {self._epoch}/{self.total_epochs} {phase.name.replace('_', ' ')}"
+
+
+class Phase:
+    """A phase while it runs, made by `RunProgress.phase`:
+
+    >>> with progress.phase("tokenizer", 200) as phase:
+    ...     for step in phase:                # or phase.update(units) as they get done
+    ...         phase.set(loss=train_step())
+    """
+
+    def __init__(self, run: RunProgress, name: str, total: float, unit: str):
+        self.name = name
+        self.total = total
+        self.done: float = 0
+        self._run = run
+        self._unit = unit
+        self._values: dict[str, Any] = {}
+        self._bar: Any = None
+        self._start = 0.0
+        self._refreshed = -math.inf
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the phase began."""
+        return self._run.clock() - self._start
+
+    def __enter__(self) -> Phase:
+        self._run._phase_began(self)
+        self._start = self._run.clock()
+        if self._run.shows_bars:
+            # Some terminals (a container's, say) report a size of 0, in which tqdm shows nothing.
+            size = shutil.get_terminal_size(fallback=(100, 24))
+            self._bar = tqdm(
+                total=self.total,
+                desc=self._run.bar_title(self),
+                unit=f" {self._unit}",
+                bar_format=BAR_FORMAT,
+                file=self._run.stream,
+                ncols=size.columns,
+                nrows=size.lines,
+                leave=False,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._run._phase_ended(self)
+
+    def __iter__(self) -> Iterator[int]:
+        """Counts from 0 up to the total, one unit done per iteration."""
+        for index in range(int(self.total)):
+            yield index
+            self.update()
+
+    def set(self, **values: Any) -> None:
+        """Shows values (numbers, or tensors of one element) behind the bar.
+
+        They are only read when the bar is redrawn, some times a second: so a tensor on a GPU may be given
+        at every step without waiting for it at every step.
+        """
+        self._values.update(values)
+
+    def update(self, units: float = 1) -> None:
+        """Counts units as done."""
+        self.done += units
+        if self._bar is None:
+            return
+        now = self._run.clock()
+        if now - self._refreshed >= REFRESH_SECONDS:
+            self._refreshed = now
+            self._bar.set_postfix_str(self._describe(), refresh=False)
+        self._bar.update(units)
+
+    def _describe(self) -> str:
+        shown = [f"{name} {float(value):.4g}" for name, value in self._values.items()]
+        return ", ".join([f"run: {self._run.time_left()} left", *shown])  # a narrow terminal cuts the end
+
+
+class _Measurements:
+    """Seconds per unit out of the last few times that a phase was run."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_MEASUREMENTS)
+        self._count = 0
+
+    def add(self, seconds: float, units: float) -> None:
+        """Takes in one run of the phase; a second one drops the first, which had compilation in it."""
+        self._count += 1
+        if self._count == 2:
+            self._recent.clear()
+        self._recent.append((seconds, units))
+
+    @property
+    def seconds_per_unit(self) -> float:
+        return sum(seconds for seconds, _ in self._recent) / sum(units for _, units in self._recent)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in its two largest units: "2 h 05 min", "3 min 20 s", "45 s", "4.2 s", "1 d 03 h"."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    seconds = max(0.0, seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24:02} h"

@@ -1,0 +1,82 @@
+"""The folder of a run: where everything is, how it is made and how it is recognised."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import yaml
+
+from iris_fast.config import Config, from_dict, to_dict
+from iris_fast.errors import UserError
+
+from .files import write_atomically
+
+
+class RunFolder:
+    """Paths of a run. `outputs/GAME/DATE_TIME/` with checkpoints/, config/, media/ and logs/."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def dataset(self) -> Path:
+        return self.path / "checkpoints" / "dataset"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config" / "trainer.yaml"
+
+    @property
+    def reconstructions(self) -> Path:
+        return self.path / "media" / "reconstructions"
+
+    def episodes(self, kind: str) -> Path:
+        """Videos of `kind` train, test or imagination."""
+        return self.path / "media" / "episodes" / kind
+
+    @classmethod
+    def default(cls, game: str) -> RunFolder:
+        """A folder named by game, date and time, numbered when two runs start in one second."""
+        base = Path("outputs") / game / time.strftime("%Y-%m-%d_%H-%M-%S")
+        path, number = base, 2
+        while path.exists():
+            path, number = base.with_name(f"{base.name}_{number}"), number + 1
+        return cls(path)
+
+    def check_new(self) -> None:
+        """UserError when the folder holds anything already."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path} exists already: choose another --run-dir, or --resume {self.path}")
+
+    def check_is_run(self) -> None:
+        """UserError when the folder is not that of a run."""
+        if not self.path.is_dir():
+            raise UserError(f"there is no run folder {self.path}")
+        if not self.config.is_file():
+            raise UserError(f"{self.path} is not a run folder: it has no config/trainer.yaml")
+
+    def create(self, config: Config) -> None:
+        """Makes the folder and writes its configuration."""
+        for folder in (self.checkpoint.parent, self.dataset, self.reconstructions, self.path / "logs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for kind in ("train", "test", "imagination"):
+            self.episodes(kind).mkdir(parents=True, exist_ok=True)
+        self.write_config(config)
+
+    def write_config(self, config: Config) -> None:
+        text = yaml.safe_dump(to_dict(config), sort_keys=False)
+        write_atomically(self.config, text.encode())
+
+    def read_config(self) -> Config:
+        """The run's configuration; UserError when it cannot be read."""
+        self.check_is_run()
+        try:
+            data = yaml.safe_load(self.config.read_text())
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            raise UserError(f"{self.config} cannot be read as a configuration: restore it from a copy") from None
+        return from_dict(data, Config)

@@ -1,0 +1,26 @@
+"""Which phases an epoch has, and how many units of work each."""
+
+from __future__ import annotations
+
+from iris_fast.agent import PARTS
+from iris_fast.config import Config
+
+PHASES = ("collection", *PARTS, "evaluation")
+
+
+def epoch_phases(config: Config, epoch: int) -> dict[str, int]:
+    """Phases of an epoch (counted from 1) in order: agent steps, gradient steps, test episodes.
+
+    A part trains once the epoch is past the one it starts after (IRIS.md, part 7).
+    """
+    phases: dict[str, int] = {}
+    if epoch <= config.collection.train.stop_after_epochs:
+        phases["collection"] = config.collection.train.config.num_steps
+    if config.training.should:
+        for name in PARTS:
+            part = getattr(config.training, name)
+            if epoch > part.start_after_epochs:
+                phases[name] = part.steps_per_epoch
+    if config.evaluation.should and epoch % config.evaluation.every == 0:
+        phases["evaluation"] = config.collection.test.config.num_episodes
+    return phases

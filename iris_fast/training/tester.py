@@ -1,0 +1,96 @@
+"""Whole episodes for evaluation: each environment plays its share, so short episodes are not favoured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from iris_fast.agent import Agent
+from iris_fast.envs.interface import FrameVectorEnv
+from iris_fast.models.actor_critic import LSTMState
+
+from .collector import ActingConfig, PlayedSteps, choose_actions
+
+
+@dataclass
+class PlayedEpisode:
+    """A finished episode; `steps` has its frames as far as they were kept."""
+
+    steps: PlayedSteps = field(default_factory=PlayedSteps)
+    episode_return: float = 0.0
+    length: int = 0
+
+
+class StopPlaying(Exception):
+    """Raised by the caller's `on_step` to leave the episodes unfinished."""
+
+
+@torch.no_grad()
+def play_episodes(
+    agent: Agent,
+    env: FrameVectorEnv,
+    config: ActingConfig,
+    num_episodes: int,
+    seed: int,
+    *,
+    keep_frames: int = 0,
+    on_episode: Callable[[PlayedEpisode], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[PlayedEpisode]:
+    """Plays `num_episodes` whole episodes in all environments side by side.
+
+    At most `keep_frames` frames are kept, over all episodes. `should_stop` is asked after each step; StopPlaying
+    is raised when it says yes. Draws are addressed by `seed`.
+    """
+    shares = [num_episodes // env.num_envs + (row < num_episodes % env.num_envs) for row in range(env.num_envs)]
+    finished: list[PlayedEpisode] = []
+    playing = [PlayedEpisode() for _ in shares]
+    observations, _ = env.reset(seed=seed % 2**31)
+    state = agent.actor_critic.initial_state(env.num_envs)
+    kept = step = 0
+    while any(shares):
+        output = agent.policy(torch.from_numpy(observations).to(agent.device), state)
+        actions = choose_actions(output.logits_actions.squeeze(1), config, seed, step)
+        next_observations, rewards, terminations, truncations, _ = env.step(actions)
+        ends = terminations | truncations
+        for row, episode in enumerate(playing):
+            if not shares[row]:
+                continue
+            episode.episode_return += float(rewards[row])
+            episode.length += 1
+            if kept < keep_frames:
+                kept += 1
+                frame = observations[row].copy()
+                episode.steps.add(frame, int(actions[row]), float(rewards[row]), bool(ends[row]))
+            if ends[row]:
+                shares[row] -= 1
+                finished.append(episode)
+                if on_episode is not None:
+                    on_episode(episode)
+                playing[row] = PlayedEpisode()
+        observations, state = next_observations, output.state
+        if ends.any() and any(shares):
+            observations, _ = env.reset(options={"reset_mask": ends})
+            keep = torch.from_numpy(~ends)[:, None].to(agent.device)
+            state = LSTMState(*(torch.where(keep, part, torch.zeros_like(part)) for part in state))
+        step += 1
+        if should_stop():
+            raise StopPlaying
+    return finished
+
+
+def return_statistics(episodes: list[PlayedEpisode]) -> dict[str, float]:
+    """Mean, standard deviation, extremes of the returns, and the mean length."""
+    returns = np.array([episode.episode_return for episode in episodes])
+    return {
+        "return": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_min": float(returns.min()),
+        "return_max": float(returns.max()),
+        "return_median": float(np.median(returns)),
+        "length": float(np.mean([episode.length for episode in episodes])),
+        "episodes": float(len(episodes)),
+    }

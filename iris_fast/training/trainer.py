@@ -1,0 +1,301 @@
+"""The run: epochs of phases, checkpoints between them, and stopping at any step without losing anything."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from iris_fast.agent import PARTS, Agent
+from iris_fast.config import Config, to_dict
+from iris_fast.config.schema import memory_bytes
+from iris_fast.envs.interface import FrameVectorEnv
+from iris_fast.errors import RunStopped
+from iris_fast.imagination.engine import ImaginationEngine
+from iris_fast.imagination.randomness import derive_seed
+from iris_fast.replay.cache import FrameCache
+from iris_fast.replay.store import EpisodeStore
+
+from .checkpoint import DatasetLog, explained_disk_errors, save_checkpoint
+from .collector import ActingConfig, Collector
+from .evaluation import Evaluator, save_steps
+from .interrupts import StopRequest
+from .loggers import MetricLogger
+from .optimization import MetricMeans, PartTrainer, adam, adamw
+from .part_losses import imagined_losses, tokenizer_losses, world_model_losses
+from .progress import RunProgress
+from .run_folder import RunFolder
+from .schedule import PHASES, epoch_phases
+from .tester import StopPlaying
+
+
+@dataclass
+class Position:
+    """Where the run is: steps done of a phase of an epoch, and what the epoch has measured so far."""
+
+    epoch: int = 1
+    phase: str = PHASES[0]
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    means: dict[str, Any] | None = None  # of the phase under way
+    finished: dict[str, list[float]] | None = None  # episodes that ended in the collection under way
+
+
+class Trainer:
+    """Trains an agent in a run folder. `run()` goes on from wherever the trainer's position is."""
+
+    def __init__(
+        self,
+        config: Config,
+        agent: Agent,
+        env: FrameVectorEnv,
+        engine: ImaginationEngine,
+        run: RunFolder,
+        logger: MetricLogger,
+        priors: dict[str, float] | None = None,
+    ):
+        """`config` must be resolved; `priors`: expected seconds per unit of each phase, for the time left."""
+        self.config = config
+        self.agent = agent
+        self.env = env
+        self.run_folder = run
+        self.logger = logger
+        self.priors = priors or {}
+        self.seed = config.common.seed
+        self.store = self._make_store()
+        cache_bytes = memory_bytes(config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage")
+        self.cache = FrameCache(
+            agent.tokenizer, self.store, enabled=config.datasets.train.cache, max_bytes=cache_bytes
+        )
+        self.collector = Collector(env, agent, self.store, self._acting(), derive_seed(self.seed, "collection"))
+        self.parts = self._make_parts(engine)
+        self.evaluator = Evaluator(config, agent, run, env.backend)
+        self.dataset_log = DatasetLog()
+        self.position = Position()
+        self.env_steps = 0
+        self.stop = StopRequest()
+
+    def _make_store(self) -> EpisodeStore:
+        """Room for every frame the run will play, as far as the memory limit allows."""
+        train = self.config.collection.train
+        size = self.config.env.train.size
+        limit = memory_bytes(self.config.datasets.train.max_ram_usage, "datasets.train.max_ram_usage")
+        last = min(train.stop_after_epochs, self.config.common.epochs)
+        wanted = (train.config.num_steps + train.num_envs) * max(1, last)
+        capacity = min(wanted, limit // EpisodeStore.frame_bytes(size))
+        on_host = self.config.datasets.train.device == "cpu"
+        device = torch.device("cpu") if on_host else self.agent.device
+        return EpisodeStore(capacity, size, device, self.agent.device)
+
+    def _acting(self) -> ActingConfig:
+        settings = self.config.collection.train.config
+        return ActingConfig(settings.epsilon, settings.should_sample, settings.temperature, settings.burn_in or 0)
+
+    def _make_parts(self, engine: ImaginationEngine) -> dict[str, PartTrainer]:
+        agent, training, store = self.agent, self.config.training, self.store
+        length = self.config.common.sequence_length or 1
+        parameters = {
+            "tokenizer": agent.tokenizer.trained_parameters(),
+            "world_model": list(agent.world_model.parameters()),
+            "actor_critic": list(agent.actor_critic.parameters()),
+        }
+        optimizers = {
+            "tokenizer": adam(parameters["tokenizer"], training.tokenizer.learning_rate or 0.0),
+            "world_model": adamw(
+                agent.world_model, training.world_model.learning_rate or 0.0, training.world_model.weight_decay
+            ),
+            "actor_critic": adam(parameters["actor_critic"], training.actor_critic.learning_rate or 0.0),
+        }
+        batch = {name: getattr(training, name).batch_num_samples for name in PARTS}
+        losses = {
+            "tokenizer": lambda seed: tokenizer_losses(agent, store, batch["tokenizer"], seed),
+            "world_model": lambda seed: world_model_losses(agent, self.cache, batch["world_model"], length, seed),
+            "actor_critic": lambda seed: imagined_losses(
+                agent, self.cache, engine, self.config, batch["actor_critic"], seed
+            ),
+        }
+        return {
+            name: PartTrainer(
+                name,
+                getattr(training, name),
+                parameters[name],
+                optimizers[name],
+                losses[name],
+                self.config.common.precision,
+            )
+            for name in PARTS
+        }
+
+    def run(self) -> None:
+        """Trains to the last epoch. Raises RunStopped for anything that ends it early."""
+        progress = RunProgress(
+            self.config.common.epochs,
+            schedule=lambda epoch: epoch_phases(self.config, epoch),
+            start_epoch=self.position.epoch,
+            priors=self.priors,
+        )
+        with self.stop, explained_disk_errors(self.run_folder):
+            while self.position.epoch <= self.config.common.epochs:
+                self._epoch(progress)
+
+    def _epoch(self, progress: RunProgress) -> None:
+        position, epoch = self.position, self.position.epoch
+        progress.begin_epoch(epoch)
+        began = time.perf_counter()
+        phases = epoch_phases(self.config, epoch)
+        for name in PHASES[PHASES.index(position.phase) :]:
+            position.phase = name
+            if name in phases:
+                self._phase(name, phases[name], progress)
+            position.step, position.means, position.finished = 0, None, None
+            if self.stop.requested and name != PHASES[-1]:
+                position.phase = PHASES[PHASES.index(name) + 1]
+                self._save_and_stop()
+        metrics = position.metrics
+        metrics["replay/frames"], metrics["replay/episodes"] = self.store.num_frames, len(self.store.episodes)
+        metrics["duration/epoch"] = metrics.get("duration/epoch", 0.0) + time.perf_counter() - began
+        self.logger.log(metrics, epoch=epoch, env_steps=self.env_steps)
+        self.position = Position(epoch=epoch + 1)
+        if self.config.common.do_checkpoint or self.stop.requested or epoch == self.config.common.epochs:
+            self.save()
+        progress.epoch_summary(epoch, metrics)
+        if self.stop.requested and epoch < self.config.common.epochs:
+            raise self._stopped()
+
+    def _phase(self, name: str, total: int, progress: RunProgress) -> None:
+        began = time.perf_counter()
+        units = {"collection": "step", "evaluation": "episode"}.get(name, "step")
+        with progress.phase(name, total - self.position.step, units) as phase:
+            if name == "collection":
+                self._collect(total, phase)
+            elif name == "evaluation":
+                self._evaluate(phase)
+            else:
+                self._train_part(name, total, phase)
+        seconds = time.perf_counter() - began
+        metrics, done = self.position.metrics, phase.done
+        metrics[f"duration/{name}"] = metrics.get(f"duration/{name}", 0.0) + seconds
+        metrics[f"rates/{name}_{units}s_per_second"] = done / seconds if seconds > 0 else 0.0
+
+    def _collect(self, total: int, phase: Any) -> None:
+        position = self.position
+        self.agent.eval()
+
+        def on_step(steps: int) -> bool:
+            position.step += steps
+            self.env_steps += steps
+            phase.update(steps)
+            return self.stop.requested
+
+        if position.finished is None:
+            position.finished = {"return": [], "length": []}
+        resumed = position.step > 0
+        ended = self.collector.collect(total - position.step, on_step, resumed=resumed)
+        self.cache.invalidate()
+        for key, values in ended.items():
+            position.finished[key] += values
+        if self.stop.requested and position.step < total:
+            self._save_and_stop()
+        returns, lengths = position.finished["return"], position.finished["length"]
+        position.metrics["collection/train/episodes"] = len(returns)
+        if returns:
+            position.metrics["collection/train/return"] = sum(returns) / len(returns)
+            position.metrics["collection/train/length"] = sum(lengths) / len(lengths)
+
+    def _train_part(self, name: str, total: int, phase: Any) -> None:
+        part, position = self.parts[name], self.position
+        self.agent.eval()
+        self.agent.get_submodule(name).train()
+        means = MetricMeans()
+        if position.means is not None:
+            means.load_state_dict(position.means, self.agent.device)
+        metrics: dict[str, torch.Tensor] = {}
+        while position.step < total:
+            metrics = part.step(self.seed, position.epoch, position.step)
+            means.add(metrics)
+            position.step += 1
+            phase.set(loss=metrics["total_loss"])
+            phase.update(1)
+            if self.stop.requested and position.step < total:
+                position.means = means.state_dict()
+                self._save_and_stop()
+        part.check_finite(means.sums, position.epoch, total)
+        self.agent.eval()
+        position.metrics |= means.means(f"{name}/train")
+        if name == "tokenizer":
+            self.cache.invalidate()
+        if name == "actor_critic":
+            entropy_weight = self.config.training.actor_critic.entropy_weight
+            if entropy_weight:
+                loss = position.metrics["actor_critic/train/loss_entropy"]
+                position.metrics["actor_critic/train/entropy"] = -loss / entropy_weight
+
+    def _evaluate(self, phase: Any) -> None:
+        trained = {name for name in PARTS if self.position.epoch > getattr(self.config.training, name).start_after_epochs}
+        if not self.config.training.should:
+            trained = set(PARTS)
+        try:
+            metrics = self.evaluator.evaluate(
+                self.position.epoch, lambda episode: phase.update(1), lambda: self.stop.requested, trained
+            )
+        except StopPlaying:
+            self._save_and_stop()
+        self.position.metrics |= metrics
+        self._save_train_episode()
+
+    def _save_train_episode(self) -> None:
+        """A video of the last training episodes that ended."""
+        closed = [key for key, episode in self.store.episodes.items() if episode.closed]
+        count = self.config.collection.train.num_episodes_to_save
+        for number, key in enumerate(closed[-count:] if count else []):
+            index = torch.from_numpy(self.store.episodes[key].held).to(self.store.frames.device)
+            save_steps(
+                self.run_folder.episodes("train") / f"epoch_{self.position.epoch:04d}_{number}.mp4",
+                self.store.frames[index].cpu().numpy(),
+                self.store.actions[index].tolist(),
+                self.store.rewards[index].tolist(),
+                self.env.action_meanings,
+            )
+
+    def save(self) -> None:
+        """Writes a checkpoint that holds everything the run needs to go on from its position."""
+        began = time.perf_counter()
+        with explained_disk_errors(self.run_folder):
+            self.dataset_log.save(self.run_folder.dataset, self.store, self.position.epoch)
+        extra = {
+            "position": asdict(self.position),
+            "env_steps": self.env_steps,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "collector": self.collector.state_dict(),
+            "dataset": self.dataset_log.state_dict(),
+            "run_config": to_dict(self.config),
+        }
+        save_checkpoint(self.run_folder, self.agent, extra)
+        self.position.metrics["duration/checkpoint"] = time.perf_counter() - began
+
+    def load(self, content: dict[str, Any]) -> bool:
+        """Goes on from a checkpoint's content; returns False when the environments had to be started anew."""
+        self.agent.load_parts(content["agent"])
+        for name, part in self.parts.items():
+            part.load_state_dict(content["parts"][name])
+        self.position = Position(**content["position"])
+        self.env_steps = content["env_steps"]
+        self.dataset_log = DatasetLog(**content["dataset"])
+        self.dataset_log.load(self.run_folder.dataset, self.store)
+        restored = self.collector.load_state_dict(content["collector"])
+        self.logger.truncate_after(self.position.epoch - 1)
+        return restored
+
+    def _save_and_stop(self) -> None:
+        self.save()
+        raise self._stopped()
+
+    def _stopped(self) -> RunStopped:
+        position = self.position
+        return RunStopped(
+            f"saved at epoch {position.epoch}, {position.phase}, step {position.step}; go on with "
+            f"--resume {self.run_folder.path}",
+            exit_code=self.stop.exit_code,
+        )

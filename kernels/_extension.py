@@ -1,0 +1,23 @@
+"""The C++ extension, where there is one."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from types import ModuleType
+
+
+@functools.cache
+def find_extension() -> ModuleType | None:
+    """The module `_C` beside this folder (`iris_fast._C` for `iris_fast.kernels`), or None if none was built.
+
+    Without it, for example where this folder was copied into another package, CPU tensors take the PyTorch
+    references. A module that is there but cannot be loaded raises its ImportError.
+    """
+    parent = __name__.rpartition(".")[0].rpartition(".")[0]
+    if not parent:
+        return None
+    try:
+        return importlib.import_module(f"{parent}._C")
+    except ModuleNotFoundError:
+        return None

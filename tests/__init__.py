@@ -1,0 +1,1 @@
+"""Tests of iris_fast; the tree mirrors the package."""

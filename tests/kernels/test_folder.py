@@ -1,0 +1,73 @@
+"""The folder kernels/ by itself: what it imports, and that a copy of it works in another package."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import iris_fast.kernels
+
+FOLDER = Path(iris_fast.kernels.__file__).parent.resolve()
+ALLOWED = {"torch", "triton"} | set(sys.stdlib_module_names)
+
+
+def imported_packages(source: str) -> set[str]:
+    """Top-level names that absolute imports in `source` name."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_imports_torch_and_triton_alone() -> None:
+    assert imported_packages("import iris_fast.x\nfrom numpy import y\nfrom . import z") == {
+        "iris_fast",
+        "numpy",
+    }
+    modules = list(FOLDER.rglob("*.py"))
+    assert len(modules) >= 4
+    for module in modules:
+        assert imported_packages(module.read_text()) <= ALLOWED, module
+
+
+def test_every_public_name_is_in_the_readme() -> None:
+    readme = (FOLDER / "README.md").read_text()
+    for name in iris_fast.kernels.__all__:
+        assert f"`{name}" in readme, name
+
+
+COPY_PROGRAM = """
+import torch
+import iris_fast.kernels                                   # the original beside the copy: no operator clashes
+from other.vendored_kernels import lambda_returns, philox_uniform, sample_categorical
+logits = torch.arange(12.0).reshape(4, 3).sin()
+tokens = sample_categorical(logits, seed=1, position=2, purpose=3)
+assert torch.equal(tokens, iris_fast.kernels.sample_categorical(logits, seed=1, position=2, purpose=3))
+ours, theirs = torch.ops.iris_fast_kernels, torch.ops.other_vendored_kernels
+assert ours.sample_categorical is not theirs.sample_categorical
+assert lambda_returns(*torch.ones(3, 2, 5), 0.9, 0.9).shape == (2, 5)
+assert philox_uniform(0, 0, 0, 0) < 1
+print("copied")
+"""
+
+
+def test_a_copy_works_in_another_package(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__init__.py").touch()
+    shutil.copytree(FOLDER, tmp_path / "other" / "vendored_kernels")
+    root = Path(iris_fast.__file__).parents[1]
+    program = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]\n{COPY_PROGRAM}"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout == "copied\n", result.stderr
+
+
+def test_the_snippets_of_the_readme_run() -> None:
+    readme = (FOLDER / "README.md").read_text()
+    snippets = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        exec(snippet, {})

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from iris_fast.kernels import philox_4x32, philox_uniform
+
+# Random123's published known-answer vectors for philox4x32 with 10 rounds: counter, key, output.
+KNOWN_ANSWERS = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
+def test_known_answers_for_ints_and_tensors(
+    counter: tuple[int, int, int, int], key: tuple[int, int], expected: tuple[int, ...]
+) -> None:
+    assert philox_4x32(counter, key) == expected
+    c0, c1, c2, c3 = (torch.tensor([word]) for word in counter)
+    words = philox_4x32((c0, c1, c2, c3), (torch.tensor([key[0]]), key[1]))
+    assert tuple(int(word) for word in words) == expected
+
+
+def test_uniform_is_the_top_24_bits_of_the_first_word_at_the_address() -> None:
+    seed = 0x9ABCDEF012345678
+    word = philox_4x32((3, 5, 7, 0), (0x12345678, 0x9ABCDEF0))[0]
+    assert isinstance(word, int)
+    uniform = philox_uniform(seed, 3, 5, 7)
+    assert uniform.dtype == torch.float32
+    assert uniform.shape == ()
+    assert uniform.item() == (word >> 8) / 2**24
+
+
+def test_addresses_broadcast_and_do_not_depend_on_the_batch() -> None:
+    rows, positions = torch.arange(6)[:, None], torch.arange(4, dtype=torch.int32)
+    together = philox_uniform(8, rows, positions, 2)
+    assert together.shape == (6, 4)
+    alone = torch.stack([torch.stack([philox_uniform(8, r, p, 2) for p in range(4)]) for r in range(6)])
+    assert torch.equal(together, alone)
+    assert torch.equal(together[2:5], philox_uniform(8, rows[2:5], positions, 2))
+    assert together.unique().numel() == 24
+
+
+def test_each_word_of_the_address_changes_the_draw() -> None:
+    row = torch.arange(64)
+    draws = [philox_uniform(*address) for address in ((1, row, 0, 0), (2**32 + 1, row, 0, 0), (1, row, 1, 0))]
+    draws.append(philox_uniform(1, row, 0, 1))
+    assert torch.stack(draws).unique().numel() == 4 * 64
+
+
+def test_a_tensor_seed_holds_the_64_bits_of_the_int() -> None:
+    seed = 2**64 - 12345
+    row = torch.arange(5)
+    assert torch.equal(philox_uniform(torch.tensor(-12345), row, 1, 2), philox_uniform(seed, row, 1, 2))
+
+
+def test_draws_are_uniform() -> None:
+    counts = torch.bincount((philox_uniform(4, torch.arange(64_000), 0, 0) * 64).long(), minlength=64)
+    chi_squared = ((counts - 1000.0).square() / 1000.0).sum().item()
+    assert 20 < chi_squared < 126  # 63 degrees of freedom: outside once in 10^6
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ((-1, 0, 0, 0), ValueError, "seed must be an int from 0 to 2\\*\\*64 - 1, got -1"),
+        ((2**64, 0, 0, 0), ValueError, "seed must"),
+        ((0, -3, 0, 0), ValueError, "row must be an int from 0 to 2\\*\\*32 - 1, got -3"),
+        ((0, 0, 2**32, 0), ValueError, "position must"),
+        (
+            (0, 0, 0, torch.tensor(0.5)),
+            TypeError,
+            "purpose must be an int or a tensor of integers, got dtype",
+        ),
+    ],
+)
+def test_bad_addresses_are_refused(address: tuple, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        philox_uniform(*address)
+
+
+@pytest.mark.gpu
+def test_cuda_draws_the_same_numbers_as_the_cpu() -> None:
+    row = torch.arange(10_000)
+    assert torch.equal(
+        philox_uniform(2**63 + 5, row.cuda(), 9, 1).cpu(), philox_uniform(2**63 + 5, row, 9, 1)
+    )

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from iris_fast import plot
+from iris_fast.errors import UserError, run_command
+from iris_fast.training.curves import Floats, across_runs, load_run, running_mean
+from iris_fast.training.loggers import MetricLogger
+
+
+def make_run(
+    folder: Path, game: str | None = "Pong", epochs: int = 60, level: float = 0.0, collect: int = 50
+) -> Path:
+    """A run folder whose returns rise by one in ten epochs, from `level`; a test every fifth epoch."""
+    (folder / "config").mkdir(parents=True)
+    (folder / "config" / "trainer.yaml").write_text(f"env:\n  train:\n    id: {game}\n" if game else "")
+    logger = MetricLogger(folder, tensorboard=False, run_config={})
+    for epoch in range(1, epochs + 1):
+        metrics = {"tokenizer/train/total_loss": 10.0 / epoch, "actor_critic/train/entropy": 1.5}
+        if epoch % 2 and epoch <= collect:
+            metrics["collection/train/return"] = level + epoch / 10
+        if epoch % 5 == 0:
+            metrics |= {"collection/test/return": level + epoch / 10, "collection/test/return_std": 0.5}
+            metrics |= {"tokenizer/eval/total_loss": 12.0 / epoch}
+        logger.log(metrics, epoch=epoch, env_steps=200 * min(epoch, collect))
+    logger.close()
+    return folder
+
+
+def learning_curve(runs: list[Path], smooth: int | None = None) -> Axes:
+    figure = Figure()
+    plot.draw_learning_curve(figure, [load_run(run) for run in runs], smooth)
+    return figure.axes[0]
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether the picture is of a fair size, and has more than one colour."""
+    image = Image.open(path).convert("RGB")
+    colours = image.getcolors(maxcolors=image.width * image.height)
+    return min(image.size) > 400 and colours is not None and len(colours) > 20
+
+
+def xs(line: Line2D) -> Floats:
+    return np.asarray(line.get_xdata(), float)
+
+
+def ys(line: Line2D) -> Floats:
+    return np.asarray(line.get_ydata(), float)
+
+
+def test_the_command_draws_two_pictures_into_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run")
+    assert plot.main([str(run)]) == 0
+    pictures = [run / "media" / "plots" / name for name in ("learning_curve.png", "losses.png")]
+    assert capsys.readouterr().out.split() == [str(path) for path in pictures]
+    assert all(is_drawn(path) for path in pictures)
+
+
+def test_out_is_a_folder_or_one_picture(tmp_path: Path) -> None:
+    run = str(make_run(tmp_path / "run"))
+    plot.main([run, "--out", str(tmp_path / "pictures")])
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"learning_curve.png", "losses.png"}
+    plot.main([run, "--out", str(tmp_path / "all.png"), "--smooth", "3"])
+    assert is_drawn(tmp_path / "all.png")
+    plot.main([run, "--out", str(tmp_path / "all.svg")])
+    assert (tmp_path / "all.svg").read_text().startswith("<?xml")
+
+
+def test_several_games_get_pictures_of_their_own(tmp_path: Path) -> None:
+    runs = [str(make_run(tmp_path / game, game)) for game in ("PongNoFrameskip-v4", "Breakout")]
+    plot.main([*runs, "--out", str(tmp_path / "out")])
+    names = {f"{kind}_{game}.png" for kind in ("learning_curve", "losses") for game in ("Pong", "Breakout")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    with pytest.raises(UserError, match="one picture for 2 games"):
+        plot.main([*runs, "--out", str(tmp_path / "all.png")])
+
+
+def test_a_learning_curve_shows_the_returns_logged(tmp_path: Path) -> None:
+    axes = learning_curve([make_run(tmp_path / "run")], smooth=1)
+    assert axes.get_xlabel() == "environment steps"
+    train, test = (line for line in axes.get_lines() if str(line.get_label()).startswith(("train", "test")))
+    np.testing.assert_allclose(xs(train), 200 * np.arange(1, 50, 2))
+    np.testing.assert_allclose(ys(train), np.arange(1, 50, 2) / 10)
+    # Collection stops at epoch 50: of the tests after it, the last one stands at the last step.
+    np.testing.assert_allclose(xs(test), 1000 * np.arange(1, 11))
+    np.testing.assert_allclose(ys(test)[-2:], [4.5, 6.0])
+    band = axes.collections[0].get_paths()[0].get_extents()
+    assert (band.ymin, band.ymax) == pytest.approx((0.0, 6.5))  # ± the standard deviation logged
+
+
+def test_scores_of_random_and_human_players_are_drawn_where_they_are_known(tmp_path: Path) -> None:
+    def texts(axes: Axes) -> str:
+        return " ".join(text.get_text() for text in axes.texts)
+
+    pong = learning_curve([make_run(tmp_path / "pong", "Pong", level=-10, epochs=250, collect=250)])
+    dashed = [ys(line)[0] for line in pong.get_lines() if line.get_linestyle() == "--"]
+    assert dashed == [-20.7, 14.6]
+    assert "human\n14.6" in texts(pong)
+    far = learning_curve([make_run(tmp_path / "far", "PrivateEye", level=20)])
+    assert "human 69,571 ↑" in texts(far)
+    assert far.get_ylim()[1] < 100  # a score out of reach does not flatten the curve
+    assert "human" not in texts(learning_curve([make_run(tmp_path / "catch", "Catch")]))
+
+
+def test_several_runs_are_drawn_as_mean_and_range_with_thin_lines(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(level), level=level, epochs=40 + 10 * level) for level in (0, 1)]
+    axes = learning_curve(runs, smooth=1)
+    assert "2 runs" in axes.get_title(loc="left")
+    (mean,) = (line for line in axes.get_lines() if str(line.get_label()).startswith("test"))
+    thin = [line for line in axes.get_lines() if line.get_color() == plot.ORANGE and line is not mean]
+    assert len(thin) == 2
+    # Up to epoch 40 both runs count; then the longer one goes on alone.
+    np.testing.assert_allclose(ys(mean), [*(np.arange(5, 41, 5) / 10 + 0.5), 5.5, 6.0])
+
+
+def test_losses_have_a_panel_per_part(tmp_path: Path) -> None:
+    figure = Figure()
+    plot.draw_losses(figure, [load_run(make_run(tmp_path / "run"))], smooth=1)
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert list(panels) == ["tokenizer", "world model", "actor-critic", "policy entropy"]
+    tokenizer = panels["tokenizer"]
+    assert tokenizer.get_yscale() == "log"
+    train, evaluation = tokenizer.get_lines()
+    np.testing.assert_allclose(ys(train), 10 / np.arange(1, 61))
+    assert evaluation.get_linestyle() == "--"
+    assert [text.get_text() for text in panels["world model"].texts] == ["nothing logged yet"]
+
+
+def test_running_mean_takes_neighbours_and_fewer_at_the_ends() -> None:
+    values = np.array([1.0, 2.0, 6.0, 3.0, 8.0])
+    np.testing.assert_allclose(running_mean(values, 3), [1.5, 3, 11 / 3, 17 / 3, 5.5])
+    np.testing.assert_allclose(running_mean(values, 2), [1.5, 4, 4.5, 5.5, 8])
+    np.testing.assert_array_equal(running_mean(values, 1), values)
+    np.testing.assert_allclose(running_mean(values, 100), np.full(5, 4.0))
+
+
+def test_curves_are_put_together_at_each_others_places() -> None:
+    first = (np.array([0.0, 2.0]), np.array([0.0, 2.0]))
+    second = (np.array([1.0, 2.0, 3.0]), np.array([3.0, 4.0, 5.0]))
+    x, mean, lowest, highest = across_runs([first, second])
+    np.testing.assert_array_equal(x, [0, 1, 2, 3])
+    np.testing.assert_array_equal(mean, [0, 2, 3, 5])
+    np.testing.assert_array_equal(lowest, [0, 1, 2, 5])
+    np.testing.assert_array_equal(highest, [0, 3, 4, 5])
+
+
+def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    logger = MetricLogger(tmp_path, tensorboard=False, run_config={})
+    for epoch, value in enumerate([1.0, float("nan"), float("inf"), 4.0], start=1):
+        logger.log({"a": value}, epoch=epoch, env_steps=epoch)
+    x, y = load_run(tmp_path).series("a", "epoch")
+    np.testing.assert_array_equal(x, [1, 4])
+    np.testing.assert_array_equal(y, [1.0, 4.0])
+
+
+def test_a_run_without_a_readable_configuration_goes_by_its_folder(tmp_path: Path) -> None:
+    assert load_run(make_run(tmp_path / "mine", game=None)).game == "mine"
+    assert load_run(make_run(tmp_path / "other", game="SomeGameOfMyOwn")).game == "SomeGameOfMyOwn"
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        ("nothing", [], "is not a folder"),
+        ("folder", [], "is not the folder of a run"),
+        ("config", [], "has no metrics yet"),
+        ("run", ["--smooth", "0"], "--smooth 0 is not a number of points"),
+        ("run", ["--out", "{folder}/config/trainer.yaml"], "trainer.yaml is a file"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: str, arguments: list[str], message: str
+) -> None:
+    folder = tmp_path / "run"
+    if make == "folder":
+        folder.mkdir()
+    elif make == "config":
+        (folder / "config").mkdir(parents=True)
+        (folder / "config" / "trainer.yaml").touch()
+    elif make == "run":
+        make_run(folder)
+    filled = [argument.format(folder=folder) for argument in arguments]
+    assert run_command(plot.main, [str(folder), *filled]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "iris_fast.plot", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
