@@ -42,7 +42,7 @@ def small() -> Config:
             encoder=EncoderConfig(
                 AutoencoderConfig(
                     ch=16,
-                    ch_mult=(1, 2, 4, 4, 4),
+                    ch_mult=(1, 1, 2, 4, 4),
                     num_res_blocks=1,
                     attn_resolutions=(8,),
                     z_channels=64,
@@ -80,7 +80,7 @@ def tiny() -> Config:
             encoder=EncoderConfig(
                 AutoencoderConfig(
                     ch=8,
-                    ch_mult=(1, 2, 4, 4, 4),
+                    ch_mult=(1, 1, 2, 4, 4),
                     num_res_blocks=1,
                     attn_resolutions=(),
                     z_channels=32,

@@ -14,7 +14,7 @@ from iris_fast.errors import UserError
 class AleEmulators:
     """`num_envs` emulators of gymnasium's `ALE/<game>-v5`, each stepped frame by frame, one after the other.
 
-    (Threads do not help: ale-py holds the interpreter's lock while it emulates.)
+    Threads would not help: ale-py holds the interpreter's lock while it emulates.
 
     Raises:
         UserError: ale-py is not installed, or knows no such game.
@@ -67,8 +67,8 @@ class AleEmulators:
 
     def restore(self, states: list[bytes]) -> None:
         for ale, state in zip(self._ales, states, strict=True):
-            # A saved state does not say whether the emulator is inside a frame, and just after a reset it can be
-            # (Qbert): some finished frames bring it to where every saved state was taken.
+            # A saved state does not say whether the emulator is inside a frame, and right after a reset it
+            # can be (Qbert): a few finished frames bring it to where play was saved.
             ale.reset_game()
             for _ in range(4):
                 ale.act(self._noop)

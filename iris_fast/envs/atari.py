@@ -27,7 +27,7 @@ class RawFrames(NamedTuple):
 
 
 class RawEmulators(Protocol):
-    """`num_envs` Atari emulators, stepped one raw frame at a time, without sticky actions or any processing."""
+    """`num_envs` Atari emulators, stepped one raw frame at a time, without sticky actions or processing."""
 
     backend: str
     game: str
@@ -35,7 +35,7 @@ class RawEmulators(Protocol):
     action_meanings: tuple[str, ...]
 
     def reload(self, seed: int) -> None:
-        """Puts all emulators where new ones with this seed start (a reset alone leaves traces in some games)."""
+        """Puts all emulators where new ones with this seed start (a reset leaves traces in some games)."""
 
     def reset(self, rows: list[int]) -> RawFrames:
         """Starts new games and plays one frame of no-op in each."""
@@ -81,8 +81,9 @@ def _resize_image(pixels: np.ndarray, size: int) -> Image.Image:
 class AtariVectorEnv(FrameVectorEnv):
     """Atari by the rules of IRIS, on the emulators of a backend.
 
-    - A step holds its action for `frame_skip` raw frames, or until the game ends or reaches its limit; rewards
-      are summed; the observation is the elementwise maximum of its last two raw frames, each resized first.
+    - A step holds its action for `frame_skip` raw frames, or until the game ends or reaches its limit;
+      rewards are summed; the observation is the elementwise maximum of its last two raw frames, each resized
+      first.
     - A new game starts with 1 to `noop_max` raw frames of no-op and is observed as its last raw frame.
     - With `done_on_life_loss`, a step that loses a life other than the last terminates the episode, and the
       next one starts in the same game, with one agent step of no-op (its reward is dropped).
@@ -138,7 +139,7 @@ class AtariVectorEnv(FrameVectorEnv):
             self._observe(row)
         terminations = self._game_over.copy()
         if self._config.done_on_life_loss:
-            terminations |= (0 < self._lives) & (self._lives < lives_before)
+            terminations |= (self._lives > 0) & (self._lives < lives_before)
         truncations = np.array([state.restart for state in self._rows]) & ~terminations
         return np.sign(rewards) if self._config.clip_reward else rewards, terminations, truncations
 

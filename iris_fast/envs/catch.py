@@ -22,7 +22,7 @@ _PADDLE = (64, 160, 255)
 def draw_boards(size: int) -> np.ndarray:
     """Every board there is: `(ROWS, COLUMNS, COLUMNS, 3, size, size)` uint8 by ball row, ball column, paddle.
 
-    A cell is `size / ROWS` pixels high and `size / COLUMNS` wide (6.4 by 12.8 at 64, rounded to whole pixels).
+    A cell is `size / ROWS` pixels high and `size / COLUMNS` wide (6.4 by 12.8 at 64, in whole pixels).
     """
     row_edges = np.arange(ROWS + 1) * size // ROWS
     column_edges = np.arange(COLUMNS + 1) * size // COLUMNS
@@ -45,10 +45,11 @@ def draw_boards(size: int) -> np.ndarray:
 
 
 class CatchVectorEnv(FrameVectorEnv):
-    """A board of 10 rows and 5 columns. The ball starts in a random column of the top row and falls one row a
-    step; the paddle starts in the middle of the bottom row and moves left, stays or moves right. After 9 steps
-    the ball is in the bottom row and the episode ends: reward +1 if the paddle is there, else -1 (0 before).
+    """A board of 10 rows and 5 columns, a ball that falls and a paddle that should be under it.
 
+    The ball starts in a random column of the top row and falls one row a step; the paddle starts in the
+    middle of the bottom row and moves left, stays or moves right. After 9 steps the ball is in the bottom row
+    and the episode ends: reward +1 if the paddle is there, else -1 (0 before).
     Random play has a mean return of -0.6 (the ball's column is independent of the paddle's), perfect play +1.
     """
 

@@ -13,10 +13,23 @@ from iris_fast.envs.atari import NOOP, RawFrames
 from iris_fast.envs.games import INSTALL_ATARI
 from iris_fast.errors import UserError
 
-# envpool shows 210 rows of these games' 214 to 250, which is what the agent would be trained on.
+# envpool shows the upper 210 rows of these games' 214 to 250.
 _TALLER_GAMES = frozenset(
-    "Adventure AirRaid Carnival JourneyEscape KeystoneKapers KingKong Klax LaserGates MrDo Pacman Pooyan "
-    "SirLancelot SpaceWar".split()
+    {
+        "Adventure",
+        "AirRaid",
+        "Carnival",
+        "JourneyEscape",
+        "KeystoneKapers",
+        "KingKong",
+        "Klax",
+        "LaserGates",
+        "MrDo",
+        "Pacman",
+        "Pooyan",
+        "SirLancelot",
+        "SpaceWar",
+    }
 )
 _NO_LIMIT = 2**31 - 1
 # Without a no-op among the minimal actions, envpool cannot be told to do nothing.
@@ -35,8 +48,8 @@ def envpool_obstacle(game: str) -> str | None:
 class EnvpoolEmulators:
     """`num_envs` emulators of one envpool, stepped in its threads frame by frame.
 
-    It is asked for what nobody preprocesses: single 210 x 160 RGB frames, no skip, no lives, no FIRE, no limit,
-    and one frame of no-op after a reset.
+    It is asked for as little as it can do: single 210 x 160 RGB frames, no skip, no end at a lost life, no
+    FIRE, no limit, and one frame of no-op after a reset.
 
     Raises:
         UserError: envpool is not installed, or cannot show the game as ALE does.
@@ -46,25 +59,25 @@ class EnvpoolEmulators:
 
     def __init__(self, game: str, *, num_envs: int, seed: int) -> None:
         if obstacle := envpool_obstacle(game):
-            raise UserError(f"envpool does not fit {game} ({obstacle}): choose the backend ale")
+            raise UserError(f"envpool does not fit {game} ({obstacle}): choose env.backend=ale")
         try:
             import envpool
         except ImportError as error:
             raise UserError(
-                f"envpool cannot be imported ({error}): {INSTALL_ATARI}, or choose the backend ale"
+                f"envpool cannot be imported ({error}): {INSTALL_ATARI}, or choose env.backend=ale"
             ) from error
         self.game = game
         self.num_envs = num_envs
         tasks = [task for task in envpool.list_all_envs() if task.lower() == f"{game}-v5".lower()]
         if not tasks:
-            raise UserError(f"envpool has no game {game!r}: choose the backend ale")
+            raise UserError(f"envpool has no game {game!r}: choose env.backend=ale")
         self.game = game
         self.num_envs = num_envs
         self._make = partial(
             envpool.make_gymnasium,
             tasks[0],
             num_envs=num_envs,
-            num_threads=min(num_envs, len(os.sched_getaffinity(0))),
+            num_threads=min(num_envs, os.cpu_count() or 1),
             stack_num=1,
             frame_skip=1,
             noop_max=1,
@@ -108,14 +121,14 @@ class EnvpoolEmulators:
         """envpool cannot tell the state of its emulators."""
 
     def restore(self, states: list[bytes]) -> None:
-        raise UserError("envpool cannot take up a saved state: choose the backend ale to go on exactly")
+        raise UserError("envpool cannot take up a saved state: choose env.backend=ale to go on exactly")
 
     def close(self) -> None:
         self._pool.close()
 
 
 def _action_meanings(game: str, count: int) -> tuple[str, ...]:
-    """ALE's words for the minimal actions; without ale-py, which alone has them, numbers for all but the no-op."""
+    """ALE's words for the minimal actions; without ale-py, which alone has them, numbers after the no-op."""
     try:
         meanings = AleEmulators(game, num_envs=1, seed=0).action_meanings
     except UserError:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from iris_fast.envs.ale import AleEmulators
+from iris_fast.envs.atari import AtariVectorEnv, RawEmulators
+from iris_fast.envs.catch import CatchVectorEnv
+from iris_fast.envs.envpool_backend import EnvpoolEmulators, envpool_obstacle
 from iris_fast.envs.games import CATCH, INSTALL_ATARI, resolve_game
 from iris_fast.envs.interface import EnvConfig, FrameVectorEnv
-from iris_fast.errors import UserError
+from iris_fast.errors import UserError, nearest
 
 BACKENDS = ("auto", "envpool", "ale", "catch")
 _PACKAGES = {"envpool": "envpool", "ale": "ale_py"}
@@ -25,20 +29,20 @@ def choose_backend(game: str, backend: str = "auto") -> str:
     Raises:
         UserError: unknown game or backend, a backend that does not have the game, a package not installed.
     """
-    from iris_fast.envs.envpool_backend import envpool_obstacle
-
     game = resolve_game(game)
     if backend not in BACKENDS:
-        raise UserError(f"unknown environment backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+        raise UserError(
+            f"env.backend={backend} is unknown: choose {', '.join(BACKENDS)}{nearest(backend, BACKENDS)}"
+        )
     if (game == CATCH) != (backend == "catch") and backend != "auto":
         fitting = "catch" if game == CATCH else "envpool or ale"
-        raise UserError(f"the backend {backend!r} does not have {game}: choose auto or {fitting}")
+        raise UserError(f"env.backend={backend} does not have {game}: choose auto or {fitting}")
     if game == CATCH:
         return "catch"
     if backend == "auto":
         backend = "envpool" if is_installed("envpool") and envpool_obstacle(game) is None else "ale"
     if not is_installed(_PACKAGES[backend]):
-        raise UserError(f"{game} with the backend {backend} needs {_PACKAGES[backend]}: {INSTALL_ATARI}")
+        raise UserError(f"{game} with env.backend={backend} needs {_PACKAGES[backend]}: {INSTALL_ATARI}")
     return backend
 
 
@@ -65,18 +69,10 @@ def make_vector_env(
     if num_envs < 1:
         raise UserError(f"num_envs={num_envs} is not possible: at least one environment is needed")
     if backend == "catch":
-        from iris_fast.envs.catch import CatchVectorEnv
-
         return CatchVectorEnv(num_envs=num_envs, seed=seed, size=config.size)
-    from iris_fast.envs.atari import AtariVectorEnv, RawEmulators
-
     emulators: RawEmulators
     if backend == "envpool":
-        from iris_fast.envs.envpool_backend import EnvpoolEmulators
-
         emulators = EnvpoolEmulators(game, num_envs=num_envs, seed=seed)
     else:
-        from iris_fast.envs.ale import AleEmulators
-
         emulators = AleEmulators(game, num_envs=num_envs, seed=seed)
     return AtariVectorEnv(emulators, config, seed=seed)

@@ -55,7 +55,7 @@ def plain_name(rom: str) -> str:
 
 @cache
 def atari_roms() -> dict[str, str]:
-    """Plain name to ROM name (`"MsPacman": "ms_pacman"`) of every ALE game; empty when ale-py is not installed."""
+    """Plain name to ROM name (`"MsPacman": "ms_pacman"`) of every ALE game; empty without ale-py."""
     if find_spec("ale_py") is None:
         return {}
     from ale_py import roms
@@ -65,7 +65,7 @@ def atari_roms() -> dict[str, str]:
 
 
 def list_games() -> tuple[str, ...]:
-    """Plain names of all games known here: Catch, the 26 of Atari 100k, then ALE's others if ale-py is there."""
+    """Plain names of all games: Catch, the 26 of Atari 100k, then ALE's others if ale-py is installed."""
     others = tuple(name for name in atari_roms() if name not in ATARI_100K_SCORES)
     return (CATCH, *ATARI_100K, *others)
 

@@ -1,4 +1,4 @@
-"""The one vector-environment interface: `gymnasium.vector.VectorEnv`, manual resets, snapshots of plain data."""
+"""The one vector-environment interface: gymnasium's `VectorEnv`, reset by hand, with plain-data snapshots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class EnvConfig:
         size: height and width of an observation, pixels.
         max_episode_steps: limit of a game in RAW frames, the no-ops at its start included
             (20,000 in training, 108,000 in test).
-        noop_max: a game starts with 1 to `noop_max` raw frames of no-op, uniformly (30 in training, 1 in test).
+        noop_max: a game starts with 1 to `noop_max` raw frames of no-op, uniformly (30 in training, 1 in
+            test).
         frame_skip: raw frames an action is held for.
         done_on_life_loss: a lost life ends the episode, and the game goes on in the next one.
         clip_reward: replace the reward of a step by its sign.
@@ -54,8 +55,8 @@ class EnvConfig:
 class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Several copies of one game, each observed as a `(3, size, size)` RGB frame.
 
-    Rows are never reset by themselves (`AutoresetMode.DISABLED`): after `terminations[i] | truncations[i]`, row
-    `i` must be reset before it is stepped again. A backend implements the five hooks at the end of the class.
+    Rows are never reset by themselves (`AutoresetMode.DISABLED`): after `terminations[i] | truncations[i]`,
+    row `i` must be reset before it is stepped again. A backend implements the hooks at the end of the class.
 
     Attributes:
         game: plain name of the game.
@@ -64,11 +65,11 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
 
     backend: str
-    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
 
     def __init__(self, game: str, action_meanings: Sequence[str], *, num_envs: int, size: int) -> None:
         if num_envs < 1:
             raise UserError(f"num_envs={num_envs} is not possible: at least one environment is needed")
+        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
         self.game = game
         self.action_meanings = tuple(action_meanings)
         self.num_envs = num_envs
@@ -92,12 +93,12 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             options: `{"reset_mask": bool array (num_envs,)}` resets the rows where it is true.
 
         Returns:
-            observations `(num_envs, 3, size, size)` uint8, those of the rows not reset unchanged, and the infos
-            of `step`.
+            observations `(num_envs, 3, size, size)` uint8, those of the rows not reset unchanged, and the
+            infos of `step`.
 
         Raises:
-            ValueError: unknown option, mask of another shape or type, mask with a seed, a mask that leaves out
-                a row in the first reset.
+            ValueError: unknown option, mask of another shape or type, mask with a seed, a mask that leaves
+                out a row in the first reset.
         """
         mask = self._reset_mask(seed, options)
         if seed is not None:
@@ -120,8 +121,8 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Returns:
             observations `(num_envs, 3, size, size)` uint8; rewards `(num_envs,)` float32; terminations and
-            truncations `(num_envs,)` bool (never both); infos with `lives` `(num_envs,)` int64 and `game_over`
-            `(num_envs,)` bool, the latter telling the end of a game from the loss of a life.
+            truncations `(num_envs,)` bool (never both); infos with `lives` `(num_envs,)` int64 and
+            `game_over` `(num_envs,)` bool, the latter telling the end of a game from the loss of a life.
 
         Raises:
             ValueError: wrong shape, type or range of an action, or a row whose episode has ended.
@@ -225,7 +226,7 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     @abstractmethod
     def _step_rows(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Steps all rows, writing the same arrays; returns rewards, terminations, truncations `(num_envs,)`."""
+        """Steps all rows, writing the same arrays; returns rewards, terminations and truncations."""
 
     @abstractmethod
     def _get_backend_state(self) -> Any:

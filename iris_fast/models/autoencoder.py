@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .group_norm import GroupNorm
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -42,11 +44,8 @@ class EncoderConfig:
     config: AutoencoderConfig = field(default_factory=AutoencoderConfig)
 
 
-class GroupNormSwish(nn.GroupNorm):
-    """GroupNorm (eps 1e-6) followed by swish, as every convolution of a residual block wants it."""
-
-    def __init__(self, groups: int, channels: int):
-        super().__init__(groups, channels, eps=1e-6)
+class GroupNormSwish(GroupNorm):
+    """GroupNorm followed by swish, as every convolution of a residual block wants it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(super().forward(x))
@@ -78,7 +77,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, channels: int):
         super().__init__()
-        self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.norm = GroupNorm(config.norm_groups, channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)

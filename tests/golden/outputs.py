@@ -56,8 +56,8 @@ def encoding(golden: Arrays, agent: Agent) -> Outputs:
     frames = frames_of(golden, agent)
     first = agent.tokenizer.encode(frames[:, 0])
     everything = agent.tokenizer.encode(frames.flatten(0, 1))
-    vectors = everything.z.permute(0, 2, 3, 1).flatten(0, 2)
-    squared = torch.cdist(vectors, agent.tokenizer.embedding.weight, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    vectors = everything.z.permute(0, 2, 3, 1).flatten(0, 2).double()
+    squared = torch.cdist(vectors, agent.tokenizer.embedding.weight.double()) ** 2
     nearest, second = squared.topk(2, dim=1, largest=False).values.unbind(1)
     return {
         "z": first.z,

@@ -1,0 +1,59 @@
+"""GroupNorm with a backward pass that is fast in channels-last layout on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EPS = 1e-6
+
+
+class _ContiguousBackward(torch.autograd.Function):
+    """PyTorch's GroupNorm; on the way back through a contiguous copy.
+
+    On a CPU convolutions are up to twice as fast in channels-last layout, and so is GroupNorm forwards, but its
+    backward kernel is 5 to 10 times slower there than the one for contiguous tensors (measured: 32x8x64x64,
+    10.2 against 1.3 ms), which is more than the copies cost.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+        batch, channels = x.shape[:2]
+        area = x[0, 0].numel()
+        y, mean, rstd = torch.ops.aten.native_group_norm(x, weight, bias, batch, channels, area, groups, EPS)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.groups = groups
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, weight, mean, rstd = ctx.saved_tensors
+        batch, channels = x.shape[:2]
+        area = x[0, 0].numel()
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
+            gradients[0].contiguous(),
+            x.contiguous(),
+            mean,
+            rstd,
+            weight,
+            batch,
+            channels,
+            area,
+            ctx.groups,
+            [True, True, True],
+        )
+        return grad_x.contiguous(memory_format=torch.channels_last), grad_weight, grad_bias, None
+
+
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm, eps 1e-6, of `(batch, channels, height, width)`."""
+
+    def __init__(self, groups: int, channels: int):
+        super().__init__(groups, channels, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and torch.is_grad_enabled() and len(x):
+            return _ContiguousBackward.apply(x, self.weight, self.bias, self.num_groups)
+        return super().forward(x)

@@ -1,0 +1,227 @@
+"""A run that is stopped, however it is stopped, goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from iris_fast.train import main
+from iris_fast.training.loggers import read_metrics
+from iris_fast.training.run_folder import RunFolder
+from iris_fast.training.trainer import Trainer
+from tests.micro import MICRO
+
+# What may differ between two runs that compute the same: how long things took.
+TIMED = ("time", "duration/", "rates/")
+SLOWER = ["training.tokenizer.steps_per_epoch=60", "common.epochs=2"]
+
+
+def train(run: Path, *arguments: str) -> int:
+    return main(["--game", "Catch", "--run-dir", str(run), *MICRO, *arguments])
+
+
+def numbers(run: Path) -> list[dict[str, float]]:
+    """The logged metrics without times."""
+    return [
+        {key: value for key, value in line.items() if not key.startswith(TIMED)} for line in read_metrics(run)
+    ]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(RunFolder(run).checkpoint, weights_only=True)["agent"]
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    assert numbers(run) == numbers(other)
+    own, others = weights(run), weights(other)
+    assert own.keys() == others.keys()
+    for name, value in own.items():
+        assert torch.equal(value, others[name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(run) == 0
+    return run
+
+
+def test_same_seed_same_run(uninterrupted: Path, tmp_path: Path) -> None:
+    assert train(tmp_path / "again") == 0
+    assert_same_run(uninterrupted, tmp_path / "again")
+
+
+def test_other_seed_other_run(uninterrupted: Path, tmp_path: Path) -> None:
+    assert train(tmp_path / "other", "--seed", "1") == 0
+    assert numbers(uninterrupted) != numbers(tmp_path / "other")
+
+
+def test_every_part_was_trained(uninterrupted: Path) -> None:
+    last = numbers(uninterrupted)[-1]
+    for name in ("tokenizer", "world_model", "actor_critic"):
+        assert last[f"{name}/train/total_loss"] != 0
+        assert last[f"{name}/train/grad_norm"] > 0
+
+
+def test_resumed_after_an_epoch_is_the_uninterrupted_run(uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "stopped"
+    assert train(run, "common.epochs=1") == 0
+    assert main(["--resume", str(run), "common.epochs=3"]) == 0
+    assert_same_run(uninterrupted, run)
+
+
+class StopAt:
+    """Sends this process a signal at a step of a phase, as a user or a scheduler would at any moment."""
+
+    def __init__(self, phase: str, epoch: int, number: int):
+        self.phase, self.epoch, self.number = phase, epoch, number
+        self.sent = False
+
+    def __call__(self, trainer: Trainer) -> None:
+        position = trainer.position
+        if not self.sent and position.phase == self.phase and position.epoch == self.epoch:
+            self.sent = True
+            os.kill(os.getpid(), self.number)
+
+
+def stop_during(monkeypatch: pytest.MonkeyPatch, stop: StopAt) -> None:
+    """Calls `stop` before each gradient step and each vector step of collection."""
+    from iris_fast.training.collector import Collector
+    from iris_fast.training.optimization import PartTrainer
+
+    trainers: list[Trainer] = []
+    make, part_step, collector_step = Trainer.__init__, PartTrainer.step, Collector._step
+
+    def remember(self: Trainer, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        trainers.append(self)
+
+    def step(self: PartTrainer, seed: int, epoch: int, number: int) -> dict[str, torch.Tensor]:
+        if number == 1:
+            stop(trainers[-1])
+        return part_step(self, seed, epoch, number)
+
+    def collect(self: Collector, finished: dict[str, list[float]]) -> None:
+        if trainers[-1].position.step == 8:
+            stop(trainers[-1])
+        collector_step(self, finished)
+
+    monkeypatch.setattr(Trainer, "__init__", remember)
+    monkeypatch.setattr(PartTrainer, "step", step)
+    monkeypatch.setattr(Collector, "_step", collect)
+
+
+@pytest.mark.parametrize("phase", ["collection", "tokenizer", "world_model", "actor_critic"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_in_the_middle_of_a_phase(
+    phase: str, number: int, code: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iris_fast.errors import run_command
+
+    run = tmp_path / "stopped"
+    stop = StopAt(phase, 2, number)
+    with monkeypatch.context() as patch:
+        stop_during(patch, stop)
+        assert run_command(main, ["--game", "Catch", "--run-dir", str(run), *MICRO]) == code
+    assert stop.sent
+    position = torch.load(RunFolder(run).checkpoint, weights_only=True)["position"]
+    assert (position["epoch"], position["phase"]) == (2, phase)
+    assert position["step"] > 0
+    assert main(["--resume", str(run)]) == 0
+    assert_same_run(uninterrupted, run)
+
+
+def start(run: Path, *arguments: str, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "iris_fast.train", "--game", "Catch", "--run-dir", str(run), *MICRO, *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.01)
+
+
+def test_kill_9_loses_at_most_the_epoch_under_way(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(whole, *SLOWER) == 0
+    process = start(killed, *SLOWER)
+    wait_for(lambda: RunFolder(killed).checkpoint.is_file())
+    time.sleep(0.3)  # somewhere in the second epoch
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    saved = torch.load(RunFolder(killed).checkpoint, weights_only=True)
+    assert saved["position"]["epoch"] >= 2
+    assert main(["--resume", str(killed)]) == 0
+    assert_same_run(whole, killed)
+
+
+def test_kill_9_before_the_first_checkpoint_starts_over_in_the_same_folder(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(whole, *SLOWER, "common.epochs=1") == 0
+    process = start(killed, *SLOWER, "common.epochs=1")
+    wait_for(lambda: RunFolder(killed).config.is_file())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not RunFolder(killed).checkpoint.is_file():
+        assert main(["--resume", str(killed)]) == 0
+    assert_same_run(whole, killed)
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: the checkpoint of 200 kB cannot be written."""
+    run = tmp_path / "full"
+    assert train(run, "common.epochs=1") == 0
+    before = RunFolder(run).checkpoint.read_bytes()
+    limit = len(before) // 2
+
+    def limit_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, "-m", "iris_fast.train", "--resume", str(run), "common.epochs=2"]
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_files)
+    assert result.returncode == 4, result.stderr
+    assert "is full: the last checkpoint is whole" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert RunFolder(run).checkpoint.read_bytes() == before
+    assert not list(run.rglob("*.partial"))
+    assert main(["--resume", str(run), "common.epochs=2"]) == 0
+
+
+def test_nan_loss_stops_before_anything_is_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from iris_fast.errors import run_command
+
+    run = tmp_path / "diverged"
+    assert train(run, "common.epochs=1") == 0
+    before = RunFolder(run).checkpoint.read_bytes()
+    content = torch.load(RunFolder(run).checkpoint, weights_only=True)
+    content["agent"]["world_model.pos_emb.weight"][0, 0] = float("nan")
+    torch.save(content, RunFolder(run).checkpoint)
+    poisoned = RunFolder(run).checkpoint.read_bytes()
+    assert poisoned != before
+    assert run_command(main, ["--resume", str(run), "common.epochs=2"]) == 3
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("stopped: world model total_loss became nan in epoch 2, step 0")
+    assert RunFolder(run).checkpoint.read_bytes() == poisoned
+    assert len(read_metrics(run)) == 1
+
+
+def test_checkpoints_add_only_new_frames(uninterrupted: Path) -> None:
+    files = sorted(path.name for path in RunFolder(uninterrupted).dataset.iterdir())
+    assert files == ["000001_0.npz", "000002_1.npz", "000003_2.npz"]
+    content = torch.load(RunFolder(uninterrupted).checkpoint, weights_only=True)
+    assert content["dataset"]["files"] == files
+    assert json.dumps(content["position"])  # plain data
