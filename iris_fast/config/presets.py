@@ -16,9 +16,9 @@ from .schema import (
     CommonConfig,
     Config,
     EvaluationConfig,
-    PartConfig,
     TestCollection,
     TestCollectionConfig,
+    TokenizerPartConfig,
     TrainCollection,
     TrainCollectionConfig,
     TrainingConfig,
@@ -50,6 +50,7 @@ def small() -> Config:
                 )
             ),
             perceptual="foreground",
+            restart_codes_every=10,
         ),
         world_model=TransformerConfig(num_layers=4, num_heads=4, embed_dim=128),
         actor_critic=ActorCriticConfig(channels=(16, 32, 32, 32), lstm_dim=256),
@@ -59,7 +60,9 @@ def small() -> Config:
         ),
         training=TrainingConfig(
             learning_rate=3e-4,
-            tokenizer=PartConfig(batch_num_samples=32, start_after_epochs=3, steps_per_epoch=100),
+            tokenizer=TokenizerPartConfig(
+                batch_num_samples=32, start_after_epochs=3, steps_per_epoch=100, pieces=1, learning_rate=1e-3
+            ),
             world_model=WorldModelPartConfig(batch_num_samples=12, start_after_epochs=8, steps_per_epoch=50),
             actor_critic=ActorCriticPartConfig(
                 batch_num_samples=32, start_after_epochs=14, steps_per_epoch=25, entropy_weight=0.003
@@ -88,9 +91,10 @@ def tiny() -> Config:
                 )
             ),
             perceptual="foreground",
+            restart_codes_every=10,
         ),
         world_model=TransformerConfig(
-            max_blocks=10, num_layers=3, num_heads=4, embed_dim=96, embed_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0
+            max_blocks=10, num_layers=3, num_heads=4, embed_dim=64, embed_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0
         ),
         actor_critic=ActorCriticConfig(channels=(8, 16, 16, 32), lstm_dim=128),
         collection=CollectionConfig(
@@ -99,10 +103,12 @@ def tiny() -> Config:
         ),
         training=TrainingConfig(
             learning_rate=1e-3,
-            tokenizer=PartConfig(batch_num_samples=32, start_after_epochs=1, steps_per_epoch=100),
-            world_model=WorldModelPartConfig(batch_num_samples=24, start_after_epochs=3, steps_per_epoch=60),
+            tokenizer=TokenizerPartConfig(
+                batch_num_samples=16, start_after_epochs=1, steps_per_epoch=50, pieces=1, learning_rate=3e-3
+            ),
+            world_model=WorldModelPartConfig(batch_num_samples=32, start_after_epochs=4, steps_per_epoch=50),
             actor_critic=ActorCriticPartConfig(
-                batch_num_samples=48, start_after_epochs=6, steps_per_epoch=20, burn_in=4, entropy_weight=0.01
+                batch_num_samples=32, start_after_epochs=6, steps_per_epoch=20, burn_in=4, entropy_weight=0.01
             ),
         ),
         evaluation=EvaluationConfig(every=5),

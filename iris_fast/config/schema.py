@@ -113,7 +113,7 @@ class TrainDatasetConfig(DatasetConfig):
     """As DatasetConfig, with the per-epoch cache of tokens and reconstructions."""
 
     cache: bool = True
-    cache_max_ram_usage: str = "6G"
+    cache_max_ram_usage: str = "4G"
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,15 @@ class PartConfig:
     start_after_epochs: int = 0
     steps_per_epoch: int = 200
     learning_rate: float | None = None  # training.learning_rate
+
+
+@dataclass(frozen=True)
+class TokenizerPartConfig(PartConfig):
+    """`pieces`: a batch goes through the model in so many pieces; the same gradient, less memory."""
+
+    batch_num_samples: int = 256
+    start_after_epochs: int = 5
+    pieces: int = 2
 
 
 @dataclass(frozen=True)
@@ -154,9 +163,7 @@ class ActorCriticPartConfig(PartConfig):
 class TrainingConfig:
     should: bool = True
     learning_rate: float = 1e-4
-    tokenizer: PartConfig = field(
-        default_factory=lambda: PartConfig(batch_num_samples=256, start_after_epochs=5)
-    )
+    tokenizer: TokenizerPartConfig = field(default_factory=TokenizerPartConfig)
     world_model: WorldModelPartConfig = field(default_factory=WorldModelPartConfig)
     actor_critic: ActorCriticPartConfig = field(default_factory=ActorCriticPartConfig)
 
@@ -242,13 +249,13 @@ def resolve(config: Config) -> Config:
 _POSITIVE = (  # the last word of every key that must be at least 1
     "epochs sequence_length num_envs num_steps num_episodes every num_batches batch_num_samples grad_acc_steps "
     "steps_per_epoch imagine_horizon vocab_size embed_dim resolution ch num_res_blocks z_channels norm_groups "
-    "max_blocks num_layers num_heads lstm_dim frame_skip max_episode_steps"
+    "max_blocks num_layers num_heads lstm_dim frame_skip max_episode_steps pieces"
 ).split()
 _UNIT_INTERVAL = "epsilon gamma lambda_ embed_pdrop resid_pdrop attn_pdrop dropout".split()
 _ABOVE_ZERO = "learning_rate temperature max_grad_norm codebook_init".split()
 _NOT_NEGATIVE = (
     "burn_in start_after_epochs stop_after_epochs weight_decay threads seed noop_max "
-    "num_episodes_to_save num_imagined_episodes imagined_frames entropy_weight"
+    "num_episodes_to_save num_imagined_episodes imagined_frames entropy_weight restart_codes_every"
 ).split()
 
 
@@ -297,6 +304,12 @@ def _validate_sizes(config: Config) -> None:
         raise UserError(
             f"env.train.size={config.env.train.size}: frames and tokenizer.encoder.config.resolution="
             f"{autoencoder.resolution} must have one size"
+        )
+    tokenizer = config.training.tokenizer
+    if tokenizer.batch_num_samples % tokenizer.pieces:
+        raise UserError(
+            f"training.tokenizer.pieces={tokenizer.pieces}: it must divide "
+            f"training.tokenizer.batch_num_samples={tokenizer.batch_num_samples}"
         )
     for side in ("train", "test"):
         memory_bytes(getattr(config.datasets, side).max_ram_usage, f"datasets.{side}.max_ram_usage")

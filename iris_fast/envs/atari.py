@@ -59,7 +59,8 @@ class _Row:
 
     rng: np.random.Generator
     raw_frames: int = 0  # since the game began, no-ops included
-    restart: bool = True  # the game is over or out of time: the next episode needs a new game
+    restart: bool = True  # the game is over or out of time
+    life_lost: bool = False  # the episode ended with a life, and the next one goes on in the same game
     screens: list[np.ndarray] = field(default_factory=list)  # the last two raw frames of this step
 
 
@@ -87,6 +88,7 @@ class AtariVectorEnv(FrameVectorEnv):
     - A new game starts with 1 to `noop_max` raw frames of no-op and is observed as its last raw frame.
     - With `done_on_life_loss`, a step that loses a life other than the last terminates the episode, and the
       next one starts in the same game, with one agent step of no-op (its reward is dropped).
+    - A reset in the middle of an episode starts a new game.
     - A game that has played `max_episode_steps` raw frames, no-ops included, is truncated.
     """
 
@@ -110,16 +112,19 @@ class AtariVectorEnv(FrameVectorEnv):
         self._rows = self._fresh_rows(seed)
 
     def _reset_rows(self, rows: list[int]) -> None:
-        goes_on = [row for row in rows if not self._rows[row].restart]
+        goes_on = [row for row in rows if self._rows[row].life_lost]
         self._play(goes_on, [NOOP] * len(goes_on))
         for row in rows:
-            # Also where the no-op after a lost life has just ended the game.
-            if self._rows[row].restart:
+            state = self._rows[row]
+            # The no-op after a lost life can itself end the game.
+            if state.restart or not state.life_lost:
                 self._start_game(row)
+            state.life_lost = False
             self._observe(row)
 
     def _start_game(self, row: int) -> None:
         state = self._rows[row]
+        state.restart = True
         noops = int(state.rng.integers(1, self._config.noop_max + 1))
         while noops > 0 or state.restart:
             state.screens = []
@@ -137,10 +142,12 @@ class AtariVectorEnv(FrameVectorEnv):
         rewards = self._play(rows, actions.tolist())
         for row in rows:
             self._observe(row)
-        terminations = self._game_over.copy()
-        if self._config.done_on_life_loss:
-            terminations |= (self._lives > 0) & (self._lives < lives_before)
-        truncations = np.array([state.restart for state in self._rows]) & ~terminations
+        out_of_game = np.array([state.restart for state in self._rows])
+        life_lost = (self._lives > 0) & (self._lives < lives_before) & self._config.done_on_life_loss
+        for row in rows:
+            self._rows[row].life_lost = bool(life_lost[row] and not out_of_game[row])
+        terminations = self._game_over | life_lost
+        truncations = out_of_game & ~terminations
         return np.sign(rewards) if self._config.clip_reward else rewards, terminations, truncations
 
     def _play(self, rows: Iterable[int], actions: Iterable[int]) -> np.ndarray:
@@ -187,6 +194,7 @@ class AtariVectorEnv(FrameVectorEnv):
                 "rng": state.rng.bit_generator.state,
                 "raw_frames": state.raw_frames,
                 "restart": state.restart,
+                "life_lost": state.life_lost,
             }
             for emulator, state in zip(saved, self._rows, strict=True)
         ]
@@ -197,3 +205,4 @@ class AtariVectorEnv(FrameVectorEnv):
             row.rng.bit_generator.state = saved["rng"]
             row.raw_frames = saved["raw_frames"]
             row.restart = saved["restart"]
+            row.life_lost = saved["life_lost"]

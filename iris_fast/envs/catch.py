@@ -14,6 +14,8 @@ COLUMNS = 5
 ACTION_MEANINGS = ("NOOP", "LEFT", "RIGHT")
 _MOVES = np.array([0, -1, 1])
 
+_STREAM = 0xCA7C4
+
 _BACKGROUND = (16, 16, 40)
 _BALL = (255, 216, 64)
 _PADDLE = (64, 160, 255)
@@ -64,7 +66,8 @@ class CatchVectorEnv(FrameVectorEnv):
         self._reseed(seed)
 
     def _reseed(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
+        # Not default_rng(seed): a policy drawing from that would be correlated with the ball.
+        self._rng = np.random.default_rng([seed, _STREAM])
 
     def _reset_rows(self, rows: list[int]) -> None:
         self._ball_row[rows] = 0

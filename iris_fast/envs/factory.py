@@ -10,7 +10,7 @@ from iris_fast.envs.catch import CatchVectorEnv
 from iris_fast.envs.envpool_backend import EnvpoolEmulators, envpool_obstacle
 from iris_fast.envs.games import CATCH, INSTALL_ATARI, resolve_game
 from iris_fast.envs.interface import EnvConfig, FrameVectorEnv
-from iris_fast.errors import UserError, nearest
+from iris_fast.errors import UserError
 
 BACKENDS = ("auto", "envpool", "ale", "catch")
 _PACKAGES = {"envpool": "envpool", "ale": "ale_py"}
@@ -31,9 +31,7 @@ def choose_backend(game: str, backend: str = "auto") -> str:
     """
     game = resolve_game(game)
     if backend not in BACKENDS:
-        raise UserError(
-            f"env.backend={backend} is unknown: choose {', '.join(BACKENDS)}{nearest(backend, BACKENDS)}"
-        )
+        raise UserError(f"env.backend={backend} is unknown: choose {', '.join(BACKENDS)}")
     if (game == CATCH) != (backend == "catch") and backend != "auto":
         fitting = "catch" if game == CATCH else "envpool or ale"
         raise UserError(f"env.backend={backend} does not have {game}: choose auto or {fitting}")
@@ -42,7 +40,7 @@ def choose_backend(game: str, backend: str = "auto") -> str:
     if backend == "auto":
         backend = "envpool" if is_installed("envpool") and envpool_obstacle(game) is None else "ale"
     if not is_installed(_PACKAGES[backend]):
-        raise UserError(f"{game} with env.backend={backend} needs {_PACKAGES[backend]}: {INSTALL_ATARI}")
+        raise UserError(f"{game} needs {_PACKAGES[backend]} for env.backend={backend}: {INSTALL_ATARI}")
     return backend
 
 

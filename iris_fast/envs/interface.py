@@ -67,8 +67,6 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     backend: str
 
     def __init__(self, game: str, action_meanings: Sequence[str], *, num_envs: int, size: int) -> None:
-        if num_envs < 1:
-            raise UserError(f"num_envs={num_envs} is not possible: at least one environment is needed")
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
         self.game = game
         self.action_meanings = tuple(action_meanings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,4 +52,8 @@ class ImaginationEngine(Protocol):
 
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
         """Rolls the policy out for `horizon` steps; draws are addressed by `seed`."""
+        ...
+
+    def weights_changed(self, parts: Iterable[str]) -> None:
+        """To be called when the weights of `parts` have changed since the last rollout."""
         ...

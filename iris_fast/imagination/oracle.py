@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,10 +10,10 @@ from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.models.actor_critic import LSTMState
-from iris_fast.models.tokenizer import in_pieces
 
 from .dream import Dream
 from .engine import ImaginationStart, Rollout
+from .frame_memo import FrameMemo
 from .randomness import Draws, PhiloxDraws, Purpose
 
 
@@ -37,6 +38,11 @@ class OracleEngine:
 
     def __init__(self, agent: Agent):
         self.agent = agent
+        self._memo = FrameMemo(agent.tokenizer) if agent.device.type == "cpu" else None
+
+    def weights_changed(self, parts: Iterable[str]) -> None:
+        if "tokenizer" in parts and self._memo is not None:
+            self._memo.forget()
 
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
         return self.imagine_with(start, horizon, PhiloxDraws(seed))
@@ -57,7 +63,8 @@ class OracleEngine:
         return Rollout(**recorder.stacked(), start_state=start_state)
 
     def _step(self, dream: Dream, state: LSTMState, draws: Draws, recorder: _Recorder, last: bool) -> LSTMState:
-        frames = in_pieces(self.agent.tokenizer.frames_of, dream.tokens)
+        decoder = self._memo or self.agent.tokenizer
+        frames = decoder.frames_of(dream.tokens)
         policy = self.agent.actor_critic(frames.unsqueeze(1), state)
         logits = policy.logits_actions.squeeze(1)
         tokens_per_block = dream.world_model.config.tokens_per_block

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -82,30 +83,35 @@ def load_payload(path: Path) -> Any:
     Raises UserError when it cannot be opened, is truncated or corrupt, or holds more than plain data.
     """
     try:
-        with open(path, "rb") as file:
-            is_archive = zipfile.is_zipfile(file)
-            if is_archive:
-                with zipfile.ZipFile(file) as archive:  # torch.load itself does not look at the checksums
-                    broken = archive.testzip()
-                if broken is not None:
-                    raise UserError(
-                        f"{path} is corrupt (the checksum of {broken} is wrong): use another copy"
-                    )
-    except zipfile.BadZipFile:
-        raise UserError(f"{path} is corrupt or not a checkpoint: use another copy") from None
+        broken = _wrong_checksum(path)
+        if broken is not None:
+            raise UserError(f"{path} is corrupt (the checksum of {broken} is wrong): use another copy")
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # about how a foreign file was pickled; the sentences below suffice
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): check the path and its permissions"
-        ) from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle can raise anything
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{path} cannot be read ({reason}): check the path and its permissions") from error
+    except Exception as error:  # a broken archive or pickle can raise anything
         if "unsupported global" in str(error).lower():
             raise UserError(
                 f"{path} holds Python objects besides weights, which are not loaded as they could run code: "
                 "save it again as a plain state dict"
             ) from error
         raise UserError(f"{path} is truncated, corrupt or not a checkpoint: use another copy") from error
+
+
+def _wrong_checksum(path: Path) -> str | None:
+    """The first entry of an archive whose checksum is wrong: torch.load itself does not look at them."""
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            return None
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip()
 
 
 def read_payload(path: Path) -> dict[str, Any]:

@@ -94,13 +94,13 @@ def load_lpips(path: Path) -> LPIPS:
             raise UserError(
                 f"{path} is VGG-16 alone: put the linear layers of LPIPS beside it as {LINEAR_NAMES[1]}"
             )
-        return _build(_vgg_weights(path, payload) | _linear_weights(linear))
+        return _build(path, _vgg_weights(path, payload) | _linear_weights(linear))
     own = payload if perceptual_names() <= payload.keys() else lpips_weights(payload)
     if own is None:
         raise UserError(
             f"{path} carries no perceptual network: give a checkpoint that does, or the files of LPIPS"
         )
-    return _build(own)
+    return _build(path, own)
 
 
 def _find_files(folders: tuple[Path, ...]) -> tuple[Path, Path] | None:
@@ -117,11 +117,11 @@ def _assemble(vgg: Path, linear: Path) -> LPIPS:
     _check_hash(vgg)
     # The file holds 528 MB of which a ninth is used; mapping it, where its format allows, reads no more.
     payload = _mapped(vgg) if zipfile.is_zipfile(vgg) else load_payload(vgg)
-    return _build(_vgg_weights(vgg, payload) | _linear_weights(linear))
+    return _build(vgg, _vgg_weights(vgg, payload) | _linear_weights(linear))
 
 
 def _mapped(path: Path) -> Any:
-    try:
+    try:  # without `load_payload`'s pass over all checksums: the file's name carries one, which is checked
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise UserError(f"{path} is truncated, corrupt or not a checkpoint: use another copy") from error
@@ -158,10 +158,15 @@ def _tensor(path: Path, payload: Any, name: str, shape: tuple[int, ...]) -> Tens
     return value
 
 
-def _build(weights: Mapping[str, Tensor]) -> LPIPS:
+def _build(path: Path, weights: Mapping[str, Tensor]) -> LPIPS:
     lpips = LPIPS()
-    constants = {name: value for name, value in lpips.state_dict().items() if name in SCALING_NAMES}
-    lpips.load_state_dict(constants | dict(weights))
+    own = lpips.state_dict()
+    for name, value in own.items():
+        if name in weights:
+            own[name] = _tensor(path, weights, name, tuple(value.shape))
+        elif name not in SCALING_NAMES:  # constants, which VGG-16 and the linear layers come without
+            raise UserError(f"{path} has no {name}, a part of the perceptual network: use another copy")
+    lpips.load_state_dict(own)
     return lpips.eval()
 
 
@@ -188,6 +193,7 @@ def _download(folders: tuple[Path, ...], say: Callable[[str], None]) -> tuple[Pa
                 _fetch(url, path, say)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch hub's word for a wrong hash
         reason = getattr(error, "reason", None) or error
+        reason = getattr(reason, "strerror", None) or reason
         say(
             f"the perceptual network's weights could not be downloaded ({reason}): "
             f"put {VGG_FILE} and {LINEAR_NAMES[1]} of LPIPS into {folders[0]}, or name an IRIS checkpoint"

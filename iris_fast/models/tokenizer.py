@@ -39,6 +39,7 @@ class TokenizerConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     perceptual: PerceptualKind = "lpips"
     codebook_init: float | None = None  # half-width of the uniform initialisation; None: 1 / vocab_size
+    restart_codes_every: int = 0  # steps between restarts of codes that no frame uses; 0 never, as in the paper
 
     @property
     def autoencoder(self) -> AutoencoderConfig:
@@ -120,6 +121,24 @@ class Tokenizer(nn.Module):
         side = self.config.autoencoder.latent_resolution
         z_quantized = self.embedding(tokens).unflatten(1, (side, side)).permute(0, 3, 1, 2)
         return self.decode(z_quantized).clamp(0, 1)
+
+    @torch.no_grad()
+    def restart_unused_codes(self, frames: Tensor) -> int:
+        """Moves codes that none of `frames` `(batch, 3, 64, 64)` uses to latents of theirs; returns how many.
+
+        Small tokenizers otherwise settle on a handful of codes, and every frame looks alike. The remedy is
+        Jukebox's (Dhariwal et al. 2020, section 3); draws come from PyTorch's default generator.
+        """
+        encoding = self.encode(frames)
+        vectors = encoding.z.permute(0, 2, 3, 1).flatten(0, 2)
+        unused = torch.ones(self.config.vocab_size, dtype=torch.bool, device=frames.device)
+        unused[encoding.tokens.flatten()] = False
+        rows = torch.nonzero(unused).squeeze(1)
+        chosen = torch.randint(len(vectors), (len(rows),)).to(vectors.device)
+        spread = 0.01 * vectors.std(dim=0, keepdim=True)
+        noise = torch.randn(len(rows), vectors.shape[1]).to(vectors.device)
+        self.embedding.weight[rows] = vectors[chosen] + spread * noise
+        return len(rows)
 
     def losses(self, frames: Tensor) -> dict[str, Tensor]:
         """The tokenizer's losses on frames `(batch, 3, 64, 64)` in [0, 1]; their sum is minimised."""

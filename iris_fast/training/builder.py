@@ -17,6 +17,7 @@ from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.interop.files import Weights, check_fits, lpips_weights, read_weights
+from iris_fast.kernels._extension import find_extension
 from iris_fast.interop.lpips_files import find_lpips
 from iris_fast.models.perceptual import LPIPS
 
@@ -61,6 +62,9 @@ def prepare(config: Config) -> tuple[Config, torch.device]:
     apply_precision(config.common.precision)
     if config.common.threads:
         torch.set_num_threads(config.common.threads)
+    extension = find_extension()
+    if device.type == "cpu" and extension is not None:
+        extension.keep_large_blocks()  # else PyTorch spends up to half its time in page faults
     return resolve(config), device
 
 

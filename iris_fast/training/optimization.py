@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -64,8 +64,9 @@ class MetricMeans:
 class PartTrainer:
     """Takes gradient steps on one part of the agent.
 
-    `losses(seed)` computes the losses of one piece of a batch, everything random in it drawn from `seed`;
-    their sum is minimised. Raises RunStopped when a loss or gradient is not finite, before any weight changes
+    `losses(seed)` gives the losses of a batch, everything random in it drawn from `seed`, in `pieces` equal
+    pieces one after the other, so that the memory of one serves the next; the mean of their sums is minimised.
+    Raises RunStopped when a loss or gradient is not finite, before any weight changes
     on a CPU (on a GPU within `CHECK_EVERY` steps, before anything is saved).
     """
 
@@ -77,8 +78,9 @@ class PartTrainer:
         config: PartConfig,
         parameters: list[nn.Parameter],
         optimizer: torch.optim.Optimizer,
-        losses: Callable[[int], Losses],
+        losses: Callable[[int], Iterable[Losses]],
         precision: str,
+        pieces: int = 1,
     ):
         self.name = name
         self.config = config
@@ -86,6 +88,7 @@ class PartTrainer:
         self.optimizer = optimizer
         self.losses = losses
         self.precision = precision
+        self.pieces = pieces
         self.device = parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
@@ -93,16 +96,16 @@ class PartTrainer:
         """One optimizer step; returns its losses, their sum and the gradient norm before clipping."""
         self.optimizer.zero_grad(set_to_none=True)
         metrics: Losses = {}
-        for piece in range(self.config.grad_acc_steps):
-            seed = derive_seed(run_seed, self.name, epoch, step, piece)
+        share = 1 / (self.config.grad_acc_steps * self.pieces)
+        for batch in range(self.config.grad_acc_steps):
+            seed = derive_seed(run_seed, self.name, epoch, step, batch)
             torch.manual_seed(seed)  # dropout
-            with autocast(self.precision, self.device):
-                losses = self.losses(seed)
-            total = torch.stack([loss.float() for loss in losses.values()]).sum() / self.config.grad_acc_steps
-            self.scaler.scale(total).backward()
-            losses["total_loss"] = total * self.config.grad_acc_steps
-            for name, loss in losses.items():
-                metrics[name] = metrics.get(name, 0) + loss.detach() / self.config.grad_acc_steps
+            for losses in self._computed(seed):
+                total = torch.stack([loss.float() for loss in losses.values()]).sum()
+                self.scaler.scale(total * share).backward()
+                losses["total_loss"] = total
+                for name, loss in losses.items():
+                    metrics[name] = metrics.get(name, 0) + loss.detach() * share
         self.scaler.unscale_(self.optimizer)
         metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if self.device.type == "cpu" or step % self.CHECK_EVERY == 0:
@@ -110,6 +113,16 @@ class PartTrainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return metrics
+
+    def _computed(self, seed: int) -> Iterator[Losses]:
+        """The losses of each piece, computed in the part's precision."""
+        pieces = iter(self.losses(seed))
+        while True:
+            with autocast(self.precision, self.device):
+                losses = next(pieces, None)
+            if losses is None:
+                return
+            yield losses
 
     def check_finite(self, metrics: Losses, epoch: int, step: int) -> None:
         """RunStopped when the sum of the losses, or the gradient, has become NaN or infinite."""

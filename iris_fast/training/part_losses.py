@@ -16,10 +16,15 @@ from .actor_critic_step import ReturnsConfig, actor_critic_losses
 Losses = dict[str, Tensor]
 
 
+def tokenizer_frames(store: EpisodeStore, batch: int, seed: int) -> Tensor:
+    """`batch` single frames `(batch, 3, size, size)` in [0, 1]."""
+    segments = store.sample(numpy_generator(seed, "segments"), batch, 1, from_start=True)
+    return store.gather_frames(segments.slots[:, 0])
+
+
 def tokenizer_losses(agent: Agent, store: EpisodeStore, batch: int, seed: int) -> Losses:
     """Losses on `batch` single frames."""
-    segments = store.sample(numpy_generator(seed, "segments"), batch, 1, from_start=True)
-    return agent.tokenizer.losses(store.gather_frames(segments.slots[:, 0]))
+    return agent.tokenizer.losses(tokenizer_frames(store, batch, seed))
 
 
 def world_model_losses(agent: Agent, cache: FrameCache, batch: int, length: int, seed: int) -> Losses:

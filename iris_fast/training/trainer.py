@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ from .evaluation import Evaluator, save_steps
 from .interrupts import StopRequest
 from .loggers import MetricLogger
 from .optimization import MetricMeans, PartTrainer, adam, adamw
-from .part_losses import imagined_losses, tokenizer_losses, world_model_losses
+from .part_losses import imagined_losses, tokenizer_frames, world_model_losses
 from .progress import RunProgress
 from .run_folder import RunFolder
 from .schedule import PHASES, epoch_phases
@@ -70,7 +71,8 @@ class Trainer:
             agent.tokenizer, self.store, enabled=config.datasets.train.cache, max_bytes=cache_bytes
         )
         self.collector = Collector(env, agent, self.store, self._acting(), derive_seed(self.seed, "collection"))
-        self.parts = self._make_parts(engine)
+        self.engine = engine
+        self.parts = self._make_parts()
         self.evaluator = Evaluator(config, agent, run, env.backend)
         self.dataset_log = DatasetLog()
         self.position = Position()
@@ -93,8 +95,8 @@ class Trainer:
         settings = self.config.collection.train.config
         return ActingConfig(settings.epsilon, settings.should_sample, settings.temperature, settings.burn_in or 0)
 
-    def _make_parts(self, engine: ImaginationEngine) -> dict[str, PartTrainer]:
-        agent, training, store = self.agent, self.config.training, self.store
+    def _make_parts(self) -> dict[str, PartTrainer]:
+        agent, training = self.agent, self.config.training
         length = self.config.common.sequence_length or 1
         parameters = {
             "tokenizer": agent.tokenizer.trained_parameters(),
@@ -110,11 +112,13 @@ class Trainer:
         }
         batch = {name: getattr(training, name).batch_num_samples for name in PARTS}
         losses = {
-            "tokenizer": lambda seed: tokenizer_losses(agent, store, batch["tokenizer"], seed),
-            "world_model": lambda seed: world_model_losses(agent, self.cache, batch["world_model"], length, seed),
-            "actor_critic": lambda seed: imagined_losses(
-                agent, self.cache, engine, self.config, batch["actor_critic"], seed
-            ),
+            "tokenizer": self._tokenizer_losses,
+            "world_model": lambda seed: [
+                world_model_losses(agent, self.cache, batch["world_model"], length, seed)
+            ],
+            "actor_critic": lambda seed: [
+                imagined_losses(agent, self.cache, self.engine, self.config, batch["actor_critic"], seed)
+            ],
         }
         return {
             name: PartTrainer(
@@ -124,9 +128,19 @@ class Trainer:
                 optimizers[name],
                 losses[name],
                 self.config.common.precision,
+                training.tokenizer.pieces if name == "tokenizer" else 1,
             )
             for name in PARTS
         }
+
+    def _tokenizer_losses(self, seed: int) -> Iterator[dict[str, torch.Tensor]]:
+        """The losses of a batch of frames, in pieces; unused codes are restarted when it is time."""
+        training, every = self.config.training.tokenizer, self.config.tokenizer.restart_codes_every
+        frames = tokenizer_frames(self.store, training.batch_num_samples, seed)
+        if every and self.position.step % every == 0:
+            self.agent.tokenizer.restart_unused_codes(frames)
+        for piece in frames.chunk(training.pieces):
+            yield self.agent.tokenizer.losses(piece)
 
     def run(self) -> None:
         """Trains to the last epoch. Raises RunStopped for anything that ends it early."""
@@ -224,6 +238,7 @@ class Trainer:
         part.check_finite(means.sums, position.epoch, total)
         self.agent.eval()
         position.metrics |= means.means(f"{name}/train")
+        self.engine.weights_changed([name])
         if name == "tokenizer":
             self.cache.invalidate()
         if name == "actor_critic":

@@ -1,10 +1,13 @@
-"""What the project computes for each array of a golden file (IRIS.md, part 9)."""
+"""What the project computes for each array of a golden file (IRIS.md, part 9).
+
+Each function takes the file's arrays and the agent, and returns the outputs it is named after. What follows
+on tokens starts from the file's, so that a tie between codewords is counted once, not in all that follows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +22,7 @@ from iris_fast.training.optimization import weight_decay_groups
 
 OBSERVATION_STRIDE = 13  # the file holds every 13th of the observation predictions
 BURN_IN = slice(10, 12)  # frames that burn in before a rollout; the frame after them starts it
-PLAY_STEPS_SEED = 0  # which actions are played does not change how long the cache is
+PLAY_SEED = 0  # what is sampled does not change how long the cache is
 
 Arrays = Mapping[str, Tensor]
 Outputs = dict[str, Tensor]
@@ -48,8 +51,16 @@ def frames_of(golden: Arrays, agent: Agent) -> Tensor:
 
 
 def gradient_norm(module: nn.Module) -> Tensor:
-    gradients = [parameter.grad.norm() for parameter in module.parameters() if parameter.grad is not None]
+    gradients = [
+        parameter.grad.double().norm() for parameter in module.parameters() if parameter.grad is not None
+    ]
     return torch.stack(gradients).norm()
+
+
+def codewords(agent: Agent, tokens: Tensor) -> Tensor:
+    """Latents `(batch, embed_dim, 4, 4)` of `tokens` `(batch, 16)`."""
+    side = agent.tokenizer.config.autoencoder.latent_resolution
+    return agent.tokenizer.embedding(tokens).unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 
 def encoding(golden: Arrays, agent: Agent) -> Outputs:
@@ -62,7 +73,7 @@ def encoding(golden: Arrays, agent: Agent) -> Outputs:
     return {
         "z": first.z,
         "tokens_frame0": first.tokens,
-        "reconstruction_frame0": agent.tokenizer.decode(first.z_quantized),
+        "reconstruction_frame0": agent.tokenizer.decode(codewords(agent, golden["tokens_frame0"])),
         "tokens": everything.tokens.unflatten(0, frames.shape[:2]),
         "tokens_margin": (second - nearest).view(*frames.shape[:2], -1),
     }
@@ -95,7 +106,11 @@ def world_model_losses(golden: Arrays, agent: Agent) -> Outputs:
     model.zero_grad()
     with torch.enable_grad():
         losses = model.losses(
-            *(golden[name] for name in ("tokens", "actions", "rewards", "ends")), golden["mask_padding"].bool()
+            golden["tokens"],
+            golden["actions"],
+            golden["rewards"],
+            golden["ends"],
+            golden["mask_padding"].bool(),
         )
         torch.stack(list(losses.values())).sum().backward()
     decayed, others = weight_decay_groups(model)
@@ -121,17 +136,15 @@ def actor_critic(golden: Arrays, agent: Agent) -> Outputs:
 
 def returns(golden: Arrays, agent: Agent) -> Outputs:
     config = ReturnsConfig()
-    inputs = (golden[f"lambda_{name}"] for name in ("rewards", "values", "ends"))
-    return {"lambda_returns": lambda_returns(*inputs, config.gamma, config.lambda_)}
+    rewards, values, ends = (golden[f"lambda_{name}"] for name in ("rewards", "values", "ends"))
+    return {"lambda_returns": lambda_returns(rewards, values, ends, config.gamma, config.lambda_)}
 
 
 def imagination(golden: Arrays, agent: Agent) -> Outputs:
-    frames = frames_of(golden, agent)
-    burn_in = frames[:, BURN_IN]
-    seen = agent.tokenizer.frames_of(agent.tokenizer.tokens_of(burn_in.flatten(0, 1)))
-    first_tokens = agent.tokenizer.tokens_of(frames[:, BURN_IN.stop])
+    tokens = golden["tokens"][:, BURN_IN]
+    seen = agent.tokenizer.frames_of(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
     mask = golden["mask_padding"][:, BURN_IN].bool()
-    start = ImaginationStart(seen.unflatten(0, burn_in.shape[:2]), mask, first_tokens)
+    start = ImaginationStart(seen, mask, golden["imagine_first_tokens"])
     draws = RecordedDraws(golden, agent.world_model.config.tokens_per_block)
     rollout = OracleEngine(agent).imagine_with(start, golden["imagine_actions"].shape[1], draws)
     agent.actor_critic.zero_grad()
@@ -140,19 +153,19 @@ def imagination(golden: Arrays, agent: Agent) -> Outputs:
         torch.stack(list(losses.values())).sum().backward()
     pixels = (rollout.observations * 255).to(torch.uint8)
     return {f"actor_critic_{name}": loss for name, loss in losses.items()} | {
-        "imagine_first_tokens": first_tokens,
+        "imagine_first_tokens": agent.tokenizer.tokens_of(frames_of(golden, agent)[:, BURN_IN.stop]),
         "imagine_logits_actions": rollout.logits_actions,
         "imagine_values": rollout.values,
-        "imagine_frame_mean": pixels.to(frames.dtype).mean((2, 3, 4)),
+        "imagine_frame_mean": pixels.double().mean((2, 3, 4)),
         "actor_critic_grad_norm": gradient_norm(agent.actor_critic),
     }
 
 
 def playing_on(golden: Arrays, agent: Agent) -> Outputs:
     """Cache lengths after each of as many steps as the file has."""
-    dream = Dream(agent.world_model, golden["imagine_first_tokens"], PhiloxDraws(PLAY_STEPS_SEED))
+    dream = Dream(agent.world_model, golden["imagine_first_tokens"][:1], PhiloxDraws(PLAY_SEED))
     sizes = []
     for _ in golden["play_cache_sizes"]:
-        dream.step(golden["imagine_actions"][:, 0])
+        dream.step(golden["imagine_actions"][:1, 0])
         sizes.append(dream.cache.length)
     return {"play_cache_sizes": torch.tensor(sizes)}

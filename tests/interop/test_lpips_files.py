@@ -130,6 +130,9 @@ def test_files_of_another_content_are_refused(files: tuple[Path, Path], lpips: L
     save_linear(lpips, tmp_path / "vgg.pth")
     with pytest.raises(UserError, match=r"has no features\.0\.bias of shape \(64,\)"):
         load_lpips(other)
+    torch.save(lpips.state_dict() | {"lin0.model.1.weight": torch.zeros(3)}, other)
+    with pytest.raises(UserError, match=r"has no lin0\.model\.1\.weight of shape \(1, 64, 1, 1\)"):
+        load_lpips(other)
 
 
 def test_without_files_or_network_there_is_none_and_it_is_said_once(

@@ -68,7 +68,7 @@ def test_releases_the_gil() -> None:
     rows = np.arange(len(logits))
 
     def longest_pause_of_another_thread() -> float:
-        """As a share of the call: near 1 if the call holds the lock, however long the call is."""
+        """As a share of the call: measured 0.7 to 0.95 with the lock held, 0.1 to 0.4 without."""
         worker = threading.Thread(target=_C.sample_categorical, args=(logits, 0, rows, rows, 0))
         start = last = time.perf_counter()
         longest = 0.0
@@ -78,7 +78,7 @@ def test_releases_the_gil() -> None:
             longest, last = max(longest, now - last), now
         return longest / (last - start)
 
-    assert min(longest_pause_of_another_thread() for _ in range(5)) < 0.7
+    assert min(longest_pause_of_another_thread() for _ in range(5)) < 0.5
 
 
 ALLOCATION_LOOP = """

@@ -1,0 +1,1 @@
+"""Measurements of iris_fast: one registry of cases, one runner, results as JSON."""

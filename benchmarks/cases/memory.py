@@ -1,0 +1,118 @@
+"""Memory that a run needs on its device, by calculation from what each training step saves for its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.registry import case
+from iris_fast.agent import Agent
+from iris_fast.config import Config, preset_config, resolve
+from iris_fast.models.perceptual import LPIPS
+from iris_fast.replay.store import EpisodeStore
+from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
+
+ACTIONS = 18  # the largest action set
+FRAMES = 100_000  # of Atari 100k
+SMALL = 2  # rows that are computed; what is saved grows in proportion
+
+
+class SavedBytes:
+    """Counts the bytes of distinct tensors that autograd keeps between forward and backward."""
+
+    def __init__(self, parameters: list[Tensor]):
+        self.seen: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in parameters}
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self.seen.setdefault(storage.data_ptr(), storage.nbytes())
+        return tensor
+
+    def count(self, function: Callable[[], Any]) -> int:
+        with torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor):
+            kept = function()
+        del kept
+        return sum(self.seen.values())
+
+
+def saved_per_row(agent: Agent, function: Callable[[int], Any], rows: int = SMALL) -> float:
+    """Bytes saved for each further row of a batch: the difference of two batches, so constants drop out."""
+    counts = [SavedBytes(list(agent.parameters())).count(lambda n=n: function(n)) for n in (rows, 2 * rows)]  # type: ignore[misc]
+    return (counts[1] - counts[0]) / rows
+
+
+def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
+    """Bytes by use, of the agent at its largest action set; activations in bfloat16 with `low_precision`."""
+    agent = Agent(config.agent, ACTIONS)
+    agent.tokenizer.attach_lpips(LPIPS())
+    training, size = config.training, config.env.train.size
+    length = config.common.sequence_length or 1
+    trained = sum(p.numel() for p in agent.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in agent.parameters() if not p.requires_grad)
+
+    def tokenizer(rows: int) -> Any:
+        with torch.autocast("cpu", torch.bfloat16) if low_precision else nullcontext():
+            return agent.tokenizer.losses(torch.rand(rows, 3, size, size))
+
+    def world_model(rows: int) -> Any:
+        tokens = torch.zeros((rows, length, config.tokenizer.tokens_per_frame), dtype=torch.int64)
+        steps = torch.zeros((rows, length))
+        with torch.autocast("cpu", torch.bfloat16) if low_precision else nullcontext():
+            return agent.world_model.losses(tokens, steps.long(), steps, steps, steps.bool().logical_not())
+
+    def actor_critic(rows: int) -> Any:
+        from iris_fast.imagination.engine import Rollout
+
+        horizon = training.actor_critic.imagine_horizon or 1
+        steps = torch.zeros((rows, horizon))
+        state = agent.actor_critic.initial_state(rows)
+        frames = torch.rand(rows, horizon, 3, size, size)
+        rollout = Rollout(frames, steps.long(), steps.long(), steps, steps.bool(), steps, steps, state)
+        with torch.autocast("cpu", torch.bfloat16) if low_precision else nullcontext():
+            return actor_critic_losses(agent.actor_critic, rollout, ReturnsConfig())
+
+    agent.train()
+    element = 2 if low_precision else 4
+    world = config.world_model
+    cache = world.num_layers * 2 * world.embed_dim * world.max_tokens * element
+    batch = training.actor_critic.batch_num_samples
+    frame = 3 * size * size
+    horizon = training.actor_critic.imagine_horizon or 1
+    return {
+        "weights_gradients_adam": trained * 4 * 4,
+        "perceptual_network": frozen * 4,
+        "replay": FRAMES * EpisodeStore.frame_bytes(size),
+        "tokenizer_step": saved_per_row(agent, tokenizer) * training.tokenizer.batch_num_samples,
+        "world_model_step": saved_per_row(agent, world_model) * training.world_model.batch_num_samples,
+        "actor_critic_step": saved_per_row(agent, actor_critic) * batch,
+        "kv_cache": cache * batch,
+        "rollout_frames": (horizon + training.actor_critic.burn_in) * batch * frame * 4,
+        "reconstruction_cache_whole": FRAMES * frame * 4,
+        "token_cache": FRAMES * config.tokenizer.tokens_per_frame * 4,
+    }
+
+
+def peaks(parts: dict[str, float], cache_limit: float) -> dict[str, float]:
+    """Bytes in use at the height of each phase. The cache is empty while the tokenizer trains."""
+    always = parts["weights_gradients_adam"] + parts["perceptual_network"] + parts["replay"]
+    cache = min(cache_limit, parts["reconstruction_cache_whole"]) + parts["token_cache"]
+    return {
+        "tokenizer": always + parts["tokenizer_step"],
+        "world_model": always + cache + parts["world_model_step"],
+        "actor_critic": always + cache + parts["actor_critic_step"] + parts["kv_cache"] + parts["rollout_frames"],
+    }
+
+
+@case("memory", minutes=1)
+def memory(quick: bool) -> dict[str, Any]:
+    """Bytes of device memory of the paper preset by use and by phase, calculated from saved tensors."""
+    config = resolve(preset_config("paper", "Pong"))
+    found: dict[str, Any] = {}
+    for name, low in (("bf16", True), ("float32", False)):
+        parts = paper_memory(config, low)
+        found[name] = {"bytes": parts, "peaks": peaks(parts, 6e9)}
+    return found

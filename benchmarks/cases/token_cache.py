@@ -1,0 +1,63 @@
+"""What the per-epoch cache of tokens and reconstructions saves."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.registry import case
+from iris_fast.agent import Agent
+from iris_fast.config import preset_config, resolve
+from iris_fast.replay.cache import FrameCache
+from iris_fast.replay.store import EpisodeStore
+from iris_fast.training.part_losses import imagination_start, world_model_losses
+
+ACTIONS = 6
+
+
+def filled_store(frames: int, size: int, seed: int) -> EpisodeStore:
+    """Episodes of 200 frames of noise."""
+    rng = np.random.default_rng(seed)
+    store = EpisodeStore(frames, size, torch.device("cpu"))
+    for key in range(frames // 200):
+        pictures = rng.integers(0, 256, (200, 3, size, size), dtype=np.uint8)
+        actions = rng.integers(0, ACTIONS, 200)
+        store.extend(key, pictures, actions, np.zeros(200, np.float32), np.zeros(200, bool), closed=True)
+    return store
+
+
+def measure(preset: str, frames: int, steps: int) -> dict[str, Any]:
+    """Seconds of a phase's data and losses with the cache and without, and tokenizer passes over frames."""
+    config = resolve(preset_config(preset, "Pong"))
+    agent = Agent(config.agent, ACTIONS).eval()
+    store = filled_store(frames, 64, seed=0)
+    training, length = config.training, config.common.sequence_length or 1
+    found: dict[str, Any] = {"preset": preset, "replay_frames": frames, "steps": steps}
+    caches = {"with": FrameCache(agent.tokenizer, store, max_bytes=4 * 10**9)}
+    caches["without"] = FrameCache(agent.tokenizer, store, enabled=False)
+    times: dict[str, list[float]] = {f"{part}_{side}": [] for part in ("world_model", "starts") for side in caches}
+    for step in range(steps):  # sides interleaved, step by step
+        for side, cache in caches.items():
+            began = time.perf_counter()
+            with torch.no_grad():
+                world_model_losses(agent, cache, training.world_model.batch_num_samples, length, step)
+            middle = time.perf_counter()
+            imagination_start(cache, training.actor_critic.batch_num_samples, training.actor_critic.burn_in, step)
+            times[f"world_model_{side}"].append(middle - began)
+            times[f"starts_{side}"].append(time.perf_counter() - middle)
+    found["seconds"] = {name: {"sum": sum(v), "median": statistics.median(v)} for name, v in times.items()}
+    for side, cache in caches.items():
+        found[side] = {"frames_encoded": cache.frames_encoded, "frames_decoded": cache.frames_decoded}
+    for part in ("world_model", "starts"):
+        found[f"{part}_speedup"] = sum(times[f"{part}_without"]) / sum(times[f"{part}_with"])
+    return found
+
+
+@case("token_cache", minutes=4)
+def token_cache(quick: bool) -> dict[str, Any]:
+    """Seconds of world-model data and rollout starts with the per-epoch cache and without it."""
+    return measure("small", 400 if quick else 2000, 2 if quick else 40)

@@ -1,0 +1,48 @@
+"""Frames already decoded, by their tokens: while the tokenizer is frozen the same tokens are the same frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from iris_fast.models.tokenizer import Tokenizer, in_pieces
+
+MAX_BYTES = 512 * 2**20
+
+
+class FrameMemo:
+    """Decodes tokens, each distinct row at most once until `forget`, while there is room. For CPU tensors.
+
+    A rollout of a game with few states meets the same frames again and again, and decoding them is most of its
+    time. The numbers are those of decoding each anew, since a frame's result does not depend on its batch.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        size = tokenizer.config.autoencoder.resolution
+        self._shape = (tokenizer.config.autoencoder.out_ch, size, size)
+        self._room = max(1, MAX_BYTES // (4 * self._shape[0] * size * size))
+        self._rows: dict[bytes, int] = {}
+        self._frames: list[Tensor] = []
+        self.hits = 0
+        self.misses = 0
+
+    def forget(self) -> None:
+        """To be called when the tokenizer's weights have changed."""
+        self._rows.clear()
+        self._frames.clear()
+
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        """Frames `(batch, 3, size, size)` float32 in [0, 1] of tokens `(batch, 16)` on the CPU."""
+        keys = [row.tobytes() for row in tokens.numpy()]
+        missing = {key: place for place, key in enumerate(keys) if key not in self._rows}
+        self.hits += len(keys) - len(missing)
+        self.misses += len(missing)
+        if missing:
+            if len(self._rows) + len(missing) > self._room:
+                return in_pieces(self.tokenizer.frames_of, tokens, pad=True)
+            decoded = in_pieces(self.tokenizer.frames_of, tokens[list(missing.values())], pad=True)
+            for key, frame in zip(missing, decoded, strict=True):
+                self._rows[key] = len(self._frames)
+                self._frames.append(frame)
+        return torch.stack([self._frames[self._rows[key]] for key in keys])
