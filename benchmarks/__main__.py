@@ -14,7 +14,9 @@ from .registry import CASES, circumstances
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure iris_fast on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure iris_fast on this machine."
+    )
     parser.add_argument("--only", help="cases to run, separated by commas (default: all)")
     parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sizes: a smoke test")
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="write one JSON file for each case there")
@@ -27,10 +29,17 @@ def main(argv: list[str] | None = None) -> int:
     names = arguments.only.split(",") if arguments.only else list(CASES)
     for name in names:
         if name not in CASES:
-            raise UserError(f"there is no benchmark case '{name}'{nearest(name, list(CASES))}; --list shows all")
+            raise UserError(
+                f"there is no benchmark case '{name}'{nearest(name, list(CASES))}; --list shows all"
+            )
     for name in names:
         print(f"{name}: {CASES[name].description}", file=sys.stderr, flush=True)
-        result = {"case": name, "quick": arguments.quick, **circumstances(), "result": CASES[name].run(arguments.quick)}
+        result = {
+            "case": name,
+            "quick": arguments.quick,
+            **circumstances(),
+            "result": CASES[name].run(arguments.quick),
+        }
         print(json.dumps(result["result"], indent=1))
         if arguments.json:
             arguments.json.mkdir(parents=True, exist_ok=True)

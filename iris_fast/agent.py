@@ -55,12 +55,14 @@ class Agent(nn.Module):
     def load_parts(self, state_dict: dict[str, Tensor], parts: Iterable[str] = PARTS) -> None:
         """Loads the named parts from a whole agent's state dict (already checked to fit).
 
-        A perceptual network in the state dict is taken along with the tokenizer.
+        A perceptual network in the state dict is left aside: the agent keeps the one it has.
         """
         for part in parts:
-            module = self.get_submodule(part)
-            own = {name[len(part) + 1 :]: value for name, value in state_dict.items() if name.startswith(part + ".")}
+            own = {n.removeprefix(f"{part}."): v for n, v in state_dict.items() if n.startswith(f"{part}.")}
             if part == "tokenizer":
                 own = {name: value for name, value in own.items() if not name.startswith("lpips.")}
-                own |= {f"lpips.{n}": v for n, v in module.lpips.state_dict().items()} if module.lpips else {}
-            module.load_state_dict(own)
+                if self.tokenizer.lpips is not None:
+                    own |= {
+                        f"lpips.{name}": value for name, value in self.tokenizer.lpips.state_dict().items()
+                    }
+            self.get_submodule(part).load_state_dict(own)

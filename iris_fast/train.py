@@ -46,7 +46,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--init", metavar="CHECKPOINT", help="start from these weights: ours or the public implementation's"
     )
     parser.add_argument(
-        "--init-parts", metavar="PARTS", help=f"which to load, separated by commas (default {','.join(PARTS)})"
+        "--init-parts",
+        metavar="PARTS",
+        help=f"which to load, separated by commas (default {','.join(PARTS)})",
     )
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases as well")
     parser.add_argument("--list-games", action="store_true", help="print the games and exit")
@@ -68,12 +70,16 @@ def main(argv: list[str] | None = None) -> int:
     config, run = _resumed(arguments) if arguments.resume else _fresh(arguments)
     config, device = prepare(config)
     backend = choose_backend(config.game, config.env.backend)
-    _say(f"game: {config.game} ({backend}), preset: {config.preset}, device: {device}, seed: {config.common.seed}")
+    _say(
+        f"game: {config.game} ({backend}), preset: {config.preset}, device: {device}, seed: {config.common.seed}"
+    )
     _say(f"precision: {config.common.precision}, perceptual loss: {config.tokenizer.perceptual}")
     trainer = build_trainer(config, device, run, resume=bool(arguments.resume), say=_say)
     epoch = trainer.position.epoch
     time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
-    _say(f"run folder: {run.path}, epochs {epoch} to {config.common.epochs}, about {time_left} (a rough estimate)")
+    _say(
+        f"run folder: {run.path}, epochs {epoch} to {config.common.epochs}, about {time_left} (a rough estimate)"
+    )
     try:
         trainer.run()
     finally:
@@ -91,7 +97,9 @@ def _fresh(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
     device = arguments.device or "auto"
     preset = arguments.preset or choose_preset(game, choose_device(device))
     if preset not in PRESETS:
-        raise UserError(f"there is no preset '{preset}'{nearest(preset, list(PRESETS))}: choose {', '.join(PRESETS)}")
+        raise UserError(
+            f"there is no preset '{preset}'{nearest(preset, list(PRESETS))}: choose {', '.join(PRESETS)}"
+        )
     config = preset_config(preset, game)
     config = replace(config, common=replace(config.common, device=device))
     config = _apply_options(config, arguments)
@@ -104,7 +112,9 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
     """The configuration of the run to go on with; what would make it another run is refused."""
     for option in ("run_dir", "init", "init_parts", "preset"):
         if getattr(arguments, option) is not None:
-            raise UserError(f"--{option.replace('_', '-')} does not go with --resume: the run folder has its own")
+            raise UserError(
+                f"--{option.replace('_', '-')} does not go with --resume: the run folder has its own"
+            )
     run = RunFolder(arguments.resume)
     saved = run.read_config()
     if arguments.game is not None and resolve_game(arguments.game) != saved.game:
@@ -121,7 +131,9 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
         if getattr(config.env, key) != getattr(saved.env, key):
             raise UserError(f"an override changes env.{key} of the run in {run.path}: start a new run for it")
     if config.collection.train.num_envs != saved.collection.train.num_envs:
-        raise UserError(f"collection.train.num_envs of the run in {run.path} cannot change: start a new run for it")
+        raise UserError(
+            f"collection.train.num_envs of the run in {run.path} cannot change: start a new run for it"
+        )
     return config, run
 
 
@@ -138,8 +150,13 @@ def _apply_options(config: Config, arguments: argparse.Namespace) -> Config:
         for part in parts:
             if part not in PARTS:
                 raise UserError(f"--init-parts {part}: choose from {', '.join(PARTS)}")
-        loads = {f"load_{part}": part in parts for part in PARTS}
-        initialization = replace(config.initialization, path_to_checkpoint=str(arguments.init), **loads)
+        initialization = replace(
+            config.initialization,
+            path_to_checkpoint=str(arguments.init),
+            load_tokenizer="tokenizer" in parts,
+            load_world_model="world_model" in parts,
+            load_actor_critic="actor_critic" in parts,
+        )
         config = replace(config, initialization=initialization)
     return config
 

@@ -80,7 +80,7 @@ def ball_errors(tokenizer: Tokenizer, frames: np.ndarray) -> dict[str, float]:
         "all_error": float(error.mean()),
         "balls_kept": float((kept > true / 2).mean()),
         "frames_with_ball": int(with_ball.sum()),
-        "tokens_used": int(len(np.unique(tokenizer.tokens_of(tensor[:256]).numpy()))),
+        "tokens_used": len(np.unique(tokenizer.tokens_of(tensor[:256]).numpy())),
     }
 
 
@@ -96,11 +96,15 @@ def measure(steps: int, pictures: Path | None = None) -> dict[str, Any]:
         found[kind] = ball_errors(tokenizer, held_out)
         if pictures is not None:
             shown = torch.from_numpy(held_out[ball_mask(held_out).any((1, 2))][::40][:16]).float() / 255
-            save_reconstructions(pictures / f"ball_{kind}.png", shown, tokenizer.frames_of(tokenizer.tokens_of(shown)))
+            save_reconstructions(
+                pictures / f"ball_{kind}.png", shown, tokenizer.frames_of(tokenizer.tokens_of(shown))
+            )
     return found
 
 
 @case("ball", minutes=20)
 def ball(quick: bool) -> dict[str, Any]:
     """Error on the pixels of Pong's ball after training the small tokenizer with each perceptual loss."""
-    return measure(20 if quick else 1000, None if quick else Path(__file__).parents[1] / "results" / "pictures")
+    return measure(
+        20 if quick else 1000, None if quick else Path(__file__).parents[1] / "results" / "pictures"
+    )

@@ -103,7 +103,11 @@ def peaks(parts: dict[str, float], cache_limit: float) -> dict[str, float]:
     return {
         "tokenizer": always + parts["tokenizer_step"],
         "world_model": always + cache + parts["world_model_step"],
-        "actor_critic": always + cache + parts["actor_critic_step"] + parts["kv_cache"] + parts["rollout_frames"],
+        "actor_critic": always
+        + cache
+        + parts["actor_critic_step"]
+        + parts["kv_cache"]
+        + parts["rollout_frames"],
     }
 
 

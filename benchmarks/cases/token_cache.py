@@ -39,14 +39,18 @@ def measure(preset: str, frames: int, steps: int) -> dict[str, Any]:
     found: dict[str, Any] = {"preset": preset, "replay_frames": frames, "steps": steps}
     caches = {"with": FrameCache(agent.tokenizer, store, max_bytes=4 * 10**9)}
     caches["without"] = FrameCache(agent.tokenizer, store, enabled=False)
-    times: dict[str, list[float]] = {f"{part}_{side}": [] for part in ("world_model", "starts") for side in caches}
+    times: dict[str, list[float]] = {
+        f"{part}_{side}": [] for part in ("world_model", "starts") for side in caches
+    }
     for step in range(steps):  # sides interleaved, step by step
         for side, cache in caches.items():
             began = time.perf_counter()
             with torch.no_grad():
                 world_model_losses(agent, cache, training.world_model.batch_num_samples, length, step)
             middle = time.perf_counter()
-            imagination_start(cache, training.actor_critic.batch_num_samples, training.actor_critic.burn_in, step)
+            imagination_start(
+                cache, training.actor_critic.batch_num_samples, training.actor_critic.burn_in, step
+            )
             times[f"world_model_{side}"].append(middle - began)
             times[f"starts_{side}"].append(time.perf_counter() - middle)
     found["seconds"] = {name: {"sum": sum(v), "median": statistics.median(v)} for name, v in times.items()}

@@ -94,17 +94,25 @@ def tiny() -> Config:
             restart_codes_every=10,
         ),
         world_model=TransformerConfig(
-            max_blocks=10, num_layers=3, num_heads=4, embed_dim=64, embed_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0
+            max_blocks=10,
+            num_layers=3,
+            num_heads=4,
+            embed_dim=64,
+            embed_pdrop=0.0,
+            resid_pdrop=0.0,
+            attn_pdrop=0.0,
         ),
         actor_critic=ActorCriticConfig(channels=(8, 16, 16, 32), lstm_dim=128),
         collection=CollectionConfig(
-            train=TrainCollection(num_envs=4, stop_after_epochs=30, config=TrainCollectionConfig(num_steps=400)),
+            train=TrainCollection(
+                num_envs=4, stop_after_epochs=30, config=TrainCollectionConfig(num_steps=400)
+            ),
             test=TestCollection(num_envs=8, config=TestCollectionConfig(num_episodes=32)),
         ),
         training=TrainingConfig(
             learning_rate=1e-3,
             tokenizer=TokenizerPartConfig(
-                batch_num_samples=16, start_after_epochs=1, steps_per_epoch=50, pieces=1, learning_rate=3e-3
+                batch_num_samples=16, start_after_epochs=1, steps_per_epoch=60, pieces=1, learning_rate=3e-3
             ),
             world_model=WorldModelPartConfig(batch_num_samples=32, start_after_epochs=4, steps_per_epoch=50),
             actor_critic=ActorCriticPartConfig(

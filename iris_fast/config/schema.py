@@ -251,12 +251,22 @@ _POSITIVE = (  # the last word of every key that must be at least 1
     "steps_per_epoch imagine_horizon vocab_size embed_dim resolution ch num_res_blocks z_channels norm_groups "
     "max_blocks num_layers num_heads lstm_dim frame_skip max_episode_steps pieces"
 ).split()
-_UNIT_INTERVAL = "epsilon gamma lambda_ embed_pdrop resid_pdrop attn_pdrop dropout".split()
-_ABOVE_ZERO = "learning_rate temperature max_grad_norm codebook_init".split()
-_NOT_NEGATIVE = (
-    "burn_in start_after_epochs stop_after_epochs weight_decay threads seed noop_max "
-    "num_episodes_to_save num_imagined_episodes imagined_frames entropy_weight restart_codes_every"
-).split()
+_UNIT_INTERVAL = ["epsilon", "gamma", "lambda_", "embed_pdrop", "resid_pdrop", "attn_pdrop", "dropout"]
+_ABOVE_ZERO = ["learning_rate", "temperature", "max_grad_norm", "codebook_init"]
+_NOT_NEGATIVE = [
+    "burn_in",
+    "start_after_epochs",
+    "stop_after_epochs",
+    "weight_decay",
+    "threads",
+    "seed",
+    "noop_max",
+    "num_episodes_to_save",
+    "num_imagined_episodes",
+    "imagined_frames",
+    "entropy_weight",
+    "restart_codes_every",
+]
 
 
 def validate(config: Config) -> None:

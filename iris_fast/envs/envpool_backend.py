@@ -66,8 +66,6 @@ class EnvpoolEmulators:
             raise UserError(
                 f"envpool cannot be imported ({error}): {INSTALL_ATARI}, or choose env.backend=ale"
             ) from error
-        self.game = game
-        self.num_envs = num_envs
         tasks = [task for task in envpool.list_all_envs() if task.lower() == f"{game}-v5".lower()]
         if not tasks:
             raise UserError(f"envpool has no game {game!r}: choose env.backend=ale")

@@ -62,7 +62,9 @@ class OracleEngine:
             state = self._step(dream, state, draws, recorder, last=step == horizon - 1)
         return Rollout(**recorder.stacked(), start_state=start_state)
 
-    def _step(self, dream: Dream, state: LSTMState, draws: Draws, recorder: _Recorder, last: bool) -> LSTMState:
+    def _step(
+        self, dream: Dream, state: LSTMState, draws: Draws, recorder: _Recorder, last: bool
+    ) -> LSTMState:
         decoder = self._memo or self.agent.tokenizer
         frames = decoder.frames_of(dream.tokens)
         policy = self.agent.actor_critic(frames.unsqueeze(1), state)

@@ -7,9 +7,7 @@ keys of its own. A file is only ever read with `weights_only=True`, so that no c
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from ..agent import PARTS, Agent, AgentConfig
 from ..errors import UserError, nearest
+from ..files import open_atomically
 from .public import UNKNOWN_KEYS, config_to_dict, from_public, infer_config, perceptual_names
 
 FORMAT = "iris_fast"
@@ -176,19 +175,8 @@ def write_weights(
 def save_atomically(payload: Any, path: Path) -> None:
     """`torch.save`s plain data so that, whatever happens, `path` holds its old or its new content whole."""
     _require_plain(payload, "")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:  # through a file object, torch raises the true OSError
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
+    with open_atomically(path) as file:  # through a file object, torch raises the true OSError
+        torch.save(payload, file)
 
 
 def check_fits(weights: Weights, agent: Agent, parts: Iterable[str] = PARTS) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,7 +91,7 @@ class ActorCritic(nn.Module):
             return self(frames, state, mask).state
 
     @staticmethod
-    def _steps(projected: Tensor, mask: Tensor | None):
+    def _steps(projected: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         for step in range(projected.shape[1]):
             yield projected[:, step], None if mask is None else mask[:, step, None]
 

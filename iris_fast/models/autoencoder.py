@@ -132,11 +132,16 @@ class Middle(nn.Module):
 class Level(nn.Module):
     """The residual blocks of one resolution, each followed by attention where it is asked for."""
 
-    def __init__(self, config: AutoencoderConfig, in_channels: int, out_channels: int, blocks: int, attn: bool):
+    def __init__(self, config: AutoencoderConfig, level: int, in_channels: int, blocks: int):
+        """`level` 0 is the finest; its width comes from `ch_mult`, its attention from `attn_resolutions`."""
         super().__init__()
-        widths = [in_channels] + [out_channels] * (blocks - 1)
-        self.block = nn.ModuleList(ResnetBlock(config, width, out_channels) for width in widths)
-        self.attn = nn.ModuleList(AttentionBlock(config, out_channels) for _ in range(blocks if attn else 0))
+        self.out_channels = config.ch * config.ch_mult[level]
+        widths = [in_channels] + [self.out_channels] * (blocks - 1)
+        self.block = nn.ModuleList(ResnetBlock(config, width, self.out_channels) for width in widths)
+        attends = config.resolution // 2**level in config.attn_resolutions
+        self.attn = nn.ModuleList(
+            AttentionBlock(config, self.out_channels) for _ in range(blocks if attends else 0)
+        )
 
     def blocks(self, x: Tensor) -> Tensor:
         for index, block in enumerate(self.block):
@@ -149,10 +154,10 @@ class Level(nn.Module):
 class DownLevel(Level):
     """A level of the encoder; halves the resolution at its end unless it is the last."""
 
-    def __init__(self, *args, last: bool):
-        super().__init__(*args)
-        if not last:
-            self.downsample = Downsample(args[2])
+    def __init__(self, config: AutoencoderConfig, level: int, in_channels: int, blocks: int):
+        super().__init__(config, level, in_channels, blocks)
+        if level < len(config.ch_mult) - 1:
+            self.downsample = Downsample(self.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(x)
@@ -162,10 +167,10 @@ class DownLevel(Level):
 class UpLevel(Level):
     """A level of the decoder; doubles the resolution at its end unless it is the last."""
 
-    def __init__(self, *args, last: bool):
-        super().__init__(*args)
-        if not last:
-            self.upsample = Upsample(args[2])
+    def __init__(self, config: AutoencoderConfig, level: int, in_channels: int, blocks: int):
+        super().__init__(config, level, in_channels, blocks)
+        if level > 0:
+            self.upsample = Upsample(self.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(x)
@@ -179,18 +184,10 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [config.ch * multiple for multiple in config.ch_mult]
         self.conv_in = nn.Conv2d(config.in_channels, config.ch, 3, padding=1)
-        self.down = nn.ModuleList()
-        for level, width in enumerate(widths):
-            self.down.append(
-                DownLevel(
-                    config,
-                    ([config.ch] + widths)[level],
-                    width,
-                    config.num_res_blocks,
-                    config.resolution // 2**level in config.attn_resolutions,
-                    last=level == len(widths) - 1,
-                )
-            )
+        self.down = nn.ModuleList(
+            DownLevel(config, level, in_channels, config.num_res_blocks)
+            for level, in_channels in enumerate([config.ch, *widths[:-1]])
+        )
         self.mid = Middle(config, widths[-1])
         self.norm_out = GroupNormSwish(config.norm_groups, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
@@ -210,23 +207,20 @@ class Decoder(nn.Module):
         widths = [config.ch * multiple for multiple in config.ch_mult]
         self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
         self.mid = Middle(config, widths[-1])
-        levels: list[UpLevel] = []
-        for level in reversed(range(len(widths))):
-            in_channels = widths[min(level + 1, len(widths) - 1)]
-            attn = config.resolution // 2**level in config.attn_resolutions
-            blocks = config.num_res_blocks + 1
-            levels.insert(0, UpLevel(config, in_channels, widths[level], blocks, attn, last=level == 0))
-        self.up = nn.ModuleList(levels)  # up.0 is the finest level, as in published checkpoints
+        self.up = nn.ModuleList(  # up.0 is the finest level, as in published checkpoints
+            UpLevel(config, level, in_channels, config.num_res_blocks + 1)
+            for level, in_channels in enumerate([*widths[1:], widths[-1]])
+        )
         self.norm_out = GroupNormSwish(config.norm_groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.out_ch, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
+        for level in reversed(list(self.up)):
             x = level(x)
         return self.conv_out(self.norm_out(x))
 
 
-def channels_last(module: nn.Module) -> nn.Module:
+def channels_last(module: nn.Module) -> None:
     """Puts the convolutions' weights in channels-last layout, the faster one on CPU and GPU."""
-    return module.to(memory_format=torch.channels_last)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -42,7 +42,10 @@ class VGG16Features(nn.Module):
         super().__init__()
         for number, convolutions in enumerate(VGG_SLICES, start=1):
             layers = nn.ModuleDict(
-                {str(index): nn.Conv2d(fan_in, fan_out, 3, padding=1) for index, fan_in, fan_out in convolutions}
+                {
+                    str(index): nn.Conv2d(fan_in, fan_out, 3, padding=1)
+                    for index, fan_in, fan_out in convolutions
+                }
             )
             self.add_module(f"slice{number}", layers)
 

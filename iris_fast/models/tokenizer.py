@@ -39,7 +39,9 @@ class TokenizerConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     perceptual: PerceptualKind = "lpips"
     codebook_init: float | None = None  # half-width of the uniform initialisation; None: 1 / vocab_size
-    restart_codes_every: int = 0  # steps between restarts of codes that no frame uses; 0 never, as in the paper
+    restart_codes_every: int = (
+        0  # steps between restarts of codes that no frame uses; 0 never, as in the paper
+    )
 
     @property
     def autoencoder(self) -> AutoencoderConfig:
@@ -90,7 +92,8 @@ class Tokenizer(nn.Module):
 
     def attach_lpips(self, lpips: LPIPS) -> None:
         """Gives the tokenizer the frozen perceptual network that its loss uses."""
-        self.lpips = channels_last(lpips)  # type: ignore[assignment]
+        channels_last(lpips)
+        self.lpips = lpips
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Every parameter but the frozen ones of the perceptual network."""

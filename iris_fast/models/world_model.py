@@ -34,6 +34,10 @@ class Embedder(nn.Module):
             [nn.Embedding(num_actions, embed_dim), nn.Embedding(vocab_size, embed_dim)]
         )
 
+    @property
+    def num_actions(self) -> int:
+        return len(self.embedding_tables[0].weight)  # type: ignore[arg-type]
+
     def actions(self, actions: Tensor) -> Tensor:
         return self.embedding_tables[0](actions)
 
@@ -70,7 +74,7 @@ class WorldModel(nn.Module):
 
     @property
     def num_actions(self) -> int:
-        return self.embedder.embedding_tables[0].num_embeddings
+        return self.embedder.num_actions
 
     @property
     def frame_tokens(self) -> int:

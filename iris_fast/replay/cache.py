@@ -15,6 +15,7 @@ from iris_fast.models.tokenizer import Tokenizer, in_pieces
 
 from .store import EpisodeStore
 
+
 class FrameCache:
     """Tokens and reconstructions of a store's frames, made when first asked for.
 
@@ -22,7 +23,9 @@ class FrameCache:
     float32 while they fit in `max_bytes`; past that they are decoded again.
     """
 
-    def __init__(self, tokenizer: Tokenizer, store: EpisodeStore, *, enabled: bool = True, max_bytes: int = 0):
+    def __init__(
+        self, tokenizer: Tokenizer, store: EpisodeStore, *, enabled: bool = True, max_bytes: int = 0
+    ):
         self.tokenizer = tokenizer
         self.store = store
         self.enabled = enabled
@@ -33,6 +36,7 @@ class FrameCache:
         self.frames_encoded = 0
         self.frames_decoded = 0
         self.frames_asked = 0
+        self._tokens = self._reconstructions = torch.empty(0)
         self._reset_storage()
 
     def invalidate(self) -> None:

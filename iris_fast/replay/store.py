@@ -61,10 +61,14 @@ class SegmentBatch:
 class EpisodeStore:
     """Frames `(slots, 3, size, size)` uint8 with action, reward and end of each, and the episodes they form."""
 
-    def __init__(self, capacity: int, size: int, device: torch.device, model_device: torch.device | None = None):
+    def __init__(
+        self, capacity: int, size: int, device: torch.device, model_device: torch.device | None = None
+    ):
         """Room for `capacity` frames of `size`×`size` on `device`; batches are given on `model_device`."""
         if capacity < 1:
-            raise UserError("the replay's memory limit does not hold one frame: raise datasets.train.max_ram_usage")
+            raise UserError(
+                "the replay's memory limit does not hold one frame: raise datasets.train.max_ram_usage"
+            )
         self.capacity = capacity
         self.model_device = model_device or device
         rows = capacity + 1
@@ -133,7 +137,9 @@ class EpisodeStore:
         for row, (which, fraction) in enumerate(zip(chosen, fractions, strict=True)):
             held = episodes[which].held
             point = int(fraction * len(held))  # uniform in [0, len - 1]
-            piece = held[point : point + length] if from_start else held[max(0, point + 1 - length) : point + 1]
+            piece = (
+                held[point : point + length] if from_start else held[max(0, point + 1 - length) : point + 1]
+            )
             place = slice(0, len(piece)) if from_start else slice(length - len(piece), length)
             slots[row, place] = piece
             mask[row, place] = True

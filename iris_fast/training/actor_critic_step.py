@@ -20,7 +20,9 @@ class ReturnsConfig:
     entropy_weight: float = 0.001
 
 
-def actor_critic_losses(actor_critic: ActorCritic, rollout: Rollout, config: ReturnsConfig) -> dict[str, Tensor]:
+def actor_critic_losses(
+    actor_critic: ActorCritic, rollout: Rollout, config: ReturnsConfig
+) -> dict[str, Tensor]:
     """Policy, value and entropy losses; their sum is minimised. The last step gives no term.
 
     One batched pass recomputes the policy on the rollout's frames with a gradient: convolutions over all
@@ -28,9 +30,9 @@ def actor_critic_losses(actor_critic: ActorCritic, rollout: Rollout, config: Ret
     """
     output = actor_critic(rollout.observations, rollout.start_state)
     values = output.values
-    returns = lambda_returns(
-        rollout.rewards, values.detach(), rollout.ends, config.gamma, config.lambda_
-    )[:, :-1]
+    returns = lambda_returns(rollout.rewards, values.detach(), rollout.ends, config.gamma, config.lambda_)[
+        :, :-1
+    ]
     log_probabilities = output.logits_actions[:, :-1].log_softmax(dim=2)
     of_actions = log_probabilities.gather(2, rollout.actions[:, :-1, None]).squeeze(2)
     values = values[:, :-1]

@@ -17,8 +17,8 @@ from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.interop.files import Weights, check_fits, lpips_weights, read_weights
-from iris_fast.kernels._extension import find_extension
 from iris_fast.interop.lpips_files import find_lpips
+from iris_fast.kernels._extension import find_extension
 from iris_fast.models.perceptual import LPIPS
 
 from .estimate import estimate_seconds_per_unit
@@ -41,7 +41,9 @@ def choose_device(requested: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {requested}: iris_fast runs on cpu and cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {requested}: this machine, or this build of PyTorch, has no CUDA; use --device cpu")
+        raise UserError(
+            f"--device {requested}: this machine, or this build of PyTorch, has no CUDA; use --device cpu"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {requested}: there are {torch.cuda.device_count()} CUDA devices")
     return device
@@ -68,7 +70,9 @@ def prepare(config: Config) -> tuple[Config, torch.device]:
     return resolve(config), device
 
 
-def attach_perceptual(agent: Agent, config: Config, initial: Mapping[str, torch.Tensor] | None, say: Say) -> Config:
+def attach_perceptual(
+    agent: Agent, config: Config, initial: Mapping[str, torch.Tensor] | None, say: Say
+) -> Config:
     """Gives the tokenizer the perceptual network its loss needs; where it is not to be had, says so once.
 
     Returns the configuration as it is: with `tokenizer.perceptual=none` when the weights are absent.
@@ -147,5 +151,7 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
     )
     trainer = Trainer(config, agent, env, engine, run, logger, priors)
     if content is not None and not trainer.load(content):
-        say(f"environments: {env.backend} cannot be restored, so the episodes under way were cut and new ones begun")
+        say(
+            f"environments: {env.backend} cannot be restored, so the episodes under way were cut and new ones begun"
+        )
     return trainer

@@ -19,10 +19,10 @@ import torch
 
 from iris_fast.agent import Agent
 from iris_fast.errors import RunStopped, UserError
+from iris_fast.files import open_atomically
 from iris_fast.interop.files import read_payload, write_weights
 from iris_fast.replay.store import EpisodeStore
 
-from .files import open_atomically
 from .run_folder import RunFolder
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -91,8 +91,10 @@ class DatasetLog:
         start = 0
         for key, count in zip(parts["episode_ids"].tolist(), parts["counts"].tolist(), strict=True):
             piece = slice(start, start + count)
-            columns = (parts[name][piece] for name in ("frames", "actions", "rewards", "ends"))
-            store.extend(key, *columns, closed=key in closed)
+            frames, actions, rewards, ends = (
+                parts[k][piece] for k in ("frames", "actions", "rewards", "ends")
+            )
+            store.extend(key, frames, actions, rewards, ends, closed=key in closed)
             start += count
         for key in closed & set(store.episodes):
             store.close(key)
@@ -127,7 +129,11 @@ class explained_disk_errors:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if not is_disk_full(error):
             return
-        kept = "the last checkpoint is whole" if self.run.checkpoint.is_file() else "no checkpoint was written yet"
+        kept = (
+            "the last checkpoint is whole"
+            if self.run.checkpoint.is_file()
+            else "no checkpoint was written yet"
+        )
         raise RunStopped(
             f"the disk with {self.run.path} is full: {kept}; make room and go on with --resume {self.run.path}",
             exit_code=4,

@@ -70,7 +70,9 @@ class Collector:
     that cannot be saved starts anew, its episode cut there.
     """
 
-    def __init__(self, env: FrameVectorEnv, agent: Agent, store: EpisodeStore, config: ActingConfig, seed: int):
+    def __init__(
+        self, env: FrameVectorEnv, agent: Agent, store: EpisodeStore, config: ActingConfig, seed: int
+    ):
         self.env = env
         self.agent = agent
         self.store = store
@@ -83,7 +85,9 @@ class Collector:
         self.episode_ids = np.full(env.num_envs, -1, np.int64)
         self._pending = [PlayedSteps() for _ in range(env.num_envs)]
 
-    def collect(self, num_steps: int, on_step: Callable[[int], bool], resumed: bool = False) -> dict[str, list[float]]:
+    def collect(
+        self, num_steps: int, on_step: Callable[[int], bool], resumed: bool = False
+    ) -> dict[str, list[float]]:
         """Takes `num_steps` agent steps over all environments; returns the returns and lengths of ended episodes.
 
         `on_step(steps)` is called after each vector step and may return True to stop early. With `resumed`, the
@@ -119,7 +123,7 @@ class Collector:
 
     def _finish_episodes(self, ends: np.ndarray, finished: dict[str, list[float]]) -> None:
         for row in np.nonzero(ends)[0]:
-            self._hand_over_row(row, closed=True)
+            self._hand_over_row(int(row), closed=True)
             episode = self.store.episodes[int(self.episode_ids[row])]
             finished["return"].append(episode.episode_return)
             finished["length"].append(float(episode.length))

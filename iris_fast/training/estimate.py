@@ -123,4 +123,3 @@ def _made_up_store(agent: Agent, config: Config) -> EpisodeStore:
         actions = rng.integers(0, agent.num_actions, length)
         store.extend(key, frames, actions, np.zeros(length, np.float32), np.zeros(length, bool), closed=True)
     return store
-

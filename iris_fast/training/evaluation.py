@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,9 @@ class Evaluator:
         should_stop: Callable[[], bool],
     ) -> list[PlayedEpisode]:
         settings = self.config.collection.test.config
-        acting = ActingConfig(settings.epsilon, settings.should_sample, settings.temperature, settings.burn_in or 0)
+        acting = ActingConfig(
+            settings.epsilon, settings.should_sample, settings.temperature, settings.burn_in or 0
+        )
         return play_episodes(
             self.agent,
             env,
@@ -135,7 +137,9 @@ class Evaluator:
         with_frames = [episode for episode in episodes if episode.steps.frames]
         for number, episode in enumerate(with_frames[: self.config.collection.test.num_episodes_to_save]):
             path = self.run.episodes("test") / f"epoch_{epoch:04d}_{number}.mp4"
-            save_steps(path, episode.steps.frames, episode.steps.actions, episode.steps.rewards, env.action_meanings)
+            save_steps(
+                path, episode.steps.frames, episode.steps.actions, episode.steps.rewards, env.action_meanings
+            )
 
     def _save_imagined(
         self, store: EpisodeStore, env: FrameVectorEnv, epoch: int, seed: int, trained: set[str]
@@ -143,17 +147,25 @@ class Evaluator:
         """Reconstructions of test frames, and episodes that the agent plays in its own dream."""
         if "tokenizer" not in trained:
             return
-        slots = store.sample(np.random.default_rng(seed % 2**32), RECONSTRUCTED_FRAMES, 1, from_start=True).slots[:, 0]
+        slots = store.sample(
+            np.random.default_rng(seed % 2**32), RECONSTRUCTED_FRAMES, 1, from_start=True
+        ).slots[:, 0]
         if self.config.evaluation.save_reconstructions:
             frames = store.gather_frames(slots)
             seen = self.agent.reconstruct((frames * 255).round().to(torch.uint8))
-            save_reconstructions(self.run.reconstructions / f"epoch_{epoch:04d}.png", frames.cpu(), seen.cpu())
+            save_reconstructions(
+                self.run.reconstructions / f"epoch_{epoch:04d}.png", frames.cpu(), seen.cpu()
+            )
         count, length = self.config.evaluation.num_imagined_episodes, self.config.evaluation.imagined_frames
         if "world_model" not in trained or not count or not length:
             return
         cache = FrameCache(self.agent.tokenizer, store)
-        start: ImaginationStart = imagination_start(cache, count, self.config.training.actor_critic.burn_in, seed)
-        dream = OracleEngine(self.agent).imagine(start, length, derive_seed(seed, "dream"))  # past the context too
+        start: ImaginationStart = imagination_start(
+            cache, count, self.config.training.actor_critic.burn_in, seed
+        )
+        dream = OracleEngine(self.agent).imagine(
+            start, length, derive_seed(seed, "dream")
+        )  # past the context too
         for row in range(count):
             path = self.run.episodes("imagination") / f"epoch_{epoch:04d}_{row}.mp4"
             save_steps(
@@ -165,7 +177,13 @@ class Evaluator:
             )
 
 
-def save_steps(path: Path, frames, actions, rewards, action_meanings: tuple[str, ...]) -> None:
+def save_steps(
+    path: Path,
+    frames: Sequence[np.ndarray] | np.ndarray,
+    actions: Sequence[int],
+    rewards: Sequence[float],
+    action_meanings: tuple[str, ...],
+) -> None:
     """Saves played or imagined steps as a video with captions, cut at `MAX_VIDEO_FRAMES`."""
     stop = min(len(frames), MAX_VIDEO_FRAMES)
     captions = episode_captions(actions[:stop], rewards[:stop], action_meanings)

@@ -42,4 +42,8 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = number
         name = signal.Signals(number).name
-        print(f"\n{name}: finishing this step and saving (once more to stop at once)", file=sys.stderr, flush=True)
+        print(
+            f"\n{name}: finishing this step and saving (once more to stop at once)",
+            file=sys.stderr,
+            flush=True,
+        )

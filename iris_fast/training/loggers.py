@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from iris_fast.errors import UserError
-from iris_fast.training.files import write_atomically
+from iris_fast.files import write_atomically
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
 TENSORBOARD_FOLDER = Path("logs") / "tensorboard"

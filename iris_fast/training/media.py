@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from iris_fast.training.files import write_atomically
+from iris_fast.files import write_atomically
 
 Images: TypeAlias = torch.Tensor | NDArray[np.uint8] | NDArray[np.float32]
 Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3), or (count, height, width, 3)

@@ -20,7 +20,7 @@ Losses = dict[str, Tensor]
 
 def weight_decay_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Parameters with weight decay (weights of Linear layers alone) and those without."""
-    decayed = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]
+    decayed: list[nn.Parameter] = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]  # type: ignore[misc]
     identities = {id(parameter) for parameter in decayed}
     return decayed, [p for p in module.parameters() if id(p) not in identities]
 

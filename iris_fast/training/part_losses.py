@@ -45,7 +45,13 @@ def imagination_start(cache: FrameCache, batch: int, burn_in: int, seed: int) ->
 
 
 def imagine(
-    agent: Agent, cache: FrameCache, engine: ImaginationEngine, batch: int, burn_in: int, horizon: int, seed: int
+    agent: Agent,
+    cache: FrameCache,
+    engine: ImaginationEngine,
+    batch: int,
+    burn_in: int,
+    horizon: int,
+    seed: int,
 ) -> Rollout:
     """A rollout from sampled segments, with every model in evaluation mode."""
     agent.eval()

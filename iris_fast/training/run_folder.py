@@ -9,8 +9,7 @@ import yaml
 
 from iris_fast.config import Config, from_dict, to_dict
 from iris_fast.errors import UserError
-
-from .files import write_atomically
+from iris_fast.files import write_atomically
 
 
 class RunFolder:
@@ -78,5 +77,7 @@ class RunFolder:
         try:
             data = yaml.safe_load(self.config.read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            raise UserError(f"{self.config} cannot be read as a configuration: restore it from a copy") from None
+            raise UserError(
+                f"{self.config} cannot be read as a configuration: restore it from a copy"
+            ) from None
         return from_dict(data, Config)

@@ -45,7 +45,9 @@ def play_episodes(
     At most `keep_frames` frames are kept, over all episodes. `should_stop` is asked after each step; StopPlaying
     is raised when it says yes. Draws are addressed by `seed`.
     """
-    shares = [num_episodes // env.num_envs + (row < num_episodes % env.num_envs) for row in range(env.num_envs)]
+    shares = [
+        num_episodes // env.num_envs + (row < num_episodes % env.num_envs) for row in range(env.num_envs)
+    ]
     finished: list[PlayedEpisode] = []
     playing = [PlayedEpisode() for _ in shares]
     observations, _ = env.reset(seed=seed % 2**31)

@@ -66,11 +66,15 @@ class Trainer:
         self.priors = priors or {}
         self.seed = config.common.seed
         self.store = self._make_store()
-        cache_bytes = memory_bytes(config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage")
+        cache_bytes = memory_bytes(
+            config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage"
+        )
         self.cache = FrameCache(
             agent.tokenizer, self.store, enabled=config.datasets.train.cache, max_bytes=cache_bytes
         )
-        self.collector = Collector(env, agent, self.store, self._acting(), derive_seed(self.seed, "collection"))
+        self.collector = Collector(
+            env, agent, self.store, self._acting(), derive_seed(self.seed, "collection")
+        )
         self.engine = engine
         self.parts = self._make_parts()
         self.evaluator = Evaluator(config, agent, run, env.backend)
@@ -93,7 +97,9 @@ class Trainer:
 
     def _acting(self) -> ActingConfig:
         settings = self.config.collection.train.config
-        return ActingConfig(settings.epsilon, settings.should_sample, settings.temperature, settings.burn_in or 0)
+        return ActingConfig(
+            settings.epsilon, settings.should_sample, settings.temperature, settings.burn_in or 0
+        )
 
     def _make_parts(self) -> dict[str, PartTrainer]:
         agent, training = self.agent, self.config.training
@@ -106,7 +112,9 @@ class Trainer:
         optimizers = {
             "tokenizer": adam(parameters["tokenizer"], training.tokenizer.learning_rate or 0.0),
             "world_model": adamw(
-                agent.world_model, training.world_model.learning_rate or 0.0, training.world_model.weight_decay
+                agent.world_model,
+                training.world_model.learning_rate or 0.0,
+                training.world_model.weight_decay,
             ),
             "actor_critic": adam(parameters["actor_critic"], training.actor_critic.learning_rate or 0.0),
         }
@@ -134,10 +142,14 @@ class Trainer:
         }
 
     def _tokenizer_losses(self, seed: int) -> Iterator[dict[str, torch.Tensor]]:
-        """The losses of a batch of frames, in pieces; unused codes are restarted when it is time."""
+        """The losses of a batch of frames, in pieces; unused codes are restarted when it is time.
+
+        Not once the world model trains: it would have to learn the meaning of restarted codes anew.
+        """
         training, every = self.config.training.tokenizer, self.config.tokenizer.restart_codes_every
         frames = tokenizer_frames(self.store, training.batch_num_samples, seed)
-        if every and self.position.step % every == 0:
+        early = self.position.epoch <= self.config.training.world_model.start_after_epochs
+        if every and early and self.position.step % every == 0:
             self.agent.tokenizer.restart_unused_codes(frames)
         for piece in frames.chunk(training.pieces):
             yield self.agent.tokenizer.losses(piece)
@@ -248,7 +260,11 @@ class Trainer:
                 position.metrics["actor_critic/train/entropy"] = -loss / entropy_weight
 
     def _evaluate(self, phase: Any) -> None:
-        trained = {name for name in PARTS if self.position.epoch > getattr(self.config.training, name).start_after_epochs}
+        trained = {
+            name
+            for name in PARTS
+            if self.position.epoch > getattr(self.config.training, name).start_after_epochs
+        }
         if not self.config.training.should:
             trained = set(PARTS)
         try:

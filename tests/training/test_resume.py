@@ -143,7 +143,17 @@ def test_signal_in_the_middle_of_a_phase(
 
 
 def start(run: Path, *arguments: str, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "iris_fast.train", "--game", "Catch", "--run-dir", str(run), *MICRO, *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "iris_fast.train",
+        "--game",
+        "Catch",
+        "--run-dir",
+        str(run),
+        *MICRO,
+        *arguments,
+    ]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
 
 

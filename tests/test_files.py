@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from iris_fast.training.files import write_atomically
+from iris_fast.files import write_atomically
 
 
 def test_makes_folders_and_replaces_the_old_content(tmp_path: Path) -> None:
