@@ -1,4 +1,4 @@
-"""`python -m iris_fast.train --game Pong`: trains an agent, from an empty folder or from where a run stopped."""
+"""`python -m iris_fast.train --game Pong`: trains an agent, in a new folder or from where a run stopped."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 from iris_fast.agent import PARTS
+from iris_fast.command_line import CommandParser
 from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, preset_config, resolve
-from iris_fast.envs import choose_backend, list_games, resolve_game
-from iris_fast.errors import UserError, nearest, run_command
+from iris_fast.envs import list_games, resolve_game
+from iris_fast.errors import RunStopped, UserError, nearest, run_command
 from iris_fast.training.builder import build_trainer, choose_device, choose_preset, prepare
 from iris_fast.training.estimate import estimated_run_time
 from iris_fast.training.run_folder import RunFolder
+from iris_fast.training.trainer import Trainer
 
 EXAMPLES = """\
 examples:
@@ -21,40 +24,53 @@ examples:
   python -m iris_fast.train --game Catch --seed 1 --run-dir outputs/catch
   python -m iris_fast.train --game Breakout --preset small training.world_model.batch_num_samples=32
   python -m iris_fast.train --resume outputs/catch
+  python -m iris_fast.train --resume outputs/catch common.epochs=60
   python -m iris_fast.train --game Pong --init last.pt --init-parts tokenizer,world_model
+
+It ends with 0 when the run is complete, 130 after Ctrl-C and 143 after SIGTERM (both saved), 2 for input that
+cannot be used, 3 when a loss diverged, 4 when the disk is full (in both cases the last checkpoint is whole).
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m iris_fast.train",
-        description="Train an IRIS agent on an Atari game, or on Catch. Ctrl-C finishes the step, saves and exits.",
+        description="Train an IRIS agent on an Atari game, or on Catch.\n"
+        "Ctrl-C finishes the step, saves and exits.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--game", help="plain name of the game: Pong, Breakout, Catch, … (see --list-games)")
-    parser.add_argument(
+    run = parser.add_argument_group("the run")
+    run.add_argument("--game", help="plain name of the game: Pong, Breakout, Catch, … (see --list-games)")
+    run.add_argument(
         "--preset",
-        help="paper: the published agent, unchanged (chosen on a GPU); small: Atari on a CPU; "
+        help="paper: the published agent, unchanged (chosen on a GPU); small: Atari on a CPU (chosen there); "
         "tiny: the smallest that learns (chosen for Catch)",
     )
-    parser.add_argument("--device", help="auto (default), cpu, cuda or cuda:N")
-    parser.add_argument("--seed", type=int, help="seed of everything random (default 0)")
-    parser.add_argument("--run-dir", type=Path, help="run folder to make (default outputs/GAME/DATE_TIME)")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
-    parser.add_argument(
-        "--init", metavar="CHECKPOINT", help="start from these weights: ours or the public implementation's"
+    run.add_argument("--device", help="auto (default), cpu, cuda or cuda:N")
+    run.add_argument("--seed", type=int, help="seed of everything random (default 0)")
+    run.add_argument(
+        "--run-dir", type=Path, metavar="RUN", help="run folder to make (default outputs/GAME/DATE_TIME)"
     )
-    parser.add_argument(
+    run.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    run.add_argument("--wandb", action="store_true", help="log to Weights & Biases as well")
+    run.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="configuration, for example common.epochs=100"
+    )
+    weights = parser.add_argument_group("weights to start from")
+    weights.add_argument(
+        "--init", metavar="CHECKPOINT", help="a checkpoint or run folder, ours or the public implementation's"
+    )
+    weights.add_argument(
         "--init-parts",
         metavar="PARTS",
         help=f"which to load, separated by commas (default {','.join(PARTS)})",
     )
-    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases as well")
-    parser.add_argument("--list-games", action="store_true", help="print the games and exit")
-    parser.add_argument("--list-keys", action="store_true", help="print every configuration key and exit")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="configuration, for example common.epochs=100"
+    lists = parser.add_argument_group("lists")
+    lists.add_argument("--list-games", action="store_true", help="print the games and exit")
+    lists.add_argument(
+        "--list-keys",
+        action="store_true",
+        help="print every configuration key with its type and value (of --preset, or the paper's) and exit",
     )
     return parser
 
@@ -65,28 +81,45 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(list_games()))
         return 0
     if arguments.list_keys:
-        print("\n".join(f"{key}: {getattr(hint, '__name__', hint)}" for key, hint in config_keys().items()))
+        print("\n".join(key_lines(_preset(arguments.preset or "paper", "Pong"))))
         return 0
     config, run = _resumed(arguments) if arguments.resume else _fresh(arguments)
     config, device = prepare(config)
-    backend = choose_backend(config.game, config.env.backend)
-    _say(
-        f"game: {config.game} ({backend}), preset: {config.preset}, device: {device}, seed: {config.common.seed}"
-    )
-    _say(f"precision: {config.common.precision}, perceptual loss: {config.tokenizer.perceptual}")
-    trainer = build_trainer(config, device, run, resume=bool(arguments.resume), say=_say)
-    epoch = trainer.position.epoch
+    try:
+        trainer = build_trainer(config, device, run, resume=arguments.resume is not None, say=_say)
+    except KeyboardInterrupt:
+        raise RunStopped("interrupted before training began", 130) from None
+    if not arguments.resume and not arguments.preset:
+        _say(f"chosen: preset {config.preset} for {config.game} on {device} (others: --preset, --device)")
+    return _train(trainer)
+
+
+def _train(trainer: Trainer) -> int:
+    """Trains to the end of the run, whatever is left of it."""
+    folder, epoch, epochs = trainer.run_folder.path, trainer.position.epoch, trainer.config.common.epochs
+    if epoch > epochs:
+        _say(f"the run in {folder} is complete ({epochs} epochs): to go on, add common.epochs={2 * epochs}")
+        return 0
     time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
-    _say(
-        f"run folder: {run.path}, epochs {epoch} to {config.common.epochs}, about {time_left} (a rough estimate)"
-    )
+    _say(f"run folder: {folder}, epochs {epoch} to {epochs}, about {time_left} (a rough estimate)")
     try:
         trainer.run()
+    except KeyboardInterrupt:  # the second Ctrl-C
+        raise RunStopped(
+            f"at once; go on from the last checkpoint with --resume {folder}", trainer.stop.exit_code
+        ) from None
     finally:
         trainer.logger.close()
         trainer.env.close()
-    _say(f"done: {run.path}; python -m iris_fast.evaluate {run.path} --episodes 100")
+    _say(f"done: {folder}; python -m iris_fast.evaluate {folder} --episodes 100")
     return 0
+
+
+def _preset(preset: str, game: str) -> Config:
+    if preset not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise UserError(f"there is no preset '{preset}'{nearest(preset, list(PRESETS))}: choose {known}")
+    return preset_config(preset, game)
 
 
 def _fresh(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
@@ -95,14 +128,10 @@ def _fresh(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
         raise UserError("name a game, for example --game Pong (--list-games shows all)")
     game = resolve_game(arguments.game)
     device = arguments.device or "auto"
-    preset = arguments.preset or choose_preset(game, choose_device(device))
-    if preset not in PRESETS:
-        raise UserError(
-            f"there is no preset '{preset}'{nearest(preset, list(PRESETS))}: choose {', '.join(PRESETS)}"
-        )
-    config = preset_config(preset, game)
+    config = _preset(arguments.preset or choose_preset(game, choose_device(device)), game)
     config = replace(config, common=replace(config.common, device=device))
-    config = _apply_options(config, arguments)
+    config = _with_options(config, arguments)
+    config = _with_initialization(config, arguments)
     run = RunFolder(arguments.run_dir) if arguments.run_dir else RunFolder.default(game)
     run.check_new()
     return config, run
@@ -118,47 +147,69 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
     run = RunFolder(arguments.resume)
     saved = run.read_config()
     if arguments.game is not None and resolve_game(arguments.game) != saved.game:
-        raise UserError(f"--game {arguments.game}: the run in {run.path} plays {saved.game}")
+        raise UserError(
+            f"--game {arguments.game}: the run in {run.path} plays {saved.game}; leave --game out, "
+            "or start a new run"
+        )
     config = saved
     if arguments.device:
         config = replace(config, common=replace(config.common, device=arguments.device))
-    config = _apply_options(config, arguments)
+    config = _with_options(config, arguments)
     if resolve(config).agent != resolve(saved).agent:
         raise UserError(
             f"an override changes the architecture of the run in {run.path}: start a new run for other sizes"
         )
-    for key in ("train", "test"):
-        if getattr(config.env, key) != getattr(saved.env, key):
-            raise UserError(f"an override changes env.{key} of the run in {run.path}: start a new run for it")
-    if config.collection.train.num_envs != saved.collection.train.num_envs:
-        raise UserError(
-            f"collection.train.num_envs of the run in {run.path} cannot change: start a new run for it"
-        )
+    for key, ours, theirs in (
+        ("initialization", config.initialization, saved.initialization),
+        ("env.train", config.env.train, saved.env.train),
+        ("env.test", config.env.test, saved.env.test),
+        ("collection.train.num_envs", config.collection.train.num_envs, saved.collection.train.num_envs),
+    ):
+        if ours != theirs:
+            raise UserError(f"an override changes {key} of the run in {run.path}: start a new run for it")
     return config, run
 
 
-def _apply_options(config: Config, arguments: argparse.Namespace) -> Config:
+def _with_options(config: Config, arguments: argparse.Namespace) -> Config:
+    """The configuration with overrides, and options that stand for some."""
     config = apply_overrides(config, arguments.overrides)
     if arguments.seed is not None:
         config = replace(config, common=replace(config.common, seed=arguments.seed))
     if arguments.wandb:
         config = replace(config, wandb=replace(config.wandb, mode="online"))
-    if arguments.init_parts and not arguments.init:
-        raise UserError("--init-parts says what to load from --init CHECKPOINT, which is missing")
-    if arguments.init:
-        parts = (arguments.init_parts or ",".join(PARTS)).split(",")
-        for part in parts:
-            if part not in PARTS:
-                raise UserError(f"--init-parts {part}: choose from {', '.join(PARTS)}")
-        initialization = replace(
-            config.initialization,
-            path_to_checkpoint=str(arguments.init),
-            load_tokenizer="tokenizer" in parts,
-            load_world_model="world_model" in parts,
-            load_actor_critic="actor_critic" in parts,
-        )
-        config = replace(config, initialization=initialization)
     return config
+
+
+def _with_initialization(config: Config, arguments: argparse.Namespace) -> Config:
+    """The configuration with the weights to start from."""
+    if arguments.init is None:
+        if arguments.init_parts is not None:
+            raise UserError("--init-parts says what to load from --init CHECKPOINT, which is missing")
+        return config
+    chosen = PARTS if arguments.init_parts is None else arguments.init_parts.split(",")
+    parts = [part.strip() for part in chosen]
+    for part in parts:
+        if part not in PARTS:
+            raise UserError(f"--init-parts {part}{nearest(part, PARTS)}: choose from {', '.join(PARTS)}")
+    loads: dict[str, Any] = {f"load_{part}": part in parts for part in PARTS}
+    initialization = replace(config.initialization, path_to_checkpoint=arguments.init, **loads)
+    return replace(config, initialization=initialization)
+
+
+def key_lines(config: Config) -> list[str]:
+    """A line for each configuration key: its value in `config`, as an override has it, and its type."""
+    lines = []
+    for key, hint in config_keys().items():
+        if key in ("game", "preset"):  # options of the command
+            continue
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        kind = "|".join(choices) or getattr(hint, "__name__", None) or str(hint)
+        lines.append(f"{key}={'null' if value is None else text}  ({kind})")
+    return lines
 
 
 def _say(message: str) -> None:

@@ -1,4 +1,4 @@
-"""What every test shares: tests marked `gpu` are skipped where there is no CUDA device."""
+"""What every test shares: one thread, and tests marked `gpu` skipped where there is no CUDA device."""
 
 from __future__ import annotations
 
@@ -12,3 +12,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """One thread for PyTorch: on a busy machine two that wait for each other are ten times slower."""
+    torch.set_num_threads(1)

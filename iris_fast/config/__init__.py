@@ -2,7 +2,8 @@
 
 from .overrides import apply_overrides, config_keys, from_dict, to_dict
 from .presets import PRESETS, preset_config
-from .schema import Config, resolve, validate
+from .schema import Config, resolve
+from .validation import validate
 
 __all__ = [
     "PRESETS",

@@ -7,7 +7,7 @@ field whose comment names another key takes that key's value (`resolve`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from iris_fast.agent import AgentConfig
@@ -59,7 +59,7 @@ class EnvsConfig:
 
 @dataclass(frozen=True)
 class TrainCollectionConfig:
-    """How the policy acts while it gathers data; `num_steps` is agent steps an epoch over all environments."""
+    """How the policy acts while it gathers data; `num_steps`: agent steps an epoch over all environments."""
 
     epsilon: float = 0.01
     should_sample: bool = True
@@ -246,86 +246,6 @@ def resolve(config: Config) -> Config:
     return replace(config, common=common, training=training, collection=collection)
 
 
-_POSITIVE = (  # the last word of every key that must be at least 1
-    "epochs sequence_length num_envs num_steps num_episodes every num_batches batch_num_samples grad_acc_steps "
-    "steps_per_epoch imagine_horizon vocab_size embed_dim resolution ch num_res_blocks z_channels norm_groups "
-    "max_blocks num_layers num_heads lstm_dim frame_skip max_episode_steps pieces"
-).split()
-_UNIT_INTERVAL = ["epsilon", "gamma", "lambda_", "embed_pdrop", "resid_pdrop", "attn_pdrop", "dropout"]
-_ABOVE_ZERO = ["learning_rate", "temperature", "max_grad_norm", "codebook_init"]
-_NOT_NEGATIVE = [
-    "burn_in",
-    "start_after_epochs",
-    "stop_after_epochs",
-    "weight_decay",
-    "threads",
-    "seed",
-    "noop_max",
-    "num_episodes_to_save",
-    "num_imagined_episodes",
-    "imagined_frames",
-    "entropy_weight",
-    "restart_codes_every",
-]
-
-
-def validate(config: Config) -> None:
-    """Raises UserError, naming the key, for a value that could not work."""
-    for key, value in _leaves(config):
-        name = key.rsplit(".", 1)[-1]
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            continue
-        if name in _POSITIVE and value < 1:
-            raise UserError(f"{key}={value}: it must be at least 1")
-        if name in _ABOVE_ZERO and not value > 0:
-            raise UserError(f"{key}={value}: it must be above 0")
-        if name in _UNIT_INTERVAL and not 0 <= value <= 1:
-            raise UserError(f"{key}={value}: it must lie between 0 and 1")
-        if name in _NOT_NEGATIVE and value < 0:
-            raise UserError(f"{key}={value}: it must not be negative")
-    _validate_sizes(config)
-
-
-def _validate_sizes(config: Config) -> None:
-    world_model, autoencoder = config.world_model, config.tokenizer.autoencoder
-    expected = config.tokenizer.tokens_per_frame + 1
-    if world_model.tokens_per_block != expected:
-        raise UserError(
-            f"world_model.tokens_per_block={world_model.tokens_per_block}: the tokenizer makes "
-            f"{expected - 1} tokens a frame, so it must be {expected}"
-        )
-    if world_model.embed_dim % world_model.num_heads:
-        raise UserError(
-            f"world_model.embed_dim={world_model.embed_dim}: it must be a multiple of "
-            f"world_model.num_heads={world_model.num_heads}"
-        )
-    for multiple in autoencoder.ch_mult:
-        if multiple < 1 or autoencoder.ch * multiple % autoencoder.norm_groups:
-            raise UserError(
-                f"tokenizer.encoder.config.ch={autoencoder.ch}: ch times each of ch_mult must be a multiple of "
-                f"norm_groups={autoencoder.norm_groups}"
-            )
-    if config.common.sequence_length and config.common.sequence_length > world_model.max_blocks:
-        raise UserError(
-            f"common.sequence_length={config.common.sequence_length}: the context holds "
-            f"world_model.max_blocks={world_model.max_blocks} blocks"
-        )
-    if config.env.train.size != autoencoder.resolution or config.env.test.size != autoencoder.resolution:
-        raise UserError(
-            f"env.train.size={config.env.train.size}: frames and tokenizer.encoder.config.resolution="
-            f"{autoencoder.resolution} must have one size"
-        )
-    tokenizer = config.training.tokenizer
-    if tokenizer.batch_num_samples % tokenizer.pieces:
-        raise UserError(
-            f"training.tokenizer.pieces={tokenizer.pieces}: it must divide "
-            f"training.tokenizer.batch_num_samples={tokenizer.batch_num_samples}"
-        )
-    for side in ("train", "test"):
-        memory_bytes(getattr(config.datasets, side).max_ram_usage, f"datasets.{side}.max_ram_usage")
-    memory_bytes(config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage")
-
-
 def memory_bytes(text: str, key: str) -> int:
     """Bytes of a size such as `30G`, `500M` or a plain number; UserError naming `key` otherwise."""
     units = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -337,14 +257,3 @@ def memory_bytes(text: str, key: str) -> int:
     if not 0 <= value < float("inf"):
         raise UserError(f"{key}={text}: give a size such as 30G, 500M or a number of bytes")
     return int(value)
-
-
-def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for entry in fields(node):
-        value = getattr(node, entry.name)
-        if is_dataclass(value):
-            leaves += _leaves(value, f"{prefix}{entry.name}.")
-        else:
-            leaves.append((prefix + entry.name, value))
-    return leaves

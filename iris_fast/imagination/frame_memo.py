@@ -44,5 +44,5 @@ class FrameMemo:
             decoded = in_pieces(self.tokenizer.frames_of, tokens[list(missing.values())], pad=True)
             for key, frame in zip(missing, decoded, strict=True):
                 self._rows[key] = len(self._frames)
-                self._frames.append(frame)
+                self._frames.append(frame.clone())  # a view would keep its whole padded piece in memory
         return torch.stack([self._frames[self._rows[key]] for key in keys])

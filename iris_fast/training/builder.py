@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, resolve, to_dict, validate
+from iris_fast.config.schema import memory_bytes
 from iris_fast.envs import make_vector_env
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import UserError
@@ -20,7 +23,9 @@ from iris_fast.interop.files import Weights, check_fits, lpips_weights, read_wei
 from iris_fast.interop.lpips_files import find_lpips
 from iris_fast.kernels._extension import find_extension
 from iris_fast.models.perceptual import LPIPS
+from iris_fast.replay.store import EpisodeStore
 
+from .checkpoint import explained_disk_errors, load_checkpoint
 from .estimate import estimate_seconds_per_unit
 from .loggers import MetricLogger
 from .precision import apply_precision, check_precision
@@ -45,7 +50,8 @@ def choose_device(requested: str) -> torch.device:
             f"--device {requested}: this machine, or this build of PyTorch, has no CUDA; use --device cpu"
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {requested}: there are {torch.cuda.device_count()} CUDA devices")
+        last = torch.cuda.device_count() - 1
+        raise UserError(f"--device {requested}: this machine has cuda:0 to cuda:{last}")
     return device
 
 
@@ -71,49 +77,93 @@ def prepare(config: Config) -> tuple[Config, torch.device]:
 
 
 def attach_perceptual(
-    agent: Agent, config: Config, initial: Mapping[str, torch.Tensor] | None, say: Say
+    agent: Agent, config: Config, carried: Mapping[str, torch.Tensor] | None, say: Say
 ) -> Config:
-    """Gives the tokenizer the perceptual network its loss needs; where it is not to be had, says so once.
+    """Gives the tokenizer the perceptual network its loss needs.
 
+    It is that of `carried`, the state dict of a checkpoint, or comes from files, downloaded if need be.
     Returns the configuration as it is: with `tokenizer.perceptual=none` when the weights are absent.
     """
     if config.tokenizer.perceptual != "lpips" or not config.training.should:
         return config
-    carried = lpips_weights(initial) if initial is not None else None
-    if carried is not None:
+    weights = lpips_weights(carried) if carried is not None else None
+    if weights is not None:
         lpips: LPIPS | None = LPIPS()
-        lpips.load_state_dict(carried)  # type: ignore[union-attr]
+        lpips.load_state_dict(weights)  # type: ignore[union-attr]
     else:
         explicit = config.initialization.lpips_weights
         lpips = find_lpips(Path(explicit) if explicit else None, allow_download=explicit is None, say=say)
     if lpips is not None:
         agent.tokenizer.attach_lpips(lpips.to(agent.device).requires_grad_(False))
         return config
-    say(
-        "perceptual loss: off, since its VGG-16 and LPIPS weights are not on this machine; small moving objects may "
-        "vanish from reconstructions (give the weights by initialization.lpips_weights=FILE, or choose "
-        "tokenizer.perceptual=foreground, which needs none)"
-    )
     tokenizer = replace(config.tokenizer, perceptual="none")
     agent.tokenizer.config = tokenizer
     return replace(config, tokenizer=tokenizer)
 
 
+def perceptual_announcement(wanted: str, used: str) -> str:
+    """What a run says about its perceptual loss, once: which it is, and that it is not the paper's."""
+    if used == "lpips":
+        return "lpips, the paper's"
+    if used == "foreground":
+        return (
+            "foreground, a substitute for the paper's LPIPS that needs no download and keeps small moving "
+            "objects (the paper's: tokenizer.perceptual=lpips)"
+        )
+    if wanted == "none":
+        return "none, where the paper has LPIPS (tokenizer.perceptual=lpips)"
+    return (
+        "none, since the weights of the paper's (VGG-16 and LPIPS) are not on this machine: small moving "
+        "objects may vanish from reconstructions (give the weights by initialization.lpips_weights=FILE, or "
+        "choose tokenizer.perceptual=foreground, which needs none)"
+    )
+
+
 def initial_parts(config: Config) -> tuple[str, ...]:
-    """The parts to load from `initialization.path_to_checkpoint`."""
-    return tuple(part for part in PARTS if getattr(config.initialization, f"load_{part}"))
+    """The parts to load from `initialization.path_to_checkpoint`; UserError for parts or path alone."""
+    initialization = config.initialization
+    parts = tuple(part for part in PARTS if getattr(initialization, f"load_{part}"))
+    if parts and initialization.path_to_checkpoint is None:
+        raise UserError(
+            f"initialization.load_{parts[0]}=true: say where from with initialization.path_to_checkpoint=FILE"
+        )
+    if initialization.path_to_checkpoint is not None and not parts:
+        raise UserError(
+            f"initialization.path_to_checkpoint={initialization.path_to_checkpoint}: say what to load from "
+            "it, for example initialization.load_tokenizer=true"
+        )
+    return parts
 
 
-def load_initial_weights(agent: Agent, config: Config, say: Say) -> Weights | None:
+def load_initial_weights(agent: Agent, config: Config) -> Weights | None:
     """Loads the chosen parts of the checkpoint that the run starts from, of either kind."""
-    path, parts = config.initialization.path_to_checkpoint, initial_parts(config)
-    if path is None or not parts:
+    parts, path = initial_parts(config), config.initialization.path_to_checkpoint
+    if path is None:
         return None
     weights = read_weights(Path(path))
     check_fits(weights, agent, parts)
     agent.load_parts(weights.state_dict, parts)
-    say(f"weights: {', '.join(parts)} from {path}")
     return weights
+
+
+def check_replay(config: Config, already_filled: bool) -> None:
+    """UserError when there could be no frame to train on."""
+    limit, size = config.datasets.train.max_ram_usage, config.env.train.size
+    if memory_bytes(limit, "datasets.train.max_ram_usage") < EpisodeStore.frame_bytes(size):
+        raise UserError(
+            f"datasets.train.max_ram_usage={limit} does not hold one frame: give more, such as 1G"
+        )
+    if config.collection.train.stop_after_epochs == 0 and config.training.should and not already_filled:
+        raise UserError(
+            "collection.train.stop_after_epochs=0 leaves the replay empty, with nothing to train on: give at "
+            "least 1, or training.should=false"
+        )
+
+
+def check_wandb(config: Config) -> None:
+    """UserError when Weights & Biases is asked for and not installed."""
+    if config.wandb.mode != "disabled" and find_spec("wandb") is None:
+        raise UserError("wandb is not installed: pip install 'iris_fast[wandb]', or run without --wandb")
 
 
 def make_train_env(config: Config) -> FrameVectorEnv:
@@ -130,28 +180,56 @@ def make_engine(agent: Agent) -> ImaginationEngine:
 
 
 def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say) -> Trainer:
-    """A trainer in its run folder, which is made, with its configuration, after everything else has worked."""
-    from .checkpoint import load_checkpoint
-
+    """A trainer in its run folder. What bad input can break comes first, before anything is written."""
     content = load_checkpoint(run) if resume and run.checkpoint.is_file() else None
+    check_replay(config, already_filled=content is not None)
+    check_wandb(config)
     env = make_train_env(config)
     num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
     torch.manual_seed(derive_seed(config.common.seed, "initialisation"))
     agent = Agent(config.agent, num_actions).to(device)
-    weights = load_initial_weights(agent, config, say) if content is None else None
+    weights = load_initial_weights(agent, config) if content is None else None
     carried = content["agent"] if content is not None else weights.state_dict if weights is not None else None
+    wanted = config.tokenizer.perceptual
     config = attach_perceptual(agent, config, carried, say)
-    engine = make_engine(agent)
-    priors = estimate_seconds_per_unit(agent, engine, config, env.num_envs)
-    if not resume:
-        run.create(config)
+    with _written(run):
+        if not resume:
+            run.create(config)
+        trainer = _assemble(config, agent, env, run)
+        restored = content is None or trainer.load(content)
+        if resume:
+            run.write_config(config)  # a later resume goes on with this one's overrides
+    say(
+        f"game: {config.game} ({env.backend}, {num_actions} actions), preset: {config.preset}, "
+        f"device: {device}, precision: {config.common.precision}, seed: {config.common.seed}"
+    )
+    if config.training.should:
+        say(f"perceptual loss: {perceptual_announcement(wanted, config.tokenizer.perceptual)}")
+    if weights is not None:
+        say(f"weights: {', '.join(initial_parts(config))} from {weights.path}")
+    if resume and content is None:
+        say(f"checkpoint: none was written yet in {run.path}, so the run begins anew")
+    if not restored:
+        say(f"environments: {env.backend} cannot be restored, so the episodes under way were cut")
+    trainer.priors = estimate_seconds_per_unit(agent, trainer.engine, config, env.num_envs)
+    return trainer
+
+
+@contextmanager
+def _written(run: RunFolder) -> Iterator[None]:
+    """Says in a sentence why the run folder could not be written."""
+    try:
+        with explained_disk_errors(run):
+            yield
+    except OSError as error:
+        raise UserError(
+            f"{run.path} cannot be written ({error.strerror}): choose another --run-dir, or mend this one"
+        ) from error
+
+
+def _assemble(config: Config, agent: Agent, env: FrameVectorEnv, run: RunFolder) -> Trainer:
     wandb = to_dict(config.wandb) if config.wandb.mode != "disabled" else None
     logger = MetricLogger(
         run.path, tensorboard=config.logging.tensorboard, wandb=wandb, run_config=to_dict(config)
     )
-    trainer = Trainer(config, agent, env, engine, run, logger, priors)
-    if content is not None and not trainer.load(content):
-        say(
-            f"environments: {env.backend} cannot be restored, so the episodes under way were cut and new ones begun"
-        )
-    return trainer
+    return Trainer(config, agent, env, make_engine(agent), run, logger)

@@ -1,0 +1,133 @@
+"""What a configuration must satisfy: each rule names the key that breaks it and what it takes instead."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from iris_fast.errors import UserError
+from iris_fast.models.actor_critic import POOLINGS
+
+from .schema import Config, memory_bytes, resolve
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Rules by the last word of a key; of a tuple every number counts.
+_POSITIVE = _words(
+    "epochs sequence_length num_envs num_steps num_episodes every num_batches batch_num_samples pieces "
+    "grad_acc_steps steps_per_epoch imagine_horizon vocab_size embed_dim resolution ch ch_mult norm_groups "
+    "num_res_blocks z_channels max_blocks num_layers num_heads channels lstm_dim frame_skip max_episode_steps"
+)
+_UNIT_INTERVAL = _words("epsilon gamma lambda_ embed_pdrop resid_pdrop attn_pdrop dropout")
+_ABOVE_ZERO = _words("learning_rate temperature max_grad_norm codebook_init")
+_NOT_NEGATIVE = _words(
+    "burn_in start_after_epochs stop_after_epochs weight_decay threads seed noop_max num_episodes_to_save "
+    "num_imagined_episodes imagined_frames entropy_weight restart_codes_every"
+)
+
+
+def validate(config: Config) -> None:
+    """Raises UserError, naming the key, for a value that could not work."""
+    for key, value in _leaves(config):
+        name = key.rsplit(".", 1)[-1]
+        shown = f"{key}={list(value) if isinstance(value, tuple) else value}"
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, (int, float)) or isinstance(number, bool):
+                continue
+            if name in _POSITIVE and number < 1:
+                raise UserError(f"{shown}: it must be at least 1")
+            if name in _ABOVE_ZERO and not number > 0:
+                raise UserError(f"{shown}: it must be above 0")
+            if name in _UNIT_INTERVAL and not 0 <= number <= 1:
+                raise UserError(f"{shown}: it must lie between 0 and 1")
+            if name in _NOT_NEGATIVE and number < 0:
+                raise UserError(f"{shown}: it must not be negative")
+    _validate_tokenizer(config)
+    _validate_world_model(config)
+    _validate_training(config)
+    for side in ("train", "test"):
+        memory_bytes(getattr(config.datasets, side).max_ram_usage, f"datasets.{side}.max_ram_usage")
+    memory_bytes(config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage")
+
+
+def _validate_tokenizer(config: Config) -> None:
+    autoencoder, prefix = config.tokenizer.autoencoder, "tokenizer.encoder.config"
+    for name in ("in_channels", "out_ch"):
+        if getattr(autoencoder, name) != 3:
+            raise UserError(f"{prefix}.{name}={getattr(autoencoder, name)}: frames have 3 channels")
+    if not autoencoder.ch_mult:
+        raise UserError(f"{prefix}.ch_mult=[]: give a number for each level, as [1,1,1,1,1]")
+    for multiple in autoencoder.ch_mult:
+        if autoencoder.ch * multiple % autoencoder.norm_groups:
+            raise UserError(
+                f"{prefix}.ch={autoencoder.ch}: ch times each of ch_mult must be a multiple of "
+                f"norm_groups={autoencoder.norm_groups}"
+            )
+    resolution, halvings = autoencoder.resolution, len(autoencoder.ch_mult) - 1
+    if resolution % 2**halvings:
+        raise UserError(
+            f"{prefix}.resolution={resolution}: it must be a multiple of {2**halvings}, which the "
+            f"{halvings + 1} levels of ch_mult divide it by"
+        )
+    if resolution < 2**POOLINGS:
+        raise UserError(f"{prefix}.resolution={resolution}: it must be at least {2**POOLINGS}")
+    for side in ("train", "test"):
+        size = getattr(config.env, side).size
+        if size != resolution:
+            raise UserError(
+                f"env.{side}.size={size}: frames and {prefix}.resolution={resolution} must have one size"
+            )
+
+
+def _validate_world_model(config: Config) -> None:
+    world_model, length = config.world_model, config.common.sequence_length
+    expected = config.tokenizer.tokens_per_frame + 1
+    if world_model.tokens_per_block != expected:
+        raise UserError(
+            f"world_model.tokens_per_block={world_model.tokens_per_block}: the tokenizer makes "
+            f"{expected - 1} tokens a frame, so it must be {expected}"
+        )
+    if world_model.max_blocks < 2:
+        raise UserError(
+            f"world_model.max_blocks={world_model.max_blocks}: it must be at least 2, to hold a frame, an "
+            "action and the next frame"
+        )
+    if world_model.embed_dim % world_model.num_heads:
+        raise UserError(
+            f"world_model.embed_dim={world_model.embed_dim}: it must be a multiple of "
+            f"world_model.num_heads={world_model.num_heads}"
+        )
+    if length and length > world_model.max_blocks:
+        raise UserError(
+            f"common.sequence_length={length}: the context holds world_model.max_blocks="
+            f"{world_model.max_blocks} blocks"
+        )
+
+
+def _validate_training(config: Config) -> None:
+    tokenizer = config.training.tokenizer
+    if tokenizer.batch_num_samples % tokenizer.pieces:
+        raise UserError(
+            f"training.tokenizer.pieces={tokenizer.pieces}: it must divide "
+            f"training.tokenizer.batch_num_samples={tokenizer.batch_num_samples}"
+        )
+    horizon = resolve(config).training.actor_critic.imagine_horizon or 0
+    if horizon < 2:
+        raise UserError(
+            f"training.actor_critic.imagine_horizon={horizon}: it must be at least 2, since the last step of "
+            "a rollout gives no term of the loss (where it is null it is common.sequence_length)"
+        )
+
+
+def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for entry in fields(node):
+        value = getattr(node, entry.name)
+        if is_dataclass(value):
+            leaves += _leaves(value, f"{prefix}{entry.name}.")
+        else:
+            leaves.append((prefix + entry.name, value))
+    return leaves

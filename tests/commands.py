@@ -1,0 +1,47 @@
+"""Running the commands in tests: in this process, for speed, with what they say and what they write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from iris_fast import evaluate, train
+from iris_fast.errors import run_command
+from tests.micro import MICRO
+
+Say = pytest.CaptureFixture[str]
+
+
+def run_train(*arguments: object) -> int:
+    return run_command(train.main, [str(argument) for argument in arguments])
+
+
+def run_evaluate(*arguments: object) -> int:
+    return run_command(evaluate.main, [str(argument) for argument in arguments])
+
+
+def train_micro(run: Path, *arguments: object, game: str = "Catch") -> int:
+    """Trains the micro agent in a new run folder."""
+    return run_train("--game", game, "--run-dir", run, *MICRO, *arguments)
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file below a folder with its bytes, and every folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def refusal(command: Callable[..., int], capsys: Say, *arguments: object) -> str:
+    """The one sentence with which a command refuses its input."""
+    capsys.readouterr()
+    code = command(*arguments)
+    said = capsys.readouterr()
+    assert code == 2, said.err
+    assert said.err.startswith("error: ") and said.err.endswith("\n")
+    assert said.err.count("\n") == 1, said.err
+    assert said.out == ""
+    return said.err

@@ -1,0 +1,62 @@
+"""Which phases an epoch has: IRIS.md, part 7."""
+
+from __future__ import annotations
+
+import pytest
+
+from iris_fast.agent import PARTS
+from iris_fast.config import PRESETS, apply_overrides, preset_config
+from iris_fast.training.schedule import PHASES, epoch_phases
+
+PAPER = preset_config("paper", "Pong")
+COLLECTION, EVALUATION = {"collection": 200}, {"evaluation": 16}
+TOKENIZER, WORLD_MODEL, ACTOR_CRITIC = ({part: 200} for part in PARTS)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "phases"),
+    [
+        (1, COLLECTION),
+        (4, COLLECTION),
+        (5, COLLECTION | EVALUATION),
+        (6, COLLECTION | TOKENIZER),
+        (10, COLLECTION | TOKENIZER | EVALUATION),
+        (25, COLLECTION | TOKENIZER | EVALUATION),
+        (26, COLLECTION | TOKENIZER | WORLD_MODEL),
+        (50, COLLECTION | TOKENIZER | WORLD_MODEL | EVALUATION),
+        (51, COLLECTION | TOKENIZER | WORLD_MODEL | ACTOR_CRITIC),
+        (500, COLLECTION | TOKENIZER | WORLD_MODEL | ACTOR_CRITIC | EVALUATION),
+        (501, TOKENIZER | WORLD_MODEL | ACTOR_CRITIC),
+        (600, TOKENIZER | WORLD_MODEL | ACTOR_CRITIC | EVALUATION),
+    ],
+)
+def test_the_papers_epochs(epoch: int, phases: dict[str, int]) -> None:
+    assert epoch_phases(PAPER, epoch) == phases
+
+
+def test_the_papers_run() -> None:
+    epochs = [epoch_phases(PAPER, epoch) for epoch in range(1, PAPER.common.epochs + 1)]
+    totals = {name: sum(phases.get(name, 0) for phases in epochs) for name in PHASES}
+    assert totals == {
+        "collection": 100_000,
+        "tokenizer": 595 * 200,
+        "world_model": 575 * 200,
+        "actor_critic": 550 * 200,
+        "evaluation": 120 * 16,
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_phases_come_in_order(preset: str) -> None:
+    config = preset_config(preset, "Pong")
+    for epoch in range(1, config.common.epochs + 1):
+        names = list(epoch_phases(config, epoch))
+        assert names == [name for name in PHASES if name in names]
+
+
+def test_phases_can_be_left_out() -> None:
+    config = apply_overrides(
+        PAPER, ["training.should=false", "evaluation.should=false", "collection.train.stop_after_epochs=0"]
+    )
+    assert epoch_phases(config, 100) == {}
+    assert epoch_phases(apply_overrides(PAPER, ["evaluation.every=1"]), 1) == COLLECTION | EVALUATION
