@@ -71,9 +71,14 @@ def make_parser() -> CommandParser:
         "--envs", type=int, metavar="N", help=f"played side by side (default {DEFAULT_ENVS}, or the episodes)"
     )
     acting = parser.add_argument_group("how actions are chosen")
-    acting.add_argument("--temperature", type=float, help="of the policy (default the run's, 0.5)")
     acting.add_argument(
-        "--epsilon", type=float, help="probability of a uniformly random action (default the run's, 0)"
+        "--temperature", type=float, metavar="T", help="of the policy (default the run's, 0.5)"
+    )
+    acting.add_argument(
+        "--epsilon",
+        type=float,
+        metavar="E",
+        help="probability of a uniformly random action (default the run's, 0)",
     )
     acting.add_argument("--greedy", action="store_true", help="the likeliest action instead of a sampled one")
     acting.add_argument("--seed", type=int, default=0, help="of the games and the actions (default 0)")
@@ -212,7 +217,7 @@ def _play(
             if returns:
                 episode.steps = PlayedSteps()
             returns.append(episode.episode_return)
-            bar.set_postfix_str(f"mean return {np.mean(returns):.4g}", refresh=False)
+            bar.set_postfix_str(f"mean return {_number(float(np.mean(returns)))}", refresh=False)
             bar.update()
 
         try:
@@ -280,21 +285,28 @@ def table(result: dict[str, Any]) -> str:
     settings, found = result["settings"], result["statistics"]
     acting = "greedy" if settings["greedy"] else f"temperature {settings['temperature']:g}"
     epoch = "" if result["epoch"] is None else f" after epoch {result['epoch']}"
-    error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.4g} (standard error)"
+    error = (
+        "" if found["standard_error"] is None else f" ± {_number(found['standard_error'])} (standard error)"
+    )
     rows = [
         ("game", f"{result['game']} ({settings['backend']})"),
         ("checkpoint", f"{result['checkpoint']}{epoch}"),
         ("acting", f"{acting}, epsilon {settings['epsilon']:g}, seed {settings['seed']}"),
         ("episodes", f"{settings['episodes']}"),
-        ("mean return", f"{found['return']:.4g}{error}"),
-        ("standard deviation", f"{found['return_std']:.4g}"),
-        ("median", f"{found['return_median']:g}"),
-        ("min, max", f"{found['return_min']:g}, {found['return_max']:g}"),
-        ("mean length", f"{found['length']:.4g} steps"),
+        ("mean return", f"{_number(found['return'])}{error}"),
+        ("standard deviation", f"{_number(found['return_std'])}"),
+        ("median", f"{_number(found['return_median'])}"),
+        ("min, max", f"{_number(found['return_min'])}, {_number(found['return_max'])}"),
+        ("mean length", f"{_number(found['length'])} steps"),
     ]
     if found["human_normalized_score"] is not None:
         rows.append(("human-normalised", f"{found['human_normalized_score']:.3f} (0 random, 1 human)"))
     return "\n".join(f"{name:<20}{value}" for name, value in rows)
+
+
+def _number(value: float) -> str:
+    """Four digits, or one after the point of a large number: never an exponent."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}".removesuffix(".0")
 
 
 def _check_writable(path: Path) -> None:

@@ -99,6 +99,7 @@ def _train(trainer: Trainer) -> int:
     folder, epoch, epochs = trainer.run_folder.path, trainer.position.epoch, trainer.config.common.epochs
     if epoch > epochs:
         _say(f"the run in {folder} is complete ({epochs} epochs): to go on, add common.epochs={2 * epochs}")
+        trainer.run_folder.unlock()
         return 0
     time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
     _say(f"run folder: {folder}, epochs {epoch} to {epochs}, about {time_left} (a rough estimate)")
@@ -111,6 +112,7 @@ def _train(trainer: Trainer) -> int:
     finally:
         trainer.logger.close()
         trainer.env.close()
+        trainer.run_folder.unlock()
     _say(f"done: {folder}; python -m iris_fast.evaluate {folder} --episodes 100")
     return 0
 

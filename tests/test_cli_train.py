@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ PUBLIC_SIZES = (
     "tokenizer.encoder.config.norm_groups=32",
     "actor_critic.channels=[32,32,64,64]",
     "actor_critic.lstm_dim=512",
+    "tokenizer.restart_codes_every=0",
 )
 
 
@@ -60,9 +63,9 @@ def test_help_mentions_every_option_with_examples(capsys: Say) -> None:
         run_train("--help")
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    options = "--game --preset --device --seed --run-dir --resume --init --init-parts --wandb --list-games --list-keys"
+    options = "game preset device seed run-dir resume init init-parts wandb list-games list-keys"
     for option in options.split():
-        assert re.search(rf"^  {option}\b", text, re.MULTILINE), option
+        assert re.search(rf"^  --{option}\b", text, re.MULTILINE), option
     examples = re.findall(r"^  python -m iris_fast\.train (.*)$", text, re.MULTILINE)
     assert len(examples) >= 5
     for example in examples:  # each can be typed as it stands
@@ -85,14 +88,8 @@ def test_list_keys_gives_overrides_as_they_are_written(capsys: Say) -> None:
     assert lines == key_lines(small) and len(lines) > 100
     assert "common.precision=float32  (float32|tf32|bf16|fp16)" in lines
     overrides = [line.split("  ")[0] for line in lines]
-    assert apply_overrides(preset_config("paper", "Pong"), overrides) == preset_config_named(small)
-
-
-def preset_config_named(config: object) -> object:
-    """The configuration under the name of the preset that overrides cannot change."""
-    from dataclasses import replace
-
-    return replace(config, preset="paper")  # type: ignore[type-var]
+    paper = preset_config("paper", "Pong")
+    assert replace(apply_overrides(paper, overrides), preset="small") == small
 
 
 @pytest.mark.parametrize(
@@ -184,10 +181,30 @@ def test_a_resumed_run_keeps_its_overrides(tmp_path: Path, capsys: Say) -> None:
     assert [line["epoch"] for line in read_metrics(run)] == [1, 2]
 
 
+def test_a_resumed_run_takes_a_new_learning_rate(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    overrides = ("training.tokenizer.learning_rate=0.0007", "training.world_model.weight_decay=0.25")
+    assert run_train("--resume", run, "common.epochs=3", "evaluation.should=false", *overrides) == 0
+    parts = torch.load(RunFolder(run).checkpoint, weights_only=True)["parts"]
+    rates = {name: part["optimizer"]["param_groups"][0]["lr"] for name, part in parts.items()}
+    assert rates["tokenizer"] == 0.0007
+    assert rates["world_model"] == preset_config("tiny", "Catch").training.learning_rate
+    decays = [group["weight_decay"] for group in parts["world_model"]["optimizer"]["param_groups"]]
+    assert decays == [0.25, 0.0]
+
+
 def test_init_from_a_run_of_ours(trained: Path, tmp_path: Path, capsys: Say) -> None:
     run = tmp_path / "run"
     assert train_micro(run, *UNTRAINED, "--init", trained) == 0
     assert f"weights: {', '.join(PARTS)} from {RunFolder(trained).checkpoint}" in capsys.readouterr().err
+    assert same_parts(agent_weights(trained), agent_weights(run)) == set(PARTS)
+
+
+def test_init_does_not_mind_other_training_settings(trained: Path, tmp_path: Path) -> None:
+    """Only sizes must agree: how often codes restart, dropout and the perceptual loss may differ."""
+    settings = ("tokenizer.restart_codes_every=0", "tokenizer.perceptual=none", "world_model.embed_pdrop=0.3")
+    run = tmp_path / "run"
+    assert train_micro(run, *UNTRAINED, *settings, "--init", trained) == 0
     assert same_parts(agent_weights(trained), agent_weights(run)) == set(PARTS)
 
 
@@ -224,7 +241,7 @@ def tokenizer(run: Path) -> dict[str, Tensor]:
 
 
 def train_micro_on_pong(run: Path, *arguments: object) -> int:
-    return train_micro(run, "env.backend=ale", *arguments, game="Pong")
+    return train_micro(run, "--preset", "tiny", "env.backend=ale", *arguments, game="Pong")
 
 
 @pytest.mark.parametrize("backend", ["ale", "envpool"])
@@ -277,12 +294,12 @@ def test_perceptual_weights_that_are_there_are_used_and_kept(
     overrides = ("tokenizer.perceptual=lpips", "common.epochs=1", "evaluation.should=false")
     assert train_micro(run, *overrides) == 0
     assert perceptual_lines(capsys) == ["perceptual loss: lpips, the paper's"]
-    assert read_metrics(run)[-1]["tokenizer/train/perceptual_loss"] > 0
+    assert read_metrics(run)[-1]["tokenizer/train/perceptual_loss"] != 0
     # The checkpoint carries the network, so that a resumed run needs it nowhere else.
     monkeypatch.setattr("iris_fast.training.builder.find_lpips", lambda *args, **kwargs: None)
     assert run_train("--resume", run, "common.epochs=2") == 0
     assert perceptual_lines(capsys) == ["perceptual loss: lpips, the paper's"]
-    assert read_metrics(run)[-1]["tokenizer/train/perceptual_loss"] > 0
+    assert read_metrics(run)[-1]["tokenizer/train/perceptual_loss"] != 0
 
 
 def test_ctrl_c_before_training_begins(tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,9 +76,9 @@ def tiny() -> Config:
     """The smallest agent that learns: made for Catch on two CPU cores, and for trying things out."""
     return Config(
         preset="tiny",
-        common=CommonConfig(epochs=30),
+        common=CommonConfig(epochs=36),
         tokenizer=TokenizerConfig(
-            vocab_size=64,
+            vocab_size=32,
             embed_dim=32,
             encoder=EncoderConfig(
                 AutoencoderConfig(
@@ -95,9 +95,9 @@ def tiny() -> Config:
         ),
         world_model=TransformerConfig(
             max_blocks=10,
-            num_layers=3,
-            num_heads=4,
-            embed_dim=64,
+            num_layers=1,
+            num_heads=2,
+            embed_dim=96,
             embed_pdrop=0.0,
             resid_pdrop=0.0,
             attn_pdrop=0.0,
@@ -105,18 +105,23 @@ def tiny() -> Config:
         actor_critic=ActorCriticConfig(channels=(8, 16, 16, 32), lstm_dim=128),
         collection=CollectionConfig(
             train=TrainCollection(
-                num_envs=4, stop_after_epochs=30, config=TrainCollectionConfig(num_steps=400)
+                num_envs=4, stop_after_epochs=36, config=TrainCollectionConfig(num_steps=400)
             ),
             test=TestCollection(num_envs=8, config=TestCollectionConfig(num_episodes=32)),
         ),
         training=TrainingConfig(
             learning_rate=1e-3,
             tokenizer=TokenizerPartConfig(
-                batch_num_samples=16, start_after_epochs=1, steps_per_epoch=60, pieces=1, learning_rate=3e-3
+                batch_num_samples=32, start_after_epochs=0, steps_per_epoch=24, pieces=1, learning_rate=2e-3
             ),
-            world_model=WorldModelPartConfig(batch_num_samples=32, start_after_epochs=4, steps_per_epoch=50),
+            world_model=WorldModelPartConfig(batch_num_samples=32, start_after_epochs=8, steps_per_epoch=80),
             actor_critic=ActorCriticPartConfig(
-                batch_num_samples=32, start_after_epochs=6, steps_per_epoch=20, burn_in=4, entropy_weight=0.01
+                batch_num_samples=32,
+                start_after_epochs=22,
+                steps_per_epoch=24,
+                imagine_horizon=8,
+                burn_in=4,
+                entropy_weight=0.02,
             ),
         ),
         evaluation=EvaluationConfig(every=5),

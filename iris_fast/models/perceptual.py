@@ -101,8 +101,8 @@ def foreground_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of the pixels that stand out from what the batch usually shows there.
 
     A plain mean hides a ball of four pixels among 4,096. Here a pixel counts by its squared distance from the
-    background, the per-pixel median of the batch, over the variance of that pixel about it: by how rare, not
-    how bright, what it shows is. The weights of the batch sum to one. Where a predicted pixel stands out and
+    background, the per-pixel median of the batch, over the root of its mean square about it: what is seldom
+    there counts for more, a ball for more than a paddle. The weights of the batch sum to one. Where a predicted pixel stands out and
     the target's does not (a ball left behind), it counts in the same way. The error is squared: an absolute
     one is at its least with the background everywhere until the decoder knows the place of an object to the
     pixel, and learns three times as slowly (`benchmarks/LOG.md`).
@@ -111,8 +111,8 @@ def foreground_loss(prediction: Tensor, target: Tensor) -> Tensor:
     with torch.no_grad():
         background = target.median(dim=0, keepdim=True).values
         of_target = (target - background).square()
-        variance = of_target.mean(dim=0, keepdim=True) + FLICKER
-        distance = torch.maximum(of_target, (prediction - background).square()) / variance
+        spread = (of_target.mean(dim=0, keepdim=True) + FLICKER).sqrt()
+        distance = torch.maximum(of_target, (prediction - background).square()) / spread
         weight = distance.amax(dim=1, keepdim=True).expand_as(target)
         weight = weight / weight.sum().clamp_min(1e-6)
     return ((prediction - target).square() * weight).sum()

@@ -109,6 +109,7 @@ class FrameCache:
         self._has_tokens = np.zeros(rows, bool)
         self._row_of = np.full(rows, -1, np.int64)
         self._rows_used = 0
-        self._tokens = torch.empty((0, self.tokenizer.config.tokens_per_frame), device=self.store.model_device)
         # No rows: memory is given back while the tokenizer trains.
-        self._reconstructions = torch.empty((0, *self._frame_shape), device=self.store.model_device)
+        device = self.store.model_device
+        self._tokens = torch.empty((0, self.tokenizer.config.tokens_per_frame), device=device)
+        self._reconstructions = torch.empty((0, *self._frame_shape), device=device)

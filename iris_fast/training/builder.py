@@ -181,6 +181,8 @@ def make_engine(agent: Agent) -> ImaginationEngine:
 
 def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say) -> Trainer:
     """A trainer in its run folder. What bad input can break comes first, before anything is written."""
+    if resume:
+        run.lock()
     content = load_checkpoint(run) if resume and run.checkpoint.is_file() else None
     check_replay(config, already_filled=content is not None)
     check_wandb(config)
@@ -195,6 +197,7 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
     with _written(run):
         if not resume:
             run.create(config)
+            run.lock()
         trainer = _assemble(config, agent, env, run)
         restored = content is None or trainer.load(content)
         if resume:

@@ -37,12 +37,14 @@ class DatasetLog:
 
     def save(self, folder: Path, store: EpisodeStore, epoch: int) -> None:
         """Writes frames that came since the last save to a file of their own; none when nothing came."""
-        fresh = {
-            key: episode.held[self.written.get(key, 0) :]
-            for key, episode in store.episodes.items()
-            if episode.length > self.written.get(key, 0)
-        }
         evicted = list(store.evicted)
+        # An open episode may have been evicted and have gone on: of that one nothing is written yet.
+        written = {key: count for key, count in self.written.items() if key not in evicted}
+        fresh = {
+            key: episode.held[written.get(key, 0) :]
+            for key, episode in store.episodes.items()
+            if episode.length > written.get(key, 0)
+        }
         closed = [key for key, episode in store.episodes.items() if episode.closed]
         if not fresh and not evicted:
             return
@@ -63,10 +65,7 @@ class DatasetLog:
             )
         self.files.append(name)
         store.evicted.clear()  # the files know of them now
-        for key in evicted:
-            self.written.pop(key, None)
-        for key in fresh:
-            self.written[key] = store.episodes[key].length
+        self.written = written | {key: store.episodes[key].length for key in fresh}
 
     def state_dict(self) -> dict[str, Any]:
         return {"files": self.files, "written": self.written}

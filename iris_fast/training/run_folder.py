@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import yaml
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from iris_fast.config import Config, from_dict, to_dict
 from iris_fast.errors import UserError
@@ -17,6 +23,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._lock: int | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -51,6 +58,24 @@ class RunFolder:
         """UserError when the folder holds anything already."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} exists already: choose another --run-dir, or --resume {self.path}")
+
+    def lock(self) -> None:
+        """Keeps the folder for this process until it ends; UserError while another process trains in it."""
+        if fcntl is None:  # not on this system: nothing to lock with
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise UserError(f"another process is training in {self.path}: wait for it or stop it") from None
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        """Gives the folder free."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def check_is_run(self) -> None:
         """UserError when the folder is not that of a run."""

@@ -16,11 +16,12 @@ Results = dict[str, Tensor]
 
 def inputs(shape: tuple[int, ...], channels_last: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x = 3 * torch.randn(shape, generator=generator) + 5
+    x, upstream = (torch.randn(shape, generator=generator) for _ in range(2))
+    x = 3 * x + 5
     weight, bias = (torch.randn(shape[1], generator=generator) for _ in range(2))
     if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    return x, weight, bias, torch.randn(shape, generator=generator)
+        x, upstream = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, upstream))
+    return x, weight, bias, upstream
 
 
 def ours(x: Tensor, weight: Tensor, bias: Tensor, upstream: Tensor) -> Results:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from iris_fast.agent import Agent
 from iris_fast.config import resolve
 from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.models.tokenizer import PIECE
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.part_losses import imagined_losses, world_model_losses
@@ -80,6 +83,29 @@ def test_losses_are_the_same_bit_for_bit(caches: Caches, agent: Agent) -> None:
         assert with_cache.keys() == without.keys()
         for name, loss in with_cache.items():
             assert torch.equal(loss, without[name]), name
+
+
+def test_frames_go_through_the_tokenizer_in_batches_of_one_size(
+    agent: Agent, store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Convolutions round differently at another batch size: on larger models than this one it would show."""
+    sizes: list[int] = []
+    for name in ("tokens_of", "frames_of"):
+        function = getattr(agent.tokenizer, name)
+
+        def watched(rows: Tensor, function: Callable[[Tensor], Tensor] = function) -> Tensor:
+            sizes.append(len(rows))
+            return function(rows)
+
+        monkeypatch.setattr(agent.tokenizer, name, watched)
+    for cache in (
+        FrameCache(agent.tokenizer, store, max_bytes=5 * FRAME_BYTES),
+        FrameCache(agent.tokenizer, store, enabled=False),
+    ):
+        for rows in (1, 3, 5):
+            cache.reconstructions(drawn_slots(store, rows, True)[:rows])
+    assert len(sizes) > 10
+    assert set(sizes) == {PIECE["cpu"]}
 
 
 def test_each_frame_is_encoded_at_most_once(caches: Caches, store: EpisodeStore) -> None:

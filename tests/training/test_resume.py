@@ -235,3 +235,17 @@ def test_checkpoints_add_only_new_frames(uninterrupted: Path) -> None:
     content = torch.load(RunFolder(uninterrupted).checkpoint, weights_only=True)
     assert content["dataset"]["files"] == files
     assert json.dumps(content["position"])  # plain data
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from iris_fast.errors import run_command
+
+    run = tmp_path / "busy"
+    assert train(run, "common.epochs=1") == 0
+    other = RunFolder(run)
+    other.lock()
+    capsys.readouterr()
+    assert run_command(main, ["--resume", str(run)]) == 2
+    assert capsys.readouterr().err == f"error: another process is training in {run}: wait for it or stop it\n"
+    other.unlock()
+    assert run_command(main, ["--resume", str(run), "common.epochs=2"]) == 0

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one call under 9 minutes on a machine without network: builds the C++ extension,
+# runs the GPU tests, the benchmarks, a profile of a rollout and of the training steps, and trains shortly for real.
+# Usage: benchmarks/gpu.sh FOLDER   (JSON and logs go there)
+set -uo pipefail
+out=$(mkdir -p "$1" && cd "$1" && pwd)
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+
+step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+
+step "build"
+python3 setup.py -q build_ext --inplace >"$out/build.log" 2>&1 || { echo "build failed"; tail -n 20 "$out/build.log"; }
+
+step "GPU tests"
+timeout 150 python3 -m pytest -q -m gpu -p no:cacheprovider 2>&1 | tee "$out/tests.log" | tail -n 15
+
+step "benchmarks"
+timeout 180 python3 -m benchmarks --only training_steps --json "$out" >"$out/training_steps.log" 2>&1
+tail -n 40 "$out/training_steps.log"
+
+step "profile"
+timeout 90 python3 -m benchmarks.profile_steps "$out/profile.txt" >"$out/profile.log" 2>&1 || tail -n 5 "$out/profile.log"
+
+step "short training on Pong, paper preset, ALE backend"
+timeout -s INT 100 python3 -m iris_fast.train --game Pong --preset paper --run-dir "$out/run" \
+  env.backend=ale collection.train.config.num_steps=100 common.epochs=4 training.tokenizer.start_after_epochs=0 \
+  training.world_model.start_after_epochs=1 training.actor_critic.start_after_epochs=2 \
+  training.tokenizer.steps_per_epoch=20 training.world_model.steps_per_epoch=20 \
+  training.actor_critic.steps_per_epoch=5 evaluation.should=false >"$out/train.log" 2>&1
+tail -n 8 "$out/train.log"
+cp "$out/run/logs/metrics.jsonl" "$out/train_metrics.jsonl" 2>/dev/null
+rm -rf "$out/run"
+step "done"

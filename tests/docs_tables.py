@@ -1,0 +1,154 @@
+"""Tables of the documentation that are made from the code: `python -m tests.docs_tables` writes them anew.
+
+`tests/test_readme.py` fails when one is out of date.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iris_fast.agent import PARTS, Agent
+from iris_fast.config import PRESETS, Config, preset_config, resolve
+from iris_fast.config.schema import memory_bytes
+
+ROOT = Path(__file__).parents[1]
+MEMORY_FILE = Path("benchmarks") / "results" / "cpu" / "memory.json"
+GIGABYTE = 1e9
+NUM_ACTIONS = 6  # Pong's
+
+Row = tuple[str, Callable[[Config], str]]
+
+
+def presets_table() -> str:
+    """A row for each setting that the presets differ in, a column for each preset."""
+    configs = [resolve(preset_config(name, "Pong")) for name in PRESETS]
+    rows = [[label, *(value(config) for config in configs)] for label, value in PRESET_ROWS]
+    return markdown(["", *(f"`{name}`" for name in PRESETS)], rows)
+
+
+def memory_table() -> str:
+    """Gigabytes of GPU memory of the paper preset by use, and by phase, for float32 and bf16."""
+    columns = json.loads((ROOT / MEMORY_FILE).read_text())["result"]
+    config = resolve(preset_config("paper", "Pong"))
+    sides = [memory_uses(columns[name]["bytes"], config) for name in ("float32", "bf16")]
+    rows = [
+        [label, *(f"{uses[label] / GIGABYTE:.2f}" for uses in sides)] for label in sides[0] if sides[0][label]
+    ]
+    return markdown(["", "float32 (default)", "bf16"], rows)
+
+
+def memory_uses(counted: dict[str, float], config: Config) -> dict[str, float]:
+    """Bytes by use, and their sum in each phase. No reconstruction is kept before the actor-critic asks."""
+    pieces = config.training.tokenizer.pieces
+    frames = config.training.tokenizer.batch_num_samples // pieces
+    limit = memory_bytes(config.datasets.train.cache_max_ram_usage, "cache_max_ram_usage")
+    always = {
+        "weights, gradients, Adam's two moments": counted["weights_gradients_adam"],
+        "VGG-16 and LPIPS (frozen)": counted["perceptual_network"],
+        "replay: 100,000 frames, uint8": counted["replay"],
+    }
+    tokenizer = {f"tokenizer step, {frames} frames at a time": counted["tokenizer_step"] / pieces}
+    tokens = {"token cache": counted["token_cache"]}
+    world_model = {"world model step": counted["world_model_step"]}
+    actor_critic = {
+        "reconstruction cache (at most)": min(limit, counted["reconstruction_cache_whole"]),
+        "KV cache of the rollout": counted["kv_cache"],
+        "frames of the rollout": counted["rollout_frames"],
+        "actor-critic step": counted["actor_critic_step"],
+    }
+    base = sum(always.values())
+    return {
+        **always,
+        **tokenizer,
+        **tokens,
+        **world_model,
+        **actor_critic,
+        "**while the tokenizer trains**": base + sum(tokenizer.values()),
+        "**while the world model trains**": base + sum({**tokens, **world_model}.values()),
+        "**while the actor-critic trains**": base + sum({**tokens, **actor_critic}.values()),
+    }
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def _parts(value: Callable[[Any], object], format_spec: str = "") -> Callable[[Config], str]:
+    """A cell with the setting of each part: tokenizer / world model / actor-critic."""
+    return lambda config: " / ".join(
+        format(value(getattr(config.training, part)), format_spec) for part in PARTS
+    )
+
+
+def _parameters(config: Config) -> str:
+    with torch.device("meta"):
+        agent = Agent(config.agent, NUM_ACTIONS)
+    counts = [sum(p.numel() for p in agent.get_submodule(part).parameters()) for part in PARTS]
+    return " / ".join(f"{count / 1e6:.2f}" for count in counts)
+
+
+def _channels(config: Config) -> str:
+    sizes = config.tokenizer.autoencoder
+    return ", ".join(str(sizes.ch * multiple) for multiple in sizes.ch_mult)
+
+
+PRESET_ROWS: list[Row] = [
+    ("epochs", lambda c: f"{c.common.epochs}"),
+    ("parameters, millions (tokenizer / world model / actor-critic)", _parameters),
+    ("codebook: codes × width", lambda c: f"{c.tokenizer.vocab_size} × {c.tokenizer.embed_dim}"),
+    ("tokenizer's channels, by level", _channels),
+    ("perceptual loss", lambda c: c.tokenizer.perceptual),
+    (
+        "Transformer: layers, heads, width",
+        lambda c: f"{c.world_model.num_layers}, {c.world_model.num_heads}, {c.world_model.embed_dim}",
+    ),
+    ("context, frames", lambda c: f"{c.world_model.max_blocks}"),
+    ("LSTM's width", lambda c: f"{c.actor_critic.lstm_dim}"),
+    ("training environments", lambda c: f"{c.collection.train.num_envs}"),
+    ("agent steps an epoch", lambda c: f"{c.collection.train.config.num_steps}"),
+    ("collection ends with epoch", lambda c: f"{c.collection.train.stop_after_epochs}"),
+    ("starts after epoch (tokenizer / world model / actor-critic)", _parts(lambda p: p.start_after_epochs)),
+    ("gradient steps an epoch", _parts(lambda p: p.steps_per_epoch)),
+    ("batch: frames / segments / rollouts", _parts(lambda p: p.batch_num_samples)),
+    ("learning rate", _parts(lambda p: p.learning_rate, "g")),
+    ("imagined steps", lambda c: f"{c.training.actor_critic.imagine_horizon}"),
+    ("burn-in frames", lambda c: f"{c.training.actor_critic.burn_in}"),
+    ("entropy weight", lambda c: f"{c.training.actor_critic.entropy_weight:g}"),
+    (
+        "test: every so many epochs, episodes",
+        lambda c: f"{c.evaluation.every}, {c.collection.test.config.num_episodes}",
+    ),
+]
+
+TABLES: dict[str, Callable[[], str]] = {"presets": presets_table, "memory": memory_table}
+
+
+def with_tables(text: str) -> str:
+    """The text with every marked table replaced by the one made now."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- table:{name} -->\n", f"<!-- end:{name} -->"
+        before, found, rest = text.partition(begin)
+        if found:
+            _, ends, after = rest.partition(end)
+            if not ends:
+                raise ValueError(f"the table {name} has no end: add {end}")
+            text = f"{before}{begin}{make()}\n{end}{after}"
+    return text
+
+
+def main() -> None:
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if (fresh := with_tables(text)) != text:
+            path.write_text(fresh, encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
