@@ -293,8 +293,10 @@ class Trainer:
     def save(self) -> None:
         """Writes a checkpoint that holds everything the run needs to go on from its position."""
         began = time.perf_counter()
+        between_epochs = self.position.phase == PHASES[0] and self.position.step == 0
+        played = self.position.epoch - between_epochs  # the epoch that the new frames are of
         with explained_disk_errors(self.run_folder):
-            self.dataset_log.save(self.run_folder.dataset, self.store, self.position.epoch)
+            self.dataset_log.save(self.run_folder.dataset, self.store, played)
         extra = {
             "position": asdict(self.position),
             "env_steps": self.env_steps,
