@@ -14,7 +14,6 @@ import torch
 
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, Config, preset_config, resolve
-from iris_fast.config.schema import memory_bytes
 
 ROOT = Path(__file__).parents[1]
 MEMORY_FILE = Path("benchmarks") / "results" / "cpu" / "memory.json"
@@ -33,45 +32,35 @@ def presets_table() -> str:
 
 def memory_table() -> str:
     """Gigabytes of GPU memory of the paper preset by use, and by phase, for float32 and bf16."""
-    columns = json.loads((ROOT / MEMORY_FILE).read_text())["result"]
-    config = resolve(preset_config("paper", "Pong"))
-    sides = [memory_uses(columns[name]["bytes"], config) for name in ("float32", "bf16")]
-    rows = [
-        [label, *(f"{uses[label] / GIGABYTE:.2f}" for uses in sides)] for label in sides[0] if sides[0][label]
+    found = json.loads((ROOT / MEMORY_FILE).read_text())["result"]
+    columns = [found["float32"], found["bf16"]]
+    training = preset_config("paper", "Pong").training.tokenizer
+    frames = training.batch_num_samples // training.pieces
+    uses = {
+        "weights_gradients_adam": "weights, gradients, Adam's two moments",
+        "perceptual_network": "VGG-16 and LPIPS (frozen)",
+        "replay": "replay: 100,000 frames, uint8",
+        "tokenizer_step": f"tokenizer step, {frames} frames at a time",
+        "world_model_step": "world model step",
+        "actor_critic_step": "actor-critic step",
+        "kv_cache": "KV cache of the rollout",
+        "rollout_frames": "frames of the rollout",
+        "token_cache": "cache of tokens",
+    }
+    rows = [[label, *(_gigabytes(side["bytes"][name]) for side in columns)] for name, label in uses.items()]
+    cache = [
+        min(found["reconstruction_cache_limit"], side["bytes"]["reconstruction_cache_whole"])
+        for side in columns
     ]
+    rows.append(["cache of reconstructions, at most", *map(_gigabytes, cache)])
+    for phase, peak in columns[0]["peaks"].items():
+        label = f"**while the {phase.replace('_critic', '-critic').replace('_', ' ')} trains**"
+        rows.append([label, _gigabytes(peak), _gigabytes(columns[1]["peaks"][phase])])
     return markdown(["", "float32 (default)", "bf16"], rows)
 
 
-def memory_uses(counted: dict[str, float], config: Config) -> dict[str, float]:
-    """Bytes by use, and their sum in each phase. No reconstruction is kept before the actor-critic asks."""
-    pieces = config.training.tokenizer.pieces
-    frames = config.training.tokenizer.batch_num_samples // pieces
-    limit = memory_bytes(config.datasets.train.cache_max_ram_usage, "cache_max_ram_usage")
-    always = {
-        "weights, gradients, Adam's two moments": counted["weights_gradients_adam"],
-        "VGG-16 and LPIPS (frozen)": counted["perceptual_network"],
-        "replay: 100,000 frames, uint8": counted["replay"],
-    }
-    tokenizer = {f"tokenizer step, {frames} frames at a time": counted["tokenizer_step"] / pieces}
-    tokens = {"token cache": counted["token_cache"]}
-    world_model = {"world model step": counted["world_model_step"]}
-    actor_critic = {
-        "reconstruction cache (at most)": min(limit, counted["reconstruction_cache_whole"]),
-        "KV cache of the rollout": counted["kv_cache"],
-        "frames of the rollout": counted["rollout_frames"],
-        "actor-critic step": counted["actor_critic_step"],
-    }
-    base = sum(always.values())
-    return {
-        **always,
-        **tokenizer,
-        **tokens,
-        **world_model,
-        **actor_critic,
-        "**while the tokenizer trains**": base + sum(tokenizer.values()),
-        "**while the world model trains**": base + sum({**tokens, **world_model}.values()),
-        "**while the actor-critic trains**": base + sum({**tokens, **actor_critic}.values()),
-    }
+def _gigabytes(count: float) -> str:
+    return f"{count / GIGABYTE:.2f}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -114,7 +114,9 @@ def tiny() -> Config:
             tokenizer=TokenizerPartConfig(
                 batch_num_samples=32, start_after_epochs=0, steps_per_epoch=12, pieces=1, learning_rate=2e-3
             ),
-            world_model=WorldModelPartConfig(batch_num_samples=32, start_after_epochs=22, steps_per_epoch=100),
+            world_model=WorldModelPartConfig(
+                batch_num_samples=32, start_after_epochs=22, steps_per_epoch=100
+            ),
             actor_critic=ActorCriticPartConfig(
                 batch_num_samples=32,
                 start_after_epochs=32,

@@ -136,7 +136,10 @@ class PartConfig:
 
 @dataclass(frozen=True)
 class TokenizerPartConfig(PartConfig):
-    """`pieces`: a batch goes through the model in so many pieces; the same gradient, less memory."""
+    """`pieces`: a batch goes through the model in so many pieces, for less memory; the same gradient.
+
+    But not with `tokenizer.perceptual=foreground`, whose background and weights are those of a piece.
+    """
 
     batch_num_samples: int = 256
     start_after_epochs: int = 5

@@ -30,6 +30,7 @@ FREE_KEYS = frozenset(
         "tokenizer.encoder.config.dropout",
         "tokenizer.perceptual",
         "tokenizer.codebook_init",
+        "tokenizer.restart_codes_every",
         "world_model.embed_pdrop",
         "world_model.resid_pdrop",
         "world_model.attn_pdrop",

@@ -102,9 +102,9 @@ def foreground_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
     A plain mean hides a ball of four pixels among 4,096. Here a pixel counts by its squared distance from the
     background, the per-pixel median of the batch, over the root of its mean square about it: what is seldom
-    there counts for more, a ball for more than a paddle. The weights of the batch sum to one. Where a predicted pixel stands out and
-    the target's does not (a ball left behind), it counts in the same way. The error is squared: an absolute
-    one is at its least with the background everywhere until the decoder knows the place of an object to the
+    there counts for more, a ball for more than a paddle. The weights of the batch sum to one. Where a
+    predicted pixel stands out and the target's does not (a ball left behind), it counts in the same way. The
+    error is squared: an absolute one is at its least with the background everywhere until the decoder knows the place of an object to the
     pixel, and learns three times as slowly (`benchmarks/LOG.md`).
     `prediction`, `target`: `(batch, channels, height, width)` in [-1, 1]; returns a scalar.
     """

@@ -93,7 +93,7 @@ class WorldModel(nn.Module):
 
     def forward(self, tokens: Tensor, actions: Tensor) -> WorldModelOutput:
         """All predictions for `tokens` `(batch, time, 16)` and `actions` `(batch, time)`, time <= max_blocks."""
-        batch, time, _ = tokens.shape
+        time = tokens.shape[1]
         embedded = torch.cat(
             [self.embedder.tokens(tokens), self.embedder.actions(actions).unsqueeze(2)], dim=2
         ).flatten(1, 2)  # (batch, time * 17, embed_dim)

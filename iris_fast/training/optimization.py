@@ -16,6 +16,7 @@ from iris_fast.imagination.randomness import derive_seed
 from .precision import autocast
 
 Losses = dict[str, Tensor]
+SETTINGS = ("lr", "weight_decay")  # of an optimizer, which the configuration says and not the checkpoint
 
 
 def weight_decay_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -141,6 +142,9 @@ class PartTrainer:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        own = [{name: group[name] for name in SETTINGS} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)  # an override given at resume counts
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
