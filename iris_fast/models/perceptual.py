@@ -94,25 +94,20 @@ class LPIPS(nn.Module):
         return distance
 
 
-FLICKER = (8 / 127.5) ** 2  # variance of a pixel, on [-1, 1], below which its changes mean little
-
-
 def foreground_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of the pixels that stand out from what the batch usually shows there.
+    """Mean squared error of the pixels that stand out from the batch's background.
 
-    A plain mean hides a ball of four pixels among 4,096. Here a pixel counts by its squared distance from the
-    background, the per-pixel median of the batch, over the root of its mean square about it: what is seldom
-    there counts for more, a ball for more than a paddle. The weights of the batch sum to one. Where a
-    predicted pixel stands out and the target's does not (a ball left behind), it counts in the same way. The
-    error is squared: an absolute one is at its least with the background everywhere until the decoder knows the place of an object to the
-    pixel, and learns three times as slowly (`benchmarks/LOG.md`).
-    `prediction`, `target`: `(batch, channels, height, width)` in [-1, 1]; returns a scalar.
+    A plain mean hides a ball of a few pixels among 4,096. Here each pixel counts by how far it lies from the
+    background, taken as the per-pixel median of the batch, and the weights of the batch sum to one: foreground
+    of any area has the same say as the whole frame has in the reconstruction loss. Where a predicted pixel
+    stands out and the target's does not (a ball left behind), it counts in the same way. The error is squared:
+    an absolute one is at its least with the background everywhere until the decoder knows the place of an
+    object to the pixel, and learns three times as slowly (`benchmarks/LOG.md`).
+    `prediction`, `target`: `(batch, channels, height, width)`; returns a scalar.
     """
     with torch.no_grad():
         background = target.median(dim=0, keepdim=True).values
-        of_target = (target - background).square()
-        spread = (of_target.mean(dim=0, keepdim=True) + FLICKER).sqrt()
-        distance = torch.maximum(of_target, (prediction - background).square()) / spread
+        distance = torch.maximum((target - background).abs(), (prediction - background).abs())
         weight = distance.amax(dim=1, keepdim=True).expand_as(target)
         weight = weight / weight.sum().clamp_min(1e-6)
     return ((prediction - target).square() * weight).sum()

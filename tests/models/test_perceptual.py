@@ -117,18 +117,6 @@ def test_foreground_loss_gives_an_area_its_share() -> None:
     assert float(foreground_loss(nothing, small)) == pytest.approx(float(foreground_loss(nothing, large)))
 
 
-def test_foreground_loss_weighs_by_rarity() -> None:
-    """The same error counts for more where one frame in eight is lit than where four are."""
-    target = torch.zeros(8, 3, 8, 8)
-    target[0, :, 1, 1] = 1  # in one frame
-    target[:4, :, 5, 5] = 1  # in four
-    without_rare, without_frequent = target.clone(), target.clone()
-    without_rare[0, :, 1, 1] = 0
-    without_frequent[0, :, 5, 5] = 0
-    rare, frequent = foreground_loss(without_rare, target), foreground_loss(without_frequent, target)
-    assert rare > 1.5 * frequent > 0
-
-
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_foreground_loss_of_constant_frames(batch: int) -> None:
     """Where nothing stands out (a batch of one frame, or of equal ones) loss and gradient are finite."""
