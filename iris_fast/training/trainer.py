@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,21 @@ from .progress import RunProgress
 from .run_folder import RunFolder
 from .schedule import PHASES, epoch_phases
 from .tester import StopPlaying
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory this process has held so far, in gigabytes, on the host and on a GPU."""
+    found = {}
+    try:
+        import resource
+    except ImportError:  # Windows
+        pass
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+        found["memory/host_peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    if device.type == "cuda":
+        found["memory/device_peak_gigabytes"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return found
 
 
 @dataclass
@@ -180,6 +196,7 @@ class Trainer:
                 position.phase = PHASES[PHASES.index(name) + 1]
                 self._save_and_stop()
         metrics = position.metrics
+        metrics |= peak_memory(self.agent.device)
         metrics["replay/frames"], metrics["replay/episodes"] = self.store.num_frames, len(self.store.episodes)
         metrics["duration/epoch"] = metrics.get("duration/epoch", 0.0) + time.perf_counter() - began
         self.logger.log(metrics, epoch=epoch, env_steps=self.env_steps)

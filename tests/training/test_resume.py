@@ -22,8 +22,8 @@ from iris_fast.training.run_folder import RunFolder
 from iris_fast.training.trainer import Trainer
 from tests.micro import MICRO
 
-# What may differ between two runs that compute the same: how long things took.
-TIMED = ("time", "duration/", "rates/")
+# What may differ between two runs that compute the same: how long things took, and in how much memory.
+TIMED = ("time", "duration/", "rates/", "memory/")
 SLOWER = ["training.tokenizer.steps_per_epoch=60", "common.epochs=2"]
 
 
