@@ -103,6 +103,7 @@ PRESET_ROWS: list[Row] = [
     ("agent steps an epoch", lambda c: f"{c.collection.train.config.num_steps}"),
     ("collection ends with epoch", lambda c: f"{c.collection.train.stop_after_epochs}"),
     ("starts after epoch (tokenizer / world model / actor-critic)", _parts(lambda p: p.start_after_epochs)),
+    ("stops after epoch", _parts(lambda p: "never" if p.stop_after_epochs is None else p.stop_after_epochs)),
     ("gradient steps an epoch", _parts(lambda p: p.steps_per_epoch)),
     ("batch: frames / segments / rollouts", _parts(lambda p: p.batch_num_samples)),
     ("learning rate", _parts(lambda p: p.learning_rate, "g")),

@@ -76,7 +76,7 @@ def tiny() -> Config:
     """The smallest agent that learns: made for Catch on two CPU cores, and for trying things out."""
     return Config(
         preset="tiny",
-        common=CommonConfig(epochs=44),
+        common=CommonConfig(epochs=36),
         tokenizer=TokenizerConfig(
             vocab_size=32,
             embed_dim=32,
@@ -105,28 +105,32 @@ def tiny() -> Config:
         actor_critic=ActorCriticConfig(channels=(8, 16, 16, 32), lstm_dim=128),
         collection=CollectionConfig(
             train=TrainCollection(
-                num_envs=4, stop_after_epochs=44, config=TrainCollectionConfig(num_steps=300)
+                num_envs=4, stop_after_epochs=36, config=TrainCollectionConfig(num_steps=300)
             ),
             test=TestCollection(num_envs=8, config=TestCollectionConfig(num_episodes=32)),
         ),
         training=TrainingConfig(
             learning_rate=1e-3,
             tokenizer=TokenizerPartConfig(
-                batch_num_samples=32, start_after_epochs=0, steps_per_epoch=12, pieces=1, learning_rate=2e-3
+                batch_num_samples=32,
+                start_after_epochs=0,
+                stop_after_epochs=12,
+                steps_per_epoch=25,
+                pieces=1,
+                learning_rate=2e-3,
             ),
-            world_model=WorldModelPartConfig(
-                batch_num_samples=32, start_after_epochs=22, steps_per_epoch=100
-            ),
+            world_model=WorldModelPartConfig(batch_num_samples=32, start_after_epochs=8, steps_per_epoch=80),
             actor_critic=ActorCriticPartConfig(
                 batch_num_samples=32,
-                start_after_epochs=32,
-                steps_per_epoch=30,
+                start_after_epochs=20,
+                steps_per_epoch=35,
+                learning_rate=5e-4,
                 imagine_horizon=8,
                 burn_in=4,
-                entropy_weight=0.02,
+                entropy_weight=0.05,
             ),
         ),
-        evaluation=EvaluationConfig(every=11),
+        evaluation=EvaluationConfig(every=6),
     )
 
 

@@ -124,12 +124,16 @@ class DatasetsConfig:
 
 @dataclass(frozen=True)
 class PartConfig:
-    """Gradient steps of one part. A batch has `batch_num_samples` in each of `grad_acc_steps` pieces."""
+    """Gradient steps of one part, in the epochs past `start_after_epochs` and up to `stop_after_epochs`.
+
+    A gradient is accumulated over `grad_acc_steps` batches of `batch_num_samples`.
+    """
 
     batch_num_samples: int = 64
     grad_acc_steps: int = 1
     max_grad_norm: float = 10.0
     start_after_epochs: int = 0
+    stop_after_epochs: int | None = None  # None: never, as in the paper
     steps_per_epoch: int = 200
     learning_rate: float | None = None  # training.learning_rate
 

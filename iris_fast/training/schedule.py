@@ -11,7 +11,7 @@ PHASES = ("collection", *PARTS, "evaluation")
 def epoch_phases(config: Config, epoch: int) -> dict[str, int]:
     """Phases of an epoch (counted from 1) in order: agent steps, gradient steps, test episodes.
 
-    A part trains once the epoch is past the one it starts after (IRIS.md, part 7).
+    A part trains once the epoch is past the one it starts after, in the paper to the end.
     """
     phases: dict[str, int] = {}
     if epoch <= config.collection.train.stop_after_epochs:
@@ -19,7 +19,8 @@ def epoch_phases(config: Config, epoch: int) -> dict[str, int]:
     if config.training.should:
         for name in PARTS:
             part = getattr(config.training, name)
-            if epoch > part.start_after_epochs:
+            stopped = part.stop_after_epochs is not None and epoch > part.stop_after_epochs
+            if epoch > part.start_after_epochs and not stopped:
                 phases[name] = part.steps_per_epoch
     if config.evaluation.should and epoch % config.evaluation.every == 0:
         phases["evaluation"] = config.collection.test.config.num_episodes

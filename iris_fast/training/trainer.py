@@ -236,7 +236,8 @@ class Trainer:
             position.finished = {"return": [], "length": []}
         resumed = position.step > 0
         ended = self.collector.collect(total - position.step, on_step, resumed=resumed)
-        self.cache.invalidate()
+        if self.store.evicted:  # slots were used again
+            self.cache.invalidate()
         for key, values in ended.items():
             position.finished[key] += values
         if self.stop.requested and position.step < total:

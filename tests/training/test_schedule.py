@@ -60,3 +60,9 @@ def test_phases_can_be_left_out() -> None:
     )
     assert epoch_phases(config, 100) == {}
     assert epoch_phases(apply_overrides(PAPER, ["evaluation.every=1"]), 1) == COLLECTION | EVALUATION
+
+
+def test_a_part_that_stops_early() -> None:
+    config = apply_overrides(PAPER, ["training.tokenizer.stop_after_epochs=7"])
+    trained = [epoch for epoch in range(1, 12) if "tokenizer" in epoch_phases(config, epoch)]
+    assert trained == [6, 7]
