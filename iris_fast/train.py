@@ -13,6 +13,7 @@ from iris_fast.command_line import CommandParser
 from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, preset_config, resolve
 from iris_fast.envs import list_games, resolve_game
 from iris_fast.errors import RunStopped, UserError, nearest, run_command
+from iris_fast.interop.files import architecture
 from iris_fast.training.builder import build_trainer, choose_device, choose_preset, prepare
 from iris_fast.training.estimate import estimated_run_time
 from iris_fast.training.run_folder import RunFolder
@@ -157,7 +158,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
     if arguments.device:
         config = replace(config, common=replace(config.common, device=arguments.device))
     config = _with_options(config, arguments)
-    if resolve(config).agent != resolve(saved).agent:
+    if architecture(resolve(config).agent) != architecture(resolve(saved).agent):
         raise UserError(
             f"an override changes the architecture of the run in {run.path}: start a new run for other sizes"
         )

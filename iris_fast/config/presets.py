@@ -76,7 +76,7 @@ def tiny() -> Config:
     """The smallest agent that learns: made for Catch on two CPU cores, and for trying things out."""
     return Config(
         preset="tiny",
-        common=CommonConfig(epochs=36),
+        common=CommonConfig(epochs=44),
         tokenizer=TokenizerConfig(
             vocab_size=32,
             embed_dim=32,
@@ -105,7 +105,7 @@ def tiny() -> Config:
         actor_critic=ActorCriticConfig(channels=(8, 16, 16, 32), lstm_dim=128),
         collection=CollectionConfig(
             train=TrainCollection(
-                num_envs=4, stop_after_epochs=36, config=TrainCollectionConfig(num_steps=300)
+                num_envs=4, stop_after_epochs=44, config=TrainCollectionConfig(num_steps=300)
             ),
             test=TestCollection(num_envs=8, config=TestCollectionConfig(num_episodes=32)),
         ),
@@ -124,7 +124,7 @@ def tiny() -> Config:
                 batch_num_samples=32,
                 start_after_epochs=20,
                 steps_per_epoch=35,
-                learning_rate=5e-4,
+                learning_rate=1e-3,
                 imagine_horizon=8,
                 burn_in=4,
                 entropy_weight=0.05,

@@ -50,7 +50,7 @@ class OracleEngine:
     @torch.no_grad()
     def imagine_with(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
         """As `imagine`, with samples from wherever the caller likes (recorded ones, for instance)."""
-        if self.agent.training:
+        if any(part.training for part in (self.agent, *self.agent.children())):
             raise ValueError("imagination needs the agent in evaluation mode: call agent.eval()")
         if horizon < 1:
             raise ValueError(f"the horizon must be at least 1 step, not {horizon}")

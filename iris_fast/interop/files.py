@@ -199,6 +199,11 @@ def check_fits(weights: Weights, agent: Agent, parts: Iterable[str] = PARTS) -> 
     _check_names_and_shapes(weights, expected, parts)
 
 
+def architecture(config: AgentConfig) -> dict[str, Any]:
+    """What two agents must have in common to share weights, by dotted key."""
+    return {key: value for key, value in _flat(config_to_dict(config)) if key not in FREE_KEYS}
+
+
 def lpips_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """The perceptual network out of an agent's state dict, by the names of `LPIPS`; None if it has none."""
     prefix = "tokenizer.lpips."

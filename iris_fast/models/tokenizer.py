@@ -67,10 +67,15 @@ def nearest_codeword(vectors: Tensor, codebook: Tensor) -> Tensor:
     `vectors`: `(count, dim)`; `codebook`: `(num_codes, dim)`; returns `(count,)` int64. In float32 always:
     a lower precision would change tokens.
     """
-    with torch.autocast(vectors.device.type, enabled=False):
-        vectors, codebook = vectors.float(), codebook.float()
-        norms = vectors.square().sum(1, keepdim=True) + codebook.square().sum(1)
-        return torch.addmm(norms, vectors, codebook.t(), alpha=-2).argmin(dim=1)
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors, codebook = vectors.float(), codebook.float()
+            norms = vectors.square().sum(1, keepdim=True) + codebook.square().sum(1)
+            return torch.addmm(norms, vectors, codebook.t(), alpha=-2).argmin(dim=1)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 class Tokenizer(nn.Module):

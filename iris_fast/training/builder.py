@@ -107,8 +107,8 @@ def perceptual_announcement(wanted: str, used: str) -> str:
         return "lpips, the paper's"
     if used == "foreground":
         return (
-            "foreground, a substitute for the paper's LPIPS that needs no download and keeps small moving "
-            "objects (the paper's: tokenizer.perceptual=lpips)"
+            "foreground, a substitute for the paper's LPIPS that needs no download and gives what moves "
+            "more weight (the paper's: tokenizer.perceptual=lpips)"
         )
     if wanted == "none":
         return "none, where the paper has LPIPS (tokenizer.perceptual=lpips)"
@@ -198,8 +198,11 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
         if not resume:
             run.create(config)
             run.lock()
-        trainer = _assemble(config, agent, env, run)
+        frames = sum(content["dataset"]["written"].values()) if content is not None else 0
+        trainer = _assemble(config, agent, env, run, frames)
         restored = content is None or trainer.load(content)
+        if resume and content is None:
+            trainer.logger.truncate_after(0)
         if resume:
             run.write_config(config)  # a later resume goes on with this one's overrides
     say(
@@ -230,9 +233,11 @@ def _written(run: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _assemble(config: Config, agent: Agent, env: FrameVectorEnv, run: RunFolder) -> Trainer:
+def _assemble(
+    config: Config, agent: Agent, env: FrameVectorEnv, run: RunFolder, frames_saved: int
+) -> Trainer:
     wandb = to_dict(config.wandb) if config.wandb.mode != "disabled" else None
     logger = MetricLogger(
         run.path, tensorboard=config.logging.tensorboard, wandb=wandb, run_config=to_dict(config)
     )
-    return Trainer(config, agent, env, make_engine(agent), run, logger)
+    return Trainer(config, agent, env, make_engine(agent), run, logger, frames_saved=frames_saved)

@@ -9,6 +9,7 @@ previous checkpoint whole: files that no checkpoint names are ignored and overwr
 from __future__ import annotations
 
 import errno
+import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,8 @@ class DatasetLog:
     def load(self, folder: Path, store: EpisodeStore) -> None:
         """Plays the files back into an empty store, in the order in which they were written."""
         for name in self.files:
+            if not re.fullmatch(r"\d+_\d+\.npz", name):  # a checkpoint may come from anywhere
+                raise UserError(f"{folder.parent / 'last.pt'} names a dataset file '{name}': it is damaged")
             try:
                 with np.load(folder / name, allow_pickle=False) as file:
                     parts = {key: file[key] for key in file.files}

@@ -34,6 +34,11 @@ def estimate_seconds_per_unit(
         priors = _acting_seconds(agent, config, num_envs)
         if config.training.should:
             priors |= _training_seconds(agent, engine, config)
+    if agent.device.type == "cuda":  # give back what the copy took, and do not count it as the run's peak
+        device = agent.device
+        del agent, engine
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     return priors
 
 
@@ -99,7 +104,9 @@ def _training_seconds(agent: Agent, engine: ImaginationEngine, config: Config) -
             torch.stack(list(functions[name](batch).values())).sum().backward()
             agent.zero_grad(set_to_none=True)
 
-        found[name] = _scaled_seconds(agent, step, part.batch_num_samples) * part.grad_acc_steps
+        pieces = config.training.tokenizer.pieces if name == "tokenizer" else 1
+        seconds = _scaled_seconds(agent, step, part.batch_num_samples // pieces)
+        found[name] = seconds * pieces * part.grad_acc_steps
     return found
 
 

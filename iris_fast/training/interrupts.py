@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -42,8 +42,5 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = number
         name = signal.Signals(number).name
-        print(
-            f"\n{name}: finishing this step and saving (once more to stop at once)",
-            file=sys.stderr,
-            flush=True,
-        )
+        message = f"\n{name}: finishing this step and saving (once more to stop at once)\n"
+        os.write(2, message.encode())  # print is not to be called in the middle of another print

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from iris_fast.config.schema import PartConfig
 from iris_fast.errors import RunStopped
 from iris_fast.imagination.randomness import derive_seed
-
-from .precision import autocast
 
 Losses = dict[str, Tensor]
 SETTINGS = ("lr", "weight_decay")  # of an optimizer, which the configuration says and not the checkpoint
@@ -67,8 +65,9 @@ class PartTrainer:
 
     `losses(seed)` gives the losses of a batch, everything random in it drawn from `seed`, in `pieces` equal
     pieces one after the other, so that the memory of one serves the next; the mean of their sums is minimised.
-    Raises RunStopped when a loss or gradient is not finite, before any weight changes
-    on a CPU (on a GPU within `CHECK_EVERY` steps, before anything is saved).
+    It sees to its own precision; `precision` says here whether gradients need scaling (fp16). Raises RunStopped
+    when a loss or gradient is not finite, before any weight changes on a CPU (on a GPU within `CHECK_EVERY`
+    steps, before anything is saved).
     """
 
     CHECK_EVERY = 20
@@ -88,7 +87,6 @@ class PartTrainer:
         self.parameters = parameters
         self.optimizer = optimizer
         self.losses = losses
-        self.precision = precision
         self.pieces = pieces
         self.device = parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
@@ -101,7 +99,7 @@ class PartTrainer:
         for batch in range(self.config.grad_acc_steps):
             seed = derive_seed(run_seed, self.name, epoch, step, batch)
             torch.manual_seed(seed)  # dropout
-            for losses in self._computed(seed):
+            for losses in self.losses(seed):
                 total = torch.stack([loss.float() for loss in losses.values()]).sum()
                 self.scaler.scale(total * share).backward()
                 losses["total_loss"] = total
@@ -114,16 +112,6 @@ class PartTrainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return metrics
-
-    def _computed(self, seed: int) -> Iterator[Losses]:
-        """The losses of each piece, computed in the part's precision."""
-        pieces = iter(self.losses(seed))
-        while True:
-            with autocast(self.precision, self.device):
-                losses = next(pieces, None)
-            if losses is None:
-                return
-            yield losses
 
     def check_finite(self, metrics: Losses, epoch: int, step: int) -> None:
         """RunStopped when the sum of the losses, or the gradient, has become NaN or infinite."""

@@ -1,4 +1,8 @@
-"""The losses of each part on data drawn from the replay: what a gradient step of it minimises."""
+"""The losses of each part on data drawn from the replay: what a gradient step of it minimises.
+
+One rule of precision: what is differentiated runs in the precision asked for; what is not (tokens and
+reconstructions of the cache, rollouts, acting) in float32, or TF32 where a GPU is told so.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
 from .actor_critic_step import ReturnsConfig, actor_critic_losses
+from .precision import autocast
 
 Losses = dict[str, Tensor]
 
@@ -27,13 +32,16 @@ def tokenizer_losses(agent: Agent, store: EpisodeStore, batch: int, seed: int) -
     return agent.tokenizer.losses(tokenizer_frames(store, batch, seed))
 
 
-def world_model_losses(agent: Agent, cache: FrameCache, batch: int, length: int, seed: int) -> Losses:
+def world_model_losses(
+    agent: Agent, cache: FrameCache, batch: int, length: int, seed: int, precision: str = "float32"
+) -> Losses:
     """Losses on `batch` segments of `length` frames, from start."""
     store = cache.store
     segments = store.sample(numpy_generator(seed, "segments"), batch, length, from_start=True)
     data = store.batch(segments)
     tokens = cache.tokens(segments.slots)
-    return agent.world_model.losses(tokens, data.actions, data.rewards, data.ends, data.mask_padding)
+    with autocast(precision, agent.device):
+        return agent.world_model.losses(tokens, data.actions, data.rewards, data.ends, data.mask_padding)
 
 
 def imagination_start(cache: FrameCache, batch: int, burn_in: int, seed: int) -> ImaginationStart:
@@ -68,4 +76,5 @@ def imagined_losses(
     assert horizon is not None  # resolve() has filled it
     rollout = imagine(agent, cache, engine, batch, part.burn_in, horizon, seed)
     returns = ReturnsConfig(part.gamma, part.lambda_, part.entropy_weight)
-    return actor_critic_losses(agent.actor_critic, rollout, returns)
+    with autocast(config.common.precision, agent.device):
+        return actor_critic_losses(agent.actor_critic, rollout, returns)

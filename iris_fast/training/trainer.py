@@ -27,6 +27,7 @@ from .interrupts import StopRequest
 from .loggers import MetricLogger
 from .optimization import MetricMeans, PartTrainer, adam, adamw
 from .part_losses import imagined_losses, tokenizer_frames, world_model_losses
+from .precision import autocast
 from .progress import RunProgress
 from .run_folder import RunFolder
 from .schedule import PHASES, epoch_phases
@@ -72,8 +73,10 @@ class Trainer:
         run: RunFolder,
         logger: MetricLogger,
         priors: dict[str, float] | None = None,
+        frames_saved: int = 0,
     ):
-        """`config` must be resolved; `priors`: expected seconds per unit of each phase, for the time left."""
+        """`config` must be resolved; `priors`: expected seconds per unit of each phase, for the time left;
+        `frames_saved`: how many frames a checkpoint will bring, for which the replay must have room."""
         self.config = config
         self.agent = agent
         self.env = env
@@ -81,7 +84,7 @@ class Trainer:
         self.logger = logger
         self.priors = priors or {}
         self.seed = config.common.seed
-        self.store = self._make_store()
+        self.store = self._make_store(frames_saved)
         cache_bytes = memory_bytes(
             config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage"
         )
@@ -99,13 +102,14 @@ class Trainer:
         self.env_steps = 0
         self.stop = StopRequest()
 
-    def _make_store(self) -> EpisodeStore:
+    def _make_store(self, frames_saved: int) -> EpisodeStore:
         """Room for every frame the run will play, as far as the memory limit allows."""
         train = self.config.collection.train
         size = self.config.env.train.size
         limit = memory_bytes(self.config.datasets.train.max_ram_usage, "datasets.train.max_ram_usage")
         last = min(train.stop_after_epochs, self.config.common.epochs)
         wanted = (train.config.num_steps + train.num_envs) * max(1, last)
+        wanted = max(wanted, frames_saved + train.config.num_steps + train.num_envs)
         capacity = min(wanted, limit // EpisodeStore.frame_bytes(size))
         on_host = self.config.datasets.train.device == "cpu"
         device = torch.device("cpu") if on_host else self.agent.device
@@ -135,10 +139,11 @@ class Trainer:
             "actor_critic": adam(parameters["actor_critic"], training.actor_critic.learning_rate or 0.0),
         }
         batch = {name: getattr(training, name).batch_num_samples for name in PARTS}
+        precision = self.config.common.precision
         losses = {
             "tokenizer": self._tokenizer_losses,
             "world_model": lambda seed: [
-                world_model_losses(agent, self.cache, batch["world_model"], length, seed)
+                world_model_losses(agent, self.cache, batch["world_model"], length, seed, precision)
             ],
             "actor_critic": lambda seed: [
                 imagined_losses(agent, self.cache, self.engine, self.config, batch["actor_critic"], seed)
@@ -168,7 +173,9 @@ class Trainer:
         if every and early and self.position.step % every == 0:
             self.agent.tokenizer.restart_unused_codes(frames)
         for piece in frames.chunk(training.pieces):
-            yield self.agent.tokenizer.losses(piece)
+            with autocast(self.config.common.precision, self.agent.device):
+                losses = self.agent.tokenizer.losses(piece)
+            yield losses
 
     def run(self) -> None:
         """Trains to the last epoch. Raises RunStopped for anything that ends it early."""
@@ -263,6 +270,7 @@ class Trainer:
             phase.set(loss=metrics["total_loss"])
             phase.update(1)
             if self.stop.requested and position.step < total:
+                part.check_finite(means.sums, position.epoch, position.step)
                 position.means = means.state_dict()
                 self._save_and_stop()
         part.check_finite(means.sums, position.epoch, total)
