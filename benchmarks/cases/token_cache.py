@@ -61,7 +61,7 @@ def measure(preset: str, frames: int, steps: int) -> dict[str, Any]:
     return found
 
 
-@case("token_cache", minutes=4)
+@case("token_cache", minutes=2)
 def token_cache(quick: bool) -> dict[str, Any]:
     """Seconds of world-model data and rollout starts with the per-epoch cache and without it."""
-    return measure("small", 400 if quick else 2000, 2 if quick else 40)
+    return measure("small", 400 if quick else 2000, 2 if quick else 12)
