@@ -65,7 +65,7 @@ def small() -> Config:
             ),
             world_model=WorldModelPartConfig(batch_num_samples=12, start_after_epochs=8, steps_per_epoch=50),
             actor_critic=ActorCriticPartConfig(
-                batch_num_samples=32, start_after_epochs=14, steps_per_epoch=25, entropy_weight=0.003
+                batch_num_samples=32, start_after_epochs=14, steps_per_epoch=20, entropy_weight=0.003
             ),
         ),
         evaluation=EvaluationConfig(every=10),
