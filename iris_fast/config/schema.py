@@ -102,16 +102,16 @@ class CollectionConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Storage of played frames. `device` is auto (with the models when they fit), cpu or model."""
+    """Storage of played frames."""
 
     max_ram_usage: str = "30G"
-    device: Literal["auto", "cpu", "model"] = "auto"
 
 
 @dataclass(frozen=True)
 class TrainDatasetConfig(DatasetConfig):
-    """As DatasetConfig, with the per-epoch cache of tokens and reconstructions."""
+    """With the device that holds the frames (the models', or the host) and the per-epoch cache."""
 
+    device: Literal["model", "cpu"] = "model"
     cache: bool = True
     cache_max_ram_usage: str = "4G"
 
@@ -119,7 +119,7 @@ class TrainDatasetConfig(DatasetConfig):
 @dataclass(frozen=True)
 class DatasetsConfig:
     train: TrainDatasetConfig = field(default_factory=TrainDatasetConfig)
-    test: DatasetConfig = field(default_factory=lambda: DatasetConfig(max_ram_usage="1G", device="cpu"))
+    test: DatasetConfig = field(default_factory=lambda: DatasetConfig(max_ram_usage="1G"))
 
 
 @dataclass(frozen=True)

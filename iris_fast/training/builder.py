@@ -196,8 +196,10 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
     config = attach_perceptual(agent, config, carried, say)
     with _written(run):
         if not resume:
-            run.create(config)
+            run.path.mkdir(parents=True, exist_ok=True)
             run.lock()
+            run.check_new()  # again: another process may have begun here since it was looked at
+            run.create(config)
         frames = sum(content["dataset"]["written"].values()) if content is not None else 0
         trainer = _assemble(config, agent, env, run, frames)
         restored = content is None or trainer.load(content)
