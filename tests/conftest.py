@@ -1,9 +1,15 @@
-"""What every test shares: one thread, and tests marked `gpu` skipped where there is no CUDA device."""
+"""What every test shares: one thread, and, where there is no CUDA device, tests marked `gpu` skipped and Triton
+interpreting its kernels (which it decides when it is first imported)."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

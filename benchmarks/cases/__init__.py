@@ -1,5 +1,5 @@
 """Every case, registered by being imported here."""
 
-from . import ball, memory, token_cache, training_steps
+from . import ball, compiled_kernels, memory, token_cache, training_steps
 
-__all__ = ["ball", "memory", "token_cache", "training_steps"]
+__all__ = ["ball", "compiled_kernels", "memory", "token_cache", "training_steps"]

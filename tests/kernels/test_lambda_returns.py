@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iris_fast.kernels import lambda_returns
+from iris_fast.kernels.lambda_returns import lambda_returns_reference, launch_lambda_returns
+
+from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "paper_6_actions.npz"
 
@@ -64,3 +69,60 @@ def test_bad_shapes_are_refused_by_name(shapes: tuple[tuple[int, ...], ...]) -> 
     rewards, values, ends = (torch.zeros(shape) for shape in shapes)
     with pytest.raises(ValueError, match=r"one shape \(batch, time\), got \("):
         lambda_returns(rewards, values, ends, 0.9, 0.9)
+
+
+def random_rollout(batch: int, time: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    rewards, values = torch.randn(2, batch, time, generator=generator).unbind()
+    return rewards, values, (torch.rand(batch, time, generator=generator) < 0.2).float()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (64, 20), (5, 64), (2, 65), (3, 200)])
+def test_the_kernel_is_as_exact_as_plain_pytorch(device: str, shape: tuple[int, int]) -> None:
+    rollout = random_rollout(*shape)
+    exact = [loop(*(t.double().numpy() for t in row), 0.995, 0.95) for row in zip(*rollout, strict=True)]
+    with poisoned_outputs():
+        found = launch_lambda_returns(*(tensor.to(device) for tensor in rollout), 0.995, 0.95)
+    plain = lambda_returns_reference(*rollout, 0.995, 0.95)
+    assert_as_exact_as(found, plain, torch.from_numpy(np.stack(exact)), rounding=4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nan_and_infinity_reach_the_steps_before_them(device: str) -> None:
+    rewards, values, ends = random_rollout(3, 70)
+    rewards[0, 40], values[1, 66], rewards[2, 3] = float("nan"), float("inf"), float("-inf")
+    found = launch_lambda_returns(rewards.to(device), values.to(device), ends.to(device), 0.9, 0.9).cpu()
+    expected = lambda_returns_reference(rewards, values, ends, 0.9, 0.9)
+    assert torch.isnan(found[0, :41]).all() and torch.isfinite(found[0, 41:]).all()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@given(batch=st.integers(0, 6), time=st.integers(0, 30), seed=st.integers(0, 99), transposed=st.booleans())
+def test_any_shape_and_stride(batch: int, time: int, seed: int, transposed: bool) -> None:
+    rollout = random_rollout(batch, time, seed)
+    if transposed:
+        rollout = tuple(tensor.t().contiguous().t() for tensor in rollout)
+    torch.testing.assert_close(
+        lambda_returns(*rollout, 0.9, 0.8), lambda_returns_reference(*rollout, 0.9, 0.8)
+    )
+
+
+def test_gradients_equal_those_of_the_loop() -> None:
+    rewards, values, ends = random_rollout(4, 9)
+    weight = torch.randn(4, 9)
+    gradients = []
+    for function in (lambda_returns, lambda_returns_reference):
+        inputs = [tensor.clone().requires_grad_() for tensor in (rewards, values)]
+        (function(*inputs, ends, 0.95, 0.9) * weight).sum().backward()
+        gradients.append([tensor.grad for tensor in inputs])
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_is_a_well_formed_operator_and_compiles_whole() -> None:
+    rewards, values, ends = random_rollout(3, 5)
+    arguments = (rewards.requires_grad_(), values.requires_grad_(), ends, 0.9, 0.8)
+    torch.library.opcheck(torch.ops.iris_fast_kernels.lambda_returns.default, arguments)
+    compiled = torch.compile(lambda_returns, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*arguments), lambda_returns(*arguments))

@@ -1,0 +1,46 @@
+"""Triton where it is installed, and a message instead of it where it is not (macOS, Windows, arm64).
+
+Every file of device code begins with `from ._triton import jit, tl, triton`. In Triton's interpreter
+(`TRITON_INTERPRET=1` before the first import) the same launchers take CPU tensors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+
+    jit: Callable[..., Any] = triton.jit
+except ModuleNotFoundError:
+    triton = None
+    tl = None
+
+    def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Leaves device code as it is: without Triton it is never called."""
+        return function
+
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether kernels run in Triton's interpreter (a debugging aid of Triton's, read once as Triton reads it)."""
+
+
+def require_triton(operation: str, *tensors: Tensor) -> None:
+    """Raises RuntimeError, naming the fix, where `operation` cannot run on these tensors with Triton."""
+    if triton is None:
+        raise RuntimeError(f"{operation} on {tensors[0].device} needs Triton: pip install triton")
+    if not INTERPRETED and any(not tensor.is_cuda for tensor in tensors):
+        raise RuntimeError(f"the Triton kernel of {operation} takes CUDA tensors, got {tensors[0].device}")
+
+
+def num_multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device; 4 in the interpreter, where it only shapes the launch."""
+    if device.type != "cuda":
+        return 4
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -1,0 +1,69 @@
+"""What tests of kernels share: where they run, poisoned outputs, and how large an error may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from iris_fast.kernels._triton import INTERPRETED
+
+DEVICES = [
+    pytest.param(
+        "cpu",
+        id="interpreter",
+        marks=pytest.mark.skipif(not INTERPRETED, reason="a GPU is used instead of the interpreter"),
+    ),
+    pytest.param("cuda", id="gpu", marks=pytest.mark.gpu),
+]
+"""Where a kernel's launcher is tested: Triton's interpreter on CPU tensors, and, marked `gpu`, the hardware."""
+
+
+@contextmanager
+def poisoned_outputs() -> Iterator[None]:
+    """Fills what `torch.empty` and its kin allocate with NaN (the largest value, for integers)."""
+
+    def poison(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def allocate_poisoned(*args: object, **kwargs: object) -> Tensor:
+            tensor = allocate(*args, **kwargs)
+            if tensor.is_floating_point():
+                return tensor.fill_(float("nan"))
+            return tensor.fill_(True if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max)
+
+        return allocate_poisoned
+
+    with (
+        mock.patch.object(torch, "empty", poison(torch.empty)),
+        mock.patch.object(torch, "empty_like", poison(torch.empty_like)),
+        mock.patch.object(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty)),
+    ):
+        yield
+
+
+def assert_as_exact_as(
+    found: Tensor, plain: Tensor, exact: Tensor, *, factor: float = 2.0, rounding: float | None = None
+) -> None:
+    """Asserts that `found` errs from `exact` (float64) at most `factor` times as much as `plain` PyTorch does.
+
+    `plain` is the same computation by PyTorch in the dtype of `found`. A few units of rounding of the largest
+    value (`rounding` of them, by default 2) are allowed besides, since plain PyTorch is sometimes exact.
+    NaN and infinity must be where `plain` has them.
+    """
+    assert found.shape == plain.shape and found.dtype == plain.dtype, (found.shape, found.dtype, plain.dtype)
+    found64, plain64 = found.detach().double().cpu(), plain.detach().double().cpu()
+    exact64 = exact.detach().double().cpu()
+    finite = torch.isfinite(plain64)
+    assert torch.equal(torch.isfinite(found64), finite), "NaN or infinity where plain PyTorch has none"
+    if not finite.any():
+        return
+    scale = exact64[finite].abs().max()
+    unit = torch.finfo(found.dtype).eps * scale
+    error = (found64 - exact64)[finite].abs().max()
+    allowed = (
+        factor * (plain64 - exact64)[finite].abs().max() + (2.0 if rounding is None else rounding) * unit
+    )
+    assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g} (largest value {scale:.3g})"
