@@ -72,19 +72,22 @@ def test_bad_shapes_are_refused_by_name(shapes: tuple[tuple[int, ...], ...]) -> 
 
 
 def random_rollout(batch: int, time: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rewards, values and ends (batch, time) float32."""
     generator = torch.Generator().manual_seed(seed)
+    ends = (torch.rand(batch, time, generator=generator) < 0.2).float()
     rewards, values = torch.randn(2, batch, time, generator=generator).unbind()
-    return rewards, values, (torch.rand(batch, time, generator=generator) < 0.2).float()
+    return rewards, values, ends
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (64, 20), (5, 64), (2, 65), (3, 200)])
 def test_the_kernel_is_as_exact_as_plain_pytorch(device: str, shape: tuple[int, int]) -> None:
-    rollout = random_rollout(*shape)
-    exact = [loop(*(t.double().numpy() for t in row), 0.995, 0.95) for row in zip(*rollout, strict=True)]
+    rewards, values, ends = random_rollout(*shape)
+    rows = zip(rewards.double().numpy(), values.double().numpy(), ends.double().numpy(), strict=True)
+    exact = [loop(*row, 0.995, 0.95) for row in rows]
     with poisoned_outputs():
-        found = launch_lambda_returns(*(tensor.to(device) for tensor in rollout), 0.995, 0.95)
-    plain = lambda_returns_reference(*rollout, 0.995, 0.95)
+        found = launch_lambda_returns(rewards.to(device), values.to(device), ends.to(device), 0.995, 0.95)
+    plain = lambda_returns_reference(rewards, values, ends, 0.995, 0.95)
     assert_as_exact_as(found, plain, torch.from_numpy(np.stack(exact)), rounding=4)
 
 
@@ -100,12 +103,11 @@ def test_nan_and_infinity_reach_the_steps_before_them(device: str) -> None:
 
 @given(batch=st.integers(0, 6), time=st.integers(0, 30), seed=st.integers(0, 99), transposed=st.booleans())
 def test_any_shape_and_stride(batch: int, time: int, seed: int, transposed: bool) -> None:
-    rollout = random_rollout(batch, time, seed)
+    rewards, values, ends = random_rollout(batch, time, seed)
     if transposed:
-        rollout = tuple(tensor.t().contiguous().t() for tensor in rollout)
-    torch.testing.assert_close(
-        lambda_returns(*rollout, 0.9, 0.8), lambda_returns_reference(*rollout, 0.9, 0.8)
-    )
+        rewards, values = rewards.t().contiguous().t(), values.t().contiguous().t()
+    found = lambda_returns(rewards, values, ends, 0.9, 0.8)
+    torch.testing.assert_close(found, lambda_returns_reference(rewards, values, ends, 0.9, 0.8))
 
 
 def test_gradients_equal_those_of_the_loop() -> None:
@@ -114,7 +116,7 @@ def test_gradients_equal_those_of_the_loop() -> None:
     gradients = []
     for function in (lambda_returns, lambda_returns_reference):
         inputs = [tensor.clone().requires_grad_() for tensor in (rewards, values)]
-        (function(*inputs, ends, 0.95, 0.9) * weight).sum().backward()
+        (function(inputs[0], inputs[1], ends, 0.95, 0.9) * weight).sum().backward()
         gradients.append([tensor.grad for tensor in inputs])
     for found, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
