@@ -17,4 +17,5 @@ for seed in 0 1 2; do
   python -m benchmarks.run_record "$out/run_$seed.json" --seconds "$seconds" --seed "$seed" \
     --command "python -m iris_fast.train --game Catch --seed $seed"
 done
+sed -i "s#$scratch/##" "$out"/evaluation_*.json
 python -m iris_fast.plot "$scratch"/seed_{0,1,2} --out "$out"

@@ -61,11 +61,11 @@ def small() -> Config:
         training=TrainingConfig(
             learning_rate=3e-4,
             tokenizer=TokenizerPartConfig(
-                batch_num_samples=32, start_after_epochs=3, steps_per_epoch=100, pieces=1, learning_rate=1e-3
+                batch_num_samples=32, start_after_epochs=3, steps_per_epoch=70, pieces=1, learning_rate=1e-3
             ),
-            world_model=WorldModelPartConfig(batch_num_samples=12, start_after_epochs=8, steps_per_epoch=50),
+            world_model=WorldModelPartConfig(batch_num_samples=12, start_after_epochs=8, steps_per_epoch=40),
             actor_critic=ActorCriticPartConfig(
-                batch_num_samples=32, start_after_epochs=14, steps_per_epoch=20, entropy_weight=0.003
+                batch_num_samples=32, start_after_epochs=14, steps_per_epoch=12, entropy_weight=0.003
             ),
         ),
         evaluation=EvaluationConfig(every=10),
