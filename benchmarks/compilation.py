@@ -29,7 +29,7 @@ class Variant:
 
     `signature` gives the type of each argument by name, as Triton writes them (`*fp32`, `i32`, `constexpr`);
     `divisible` names pointers and integers that are multiples of 16, which Triton finds out at a launch.
-    A `hot` variant must not spill.
+    A `hot` variant must not spill. `minimum_architecture` is the first that has the types it needs.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Variant:
     divisible: tuple[str, ...] = ()
     hot: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    minimum_architecture: int = ARCHITECTURES[0]
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("architecture", type=int, help="80, 90 or 100")
     arguments = parser.parse_args(argv)
     variants = importlib.import_module(f"benchmarks.variants.{arguments.operation}").VARIANTS
-    found = [asdict(compile_variant(variant, arguments.architecture)) for variant in variants]
+    found = [
+        asdict(compile_variant(variant, arguments.architecture))
+        for variant in variants
+        if variant.minimum_architecture <= arguments.architecture
+    ]
     print(json.dumps(found, indent=1))
     return 0
 

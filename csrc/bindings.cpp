@@ -5,29 +5,17 @@
 
 #include <string>
 
+#include "array_arguments.hpp"
 #include "iris_fast/allocator.hpp"
 #include "iris_fast/sample_categorical.hpp"
+#include "token_bindings.hpp"
 
 namespace py = pybind11;
 
 namespace {
 
-std::string shape_text(const py::array& array) { return py::str(array.attr("shape")).cast<std::string>(); }
-
-// `array` as a C-contiguous array of T with `dimensions` axes, or an error naming what it is instead.
-template <typename T>
-py::array_t<T> require(const py::array& array, const char* name, py::ssize_t dimensions) {
-  const std::string wanted = py::str(py::dtype::of<T>()).cast<std::string>();
-  if (!py::isinstance<py::array_t<T>>(array))
-    throw py::type_error(std::string(name) + " must be " + wanted + ", got " +
-                         py::str(array.dtype()).cast<std::string>());
-  if (array.ndim() != dimensions)
-    throw py::value_error(std::string(name) + " must have " + std::to_string(dimensions) +
-                          " dimension(s), got shape " + shape_text(array));
-  if ((array.flags() & py::array::c_style) == 0)
-    throw py::value_error(std::string(name) + " must be C-contiguous: pass numpy.ascontiguousarray of it");
-  return py::array_t<T>(array);
-}
+using iris_fast::require;
+using iris_fast::shape_text;
 
 py::array_t<std::int64_t> sample_categorical(const py::array& logits, std::uint64_t seed,
                                              const py::array& rows, const py::array& positions,
@@ -70,4 +58,5 @@ PYBIND11_MODULE(_C, module) {
       "Tokens (rows,) int64 drawn from logits (rows, classes) float32 by the Philox draws at\n"
       "(seed; rows[r], positions[r], purpose), rows and positions int64. ValueError or TypeError for a\n"
       "wrong shape, dtype or temperature; 0 for a row holding NaN or inf, or -inf alone.");
+  bind_token_engine(module);
 }

@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,3 +12,60 @@ def sample_categorical(
     purpose: int,
     temperature: float = 1.0,
 ) -> NDArray[np.int64]: ...
+def simd_levels() -> list[str]: ...
+
+class ThreadPool:
+    def __init__(self, threads: int) -> None: ...
+    @property
+    def threads(self) -> int: ...
+
+class TokenModel:
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.float32]],
+        *,
+        num_layers: int,
+        num_heads: int,
+        tokens_per_block: int,
+        max_blocks: int,
+        block_causal: bool,
+        layer_norm_epsilon: float,
+        simd: str = "auto",
+    ) -> None: ...
+    @property
+    def simd(self) -> str: ...
+
+class TokenDream:
+    def __init__(
+        self,
+        model: TokenModel,
+        pool: ThreadPool,
+        first_tokens: NDArray[np.int64],
+        *,
+        seed: int,
+        first_row: int = 0,
+        purpose_reward: int,
+        purpose_end: int,
+        purpose_token: int,
+        kv_dtype: str = "float32",
+        group_size: int = 0,
+    ) -> None: ...
+    def restart(self, first_tokens: NDArray[np.int64], *, seed: int, first_row: int = 0) -> None: ...
+    def step(
+        self, actions: NDArray[np.int64], *, generate_frame: bool = True, want_logits: bool = False
+    ) -> tuple[
+        NDArray[np.int64],
+        NDArray[np.int64],
+        NDArray[np.int64] | None,
+        NDArray[np.float32] | None,
+        NDArray[np.float32] | None,
+        NDArray[np.float32] | None,
+    ]: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def group_size(self) -> int: ...

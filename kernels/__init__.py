@@ -3,15 +3,39 @@
 Import it as `iris_fast.kernels`, or copy this folder into a package of your own.
 """
 
+from .cached_attention import cached_attention, cached_attention_reference
+from .group_norm_swish import group_norm_swish, group_norm_swish_reference
 from .lambda_returns import lambda_returns, lambda_returns_reference
+from .layer_norm_linear import layer_norm_linear, layer_norm_linear_reference
+from .linear_sample import linear_sample, linear_sample_reference
 from .philox import philox_4x32, philox_uniform
-from .sample_categorical import sample_categorical, sample_categorical_reference
+from .sample_categorical import Sample, sample_categorical, sample_categorical_reference
+from .token_embedding import token_embedding, token_embedding_reference
+from .vq_lookup import VQLookup, vq_lookup, vq_lookup_reference
+from .vq_statistics import ema_update, vq_statistics, vq_statistics_reference
 
 __all__ = [
+    "Sample",
+    "VQLookup",
+    "cached_attention",
+    "cached_attention_reference",
+    "ema_update",
+    "group_norm_swish",
+    "group_norm_swish_reference",
     "lambda_returns",
     "lambda_returns_reference",
+    "layer_norm_linear",
+    "layer_norm_linear_reference",
+    "linear_sample",
+    "linear_sample_reference",
     "philox_4x32",
     "philox_uniform",
     "sample_categorical",
     "sample_categorical_reference",
+    "token_embedding",
+    "token_embedding_reference",
+    "vq_lookup",
+    "vq_lookup_reference",
+    "vq_statistics",
+    "vq_statistics_reference",
 ]

@@ -3,7 +3,8 @@
 A draw is a pure function of its address (seed; row, position, purpose), so it is the same whatever the
 batch split, the order of the draws, the device or the engine. The generator is that of Salmon, Moraes, Dror
 and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011): here about 120 elementwise int64
-operations a draw.
+operations a draw. `philox_4x32_device`, `philox_word_device` and `philox_uniform_device` are the same for use
+inside Triton kernels, bit by bit: 10 rounds of two wide products.
 """
 
 from __future__ import annotations
@@ -11,10 +12,49 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._triton import jit, tl
+
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
+
+
+@jit
+def philox_4x32_device(c0, c1, c2, c3, k0, k1):
+    """Device function: the four output words of Philox-4x32-10; all words are uint32 tensors of one shape."""
+    for _ in tl.static_range(10):
+        high0 = tl.umulhi(c0, tl.zeros_like(c0) + 0xD2511F53)
+        low0 = c0 * 0xD2511F53
+        high1 = tl.umulhi(c2, tl.zeros_like(c2) + 0xCD9E8D57)
+        low1 = c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0 = k0 + 0x9E3779B9
+        k1 = k1 + 0xBB67AE85
+    return c0, c1, c2, c3
+
+
+@jit
+def philox_word_device(seed, row, position, purpose):
+    """Device function: the first output word (uint32) at the address (seed; row, position, purpose).
+
+    `row` is an integer tensor, to whose shape the others broadcast; `seed` is int64 and holds 64 bits, and of the
+    others the low 32 bits count.
+    """
+    zero = tl.zeros_like(row).to(tl.uint32)
+    key_low = zero + (seed & 0xFFFFFFFF).to(tl.uint32)
+    key_high = zero + ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    c1 = zero + position.to(tl.uint32)
+    c2 = zero + (tl.full((), 0, tl.int64) + purpose).to(tl.uint32)
+    word, _, _, _ = philox_4x32_device(row.to(tl.uint32), c1, c2, zero, key_low, key_high)
+    return word
+
+
+@jit
+def philox_uniform_device(seed, row, position, purpose):
+    """Device function: the number in [0, 1) that `philox_uniform` gives at this address, bit by bit."""
+    return (philox_word_device(seed, row, position, purpose) >> 8).to(tl.float32) * (2.0**-24)
+
 
 Word = int | Tensor
 """32 bits: an int, or an int64 tensor, in [0, 2^32)."""

@@ -5,57 +5,296 @@ address, the token is the first i whose running sum of p, in float64, exceeds u 
 -inf is never drawn. A row that is no distribution (it holds a NaN or +inf, or -inf alone) gives token 0 on
 every device: an index that is valid, without a synchronisation to look.
 
+`top_k` and `top_p` leave fewer classes before that, in this order: the `top_k` of largest logit and all that
+tie with the least of them; then, of these, the most probable up to and with the one by which their mass
+reaches `top_p` of the whole, and all that tie with it. Ties are of logits, so the same on every device.
+
 `logits` is (..., classes), the tokens are (...). Bytes moved: the logits once. Work: `classes` exponentials
-a row, and 10 Philox rounds.
+a row, and 10 Philox rounds; a truncation adds 16 rounds of three sums over the row, each finding two bits of its
+threshold. Up to 8192 classes that is one launch, with the row in registers. Beyond, one launch finds the mass of each
+chunk of 4096 classes and a second searches one chunk of each row: so a few long rows fill a device too. There a
+truncation reads the row about 20 times from the cache, in a launch before these.
 """
 
 from __future__ import annotations
 
-import math
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
+from ._categorical import address_words, draw_from_tile, mass_scale, readable, tile_warps
+from ._draw_arguments import check_logits_shape, checked_address, checked_truncation
 from ._extension import find_extension
 from ._registration import NAMESPACE
+from ._triton import jit, require_triton, tl, triton
 from .philox import philox_uniform
+from .sample_long_rows import launch_long_rows
+
+_TILE_CLASSES = 8192
+_CHUNK_CLASSES = 4096
+_SPAN = 32
+_KEY_BITS = {torch.float32: 32, torch.bfloat16: 16, torch.float16: 20}
+
+
+class Sample(NamedTuple):
+    """Draws (...), and facts of the distributions they are from, which are those after temperature and truncation."""
+
+    tokens: Tensor
+    """(...) int64."""
+    log_probs: Tensor
+    """(...) float32: natural logarithm of the token's probability; NaN for a row that is no distribution."""
+    entropies: Tensor
+    """(...) float32, in nats; NaN for a row that is no distribution."""
+
+
+@jit
+def _sample_tile_kernel(
+    logits,  # (rows, classes) float32, bfloat16 or float16, classes adjacent
+    row_stride,  # elements from one row of logits to the next
+    seed,  # () int64
+    row,  # (rows,) int64, or None
+    position,  # (rows,) int64
+    position_stride,
+    tokens,  # out: (rows,) int64
+    log_probs,  # out: (rows,) float32, or None
+    entropies,  # out: (rows,) float32, or None
+    rows,
+    classes,
+    purpose,
+    temperature,
+    top_k,
+    top_p,
+    scale,  # units of mass in a p of 1
+    HAS_ROW: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
+    HAS_TOP_K: tl.constexpr,
+    HAS_TOP_P: tl.constexpr,
+    WITH_INFO: tl.constexpr,
+    KEY_BITS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    SPAN: tl.constexpr,
+):
+    index = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    inside = index < rows
+    column = tl.arange(0, BLOCK_CLASSES)
+    mask = inside[:, None] & (column < classes)[None, :]
+    offset = index[:, None] * row_stride + column[None, :]
+    tile = readable(tl.load(logits + offset, mask=mask, other=-float("inf")))
+    word = address_words(seed, row, position, position_stride, purpose, index, inside, HAS_ROW)
+    token, log_prob, entropy = draw_from_tile(
+        tile,
+        word,
+        temperature,
+        top_k,
+        top_p,
+        scale,
+        HAS_TEMPERATURE,
+        HAS_TOP_K,
+        HAS_TOP_P,
+        WITH_INFO,
+        KEY_BITS,
+        SPAN,
+    )
+    tl.store(tokens + index, token.to(tl.int64), mask=inside)
+    if WITH_INFO:
+        tl.store(log_probs + index, log_prob, mask=inside)
+        tl.store(entropies + index, entropy, mask=inside)
+
+
+def launch_sample_categorical(
+    logits: Tensor,
+    seed: Tensor,
+    row: Tensor | None,
+    position: Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    *,
+    with_info: bool = False,
+    tile_classes: int = _TILE_CLASSES,
+    chunk_classes: int = _CHUNK_CLASSES,
+    block_rows: int | None = None,
+    num_warps: int | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Launches the kernels on logits (rows, classes); row and position are (rows,) int64, or row is None.
+
+    Rows of more than `tile_classes` classes go in chunks of `chunk_classes`, a power of two. `block_rows` rows, a
+    power of two, share a program otherwise. Gives tokens, and with `with_info` log-probabilities and entropies.
+    """
+    require_triton("sample_categorical", logits, seed, position)
+    if logits.dtype not in _KEY_BITS:
+        logits = logits.to(torch.float32)
+    if logits.stride(1) != 1:
+        logits = logits.contiguous()
+    rows, classes = logits.shape
+    tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    log_probs, entropies = (
+        torch.empty(2, rows, dtype=torch.float32, device=logits.device).unbind()
+        if with_info
+        else (None, None)
+    )
+    if rows == 0:
+        return tokens, log_probs, entropies
+    row = None if row is None else row.contiguous()
+    address = (seed, row, position, position.stride(0))
+    outputs = (tokens, log_probs, entropies)
+    truncation = (temperature, top_k, top_p, mass_scale(classes))
+    flags = {"HAS_TEMPERATURE": temperature != 1.0, "WITH_INFO": with_info}
+    limits = {"HAS_TOP_K": top_k > 0, "HAS_TOP_P": top_p < 1.0, "KEY_BITS": _KEY_BITS[logits.dtype]}
+    if classes > tile_classes:
+        launch_long_rows(
+            logits, address, outputs, truncation, purpose, flags, limits, chunk_classes, num_warps
+        )
+        return outputs
+    default_rows, block_classes = tile_shape(rows, classes)
+    block_rows = block_rows or default_rows
+    _sample_tile_kernel[(triton.cdiv(rows, block_rows),)](
+        logits,
+        logits.stride(0),
+        *address,
+        *outputs,
+        rows,
+        classes,
+        purpose,
+        *truncation,
+        HAS_ROW=row is not None,
+        BLOCK_ROWS=block_rows,
+        BLOCK_CLASSES=block_classes,
+        SPAN=min(_SPAN, block_classes),
+        num_warps=num_warps or tile_warps(block_rows * block_classes),
+        **flags,
+        **limits,
+    )
+    return outputs
+
+
+def tile_shape(rows: int, classes: int) -> tuple[int, int]:
+    """Rows and classes of a program's tile: one row, or as many short ones as have 256 classes together."""
+    block_classes = max(4, triton.next_power_of_2(classes))
+    return min(triton.next_power_of_2(rows), max(1, 256 // block_classes)), block_classes
 
 
 @torch.library.custom_op(f"{NAMESPACE}::sample_categorical", mutates_args=())
 def _sample_categorical(
     logits: Tensor,  # (rows, classes), floating point
     seed: Tensor,  # () int64: the 64 bits of the seed
-    row: Tensor,  # (rows,) int64
+    row: Tensor | None,  # (rows,) int64; None for the index
     position: Tensor,  # (rows,) int64
     purpose: int,
     temperature: float,
+    top_k: int = 0,  # 0: all classes
+    top_p: float = 1.0,  # 1: all classes
 ) -> Tensor:  # (rows,) int64
-    return _invert(logits, philox_uniform(seed, row, position, purpose), temperature)
+    return sample_without_info(logits, seed, row, position, purpose, temperature, top_k, top_p)
 
 
-@_sample_categorical.register_kernel("cpu")
-def _sample_categorical_cpu(
-    logits: Tensor, seed: Tensor, row: Tensor, position: Tensor, purpose: int, temperature: float
+@_sample_categorical.register_kernel("cuda")
+def _sample_categorical_cuda(
+    logits: Tensor,
+    seed: Tensor,
+    row: Tensor | None,
+    position: Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> Tensor:
-    extension = find_extension()
-    if extension is None:
-        return _invert(logits, philox_uniform(seed, row, position, purpose), temperature)
-    tokens = extension.sample_categorical(
-        logits.detach().to(torch.float32).contiguous().numpy(),
-        int(seed) % 2**64,
-        row.contiguous().numpy(),
-        position.contiguous().numpy(),
-        purpose,
-        temperature,
-    )
-    return torch.from_numpy(tokens)
+    return launch_sample_categorical(logits, seed, row, position, purpose, temperature, top_k, top_p)[0]
 
 
 @_sample_categorical.register_fake
 def _sample_categorical_fake(
-    logits: Tensor, seed: Tensor, row: Tensor, position: Tensor, purpose: int, temperature: float
+    logits: Tensor,
+    seed: Tensor,
+    row: Tensor | None,
+    position: Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> Tensor:
     return logits.new_empty(logits.shape[:1], dtype=torch.int64)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::sample_categorical_info", mutates_args=())
+def _sample_categorical_info(
+    logits: Tensor,
+    seed: Tensor,
+    row: Tensor | None,
+    position: Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # (rows,) int64, float32 and float32
+    return invert(logits, seed, row, position, purpose, temperature, top_k, top_p)
+
+
+@_sample_categorical_info.register_kernel("cuda")
+def _sample_categorical_info_cuda(
+    logits: Tensor,
+    seed: Tensor,
+    row: Tensor | None,
+    position: Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, log_probs, entropies = launch_sample_categorical(
+        logits, seed, row, position, purpose, temperature, top_k, top_p, with_info=True
+    )
+    assert log_probs is not None and entropies is not None
+    return tokens, log_probs, entropies
+
+
+@_sample_categorical_info.register_fake
+def _sample_categorical_info_fake(
+    logits: Tensor,
+    seed: Tensor,
+    row: Tensor | None,
+    position: Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = logits.shape[:1]
+    tokens = logits.new_empty(rows, dtype=torch.int64)
+    return tokens, logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.float32)
+
+
+@overload
+def sample_categorical(
+    logits: Tensor,
+    *,
+    seed: int | Tensor,
+    position: int | Tensor,
+    purpose: int,
+    row: Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    return_info: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def sample_categorical(
+    logits: Tensor,
+    *,
+    seed: int | Tensor,
+    position: int | Tensor,
+    purpose: int,
+    row: Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    return_info: Literal[True],
+) -> Sample: ...
 
 
 def sample_categorical(
@@ -66,33 +305,38 @@ def sample_categorical(
     purpose: int,
     row: Tensor | None = None,
     temperature: float = 1.0,
-) -> Tensor:
+    top_k: int | None = None,
+    top_p: float | None = None,
+    return_info: bool = False,
+) -> Tensor | Sample:
     """Draws int64 tokens (...) from softmax(logits / temperature); logits (..., classes), any float dtype.
 
     Args:
         seed: int in [0, 2^64), or a () int64 tensor holding its 64 bits (which a captured CUDA graph needs to
-            draw anew at each replay).
+            draw anew at each replay; an int costs a launch on CUDA).
         position: int in [0, 2^32), or an integer tensor that broadcasts to (...); its low 32 bits count.
         purpose: int in [0, 2^32): what the draw is for, so that draws at one position differ.
         row: integer tensor that broadcasts to (...); by default the index into the flattened (...).
-        temperature: positive and finite.
+        temperature: positive, finite and not below 2^-126.
+        top_k: draw from the classes of the `top_k` largest logits, at least 1, with all tied with the last.
+        top_p: draw from the most probable classes (of the top k) whose mass reaches `top_p` of all, in (0, 1]
+            and rounded to float32: with the class that reaches it, and all tied with that.
+        return_info: give a `Sample` of tokens, log-probabilities and entropies instead.
 
-    Equal addresses and logits give equal tokens on every device, except where u * sum(p) lies within
-    float32 rounding of a running sum. CPU tensors go to the C++ extension where it was built, and
-    otherwise, like those of other devices, to `sample_categorical_reference`. Not differentiable.
+    Equal addresses and logits give equal tokens on every device, except where u * sum(p), or with `top_p` the
+    mass to reach, lies within float32 rounding of a running sum. On the CPU plain tokens come from the C++ extension
+    where it was built, and all else from the reference; on CUDA all is Triton's. Not differentiable.
 
     Raises ValueError or TypeError naming an argument of a wrong shape, dtype, device or range.
     """
-    seed, row, position = _address(logits, seed, row, position, purpose, temperature)
-    tokens = _sample_categorical(
-        logits.reshape(row.numel(), logits.shape[-1]),
-        seed,
-        row.reshape(-1),
-        position.reshape(-1),
-        purpose,
-        float(temperature),
-    )
-    return tokens.reshape(logits.shape[:-1])
+    check_logits_shape(logits)
+    truncation = checked_truncation(logits.shape[-1], temperature, top_k, top_p)
+    leading = logits.shape[:-1]
+    address = checked_address(leading, logits.device, seed, row, position, purpose).flattened()
+    arguments = (logits.reshape(leading.numel(), logits.shape[-1]), *address, purpose, *truncation)
+    if return_info:
+        return Sample(*(part.reshape(leading) for part in _sample_categorical_info(*arguments)))
+    return _sample_categorical(*arguments).reshape(leading)
 
 
 def sample_categorical_reference(
@@ -103,72 +347,85 @@ def sample_categorical_reference(
     purpose: int,
     row: Tensor | None = None,
     temperature: float = 1.0,
-) -> Tensor:
-    """`sample_categorical` in plain PyTorch, for every device."""
-    seed, row, position = _address(logits, seed, row, position, purpose, temperature)
-    return _invert(logits, philox_uniform(seed, row, position, purpose), temperature)
+    top_k: int | None = None,
+    top_p: float | None = None,
+    return_info: bool = False,
+) -> Any:
+    """`sample_categorical` in plain PyTorch, for every device: a Tensor, or with `return_info` a `Sample`."""
+    check_logits_shape(logits)
+    truncation = checked_truncation(logits.shape[-1], temperature, top_k, top_p)
+    leading = logits.shape[:-1]
+    address = checked_address(leading, logits.device, seed, row, position, purpose).flattened()
+    drawn = invert(logits.reshape(leading.numel(), logits.shape[-1]), *address, purpose, *truncation)
+    sample = Sample(*(part.reshape(leading) for part in drawn))
+    return sample if return_info else sample.tokens
 
 
-def _invert(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """The tokens (...) at `uniform` (...) in [0, 1) of the distributions of `logits` (..., classes)."""
-    logits = logits.detach().to(torch.float32).contiguous()
-    probabilities = torch.exp((logits - logits.amax(dim=-1, keepdim=True)) / temperature)
-    running = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    total = running[..., -1:]
-    # u <= 1 - 2^-24, so the threshold is below the total: the search ends on a class, and on one whose p is
-    # positive, because only such a class raises the running sum.
-    threshold = uniform.to(torch.float64).unsqueeze(-1) * total
-    tokens = torch.searchsorted(running, threshold, right=True)
-    is_distribution = torch.isfinite(total) & (total > 0)
-    return torch.where(is_distribution, tokens, 0).squeeze(-1)
-
-
-def _address(
+def sample_without_info(
     logits: Tensor,
-    seed: int | Tensor,
+    seed: Tensor,
     row: Tensor | None,
-    position: int | Tensor,
+    position: Tensor,
     purpose: int,
     temperature: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Checks all arguments; gives seed () and row and position of the leading shape as int64 tensors."""
-    if logits.dim() == 0 or logits.shape[-1] == 0:
-        raise ValueError(
-            f"logits must be (..., classes) with at least one class, got shape {tuple(logits.shape)}"
-        )
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating point, got dtype {logits.dtype}")
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(
-            f"temperature must be positive and finite, got {temperature} (for 0, take the argmax)"
-        )
-    if not 0 <= purpose < 2**32:
-        raise ValueError(f"purpose must be an int from 0 to 2**32 - 1, got {purpose}")
-    if isinstance(seed, int):
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed must be an int from 0 to 2**64 - 1, got {seed}")
-        seed = seed - 2**64 if seed >= 2**63 else seed
-    if isinstance(position, int) and not 0 <= position < 2**32:
-        raise ValueError(f"position must be an int from 0 to 2**32 - 1, got {position}")
-    leading = logits.shape[:-1]
-    if row is None:
-        row = torch.arange(leading.numel(), device=logits.device).reshape(leading)
-    return (
-        _integer_tensor("seed", seed, torch.Size(()), logits.device),
-        _integer_tensor("row", row, leading, logits.device),
-        _integer_tensor("position", position, leading, logits.device),
+    top_k: int,
+    top_p: float,
+) -> Tensor:
+    """Tokens (rows,) by the C++ extension, where it is there and can, and otherwise by PyTorch."""
+    extension = find_extension() if logits.is_cpu else None
+    if extension is None or top_k > 0 or top_p < 1.0:
+        return invert(logits, seed, row, position, purpose, temperature, top_k, top_p)[0]
+    tokens = extension.sample_categorical(
+        logits.detach().to(torch.float32).contiguous().numpy(),
+        int(seed) % 2**64,
+        (torch.arange(len(logits)) if row is None else row.contiguous()).numpy(),
+        position.contiguous().numpy(),
+        purpose,
+        temperature,
     )
+    return torch.from_numpy(tokens)
 
 
-def _integer_tensor(name: str, value: int | Tensor, shape: torch.Size, device: torch.device) -> Tensor:
-    if isinstance(value, int):
-        # Not torch.tensor, whose copy from the host a CUDA graph cannot capture.
-        return torch.full((), value, dtype=torch.int64, device=device).expand(shape)
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"{name} must be an int or a tensor of integers, got dtype {value.dtype}")
-    if value.device != device:
-        raise ValueError(f"{name} must be on the device of logits, {device}, got {value.device}")
-    try:
-        return value.to(torch.int64).expand(shape)
-    except RuntimeError:
-        raise ValueError(f"{name} must broadcast to shape {tuple(shape)}, got {tuple(value.shape)}") from None
+def invert(
+    logits: Tensor,
+    seed: Tensor,
+    row: Tensor | None,
+    position: Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, log-probabilities and entropies (rows,) for logits (rows, classes), in plain PyTorch."""
+    logits = logits.detach().to(torch.float32).contiguous()
+    row = torch.arange(len(logits), device=logits.device) if row is None else row
+    uniform = philox_uniform(seed, row, position, purpose)
+    distance = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    probabilities = _truncate(logits, torch.exp(distance), top_k, top_p)
+    running = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    total = running[:, -1:]
+    # u <= 1 - 2^-24, so the threshold is below the total: the search ends on a class, and on one whose p is
+    # positive, because only such a class raises the running sum.
+    tokens = torch.searchsorted(running, uniform.to(torch.float64).unsqueeze(-1) * total, right=True)
+    is_distribution = torch.isfinite(total) & (total > 0)
+    tokens = torch.where(is_distribution, tokens, 0)
+    log_total = total.to(torch.float32).log()
+    log_probs = distance.gather(-1, tokens) - log_total
+    weighted = torch.where(probabilities > 0, probabilities * distance, 0.0).sum(dim=-1, keepdim=True)
+    entropies = (log_total - weighted / total.to(torch.float32)).clamp(min=0.0)
+    log_probs, entropies = (torch.where(is_distribution, part, torch.nan) for part in (log_probs, entropies))
+    return tokens.squeeze(-1), log_probs.squeeze(-1), entropies.squeeze(-1)
+
+
+def _truncate(logits: Tensor, probabilities: Tensor, top_k: int, top_p: float) -> Tensor:
+    """The probabilities (rows, classes), as 0 outside the top k and then the top p."""
+    if top_k > 0:
+        kth = logits.topk(top_k, dim=-1).values[:, -1:]
+        probabilities = torch.where(logits >= kth, probabilities, 0.0)
+    if top_p < 1.0:
+        descending, order = logits.sort(dim=-1, descending=True)
+        running = probabilities.gather(-1, order).cumsum(dim=-1, dtype=torch.float64)
+        wanted = torch.full((), top_p, dtype=torch.float32, device=logits.device) * running[:, -1:]
+        crossing = torch.searchsorted(running, wanted).clamp(max=logits.shape[-1] - 1)
+        probabilities = torch.where(logits >= descending.gather(-1, crossing), probabilities, 0.0)
+    return probabilities

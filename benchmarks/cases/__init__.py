@@ -1,5 +1,37 @@
 """Every case, registered by being imported here."""
 
-from . import ball, compiled_kernels, memory, token_cache, training_steps
+from . import (
+    ball,
+    compiled_kernels,
+    kernel_cached_attention,
+    kernel_group_norm_swish,
+    kernel_lambda_returns,
+    kernel_layer_norm_linear,
+    kernel_sampling,
+    kernel_token_embedding,
+    kernel_torch_limits,
+    kernel_vq_lookup,
+    launch_count,
+    memory,
+    token_cache,
+    token_generation,
+    training_steps,
+)
 
-__all__ = ["ball", "compiled_kernels", "memory", "token_cache", "training_steps"]
+__all__ = [
+    "ball",
+    "compiled_kernels",
+    "kernel_cached_attention",
+    "kernel_group_norm_swish",
+    "kernel_lambda_returns",
+    "kernel_layer_norm_linear",
+    "kernel_sampling",
+    "kernel_token_embedding",
+    "kernel_torch_limits",
+    "kernel_vq_lookup",
+    "launch_count",
+    "memory",
+    "token_cache",
+    "token_generation",
+    "training_steps",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,17 @@ def train_tokenizer(config: TokenizerConfig, frames: np.ndarray, steps: int, see
     tokenizer = Tokenizer(config)
     parameters = tokenizer.trained_parameters()
 
-    def losses(step_seed: int) -> dict[str, torch.Tensor]:
+    def losses(step_seed: int) -> list[dict[str, torch.Tensor]]:
         chosen = numpy_generator(step_seed).integers(0, len(frames), preset.tokenizer.batch_num_samples)
-        return tokenizer.losses(torch.from_numpy(frames[chosen]).float() / 255)
+        batch = torch.from_numpy(frames[chosen]).float() / 255
+        if (
+            restart and step < steps / 2 and step % restart == 0
+        ):  # as a run does, until its world model trains
+            tokenizer.restart_unused_codes(batch)
+        return [tokenizer.losses(batch)]
 
-    optimizer = adam(parameters, preset.learning_rate)
+    restart = config.restart_codes_every
+    optimizer = adam(parameters, preset.tokenizer.learning_rate or preset.learning_rate)
     part = PartTrainer("tokenizer", preset.tokenizer, parameters, optimizer, losses, "float32")
     for step in range(steps):
         part.step(derive_seed(seed, "ball"), 1, step)
@@ -91,7 +98,7 @@ def measure(steps: int, pictures: Path | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {"steps": steps, "train_frames": len(train), "held_out_frames": len(held_out)}
     kinds: tuple[PerceptualKind, ...] = ("none", "foreground")
     for kind in kinds:
-        config = TokenizerConfig(base.vocab_size, base.embed_dim, base.encoder, kind)
+        config = replace(base, perceptual=kind)
         tokenizer = train_tokenizer(config, train, steps, seed=0)
         found[kind] = ball_errors(tokenizer, held_out)
         if pictures is not None:

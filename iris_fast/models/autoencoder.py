@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .group_norm import GroupNorm
+from .group_norm import GroupNorm, GroupNormSwish
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,6 @@ class EncoderConfig:
     """Holds the sizes under the key the public implementation uses: `tokenizer.encoder.config`."""
 
     config: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-
-
-class GroupNormSwish(GroupNorm):
-    """GroupNorm followed by swish, as every convolution of a residual block wants it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(super().forward(x))
 
 
 class ResnetBlock(nn.Module):

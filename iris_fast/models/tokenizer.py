@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from iris_fast.kernels import vq_lookup
+
 from .autoencoder import AutoencoderConfig, Decoder, Encoder, EncoderConfig, channels_last
 from .perceptual import LPIPS, foreground_loss
 
@@ -67,15 +69,7 @@ def nearest_codeword(vectors: Tensor, codebook: Tensor) -> Tensor:
     `vectors`: `(count, dim)`; `codebook`: `(num_codes, dim)`; returns `(count,)` int64. In float32 always:
     a lower precision would change tokens.
     """
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.autocast(vectors.device.type, enabled=False):
-            vectors, codebook = vectors.float(), codebook.float()
-            norms = vectors.square().sum(1, keepdim=True) + codebook.square().sum(1)
-            return torch.addmm(norms, vectors, codebook.t(), alpha=-2).argmin(dim=1)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+    return vq_lookup(vectors.detach().float(), codebook.detach().float()).indices
 
 
 class Tokenizer(nn.Module):
@@ -110,7 +104,7 @@ class Tokenizer(nn.Module):
         z = self.pre_quant_conv(self.encoder(frames)).float()
         batch, dim, height, width = z.shape
         vectors = z.permute(0, 2, 3, 1).reshape(-1, dim)
-        tokens = nearest_codeword(vectors.detach(), self.embedding.weight.detach())
+        tokens = nearest_codeword(vectors, self.embedding.weight)
         z_quantized = self.embedding(tokens).view(batch, height, width, dim).permute(0, 3, 1, 2)
         return Encoding(z, z_quantized, tokens.view(batch, height * width))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 from iris_fast.agent import Agent, AgentConfig
 from iris_fast.convert import main
 from iris_fast.interop.files import write_weights
+from iris_fast.interop.public import config_to_dict
 from iris_fast.models.perceptual import LPIPS
 from tests.golden.recipe import golden_agent
 
@@ -27,18 +27,15 @@ def checkout(request: pytest.FixtureRequest) -> Path:
     return path.resolve()
 
 
+def run_there(checkout: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a module of these tests with the checkout, in a process of its own."""
+    command = [sys.executable, "-m", f"tests.interop.{module}", str(checkout), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+
+
 def load_there(checkout: Path, file: Path, agent: Agent, perceptual: str) -> subprocess.CompletedProcess[str]:
-    config = agent.config
-    autoencoder = dataclasses.asdict(config.tokenizer.autoencoder)
-    del autoencoder["norm_groups"]
-    sizes = {
-        "autoencoder": autoencoder,
-        "tokenizer": {"vocab_size": config.tokenizer.vocab_size, "embed_dim": config.tokenizer.embed_dim},
-        "world_model": dataclasses.asdict(config.world_model),
-    }
-    script = Path(__file__).with_name("reference_loader.py")
-    arguments = [str(checkout), str(file), str(agent.num_actions), perceptual, json.dumps(sizes)]
-    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    config = json.dumps(config_to_dict(agent.config))
+    return run_there(checkout, "reference_loader", str(file), str(agent.num_actions), perceptual, config)
 
 
 @pytest.mark.parametrize("config", [AgentConfig(), small_config(), small_config(attention="block_causal")])
@@ -58,3 +55,10 @@ def test_its_strict_loader_accepts_our_export(
     assert result.stdout.splitlines()[-1].startswith("loaded "), result.stderr
     other = load_there(checkout, target, agent, "without" if perceptual == "with" else "with")
     assert other.returncode != 0 and "lpips" in other.stderr  # its loader is strict about this
+
+
+@pytest.mark.parametrize("attention", ["causal", "block_causal"])
+def test_an_accelerated_agent_gives_the_same_results(checkout: Path, attention: str) -> None:
+    result = run_there(checkout, "accelerated_results", attention)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.splitlines()[-1] == "the same"

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from iris_fast.kernels import philox_4x32, philox_uniform
+from iris_fast.kernels._triton import jit, tl
+from iris_fast.kernels.philox import philox_4x32_device, philox_uniform_device
+
+from .harness import DEVICES
 
 # Random123's published known-answer vectors for philox4x32 with 10 rounds: counter, key, output.
 KNOWN_ANSWERS = [
@@ -91,3 +97,51 @@ def test_cuda_draws_the_same_numbers_as_the_cpu() -> None:
     assert torch.equal(
         philox_uniform(2**63 + 5, row.cuda(), 9, 1).cpu(), philox_uniform(2**63 + 5, row, 9, 1)
     )
+
+
+@jit
+def _words_kernel(words: Any, outputs: Any, BLOCK: tl.constexpr) -> None:
+    """Six words a column of (6, BLOCK) int64 to four output words a column of (4, BLOCK)."""
+    column = tl.arange(0, BLOCK)
+    c0 = tl.load(words + column).to(tl.uint32)
+    c1 = tl.load(words + BLOCK + column).to(tl.uint32)
+    c2 = tl.load(words + 2 * BLOCK + column).to(tl.uint32)
+    c3 = tl.load(words + 3 * BLOCK + column).to(tl.uint32)
+    k0 = tl.load(words + 4 * BLOCK + column).to(tl.uint32)
+    k1 = tl.load(words + 5 * BLOCK + column).to(tl.uint32)
+    c0, c1, c2, c3 = philox_4x32_device(c0, c1, c2, c3, k0, k1)
+    tl.store(outputs + column, c0.to(tl.int64))
+    tl.store(outputs + BLOCK + column, c1.to(tl.int64))
+    tl.store(outputs + 2 * BLOCK + column, c2.to(tl.int64))
+    tl.store(outputs + 3 * BLOCK + column, c3.to(tl.int64))
+
+
+@jit
+def _uniform_kernel(
+    seed: Any, row: Any, position: Any, purpose: Any, uniform: Any, BLOCK: tl.constexpr
+) -> None:
+    column = tl.arange(0, BLOCK)
+    address = tl.load(seed), tl.load(row + column), tl.load(position + column), purpose
+    tl.store(uniform + column, philox_uniform_device(*address))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_device_function_gives_the_known_answers(device: str) -> None:
+    columns = [(*counter, *key) for counter, key, _ in KNOWN_ANSWERS] + [(1, 2, 3, 4, 5, 6)]
+    words = torch.tensor(columns, device=device).t().contiguous()
+    outputs = torch.full((4, 4), -1, device=device)
+    _words_kernel[(1,)](words, outputs, 4)
+    expected = [answer for _, _, answer in KNOWN_ANSWERS] + [philox_4x32((1, 2, 3, 4), (5, 6))]
+    assert [tuple(column) for column in outputs.t().tolist()] == expected
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("purpose", [0, 1, 2**32 - 1])
+@pytest.mark.parametrize("seed", [0, 7, -(2**63), -12345])
+def test_the_device_function_draws_the_same_numbers_bit_by_bit(device: str, purpose: int, seed: int) -> None:
+    row = torch.randint(-(2**62), 2**62, (64,))
+    position = torch.arange(64) * 2**29
+    uniform = torch.full((64,), float("nan"), device=device)
+    seeds = torch.tensor(seed, device=device)
+    _uniform_kernel[(1,)](seeds, row.to(device), position.to(device), purpose, uniform, 64)
+    assert torch.equal(uniform.cpu(), philox_uniform(torch.tensor(seed), row, position, purpose))

@@ -1,0 +1,238 @@
+"""Attention over a KV cache with the append: ours by number of splits, beside PyTorch and other kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.registry import case
+from benchmarks.timing import copy_bandwidth, matrix_rate, ratio_interval, time_sides
+from iris_fast.kernels import cached_attention, cached_attention_reference
+
+HEADS, HEAD_DIM = 4, 64  # the paper's
+FP8 = torch.float8_e4m3fn
+SCALE = 0.02  # of e4m3 caches
+Side = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Size:
+    """One decoding step: every sequence holds `length` tokens of `room` and gets one more."""
+
+    batch: int
+    length: int
+    room: int
+    dtype: torch.dtype
+    fp8: bool = False
+    compiled: bool = False  # whether compiled peers, which take seconds to compile, are timed too
+
+    def counted(self) -> dict[str, Any]:
+        """Bytes and operations at the least."""
+        cached = 2 * self.batch * HEADS * self.length * HEAD_DIM * (1 if self.fp8 else self.dtype.itemsize)
+        new = (
+            self.batch
+            * HEADS
+            * HEAD_DIM
+            * (4 * self.dtype.itemsize + 2 * (1 if self.fp8 else self.dtype.itemsize))
+        )
+        return {
+            "batch": self.batch,
+            "length": self.length,
+            "room": self.room,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "cache": "float8_e4m3fn" if self.fp8 else str(self.dtype).removeprefix("torch."),
+            "bytes": cached + new,
+            "flops": 4 * self.batch * HEADS * (self.length + 1) * HEAD_DIM,
+        }
+
+
+def sizes(cuda: bool, quick: bool) -> list[Size]:
+    """A rollout's lengths at several batches, a long cache, then other dtypes."""
+    if quick:
+        return [Size(2, 40, 64, torch.float32)]
+    if not cuda:
+        return [Size(batch, 323, 340, torch.float32) for batch in (1, 16, 64)]
+    bf16 = [
+        Size(batch, length, 340, torch.bfloat16, compiled=batch in (64, 1024) and length == 339)
+        for batch in (1, 16, 64, 256, 1024)
+        for length in (17, 339)
+    ]
+    long = [Size(batch, 2047, 2048, torch.bfloat16, compiled=batch == 16) for batch in (1, 16, 256)]
+    other = [Size(batch, 339, 340, torch.float32) for batch in (64, 1024)]
+    return bf16 + long + other + [Size(batch, 339, 340, torch.bfloat16, fp8=True) for batch in (64, 1024)]
+
+
+def append_and_attend(
+    query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, lengths: Tensor
+) -> Tensor:
+    """What is written without a kernel: an append by index, and SDPA over the whole room under a mask."""
+    row = torch.arange(len(lengths), device=lengths.device)
+    key_cache[row, :, lengths] = key[:, :, 0]
+    value_cache[row, :, lengths] = value[:, :, 0]
+    mask = torch.arange(key_cache.shape[2], device=lengths.device) <= lengths[:, None]
+    return F.scaled_dot_product_attention(query, key_cache, value_cache, attn_mask=mask[:, None, None])
+
+
+def inputs(size: Size, device: torch.device) -> tuple[Tensor, ...]:
+    """Query, key, value, caches and lengths."""
+    generator = torch.Generator(device).manual_seed(0)
+    new = torch.randn(3, size.batch, HEADS, 1, HEAD_DIM, device=device, generator=generator).to(size.dtype)
+    shape = (2, size.batch, HEADS, size.room, HEAD_DIM)
+    caches = torch.randn(shape, device=device, generator=generator, dtype=size.dtype)
+    if size.fp8:
+        caches = (caches.float() / SCALE).clamp(-448, 448).to(FP8)
+    lengths = torch.full((size.batch,), size.length, dtype=torch.int32, device=device)
+    return (*new.unbind(), *caches.unbind(), lengths)
+
+
+def peers(size: Size, tensors: tuple[Tensor, ...]) -> tuple[dict[str, Side], dict[str, str]]:
+    """The other sides by name, and why some are not there."""
+    if size.fp8:
+        return {}, {"others": "no e4m3 cache with the append"}
+    makers: dict[str, Callable[[tuple[Tensor, ...]], Side]] = {
+        "pytorch": lambda t: lambda: append_and_attend(*t)
+    }
+    skipped: dict[str, str] = {}
+    if size.compiled:
+        makers |= {"torch.compile": _compiled, "flex_attention": _flex_attention}
+    else:
+        skipped |= dict.fromkeys(
+            ("torch.compile", "flex_attention"), "compiled for some sizes alone, on a GPU"
+        )
+    if tensors[0].is_cuda and size.dtype != torch.float32:
+        makers |= {"flash_attn": _flash_attn, "flashinfer": _flashinfer}
+    else:
+        skipped |= dict.fromkeys(("flash_attn", "flashinfer"), "16-bit numbers on a GPU alone")
+    sides: dict[str, Side] = {}
+    for name, maker in makers.items():
+        try:
+            side = maker(tensors)
+            side()
+        except ImportError:
+            skipped[name] = "not installed"
+        except Exception as error:  # another library's limit must not end the measurement
+            skipped[name] = f"failed: {type(error).__name__}: {str(error)[:200]}"
+        else:
+            sides[name] = side
+    return sides, skipped
+
+
+def _compiled(tensors: tuple[Tensor, ...]) -> Side:
+    whole = torch.compile(append_and_attend)
+    return lambda: whole(*tensors)
+
+
+def _flash_attn(tensors: tuple[Tensor, ...]) -> Side:
+    """FlashAttention, which appends too; it wants tokens before heads."""
+    from flash_attn import flash_attn_with_kvcache
+
+    query, key, value, key_cache, value_cache = (t.transpose(1, 2).contiguous() for t in tensors[:5])
+
+    def side() -> Tensor:
+        attended = flash_attn_with_kvcache(
+            query, key_cache, value_cache, key, value, cache_seqlens=tensors[5], causal=True
+        )
+        return attended.transpose(1, 2)
+
+    return side
+
+
+def _flex_attention(tensors: tuple[Tensor, ...]) -> Side:
+    """FlexAttention under a mask by length, its block mask made beforehand and the append by index."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    query, key, value, key_cache, value_cache, lengths = tensors
+
+    def seen(batch: Tensor, head: Tensor, q_index: Tensor, kv_index: Tensor) -> Tensor:
+        return kv_index <= lengths[batch]
+
+    mask = create_block_mask(seen, len(lengths), None, 1, key_cache.shape[2], device=str(query.device))
+    attend = torch.compile(flex_attention)
+    row = torch.arange(len(lengths), device=query.device)
+
+    def side() -> Tensor:
+        key_cache[row, :, lengths] = key[:, :, 0]
+        value_cache[row, :, lengths] = value[:, :, 0]
+        return attend(query, key_cache, value_cache, block_mask=mask)
+
+    return side
+
+
+def _flashinfer(tensors: tuple[Tensor, ...]) -> Side:
+    """FlashInfer's batch decoding with one page a sequence, planned beforehand, and the append by index."""
+    import flashinfer
+
+    query, key, value, key_cache, value_cache, lengths = tensors
+    batch, device = len(lengths), query.device
+    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+        torch.empty(128 * 2**20, dtype=torch.uint8, device=device), "HND"
+    )
+    pages = torch.arange(batch + 1, dtype=torch.int32, device=device)
+    wrapper.plan(
+        *(pages, pages[:-1], lengths + 1, HEADS, HEADS, HEAD_DIM, key_cache.shape[2]),
+        q_data_type=query.dtype,
+        kv_data_type=query.dtype,
+    )
+    row = torch.arange(batch, device=device)
+
+    def side() -> Tensor:
+        key_cache[row, :, lengths] = key[:, :, 0]
+        value_cache[row, :, lengths] = value[:, :, 0]
+        return wrapper.run(query[:, :, 0].contiguous(), (key_cache, value_cache))[:, :, None]
+
+    return side
+
+
+def measure(size: Size, device: torch.device, bandwidth: float, rate: float, rounds: int) -> dict[str, Any]:
+    """Medians of one size, after all outputs were compared with float32's."""
+    cuda = device.type == "cuda"
+    tensors = inputs(size, device)
+    scales = {"key_scale": SCALE, "value_scale": SCALE} if size.fp8 else {}
+    if size.fp8:  # tensors, since a float is moved to the device at each call
+        scales = {name: torch.full((HEADS,), number, device=device) for name, number in scales.items()}
+    sides: dict[str, Side] = {"ours": lambda: cached_attention(*tensors, **scales)}
+    for splits in (1, 2, 4, 8) if cuda else ():
+        sides[f"ours_{splits}_splits"] = lambda splits=splits: cached_attention(
+            *tensors, num_splits=splits, **scales
+        )
+    others, skipped = peers(size, tensors)
+    sides |= others
+    found: dict[str, Any] = size.counted() | {"skipped": skipped}
+    if cuda:  # then a share of the copy bandwidth may exceed 1
+        caches_bytes = 2 * tensors[3].nbytes
+        found["fits_in_l2"] = caches_bytes < torch.cuda.get_device_properties(device).L2_cache_size
+    caches = [cache.clone() if size.fp8 else cache.float() for cache in tensors[3:5]]
+    new = [tensor.float() for tensor in tensors[:3]]
+    expected = cached_attention_reference(*new, *caches, tensors[5], **scales)
+    tolerance = 1e-5 if size.dtype == torch.float32 else 1e-2
+    for name, side in sides.items():
+        error = float((side().float() - expected).abs().max() / expected.abs().max())
+        if not error < tolerance:
+            return found | {"error": f"the output of {name} is off by {error:.2g}: not timed"}
+    times = time_sides(sides, device, rounds=rounds, seconds_a_round=0.004 if cuda else 0.02, graphs=True)
+    found["seconds"] = {name: timing.summary() for name, timing in times.items()}
+    ours = times["ours"]
+    found["share_of_copy_bandwidth"] = found["bytes"] / ours.median / bandwidth
+    found["share_of_matrix_rate"] = found["flops"] / ours.median / rate
+    found["speedup_over"] = {name: ratio_interval(times[name].seconds, ours.seconds) for name in others}
+    return found
+
+
+@case("kernel_cached_attention", minutes=1)
+def kernel_cached_attention(quick: bool) -> dict[str, Any]:
+    """A decoding step over a KV cache with its append, by batch, length and dtype: ours and others."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bandwidth = copy_bandwidth(device, 16 if quick else 512)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    rate = matrix_rate(device, dtype, 512 if quick else None)
+    with torch.no_grad():
+        measured = [
+            measure(size, device, bandwidth, rate, 3 if quick else 9)
+            for size in sizes(device.type == "cuda", quick)
+        ]
+    return {"device": device.type, "copy_bandwidth": bandwidth, "matrix_rate": rate, "sizes": measured}

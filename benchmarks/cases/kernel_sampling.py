@@ -1,0 +1,174 @@
+"""Draws from logits, and from a linear layer: ours beside PyTorch's and FlashInfer's ways of drawing."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.registry import case
+from benchmarks.timing import copy_bandwidth, matrix_rate, time_sides
+from iris_fast.kernels import linear_sample, philox_uniform, sample_categorical
+
+ROWS, CLASSES = (1, 64, 1024, 16384), (3, 512, 8192, 50257)
+LAYERS = ((64, 512, 256), (1024, 512, 256), (16384, 512, 256), (64, 8192, 256))  # rows, classes, dim
+LARGEST_ON_CPU = 1024 * 8192
+Draw = Callable[[Tensor], Tensor]
+
+
+def multinomial(logits: Tensor) -> Tensor:
+    return torch.multinomial(logits.softmax(-1), 1)[:, 0]
+
+
+def categorical(logits: Tensor) -> Tensor:
+    return torch.distributions.Categorical(logits=logits, validate_args=False).sample()
+
+
+def exponential_race(logits: Tensor) -> Tensor:
+    """The first of exponential clocks that run at the rates p."""
+    probabilities = logits.softmax(-1)
+    return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
+
+
+def peers(device: torch.device, compiled: bool) -> tuple[dict[str, Draw], dict[str, Draw], list[str]]:
+    """Ways of drawing that a CUDA graph can hold, those that it cannot (they wait for the device), what is absent."""
+    captured: dict[str, Draw] = {"exponential race": exponential_race}
+    absent = []
+    if compiled:
+        captured["exponential race, torch.compile"] = torch.compile(exponential_race, dynamic=True)
+    if device.type == "cuda" and importlib.util.find_spec("flashinfer"):
+        import flashinfer
+
+        captured["flashinfer, logits"] = flashinfer.sampling.sampling_from_logits
+        captured["flashinfer, softmax and probabilities"] = lambda logits: (
+            flashinfer.sampling.sampling_from_probs(logits.softmax(-1))
+        )
+    else:
+        absent.append("flashinfer")
+    return captured, {"torch.multinomial": multinomial, "torch.distributions": categorical}, absent
+
+
+def disagreement(tokens: Tensor, logits: Tensor, seed: Tensor) -> str | None:
+    """What is wrong with our tokens for float32 logits (rows, classes), beside float64's distribution, in pieces."""
+    uniform = philox_uniform(seed, torch.arange(len(logits), device=logits.device), 0, 0).double()[:, None]
+    for start in range(0, len(logits), 1024):
+        rows = slice(start, start + 1024)
+        boundaries = logits[rows].double().softmax(-1).cumsum(-1)
+        exact = torch.searchsorted(boundaries, uniform[rows], right=True).clamp(max=logits.shape[1] - 1)
+        wrong = exact[:, 0] != tokens[rows]
+        gap = (boundaries.gather(-1, torch.minimum(exact, tokens[rows, None])) - uniform[rows]).abs()[:, 0]
+        if bool((wrong & (gap > 3e-7)).any()):
+            return f"a token of rows {start} and on differs, {float(gap[wrong].max()):.2g} from a boundary"
+    return None
+
+
+def timed(
+    sides: dict[str, Callable[[], Any]], device: torch.device, rounds: int, graphs: bool
+) -> dict[str, Any]:
+    times = time_sides(sides, device, rounds=rounds, seconds_a_round=0.004, graphs=graphs)
+    return {name: timing.summary() for name, timing in times.items()}
+
+
+def measure(
+    rows: int, classes: int, device: torch.device, bandwidth: float, rounds: int, compiled: bool
+) -> dict:
+    """Medians of one size, after our tokens were compared with the float64 distribution."""
+    logits = 3 * torch.randn(rows, classes, device=device)
+    seed = torch.zeros((), dtype=torch.int64, device=device)
+    place = torch.zeros((), dtype=torch.int64, device=device)
+
+    def ours(**options: Any) -> Any:
+        return sample_categorical(logits, seed=seed, position=place, purpose=0, **options)
+
+    found: dict[str, Any] = {
+        "rows": rows,
+        "classes": classes,
+        "bytes": logits.nbytes,
+        "flops": 2 * logits.numel(),
+    }
+    error = disagreement(ours(), logits, seed)
+    if error:
+        return found | {"error": f"{error}: not timed"}
+    captured, waiting, absent = peers(device, compiled)
+    sides: dict[str, Callable[[], Any]] = {
+        "ours": ours,
+        "ours, with info": lambda: ours(return_info=True),
+        "ours, top-k 50 and top-p 0.9": lambda: ours(top_k=50, top_p=0.9),
+    }
+    sides |= {name: lambda draw=draw: draw(logits) for name, draw in captured.items()}
+    plain = {"ours": ours} | {name: lambda draw=draw: draw(logits) for name, draw in waiting.items()}
+    found["seconds"] = timed(sides, device, rounds, graphs=True)
+    found["seconds_without_graphs"] = timed(plain, device, rounds, graphs=False)
+    found["absent"] = absent
+    found["share_of_copy_bandwidth"] = logits.nbytes / found["seconds"]["ours"]["median"] / bandwidth
+    return found
+
+
+def measure_layer(
+    rows: int, classes: int, dim: int, device: torch.device, bandwidth: float, rate: float, rounds: int
+) -> dict[str, Any]:
+    """A linear layer with its draw, in bfloat16 on a GPU: as one operation, and as two."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    x = torch.randn(rows, dim, device=device, dtype=dtype)
+    weight = torch.randn(classes, dim, device=device, dtype=dtype) / dim**0.5
+    bias = torch.zeros(classes, device=device, dtype=dtype)
+    seed = torch.zeros((), dtype=torch.int64, device=device)
+    place = torch.zeros((), dtype=torch.int64, device=device)
+    address: dict[str, Any] = {"seed": seed, "position": place, "purpose": 0}
+    bytes_moved, flops = x.nbytes + weight.nbytes + bias.nbytes + 8 * rows, 2 * rows * classes * dim
+    found: dict[str, Any] = {
+        "rows": rows,
+        "classes": classes,
+        "dim": dim,
+        "bytes": bytes_moved,
+        "flops": flops,
+    }
+    exact = torch.nn.functional.linear(x.float(), weight.float(), bias.float())
+    tokens = linear_sample(x, weight, bias, **address)
+    unequal = (tokens != sample_categorical(exact, **address)).double().mean().item()
+    if unequal > max(0.01, 1.5 / rows):
+        return found | {
+            "error": f"{unequal:.2%} of the tokens differ from those of float32 logits: not timed"
+        }
+    found["seconds"] = timed(
+        {
+            "ours": lambda: linear_sample(x, weight, bias, **address),
+            "linear, then our draw": lambda: sample_categorical(
+                torch.nn.functional.linear(x, weight, bias), **address
+            ),
+            "linear, then exponential race": lambda: exponential_race(
+                torch.nn.functional.linear(x, weight, bias)
+            ),
+        },
+        device,
+        rounds,
+        graphs=True,
+    )
+    floor = max(bytes_moved / bandwidth, flops / rate)
+    found["share_of_floor"] = floor / found["seconds"]["ours"]["median"]
+    return found
+
+
+@case("kernel_sampling", minutes=2)
+def kernel_sampling(quick: bool) -> dict[str, Any]:
+    """One draw a row over rows and classes, and a linear layer with its draw; beside PyTorch and FlashInfer."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    bandwidth = copy_bandwidth(device, 16 if quick else 512)
+    rate = matrix_rate(device, torch.bfloat16 if on_gpu else torch.float32, 512 if quick else None)
+    rounds = 3 if quick else 7
+    sizes = [(rows, classes) for rows in ROWS for classes in CLASSES]
+    sizes = [size for size in sizes if on_gpu or size[0] * size[1] <= LARGEST_ON_CPU]
+    if quick:
+        sizes = [(1, 8192), (64, 512)]
+    layers = LAYERS[:1] if quick else LAYERS
+    return {
+        "device": device.type,
+        "copy_bandwidth": bandwidth,
+        "matrix_rate": rate,
+        "draws": [measure(*size, device, bandwidth, rounds, on_gpu and not quick) for size in sizes],
+        "layers": [measure_layer(*layer, device, bandwidth, rate, rounds) for layer in layers],
+    }

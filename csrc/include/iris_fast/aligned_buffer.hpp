@@ -1,0 +1,55 @@
+// Large buffers of plain elements, aligned for vectors and, where it pays, for huge pages.
+#pragma once
+
+#include <cstddef>
+#include <new>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace iris_fast {
+
+// Uninitialised memory of `count` elements of T, which must be a trivial type. Moves, does not copy.
+template <typename T>
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  explicit AlignedBuffer(std::size_t count) : size_(count) {
+    if (count == 0) return;
+    data_ = static_cast<T*>(::operator new(count * sizeof(T), alignment()));
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (alignment() == kHugePage) madvise(data_, count * sizeof(T), MADV_HUGEPAGE);  // advice alone
+#endif
+  }
+  AlignedBuffer(AlignedBuffer&& other) noexcept { swap(other); }
+  AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
+    AlignedBuffer(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~AlignedBuffer() {
+    if (data_ != nullptr) ::operator delete(data_, alignment());
+  }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  std::size_t size() const { return size_; }
+
+ private:
+  static constexpr std::align_val_t kHugePage{std::size_t{2} << 20};
+  static constexpr std::align_val_t kCacheLine{64};
+
+  std::align_val_t alignment() const {
+    return size_ * sizeof(T) >= static_cast<std::size_t>(kHugePage) ? kHugePage : kCacheLine;
+  }
+  void swap(AlignedBuffer& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+  }
+
+  T* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace iris_fast

@@ -1,0 +1,106 @@
+// What one SIMD level offers, as plain functions over plain structures.
+//
+// Every level does the same operations in the same order (fused multiply-adds named one by one, sums in a
+// fixed order), so results are equal bit for bit at every level, for every number of threads and split of the
+// batch.
+//
+// Activations are *tiled*: a matrix (rows, columns), columns a multiple of 16, is stored as
+// (rows / 8 rounded up, columns / 16, 8, 16). A product reads 8 rows of it with constant offsets, and every
+// writer stores whole vectors of 16.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace iris_fast {
+
+constexpr std::size_t kLanes = 16;    // floats in the vector that all levels share
+constexpr std::size_t kTileRows = 8;  // rows of a tile of activations
+constexpr std::size_t kTileFloats = kTileRows * kLanes;
+constexpr std::size_t kMaxHeadDim = 256;  // the kernels keep one query on the stack
+
+constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Floats of a tiled matrix.
+constexpr std::size_t tiled_size(std::size_t rows, std::size_t columns) {
+  return round_up(rows, kTileRows) * round_up(columns, kLanes);
+}
+
+// Where the 16 floats of `row` that begin at `column` (a multiple of 16) lie in a tiled matrix.
+constexpr std::size_t tiled_offset(std::size_t row, std::size_t column, std::size_t columns) {
+  return (row / kTileRows * (columns / kLanes) + column / kLanes) * kTileFloats + row % kTileRows * kLanes;
+}
+
+enum class Activation : int { kNone, kRelu, kGelu };
+
+// out = activation(a · weights + bias), then plus `residual` where there is one.
+struct LinearArgs {
+  const float* a;         // (rows, inner), tiled
+  std::size_t rows;       //
+  std::size_t inner;      // a multiple of 16
+  const float* weights;   // packed by panels of the level's `panel_vectors`: (panel, inner, panel columns)
+  const float* bias;      // (columns,)
+  std::size_t columns;    // a multiple of 16
+  Activation activation;  //
+  const float* residual;  // laid out as `out`, which it may be; null for none
+  float* out;             // (rows, columns): vector (r, c) at r / 8 · tile + r % 8 · row + c / 16 · vector
+  std::size_t out_tile_stride;    // floats
+  std::size_t out_row_stride;     // floats
+  std::size_t out_vector_stride;  // floats
+};
+
+// out = (x - mean) / sqrt(variance + epsilon) · weight + bias, row by row over the first `width` columns.
+struct LayerNormArgs {
+  const float* x;       // (rows, width rounded up to 16), tiled, zero past `width`
+  std::size_t rows;     //
+  std::size_t width;    //
+  const float* weight;  // (width rounded up,), zero past `width`
+  const float* bias;    // (width rounded up,), zero past `width`
+  float epsilon;        //
+  float* out;           // as x
+};
+
+// One layer's keys and values of one sequence: for each head, keys as (token blocks of 16, head_dim, 16
+// tokens), then values as (tokens, head_dim rounded up to 16). Elements are float, or IEEE half precision.
+struct CacheShape {
+  std::size_t heads;
+  std::size_t head_dim;
+  std::size_t max_tokens;  // rounded up to 16 inside
+
+  constexpr std::size_t padded_dim() const { return round_up(head_dim, kLanes); }
+  constexpr std::size_t key_elements() const { return round_up(max_tokens, kLanes) * head_dim; }
+  constexpr std::size_t head_elements() const { return key_elements() + max_tokens * padded_dim(); }
+  constexpr std::size_t layer_elements() const { return heads * head_elements(); }
+};
+
+// Adds rows' keys and values to the caches, or attends to what the caches hold.
+struct AttentionArgs {
+  const float* qkv;           // (rows, 3 · heads · padded_dim), tiled: queries, keys, values, each by heads
+  std::size_t rows;           //
+  CacheShape shape;           //
+  void* const* caches;        // (rows,): the layer's cache of each row's sequence
+  const std::size_t* tokens;  // (rows,): the row's own position, or how many tokens it sees
+  float scale;                // of the scores
+  float* scores;              // room for max_tokens rounded up to 16
+  float* out;                 // (rows, heads · padded_dim), tiled
+};
+
+struct KernelTable {
+  const char* name;
+  std::size_t panel_vectors;  // columns / 16 of a full panel of packed weights
+  void (*linear)(const LinearArgs&);
+  void (*layer_norm)(const LayerNormArgs&);
+  void (*append_float)(const AttentionArgs&);  // `tokens`: positions, below max_tokens
+  void (*append_half)(const AttentionArgs&);
+  void (*attend_float)(const AttentionArgs&);  // `tokens`: tokens seen, at least 1
+  void (*attend_half)(const AttentionArgs&);
+  // Elementwise over a multiple of 16 elements; for tests.
+  void (*exp_nonpositive)(const float* x, std::size_t count, float* out);
+  void (*gelu)(const float* x, std::size_t count, float* out);
+  void (*to_half)(const float* x, std::size_t count, std::uint16_t* out);
+  void (*from_half)(const std::uint16_t* x, std::size_t count, float* out);
+};
+
+}  // namespace iris_fast

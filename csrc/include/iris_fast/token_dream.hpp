@@ -1,0 +1,83 @@
+// A batch of imagined episodes: actions in; rewards, ends and the next frame's tokens out.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "iris_fast/thread_pool.hpp"
+#include "iris_fast/token_model.hpp"
+#include "iris_fast/token_pass.hpp"
+
+namespace iris_fast {
+
+// The third words of the Philox counters (Purpose in iris_fast/imagination/randomness.py).
+struct DrawPurposes {
+  std::uint32_t reward, end, token;
+};
+
+// Where a step's results go, row-major. The logits are for tests: null where not wanted.
+struct DreamOutput {
+  std::int64_t* rewards;       // (batch,): classes
+  std::int64_t* ends;          // (batch,): classes
+  std::int64_t* tokens;        // (batch, slots), or null to generate no frame
+  float* logits_rewards;       // (batch, reward_classes)
+  float* logits_ends;          // (batch, end_classes)
+  float* logits_observations;  // (batch, slots, vocabulary)
+};
+
+// Steps all episodes by groups of sequences. A group goes through all passes of a step on one thread, without
+// waiting for others: while its keys and values are in a cache, and without barriers. Draws are addressed as
+// in iris_fast/imagination/dream.py, so nothing depends on groups or threads.
+class TokenDream {
+ public:
+  // `group`: sequences that go together; 0 for an even share of the batch, at most 32. Throws
+  // std::invalid_argument for sizes out of range, std::bad_alloc when the cache does not fit in memory.
+  TokenDream(std::shared_ptr<const TokenModel> model, std::shared_ptr<ThreadPool> pool, std::size_t batch,
+             CacheType cache_type, std::size_t group, DrawPurposes purposes);
+
+  // Starts anew from frames' tokens (batch, slots). Row r of the batch draws at row `first_row` + r.
+  void restart(const std::int64_t* tokens, std::uint64_t seed, std::uint32_t first_row);
+
+  // Takes actions (batch,). Past the context the cache is rebuilt from the current frame first. Throws
+  // std::invalid_argument for an action out of range, std::runtime_error when another thread is stepping this
+  // dream or it was not restarted since a step that failed, Interrupted when `stop` said so.
+  void step(const std::int64_t* actions, const DreamOutput& output, const std::function<bool()>& stop);
+
+  const TokenModel& model() const { return *model_; }
+  std::size_t batch() const { return batch_; }
+  std::size_t group() const { return group_; }
+  std::size_t steps() const { return steps_; }
+  std::size_t length() const { return length_; }  // tokens that the cache holds
+  const std::vector<std::int64_t>& tokens() const { return tokens_; }
+
+ private:
+  struct Step;  // what the groups of one step share
+  void step_group(const Step& step, std::size_t first, std::size_t count, TokenPass& pass,
+                  TaskContext& context);
+  void rebuild(std::size_t first, std::size_t count, TokenPass& pass, TaskContext& context);
+  void generate_frame(const Step& step, std::vector<TokenPass::Row>& rows, TokenPass& pass,
+                      TaskContext& context);
+  void sample(const PackedHead& head, std::size_t first, std::size_t count, std::uint64_t position,
+              std::uint32_t purpose, TokenPass& pass, std::int64_t* drawn, std::size_t drawn_stride,
+              float* logits, std::size_t logits_stride) const;
+
+  std::shared_ptr<const TokenModel> model_;
+  std::shared_ptr<ThreadPool> pool_;
+  std::size_t batch_, group_;
+  DrawPurposes purposes_;
+  KeyValueCache cache_;
+  std::vector<std::unique_ptr<TokenPass>> passes_;  // one for each thread
+  std::vector<std::int64_t> tokens_;                // (batch, slots): the current frame
+  std::uint64_t seed_ = 0;
+  std::uint32_t first_row_ = 0;
+  std::size_t steps_ = 0, length_ = 0;
+  bool empty_ = true;   // the cache does not hold the current frame yet
+  bool broken_ = true;  // not started, or a step did not end
+  std::atomic<bool> stepping_{false};
+};
+
+}  // namespace iris_fast

@@ -1,0 +1,41 @@
+// The kernel table of one level.
+#pragma once
+
+#include "attention.hpp"
+#include "layer_norm.hpp"
+#include "level.hpp"
+#include "linear.hpp"
+#include "vector_math.hpp"
+
+namespace iris_fast::IRIS_FAST_LEVEL {
+
+inline void exp_nonpositive_all(const float* x, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; i += kLanes) store(out + i, exp_nonpositive(load(x + i)));
+}
+
+inline void gelu_all(const float* x, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; i += kLanes) store(out + i, gelu(load(x + i)));
+}
+
+// Conversion between float32 and half precision, either way.
+template <typename From, typename To>
+inline void convert_all(const From* x, std::size_t count, To* out) {
+  for (std::size_t i = 0; i < count; i += kLanes) store(out + i, load(x + i));
+}
+
+constexpr KernelTable make_table(const char* name) {
+  return {name,
+          kLinearVectors,
+          linear,
+          layer_norm,
+          append<float>,
+          append<std::uint16_t>,
+          attend<float>,
+          attend<std::uint16_t>,
+          exp_nonpositive_all,
+          gelu_all,
+          convert_all<float, std::uint16_t>,
+          convert_all<std::uint16_t, float>};
+}
+
+}  // namespace iris_fast::IRIS_FAST_LEVEL

@@ -1,0 +1,95 @@
+// Vec16 as four NEON registers (64-bit Arm, where they are always present).
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace iris_fast::IRIS_FAST_LEVEL {
+
+// The tile of a product: 16 sums, 4 columns and a row's factor in 32 registers.
+constexpr int kLinearRows = 4;
+constexpr int kLinearVectors = 1;
+
+struct Vec16 {
+  float32x4_t v[4];
+};
+
+template <typename Operation>
+inline Vec16 by_parts(Operation operation) {
+  return {{operation(0), operation(1), operation(2), operation(3)}};
+}
+
+inline Vec16 broadcast(float x) {
+  const float32x4_t v = vdupq_n_f32(x);
+  return {{v, v, v, v}};
+}
+inline Vec16 zero() { return broadcast(0.0f); }
+inline Vec16 load(const float* p) {
+  return by_parts([&](int i) { return vld1q_f32(p + 4 * i); });
+}
+inline void store(float* p, Vec16 x) {
+  for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, x.v[i]);
+}
+inline Vec16 add(Vec16 a, Vec16 b) {
+  return by_parts([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
+}
+inline Vec16 subtract(Vec16 a, Vec16 b) {
+  return by_parts([&](int i) { return vsubq_f32(a.v[i], b.v[i]); });
+}
+inline Vec16 multiply(Vec16 a, Vec16 b) {
+  return by_parts([&](int i) { return vmulq_f32(a.v[i], b.v[i]); });
+}
+inline Vec16 divide(Vec16 a, Vec16 b) {
+  return by_parts([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
+}
+inline Vec16 fma(Vec16 a, Vec16 b, Vec16 c) {
+  return by_parts([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
+}
+// As on x86: the second operand where either is NaN.
+inline float32x4_t maximum(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+inline Vec16 maximum(Vec16 a, Vec16 b) {
+  return by_parts([&](int i) { return maximum(a.v[i], b.v[i]); });
+}
+inline Vec16 minimum(Vec16 a, Vec16 b) {
+  return by_parts([&](int i) { return vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
+}
+inline Vec16 absolute(Vec16 a) {
+  return by_parts([&](int i) { return vabsq_f32(a.v[i]); });
+}
+
+inline Vec16 zero_where_less(Vec16 a, Vec16 bound, Vec16 x) {
+  return by_parts([&](int i) { return vbslq_f32(vcltq_f32(a.v[i], bound.v[i]), vdupq_n_f32(0.0f), x.v[i]); });
+}
+
+inline Vec16 power_of_two(Vec16 shifted) {
+  return by_parts([&](int i) {
+    const uint32x4_t biased = vaddq_u32(vreinterpretq_u32_f32(shifted.v[i]), vdupq_n_u32(127));
+    return vreinterpretq_f32_u32(vshlq_n_u32(biased, 23));
+  });
+}
+
+inline float reduce_add(Vec16 x) {
+  const float32x4_t four = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
+inline float reduce_max(Vec16 x) {
+  const float32x4_t four = maximum(maximum(x.v[0], x.v[2]), maximum(x.v[1], x.v[3]));
+  const float a0 = vgetq_lane_f32(four, 0), a1 = vgetq_lane_f32(four, 1);
+  const float a2 = vgetq_lane_f32(four, 2), a3 = vgetq_lane_f32(four, 3);
+  const float even = a0 > a2 ? a0 : a2, odd = a1 > a3 ? a1 : a3;
+  return even > odd ? even : odd;
+}
+
+inline Vec16 load(const std::uint16_t* p) {
+  return by_parts([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
+}
+
+inline void store(std::uint16_t* p, Vec16 x) {
+  for (int i = 0; i < 4; ++i) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.v[i])));
+}
+
+}  // namespace iris_fast::IRIS_FAST_LEVEL

@@ -1,0 +1,52 @@
+#include "iris_fast/simd_level.hpp"
+
+#include <stdexcept>
+
+namespace iris_fast {
+
+// The build names the levels that it compiled.
+#if defined(IRIS_FAST_HAS_AVX512)
+extern const KernelTable kernels_avx512;
+#endif
+#if defined(IRIS_FAST_HAS_AVX2)
+extern const KernelTable kernels_avx2;
+#endif
+#if defined(IRIS_FAST_HAS_NEON)
+extern const KernelTable kernels_neon;
+#endif
+extern const KernelTable kernels_portable;
+
+std::vector<const KernelTable*> supported_levels() {
+  std::vector<const KernelTable*> found;
+  // The compiler's run-time checks ask the operating system too whether it saves the registers.
+#if defined(IRIS_FAST_HAS_AVX2)
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx");
+#endif
+#if defined(IRIS_FAST_HAS_AVX512)
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    found.push_back(&kernels_avx512);
+#endif
+#if defined(IRIS_FAST_HAS_AVX2)
+  if (avx2) found.push_back(&kernels_avx2);  // every processor with AVX2 and FMA has F16C
+#endif
+#if defined(IRIS_FAST_HAS_NEON)
+  found.push_back(&kernels_neon);
+#endif
+  found.push_back(&kernels_portable);
+  return found;
+}
+
+const KernelTable& kernels_for(const std::string& level) {
+  const auto levels = supported_levels();
+  std::string names;
+  for (const KernelTable* table : levels) {
+    if (level == "auto" || level == table->name) return *table;
+    names += std::string(names.empty() ? "" : ", ") + table->name;
+  }
+  throw std::invalid_argument("simd must be \"auto\" or a level that this machine runs (" + names +
+                              "), not \"" + level + "\"");
+}
+
+}  // namespace iris_fast

@@ -1,0 +1,181 @@
+#include "iris_fast/token_dream.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "iris_fast/philox.hpp"
+#include "iris_fast/sample_categorical.hpp"
+
+namespace iris_fast {
+namespace {
+
+constexpr std::size_t kLargestGroup = 32;
+constexpr std::size_t kLargestBatch = std::size_t{1} << 20;
+
+std::size_t checked_batch(std::size_t batch) {
+  if (batch < 1 || batch > kLargestBatch)
+    throw std::invalid_argument("the batch must be in [1, " + std::to_string(kLargestBatch) + "], not " +
+                                std::to_string(batch));
+  return batch;
+}
+
+std::size_t chosen_group(std::size_t group, std::size_t batch, std::size_t threads) {
+  if (group == 0) group = std::min(kLargestGroup, (batch + threads - 1) / threads);
+  return std::min(group, batch);
+}
+
+void require_range(const char* what, const std::int64_t* values, std::size_t count, std::size_t limit) {
+  for (std::size_t i = 0; i < count; ++i)
+    if (values[i] < 0 || static_cast<std::uint64_t>(values[i]) >= limit)
+      throw std::invalid_argument(std::string(what) + " must be in [0, " + std::to_string(limit) + "), got " +
+                                  std::to_string(values[i]) + " at index " + std::to_string(i));
+}
+
+// Holds a flag up for as long as it lives.
+class Holding {
+ public:
+  explicit Holding(std::atomic<bool>& flag) : flag_(flag) {
+    if (flag_.exchange(true)) throw std::runtime_error("this dream is already in use by another thread");
+  }
+  ~Holding() { flag_ = false; }
+  Holding(const Holding&) = delete;
+  Holding& operator=(const Holding&) = delete;
+
+ private:
+  std::atomic<bool>& flag_;
+};
+
+}  // namespace
+
+struct TokenDream::Step {
+  const std::int64_t* actions;
+  const DreamOutput& output;
+  bool rebuild;
+  std::size_t length;  // of the cache before the action, once rebuilt
+};
+
+TokenDream::TokenDream(std::shared_ptr<const TokenModel> model, std::shared_ptr<ThreadPool> pool,
+                       std::size_t batch, CacheType cache_type, std::size_t group, DrawPurposes purposes)
+    : model_(std::move(model)),
+      pool_(std::move(pool)),
+      batch_(checked_batch(batch)),
+      group_(chosen_group(group, batch, pool_->threads())),
+      purposes_(purposes),
+      cache_(model_->config(), batch_, cache_type),
+      passes_(pool_->threads()),
+      tokens_(batch_ * model_->config().slots()) {}
+
+void TokenDream::restart(const std::int64_t* tokens, std::uint64_t seed, std::uint32_t first_row) {
+  const Holding holding(stepping_);
+  require_range("first_tokens", tokens, tokens_.size(), model_->config().vocabulary);
+  std::copy_n(tokens, tokens_.size(), tokens_.begin());
+  seed_ = seed;
+  first_row_ = first_row;
+  steps_ = 0;
+  length_ = model_->config().slots();
+  empty_ = true;
+  broken_ = false;
+}
+
+void TokenDream::step(const std::int64_t* actions, const DreamOutput& output,
+                      const std::function<bool()>& stop) {
+  const Holding holding(stepping_);
+  const TokenModelConfig& config = model_->config();
+  if (broken_)
+    throw std::runtime_error("this dream was not started, or its last step was interrupted: restart it");
+  require_range("actions", actions, batch_, config.actions);
+  if ((steps_ + 2) * config.tokens_per_block > std::numeric_limits<std::uint32_t>::max())
+    throw std::overflow_error("a dream ends where its draws' positions exceed 32 bits, after " +
+                              std::to_string(steps_) + " steps: restart it");
+  const std::size_t passes = output.tokens != nullptr ? config.tokens_per_block : 1;
+  const bool full = length_ + passes > config.max_tokens();
+  const Step step{actions, output, empty_ || full, full ? config.slots() : length_};
+  broken_ = true;
+  const std::size_t groups = (batch_ + group_ - 1) / group_;
+  const auto task = [&](std::size_t index, std::size_t worker, TaskContext& context) {
+    if (!passes_[worker])
+      passes_[worker] = std::make_unique<TokenPass>(*model_, std::max(group_, config.slots()));
+    const std::size_t first = index * group_;
+    step_group(step, first, std::min(group_, batch_ - first), *passes_[worker], context);
+  };
+  pool_->run(groups, task, stop);
+  length_ = step.length + passes;
+  ++steps_;
+  empty_ = false;
+  broken_ = false;
+}
+
+void TokenDream::step_group(const Step& step, std::size_t first, std::size_t count, TokenPass& pass,
+                            TaskContext& context) {
+  const TokenModelConfig& config = model_->config();
+  const DreamOutput& output = step.output;
+  if (step.rebuild) rebuild(first, count, pass, context);
+  context.check();
+  std::vector<TokenPass::Row> rows(count);
+  for (std::size_t r = 0; r < count; ++r)
+    rows[r] = {model_->action_embedding(static_cast<std::size_t>(step.actions[first + r])), first + r,
+               step.length, step.length + 1};
+  pass.run(*model_, rows, cache_, true);
+  const std::uint64_t position = steps_ * config.tokens_per_block + config.slots();
+  sample(model_->rewards(), first, count, position, purposes_.reward, pass, output.rewards + first, 1,
+         output.logits_rewards, config.reward_classes);
+  sample(model_->ends(), first, count, position, purposes_.end, pass, output.ends + first, 1,
+         output.logits_ends, config.end_classes);
+  if (output.tokens != nullptr) generate_frame(step, rows, pass, context);
+}
+
+void TokenDream::generate_frame(const Step& step, std::vector<TokenPass::Row>& rows, TokenPass& pass,
+                                TaskContext& context) {
+  const TokenModelConfig& config = model_->config();
+  const std::size_t slots = config.slots(), first = rows.front().sequence, vocabulary = config.vocabulary;
+  for (std::size_t slot = 0; slot < slots; ++slot) {
+    float* logits = step.output.logits_observations;
+    if (logits != nullptr) logits += slot * vocabulary;
+    sample(model_->observations(), first, rows.size(), (steps_ + 1) * config.tokens_per_block + slot,
+           purposes_.token, pass, tokens_.data() + first * slots + slot, slots, logits, slots * vocabulary);
+    context.check();
+    for (TokenPass::Row& row : rows) {
+      const std::int64_t token = tokens_[row.sequence * slots + slot];
+      row.embedding = model_->token_embedding(static_cast<std::size_t>(token));
+      row.position = step.length + 1 + slot;
+      row.seen = row.position + 1;
+    }
+    pass.run(*model_, rows, cache_, slot + 1 < slots);
+  }
+  std::copy_n(tokens_.data() + first * slots, rows.size() * slots, step.output.tokens + first * slots);
+}
+
+void TokenDream::rebuild(std::size_t first, std::size_t count, TokenPass& pass, TaskContext& context) {
+  const TokenModelConfig& config = model_->config();
+  const std::size_t slots = config.slots(), together = pass.max_rows() / slots;
+  std::vector<TokenPass::Row> rows;
+  for (std::size_t begin = 0; begin < count; begin += together) {
+    context.check();
+    rows.clear();
+    for (std::size_t s = first + begin; s < first + std::min(count, begin + together); ++s)
+      for (std::size_t slot = 0; slot < slots; ++slot)
+        rows.push_back({model_->token_embedding(static_cast<std::size_t>(tokens_[s * slots + slot])), s, slot,
+                        config.block_causal ? slots : slot + 1});
+    pass.run(*model_, rows, cache_, false);
+  }
+}
+
+void TokenDream::sample(const PackedHead& head, std::size_t first, std::size_t count, std::uint64_t position,
+                        std::uint32_t purpose, TokenPass& pass, std::int64_t* drawn, std::size_t drawn_stride,
+                        float* logits, std::size_t logits_stride) const {
+  constexpr float kTemperature = 1.0f;
+  std::size_t stride = 0;
+  const float* found = pass.logits(*model_, head, stride);
+  std::vector<double> running(head.classes);
+  for (std::size_t r = 0; r < count; ++r) {
+    const float* row = found + r * stride;
+    if (logits != nullptr) std::copy_n(row, head.classes, logits + (first + r) * logits_stride);
+    const float u = philox_uniform(seed_, first_row_ + static_cast<std::uint32_t>(first + r),
+                                   static_cast<std::uint32_t>(position), purpose);
+    drawn[r * drawn_stride] = categorical_token(row, head.classes, kTemperature, u, running.data());
+  }
+}
+
+}  // namespace iris_fast

@@ -1,0 +1,169 @@
+#include "iris_fast/token_model.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace iris_fast {
+namespace {
+
+// Far above any model in use, and low enough that no product of sizes overflows.
+constexpr std::size_t kLargestSize = std::size_t{1} << 20;
+constexpr std::size_t kMostLayers = 1024;
+
+void require_size(const char* name, std::size_t value, std::size_t least, std::size_t most = kLargestSize) {
+  if (value < least || value > most)
+    throw std::invalid_argument(std::string(name) + " must be in [" + std::to_string(least) + ", " +
+                                std::to_string(most) + "], not " + std::to_string(value));
+}
+
+AlignedBuffer<float> zeros(std::size_t count) {
+  AlignedBuffer<float> buffer(count);
+  std::fill_n(buffer.data(), count, 0.0f);
+  return buffer;
+}
+
+// Where an index of a layer's inputs or outputs goes: dense, or by heads that are each padded to whole
+// vectors.
+struct Padding {
+  std::size_t group, padded_group;
+
+  std::size_t operator()(std::size_t index) const { return index / group * padded_group + index % group; }
+};
+
+// Packs parts of a layer that share their input: part p fills the columns from p · columns / parts on.
+class Packer {
+ public:
+  Packer(std::size_t panel_vectors, std::size_t inner, std::size_t columns)
+      : panel_(panel_vectors * kLanes), linear_{round_up(inner, kLanes), round_up(columns, kLanes), {}, {}} {
+    linear_.weights = zeros(linear_.inner * linear_.columns);
+    linear_.bias = zeros(linear_.columns);
+  }
+
+  // `weight` (outputs, inputs) row-major and `bias` (outputs,), columns from `first` on.
+  void add(const float* weight, const float* bias, std::size_t outputs, std::size_t inputs, std::size_t first,
+           Padding out, Padding in) {
+    for (std::size_t o = 0; o < outputs; ++o) {
+      const std::size_t column = first + out(o), panel_start = column / panel_ * panel_;
+      const std::size_t width = std::min(panel_, linear_.columns - panel_start);
+      float* target = linear_.weights.data() + panel_start * linear_.inner + column % panel_;
+      for (std::size_t i = 0; i < inputs; ++i) target[in(i) * width] = weight[o * inputs + i];
+      linear_.bias.data()[column] = bias[o];
+    }
+  }
+
+  PackedLinear take() { return std::move(linear_); }
+
+ private:
+  std::size_t panel_;
+  PackedLinear linear_;
+};
+
+// Reads and packs the layers of one model.
+class Loader {
+ public:
+  Loader(const TokenModelConfig& config, std::size_t panel_vectors, const FindWeight& find)
+      : config_(config), panel_vectors_(panel_vectors), find_(find) {}
+
+  AlignedBuffer<float> table(const std::string& name, std::size_t rows, std::size_t width) const {
+    const float* source = find_(name, {rows, width});
+    const std::size_t padded = round_up(width, kLanes);
+    AlignedBuffer<float> copy = zeros(rows * padded);
+    for (std::size_t r = 0; r < rows; ++r) std::copy_n(source + r * width, width, copy.data() + r * padded);
+    return copy;
+  }
+
+  PackedNorm norm(const std::string& name) const {
+    return {vector(name + ".weight"), vector(name + ".bias")};
+  }
+
+  PackedLinear linear(const std::string& name, std::size_t outputs, std::size_t inputs) const {
+    return linear(name, outputs, inputs, {outputs, outputs}, {inputs, inputs}, outputs, inputs);
+  }
+
+  PackedHead head(const std::string& name, std::size_t classes) const {
+    const std::string module = name + ".head_module.";
+    return {linear(module + "0", config_.embed_dim, config_.embed_dim),
+            linear(module + "2", classes, config_.embed_dim), classes};
+  }
+
+  PackedBlock block(const std::string& name) const {
+    const std::size_t width = config_.embed_dim, hidden = config_.hidden_dim();
+    const std::size_t attention = config_.attention_dim();
+    const Padding by_heads{config_.cache_shape().head_dim, config_.cache_shape().padded_dim()};
+    const Padding dense{width, width};
+    Packer qkv(panel_vectors_, width, 3 * attention);
+    std::size_t first = 0;
+    for (const char* part : {".attn.query", ".attn.key", ".attn.value"}) {
+      qkv.add(find_(name + part + ".weight", {width, width}), find_(name + part + ".bias", {width}), width,
+              width, first, by_heads, dense);
+      first += attention;
+    }
+    return {norm(name + ".ln1"),
+            norm(name + ".ln2"),
+            qkv.take(),
+            linear(name + ".attn.proj", width, width, dense, by_heads, width, attention),
+            linear(name + ".mlp.0", hidden, width),
+            linear(name + ".mlp.2", width, hidden)};
+  }
+
+ private:
+  AlignedBuffer<float> vector(const std::string& name) const {
+    const float* source = find_(name, {config_.embed_dim});
+    AlignedBuffer<float> copy = zeros(config_.padded_dim());
+    std::copy_n(source, config_.embed_dim, copy.data());
+    return copy;
+  }
+
+  PackedLinear linear(const std::string& name, std::size_t outputs, std::size_t inputs, Padding out,
+                      Padding in, std::size_t padded_outputs, std::size_t padded_inputs) const {
+    Packer packer(panel_vectors_, padded_inputs, padded_outputs);
+    packer.add(find_(name + ".weight", {outputs, inputs}), find_(name + ".bias", {outputs}), outputs, inputs,
+               0, out, in);
+    return packer.take();
+  }
+
+  const TokenModelConfig& config_;
+  std::size_t panel_vectors_;
+  const FindWeight& find_;
+};
+
+}  // namespace
+
+void TokenModelConfig::validate() const {
+  require_size("tokens_per_block", tokens_per_block, 2);
+  require_size("max_blocks", max_blocks, 2);
+  require_size("max_tokens", max_tokens(), 4);
+  require_size("layers", layers, 1, kMostLayers);
+  require_size("heads", heads, 1);
+  require_size("embed_dim", embed_dim, 1, std::size_t{1} << 16);
+  require_size("vocabulary", vocabulary, 1);
+  require_size("actions", actions, 1);
+  require_size("reward_classes", reward_classes, 1);
+  require_size("end_classes", end_classes, 1);
+  if (embed_dim % heads != 0)
+    throw std::invalid_argument("embed_dim must be a multiple of heads, got " + std::to_string(embed_dim) +
+                                " and " + std::to_string(heads));
+  require_size("embed_dim / heads", embed_dim / heads, 1, kMaxHeadDim);
+  if (!(layer_norm_epsilon >= 0.0f) || !std::isfinite(layer_norm_epsilon))
+    throw std::invalid_argument("layer_norm_epsilon must be finite and not negative, got " +
+                                std::to_string(layer_norm_epsilon));
+}
+
+TokenModel::TokenModel(const TokenModelConfig& config, const KernelTable& kernels, const FindWeight& find)
+    : config_(config), kernels_(kernels) {
+  config.validate();
+  const Loader load(config_, kernels.panel_vectors, find);
+  const std::size_t width = config.embed_dim;
+  actions_ = load.table("embedder.embedding_tables.0.weight", config.actions, width);
+  tokens_ = load.table("embedder.embedding_tables.1.weight", config.vocabulary, width);
+  positions_ = load.table("pos_emb.weight", config.max_tokens(), width);
+  for (std::size_t layer = 0; layer < config.layers; ++layer)
+    blocks_.push_back(load.block("transformer.blocks." + std::to_string(layer)));
+  final_norm_ = load.norm("transformer.ln_f");
+  observations_ = load.head("head_observations", config.vocabulary);
+  rewards_ = load.head("head_rewards", config.reward_classes);
+  ends_ = load.head("head_ends", config.end_classes);
+}
+
+}  // namespace iris_fast

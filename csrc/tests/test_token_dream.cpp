@@ -1,0 +1,274 @@
+// The engine on a tiny configuration: against a model written plainly in double precision, and against
+// itself.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "check.hpp"
+#include "iris_fast/philox.hpp"
+#include "iris_fast/simd_level.hpp"
+#include "iris_fast/token_dream.hpp"
+
+using namespace iris_fast;
+
+namespace {
+
+using Vector = std::vector<double>;
+
+constexpr std::size_t kBatch = 5;
+constexpr DrawPurposes kPurposes{1, 2, 3};
+
+TokenModelConfig config() { return {4, 3, 2, 3, 15, 7, 3, 3, 2, false, 1e-5f}; }
+
+// Weights by name, made up when they are first asked for.
+class Weights {
+ public:
+  const float* find(const std::string& name, const std::vector<std::size_t>& shape) {
+    std::size_t count = 1;
+    for (const std::size_t size : shape) count *= size;
+    auto& values = weights_[name];
+    if (values.empty()) {
+      const bool norm = name.find("ln") != std::string::npos && name.find("weight") != std::string::npos;
+      const std::uint32_t purpose = next_++;
+      for (std::size_t i = 0; i < count; ++i)
+        values.push_back((norm ? 1.0f : 0.0f) + philox_uniform(2, static_cast<std::uint32_t>(i), 0, purpose) -
+                         0.5f);
+    }
+    CHECK(values.size() == count);
+    return values.data();
+  }
+
+  const std::vector<float>& operator[](const std::string& name) const { return weights_.at(name); }
+
+ private:
+  std::map<std::string, std::vector<float>> weights_;
+  std::uint32_t next_ = 0;
+};
+
+Weights& weights() {
+  static Weights all;
+  return all;
+}
+
+std::shared_ptr<TokenModel> make_model(const std::string& level) {
+  return std::make_shared<TokenModel>(config(), kernels_for(level),
+                                      [](const std::string& name, const std::vector<std::size_t>& shape) {
+                                        return weights().find(name, shape);
+                                      });
+}
+
+// The world model in double precision, over a whole sequence of embeddings.
+struct PlainModel {
+  static Vector linear(const std::string& name, const Vector& x) {
+    const auto &weight = weights()[name + ".weight"], &bias = weights()[name + ".bias"];
+    Vector out(bias.begin(), bias.end());
+    for (std::size_t o = 0; o < out.size(); ++o)
+      for (std::size_t i = 0; i < x.size(); ++i) out[o] += weight[o * x.size() + i] * x[i];
+    return out;
+  }
+
+  static Vector norm(const std::string& name, const Vector& x) {
+    double mean = 0.0, variance = 0.0;
+    for (const double value : x) mean += value / static_cast<double>(x.size());
+    for (const double value : x) variance += (value - mean) * (value - mean) / static_cast<double>(x.size());
+    Vector out(x.size());
+    for (std::size_t i = 0; i < x.size(); ++i)
+      out[i] = (x[i] - mean) / std::sqrt(variance + 1e-5f) * weights()[name + ".weight"][i] +
+               weights()[name + ".bias"][i];
+    return out;
+  }
+
+  static Vector sum(Vector a, const Vector& b) {
+    for (std::size_t i = 0; i < a.size(); ++i) a[i] += b[i];
+    return a;
+  }
+
+  static Vector head(const std::string& name, const Vector& features) {
+    Vector hidden = linear(name + ".head_module.0", features);
+    for (double& value : hidden) value = std::max(value, 0.0);
+    return linear(name + ".head_module.2", hidden);
+  }
+
+  static Vector attend(const std::vector<Vector>& queries, const std::vector<Vector>& keys,
+                       const std::vector<Vector>& values, std::size_t at) {
+    const std::size_t heads = config().heads, dim = config().embed_dim / heads;
+    Vector out(config().embed_dim, 0.0);
+    for (std::size_t h = 0; h < heads; ++h) {
+      Vector weight(at + 1);
+      double total = 0.0;
+      for (std::size_t t = 0; t <= at; ++t) {
+        double score = 0.0;
+        for (std::size_t d = h * dim; d < (h + 1) * dim; ++d) score += queries[at][d] * keys[t][d];
+        total += weight[t] = std::exp(score / std::sqrt(static_cast<double>(dim)));
+      }
+      for (std::size_t t = 0; t <= at; ++t)
+        for (std::size_t d = h * dim; d < (h + 1) * dim; ++d) out[d] += weight[t] / total * values[t][d];
+    }
+    return out;
+  }
+
+  // Features of the last of the embeddings (without position).
+  static Vector features(std::vector<Vector> x) {
+    const std::size_t width = config().embed_dim;
+    for (std::size_t t = 0; t < x.size(); ++t)
+      for (std::size_t i = 0; i < width; ++i) x[t][i] += weights()["pos_emb.weight"][t * width + i];
+    for (std::size_t layer = 0; layer < config().layers; ++layer) {
+      const std::string block = "transformer.blocks." + std::to_string(layer);
+      std::vector<Vector> queries, keys, values;
+      for (const Vector& token : x) {
+        const Vector normed = norm(block + ".ln1", token);
+        queries.push_back(linear(block + ".attn.query", normed));
+        keys.push_back(linear(block + ".attn.key", normed));
+        values.push_back(linear(block + ".attn.value", normed));
+      }
+      for (std::size_t t = 0; t < x.size(); ++t) {
+        x[t] = sum(x[t], linear(block + ".attn.proj", attend(queries, keys, values, t)));
+        Vector hidden = linear(block + ".mlp.0", norm(block + ".ln2", x[t]));
+        for (double& value : hidden) value = 0.5 * value * std::erfc(-value / std::sqrt(2.0));
+        x[t] = sum(x[t], linear(block + ".mlp.2", hidden));
+      }
+    }
+    return norm("transformer.ln_f", x.back());
+  }
+
+  static Vector embedding(int table, std::int64_t index) {
+    const auto& rows = weights()["embedder.embedding_tables." + std::to_string(table) + ".weight"];
+    const auto first = rows.begin() + index * static_cast<std::int64_t>(config().embed_dim);
+    return {first, first + static_cast<std::int64_t>(config().embed_dim)};
+  }
+};
+
+// Everything that a few steps give.
+struct Played {
+  std::vector<std::int64_t> rewards, ends, tokens;
+  std::vector<float> logits_rewards, logits_ends, logits_observations;
+
+  std::vector<unsigned char> bytes() const {
+    std::vector<unsigned char> all;
+    const auto add = [&](const auto& values) {
+      const auto* data = reinterpret_cast<const unsigned char*>(values.data());
+      all.insert(all.end(), data, data + values.size() * sizeof values[0]);
+    };
+    add(rewards), add(ends), add(tokens), add(logits_rewards), add(logits_ends), add(logits_observations);
+    return all;
+  }
+};
+
+std::vector<std::int64_t> first_tokens() {
+  std::vector<std::int64_t> tokens(kBatch * config().slots());
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = static_cast<std::int64_t>(5 * i % config().vocabulary);
+  return tokens;
+}
+
+std::vector<std::int64_t> actions_of(std::size_t step) {
+  std::vector<std::int64_t> actions(kBatch);
+  for (std::size_t r = 0; r < kBatch; ++r)
+    actions[r] = static_cast<std::int64_t>((r + step) % config().actions);
+  return actions;
+}
+
+Played step(TokenDream& dream, std::size_t index) {
+  const TokenModelConfig sizes = config();
+  Played found;
+  found.rewards.resize(kBatch);
+  found.ends.resize(kBatch);
+  found.tokens.resize(kBatch * sizes.slots());
+  found.logits_rewards.resize(kBatch * sizes.reward_classes);
+  found.logits_ends.resize(kBatch * sizes.end_classes);
+  found.logits_observations.resize(kBatch * sizes.slots() * sizes.vocabulary);
+  dream.step(actions_of(index).data(),
+             {found.rewards.data(), found.ends.data(), found.tokens.data(), found.logits_rewards.data(),
+              found.logits_ends.data(), found.logits_observations.data()},
+             nullptr);
+  return found;
+}
+
+TokenDream make_dream(const std::string& level, std::size_t threads, std::size_t group, CacheType type) {
+  return TokenDream(make_model(level), std::make_shared<ThreadPool>(threads), kBatch, type, group, kPurposes);
+}
+
+void close(const float* found, const Vector& expected) {
+  for (std::size_t i = 0; i < expected.size(); ++i) CHECK(std::fabs(found[i] - expected[i]) < 2e-5);
+}
+
+// Two steps fit the context of 12 tokens; the third begins with the cache rebuilt from the current frame.
+void logits_are_the_plain_models() {
+  TokenDream dream = make_dream("auto", 2, 2, CacheType::kFloat);
+  dream.restart(first_tokens().data(), 11, 0);
+  const TokenModelConfig sizes = config();
+  std::vector<std::int64_t> frame = first_tokens();
+  std::vector<std::vector<Vector>> history(kBatch);
+  for (std::size_t index = 0; index < 3; ++index) {
+    const Played found = step(dream, index);
+    CHECK(dream.length() == (index == 1 ? 11u : 7u));
+    for (std::size_t r = 0; r < kBatch; ++r) {
+      if (index != 1) {
+        history[r].clear();
+        for (std::size_t slot = 0; slot < sizes.slots(); ++slot)
+          history[r].push_back(PlainModel::embedding(1, frame[r * sizes.slots() + slot]));
+      }
+      history[r].push_back(PlainModel::embedding(0, actions_of(index)[r]));
+      Vector features = PlainModel::features(history[r]);
+      close(&found.logits_rewards[r * sizes.reward_classes], PlainModel::head("head_rewards", features));
+      close(&found.logits_ends[r * sizes.end_classes], PlainModel::head("head_ends", features));
+      for (std::size_t slot = 0; slot < sizes.slots(); ++slot) {
+        const std::size_t at = r * sizes.slots() + slot;
+        close(&found.logits_observations[at * sizes.vocabulary],
+              PlainModel::head("head_observations", features));
+        history[r].push_back(PlainModel::embedding(1, found.tokens[at]));
+        features = PlainModel::features(history[r]);
+      }
+    }
+    frame = found.tokens;
+  }
+}
+
+void nothing_depends_on_level_threads_or_groups() {
+  for (const CacheType type : {CacheType::kFloat, CacheType::kHalf}) {
+    std::vector<unsigned char> expected;
+    for (const KernelTable* level : supported_levels())
+      for (const std::size_t threads : {1, 3})
+        for (const std::size_t group : {0, 1, 2, 5}) {
+          TokenDream dream = make_dream(level->name, threads, group, type);
+          dream.restart(first_tokens().data(), 3, 100);
+          std::vector<unsigned char> found;
+          for (std::size_t index = 0; index < 4; ++index) {
+            const auto bytes = step(dream, index).bytes();
+            found.insert(found.end(), bytes.begin(), bytes.end());
+          }
+          if (expected.empty()) expected = found;
+          CHECK(found == expected);
+        }
+  }
+}
+
+void refuses_bad_arguments() {
+  TokenDream dream = make_dream("auto", 1, 0, CacheType::kFloat);
+  CHECK_THROWS(step(dream, 0), std::runtime_error);  // not started
+  auto tokens = first_tokens();
+  tokens.back() = 7;
+  CHECK_THROWS(dream.restart(tokens.data(), 0, 0), std::invalid_argument);
+  dream.restart(first_tokens().data(), 0, 0);
+  std::vector<std::int64_t> actions(kBatch, -1);
+  CHECK_THROWS(dream.step(actions.data(), {}, nullptr), std::invalid_argument);
+  for (const std::size_t batch : {std::size_t{0}, std::size_t{1} << 40})
+    CHECK_THROWS(TokenDream(make_model("auto"), std::make_shared<ThreadPool>(1), batch, CacheType::kFloat, 0,
+                            kPurposes),
+                 std::invalid_argument);
+  TokenModelConfig bad = config();
+  bad.heads = 4;
+  CHECK_THROWS(bad.validate(), std::invalid_argument);
+}
+
+}  // namespace
+
+int main() {
+  logits_are_the_plain_models();
+  nothing_depends_on_level_threads_or_groups();
+  refuses_bad_arguments();
+}

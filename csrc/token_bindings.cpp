@@ -1,0 +1,200 @@
+#include "token_bindings.hpp"
+
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "array_arguments.hpp"
+#include "iris_fast/simd_level.hpp"
+#include "iris_fast/thread_pool.hpp"
+#include "iris_fast/token_dream.hpp"
+#include "iris_fast/token_model.hpp"
+
+namespace py = pybind11;
+
+namespace iris_fast {
+namespace {
+
+py::array weight_named(const py::dict& weights, const std::string& name) {
+  if (!weights.contains(name.c_str())) throw py::key_error("the weights lack " + name);
+  const py::object found = weights[name.c_str()];
+  if (!py::isinstance<py::array>(found)) throw py::type_error(name + " must be a NumPy array");
+  return py::reinterpret_borrow<py::array>(found);
+}
+
+std::string text(const std::vector<std::size_t>& shape) {
+  std::string result;
+  for (const std::size_t size : shape) result += (result.empty() ? "(" : ", ") + std::to_string(size);
+  return result + (shape.size() == 1 ? ",)" : ")");
+}
+
+const float* weight_data(const py::dict& weights, const std::string& name,
+                         const std::vector<std::size_t>& shape) {
+  const auto array =
+      require<float>(weight_named(weights, name), name, static_cast<py::ssize_t>(shape.size()));
+  for (std::size_t axis = 0; axis < shape.size(); ++axis)
+    if (static_cast<std::size_t>(array.shape(static_cast<py::ssize_t>(axis))) != shape[axis])
+      throw py::value_error(name + " must have shape " + text(shape) + ", got " + shape_text(array));
+  return array.data();  // the dictionary keeps it alive
+}
+
+std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t layers, std::size_t heads,
+                                       std::size_t tokens_per_block, std::size_t max_blocks,
+                                       bool block_causal, float layer_norm_epsilon, const std::string& simd) {
+  const auto rows = [&](const std::string& name, py::ssize_t axis = 0) {
+    const py::ssize_t dimensions = 2;
+    return static_cast<std::size_t>(
+        require<float>(weight_named(weights, name), name, dimensions).shape(axis));
+  };
+  const TokenModelConfig config{tokens_per_block,
+                                max_blocks,
+                                layers,
+                                heads,
+                                rows("pos_emb.weight", 1),
+                                rows("embedder.embedding_tables.1.weight"),
+                                rows("embedder.embedding_tables.0.weight"),
+                                rows("head_rewards.head_module.2.weight"),
+                                rows("head_ends.head_module.2.weight"),
+                                block_causal,
+                                layer_norm_epsilon};
+  config.validate();
+  return std::make_shared<TokenModel>(config, kernels_for(simd),
+                                      [&](const std::string& name, const std::vector<std::size_t>& shape) {
+                                        return weight_data(weights, name, shape);
+                                      });
+}
+
+CacheType cache_type(const std::string& name) {
+  if (name == "float32") return CacheType::kFloat;
+  if (name == "float16") return CacheType::kHalf;
+  throw py::value_error("kv_dtype must be \"float32\" or \"float16\", not \"" + name + "\"");
+}
+
+template <typename T>
+py::array_t<T> require_shape(const py::array& array, const char* name,
+                             const std::vector<std::size_t>& shape) {
+  const auto checked = require<T>(array, name, static_cast<py::ssize_t>(shape.size()));
+  for (std::size_t axis = 0; axis < shape.size(); ++axis)
+    if (static_cast<std::size_t>(checked.shape(static_cast<py::ssize_t>(axis))) != shape[axis])
+      throw py::value_error(std::string(name) + " must have shape " + text(shape) + ", got " +
+                            shape_text(array));
+  return checked;
+}
+
+void restart(TokenDream& dream, const py::array& first_tokens, std::uint64_t seed, std::uint32_t first_row) {
+  const auto tokens = require_shape<std::int64_t>(first_tokens, "first_tokens",
+                                                  {dream.batch(), dream.model().config().slots()});
+  dream.restart(tokens.data(), seed, first_row);
+}
+
+std::unique_ptr<TokenDream> make_dream(std::shared_ptr<const TokenModel> model,
+                                       std::shared_ptr<ThreadPool> pool, const py::array& first_tokens,
+                                       std::uint64_t seed, std::uint32_t first_row,
+                                       const DrawPurposes& purposes, const std::string& kv_dtype,
+                                       std::size_t group_size) {
+  const py::ssize_t dimensions = 2;
+  const auto batch =
+      static_cast<std::size_t>(require<std::int64_t>(first_tokens, "first_tokens", dimensions).shape(0));
+  auto dream = std::make_unique<TokenDream>(std::move(model), std::move(pool), batch, cache_type(kv_dtype),
+                                            group_size, purposes);
+  restart(*dream, first_tokens, seed, first_row);
+  return dream;
+}
+
+template <typename T>
+T* data_of(std::optional<py::array_t<T>>& array) {
+  return array ? array->mutable_data() : nullptr;
+}
+
+py::tuple step(TokenDream& dream, const py::array& actions, bool generate_frame, bool want_logits) {
+  const TokenModelConfig& config = dream.model().config();
+  const std::size_t batch = dream.batch();
+  const auto actions_buffer = require_shape<std::int64_t>(actions, "actions", {batch});
+  py::array_t<std::int64_t> rewards(batch), ends(batch);
+  std::optional<py::array_t<std::int64_t>> tokens;
+  std::optional<py::array_t<float>> logits_rewards, logits_ends, logits_observations;
+  using Shape = std::vector<std::size_t>;
+  if (generate_frame) tokens.emplace(Shape{batch, config.slots()});
+  if (want_logits) {
+    logits_rewards.emplace(Shape{batch, config.reward_classes});
+    logits_ends.emplace(Shape{batch, config.end_classes});
+    if (generate_frame) logits_observations.emplace(Shape{batch, config.slots(), config.vocabulary});
+  }
+  const DreamOutput output{rewards.mutable_data(),  ends.mutable_data(),  data_of(tokens),
+                           data_of(logits_rewards), data_of(logits_ends), data_of(logits_observations)};
+  const std::int64_t* actions_data = actions_buffer.data();
+  bool signalled = false;
+  try {
+    const py::gil_scoped_release release;
+    dream.step(actions_data, output, [&signalled] {
+      const py::gil_scoped_acquire acquire;
+      signalled = PyErr_CheckSignals() != 0;
+      return signalled;
+    });
+  } catch (const Interrupted&) {
+    if (signalled) throw py::error_already_set();
+    throw;
+  }
+  return py::make_tuple(rewards, ends, tokens, logits_rewards, logits_ends, logits_observations);
+}
+
+std::vector<std::string> level_names() {
+  std::vector<std::string> names;
+  for (const KernelTable* table : supported_levels()) names.emplace_back(table->name);
+  return names;
+}
+
+}  // namespace
+}  // namespace iris_fast
+
+void bind_token_engine(py::module_& module) {
+  using namespace iris_fast;
+  using namespace pybind11::literals;
+  module.def("simd_levels", &level_names, "The SIMD levels that this machine runs, fastest first.");
+
+  py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(
+      module, "ThreadPool",
+      "Threads for the token engine, the calling one among them; started when first used.")
+      .def(py::init<std::size_t>(), "threads"_a)
+      .def_property_readonly("threads", &ThreadPool::threads);
+
+  py::class_<TokenModel, std::shared_ptr<TokenModel>>(
+      module, "TokenModel",
+      "The world model's weights (its state dict as float32 NumPy arrays), copied and packed for a SIMD "
+      "level\n"
+      "(\"auto\" for the fastest). KeyError, TypeError or ValueError naming a weight that is missing or of\n"
+      "another dtype, layout or shape.")
+      .def(py::init(&make_model), "weights"_a, py::kw_only(), "num_layers"_a, "num_heads"_a,
+           "tokens_per_block"_a, "max_blocks"_a, "block_causal"_a, "layer_norm_epsilon"_a, "simd"_a = "auto")
+      .def_property_readonly("simd", [](const TokenModel& model) { return model.kernels().name; });
+
+  py::class_<TokenDream>(
+      module, "TokenDream",
+      "A batch of imagined episodes; nothing depends on threads or on group_size (0: chosen).")
+      .def(py::init([](std::shared_ptr<TokenModel> model, std::shared_ptr<ThreadPool> pool,
+                       const py::array& first_tokens, std::uint64_t seed, std::uint32_t first_row,
+                       std::uint32_t purpose_reward, std::uint32_t purpose_end, std::uint32_t purpose_token,
+                       const std::string& kv_dtype, std::size_t group_size) {
+             return make_dream(std::move(model), std::move(pool), first_tokens, seed, first_row,
+                               {purpose_reward, purpose_end, purpose_token}, kv_dtype, group_size);
+           }),
+           py::arg("model").none(false), py::arg("pool").none(false), "first_tokens"_a, py::kw_only(),
+           "seed"_a, "first_row"_a = 0, "purpose_reward"_a, "purpose_end"_a, "purpose_token"_a,
+           "kv_dtype"_a = "float32", "group_size"_a = 0)
+      .def("restart", &restart, "first_tokens"_a, py::kw_only(), "seed"_a, "first_row"_a = 0,
+           "Starts anew from first_tokens (batch, slots) int64, in the memory that there is.")
+      .def(
+          "step", &step, "actions"_a, py::kw_only(), "generate_frame"_a = true, "want_logits"_a = false,
+          "Takes actions (batch,) int64. Gives reward classes (batch,), end classes (batch,), tokens "
+          "(batch,\n"
+          "slots) or None, and, where wanted, the logits drawn from: rewards (batch, classes), ends (batch,\n"
+          "classes), observations (batch, slots, vocabulary), or None. After KeyboardInterrupt: restart.")
+      .def_property_readonly("steps", &TokenDream::steps)
+      .def_property_readonly("length", &TokenDream::length)
+      .def_property_readonly("batch", &TokenDream::batch)
+      .def_property_readonly("group_size", &TokenDream::group);
+}

@@ -1,0 +1,144 @@
+"""A Hugging Face GPT-2 whose attention and cache are `cached_attention`: `generate` works as before.
+
+`python examples/hugging_face_gpt2.py` builds a small GPT-2 with random weights (nothing is downloaded), generates
+with the library's own cache and attention, then with ours, and compares the tokens. It needs `transformers`.
+
+Two supported places are used: an attention function registered by name in `AttentionInterface`, and a cache layer
+given to a `Cache`. The layer's `update` hands the new keys and values on instead of writing them; the attention
+function, which finds the layer on its module, writes them and attends in one operation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, Cache, GPT2Config, GPT2LMHeadModel
+from transformers.cache_utils import CacheLayerMixin
+
+from iris_fast.kernels import cached_attention
+
+NAME = "iris_fast"
+_PARAMETERS = inspect.signature(GPT2LMHeadModel.forward).parameters
+CACHE_ARGUMENT = "cache" if "cache" in _PARAMETERS else "past_key_values"
+"""What the model and `generate` call the cache, which differs between versions of the library."""
+
+
+class KernelLayer(CacheLayerMixin):
+    """One layer's keys and values, `(batch, kv_heads, max_tokens, head_dim)`, written by the attention function.
+
+    The number of tokens held is kept on the host too, because `generate` asks for it at every step.
+    """
+
+    is_compileable = False
+
+    def __init__(self, max_tokens: int):
+        super().__init__()
+        self.max_tokens = max_tokens
+        self.held = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        batch, heads, _, head_dim = key_states.shape
+        shape = (batch, heads, self.max_tokens, head_dim)
+        self.keys = torch.zeros(shape, dtype=key_states.dtype, device=key_states.device)
+        self.values = torch.zeros_like(self.keys)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """The new keys and values as they are: `attend` writes them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        return key_states, value_states
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """Writes the new tokens and attends to all: `(batch, heads, new, head_dim)`."""
+        attended = cached_attention(query, key, value, self.keys, self.values, self.held, scale=scale)
+        self.held += query.shape[2]
+        return attended
+
+    def get_seq_length(self) -> int:
+        return self.held
+
+    def get_max_length(self) -> int:
+        return self.max_tokens
+
+    get_max_cache_shape = get_max_length  # its name in earlier versions
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        return self.held + query_length, 0
+
+    def reset(self) -> None:
+        super().reset()
+        self.held = 0
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """The attention function: (batch, heads, new, head_dim) in, (batch, new, heads, head_dim) out."""
+    if attention_mask is not None:
+        raise ValueError(
+            "cached_attention knows causal masks alone: give prompts of one length, without a mask"
+        )
+    if dropout:
+        raise ValueError("cached_attention has no dropout: call model.eval()")
+    layer = module.kernel_layer
+    assert isinstance(layer, KernelLayer)
+    return layer.attend(query, key, value, scaling).transpose(1, 2), None
+
+
+def kernel_cache(model: GPT2LMHeadModel, max_tokens: int) -> Cache:
+    """A cache of `max_tokens` tokens for `model`, which uses it from now on; give it to `generate`."""
+    AttentionInterface.register(NAME, attention)
+    model.set_attn_implementation(NAME)
+    cache = Cache(layers=[KernelLayer(max_tokens) for _ in model.transformer.h])
+    for block, layer in zip(model.transformer.h, cache.layers, strict=True):
+        block.attn.kernel_layer = layer
+    return cache
+
+
+def tiny_gpt2(seed: int) -> GPT2LMHeadModel:
+    """A GPT-2 with random weights."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=256, n_positions=128, n_embd=96, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=None
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=48, help="tokens to generate")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, prompt and draws")
+    arguments = parser.parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = tiny_gpt2(arguments.seed).to(device)
+    prompt = torch.randint(256, (2, 12), device=device)
+    generated = []
+    for ours in (False, True):
+        torch.manual_seed(arguments.seed)
+        cache = {CACHE_ARGUMENT: kernel_cache(model, max_tokens=128)} if ours else {}
+        found = model.generate(
+            prompt, max_new_tokens=arguments.tokens, do_sample=True, pad_token_id=0, **cache
+        )
+        generated.append(found.cpu())
+    same = torch.equal(*generated)
+    print(generated[1][0].tolist())
+    print("the same tokens as with its own cache" if same else "the tokens differ")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,245 @@
+"""The CPU engine: the oracle's rollouts with the world model in C++ (`csrc/`), a whole batch without Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from iris_fast.agent import Agent
+from iris_fast.kernels._extension import find_extension
+from iris_fast.models.world_model import WorldModel
+
+from .dream import DreamStep
+from .engine import ImaginationStart, Rollout
+from .oracle import OracleEngine, _Recorder
+from .randomness import Draws, PhiloxDraws, Purpose
+
+if TYPE_CHECKING:
+    from iris_fast._C import ThreadPool, TokenDream, TokenModel
+
+CacheDtype = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True)
+class CpuOptions:
+    """How the engine runs; of these only `kv_dtype` changes a number.
+
+    `threads`: None for PyTorch's number when the engine is made. `group_size`: sequences that one thread takes
+    through a step together; 0 for an even share of the batch, at most 32. `kv_dtype`: "float16" halves the memory
+    and the traffic of keys and values and rounds them (those beyond 65504 become infinite). `simd`: "auto" for
+    the fastest of `iris_fast._C.simd_levels()`, or one of them: all give the same bits.
+    """
+
+    threads: int | None = None
+    group_size: int = 0
+    kv_dtype: CacheDtype = "float32"
+    simd: str = "auto"
+
+
+class StepLogits(NamedTuple):
+    """What a step's samples were drawn from, float32.
+
+    `rewards` `(batch, 3)`; `ends` `(batch, 2)`; `observations` `(batch, 16, vocab_size)`, None where no frame
+    was generated.
+    """
+
+    rewards: Tensor
+    ends: Tensor
+    observations: Tensor | None
+
+
+def pack_world_model(world_model: WorldModel, simd: str = "auto") -> TokenModel:
+    """A copy of the weights as the C++ engine wants them; later changes of `world_model` do not reach it.
+
+    Raises RuntimeError without the C++ extension, ValueError for weights that are not float32 on the CPU.
+    """
+    config = world_model.config
+    return _extension().TokenModel(
+        _weights(world_model),
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        tokens_per_block=config.tokens_per_block,
+        max_blocks=config.max_blocks,
+        block_causal=config.attention == "block_causal",
+        layer_norm_epsilon=world_model.transformer.ln_f.eps,
+        simd=simd,
+    )
+
+
+def _weights(world_model: WorldModel) -> dict[str, NDArray[np.float32]]:
+    """The state dict's tensors as arrays that share their memory."""
+    weights = {}
+    for name, tensor in world_model.state_dict().items():
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise ValueError(
+                f"the CPU engine needs float32 weights on the CPU; {name} is {tensor.dtype} on {tensor.device}"
+            )
+        weights[name] = _array(tensor)
+    return weights
+
+
+def _extension() -> ModuleType:
+    extension = find_extension()
+    if extension is None:
+        raise RuntimeError("the CPU engine needs the C++ extension: build it with `pip install -e .`")
+    return extension
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().contiguous().numpy()
+
+
+def _address(draws: PhiloxDraws) -> dict[str, int]:
+    """The parts of a draw's address that a whole dream shares."""
+    if not 0 <= draws.seed < 2**64:
+        raise ValueError(f"the seed must be in [0, 2**64), not {draws.seed}")
+    return {"seed": draws.seed, "first_row": draws.first_row}
+
+
+class CpuDream:
+    """A batch of imagined episodes in C++: `Dream` with the same addresses, so with the same draws.
+
+    One thread at a time may step it. KeyboardInterrupt ends a step within a pass; `restart` before the next one.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        model: TokenModel,
+        pool: ThreadPool,
+        first_tokens: Tensor,
+        draws: PhiloxDraws,
+        *,
+        group_size: int = 0,
+        kv_dtype: CacheDtype = "float32",
+    ):
+        """`first_tokens`: `(batch, 16)` int64; `model`: from `pack_world_model`; the rest as in `CpuOptions`."""
+        self.world_model = world_model
+        self.tokens = first_tokens
+        self._dream: TokenDream = _extension().TokenDream(
+            model,
+            pool,
+            _array(first_tokens),
+            **_address(draws),
+            purpose_reward=int(Purpose.REWARD),
+            purpose_end=int(Purpose.END),
+            purpose_token=int(Purpose.TOKEN),
+            kv_dtype=kv_dtype,
+            group_size=group_size,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Steps since the start."""
+        return self._dream.steps
+
+    @property
+    def length(self) -> int:
+        """Tokens that the cache holds."""
+        return self._dream.length
+
+    def restart(self, first_tokens: Tensor, draws: PhiloxDraws) -> None:
+        """Starts anew from `first_tokens`, of the same batch size, in the memory that there is."""
+        self._dream.restart(_array(first_tokens), **_address(draws))
+        self.tokens = first_tokens
+
+    def step(self, actions: Tensor, generate_frame: bool = True) -> DreamStep:
+        """Takes `actions` `(batch,)` int64; samples reward, end and, unless told not to, the next frame."""
+        return self._step(actions, generate_frame, want_logits=False)[0]
+
+    def step_with_logits(self, actions: Tensor, generate_frame: bool = True) -> tuple[DreamStep, StepLogits]:
+        """As `step`, with what was drawn from."""
+        outcome, logits = self._step(actions, generate_frame, want_logits=True)
+        assert logits is not None
+        return outcome, logits
+
+    def _step(
+        self, actions: Tensor, generate_frame: bool, want_logits: bool
+    ) -> tuple[DreamStep, StepLogits | None]:
+        rewards, ends, tokens, logits_rewards, logits_ends, logits_observations = self._dream.step(
+            _array(actions), generate_frame=generate_frame, want_logits=want_logits
+        )
+        if tokens is not None:
+            self.tokens = torch.from_numpy(tokens)
+        outcome = DreamStep(
+            torch.from_numpy(rewards).float() - 1,
+            torch.from_numpy(ends).bool(),
+            None if tokens is None else self.tokens,
+        )
+        if logits_rewards is None or logits_ends is None:
+            return outcome, None
+        observations = None if logits_observations is None else torch.from_numpy(logits_observations)
+        return outcome, StepLogits(
+            torch.from_numpy(logits_rewards), torch.from_numpy(logits_ends), observations
+        )
+
+
+class CpuEngine(OracleEngine):
+    """The oracle with its dream in C++. The agent must be in evaluation mode, in float32 on the CPU.
+
+    Weights are packed at the first rollout, and again at the first one after `weights_changed`. The same seed
+    gives the oracle's rollout, except where two choices lie within float32 rounding; equal bits for any number
+    of threads, group size and SIMD level.
+    """
+
+    name = "cpu"
+
+    def __init__(self, agent: Agent, options: CpuOptions = CpuOptions()):
+        super().__init__(agent)
+        _weights(agent.world_model)  # raises now what packing would raise later
+        self.options = options
+        threads = torch.get_num_threads() if options.threads is None else options.threads
+        self._pool: ThreadPool = _extension().ThreadPool(threads)
+        self._model: TokenModel | None = None
+        self._dream: CpuDream | None = None  # kept for its memory
+
+    def weights_changed(self, parts: Iterable[str]) -> None:
+        parts = tuple(parts)
+        super().weights_changed(parts)
+        if "world_model" in parts:
+            self._model = self._dream = None
+
+    @torch.no_grad()
+    def imagine_with(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
+        """As `imagine`. Draws that are not `PhiloxDraws` are made in Python, so the oracle runs them."""
+        if type(draws) is not PhiloxDraws or horizon < 1 or self._is_training():
+            return super().imagine_with(start, horizon, draws)  # which also refuses what nobody can run
+        start_state = self.agent.actor_critic.burn_in(start.burn_in_frames, start.burn_in_mask)
+        dream = self._dream_for_rollout(start.first_tokens, draws)
+        recorder = _Recorder()
+        state = start_state
+        for step in range(horizon):
+            state = self._step(dream, state, draws, recorder, last=step == horizon - 1)  # type: ignore[arg-type]
+        return Rollout(**recorder.stacked(), start_state=start_state)
+
+    def _is_training(self) -> bool:
+        return any(part.training for part in (self.agent, *self.agent.children()))
+
+    def _dream_for_rollout(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
+        if self._dream is not None and self._dream.tokens.shape == first_tokens.shape:
+            self._dream.restart(first_tokens, draws)
+        else:
+            self._dream = None  # frees its memory before more is taken
+            self._dream = self.dream(first_tokens, draws)
+        return self._dream
+
+    def dream(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
+        """A dream of its own from `first_tokens` `(batch, 16)` int64, with the weights as they are now packed."""
+        if self._model is None:
+            self._model = pack_world_model(self.agent.world_model, self.options.simd)
+        return CpuDream(
+            self.agent.world_model,
+            self._model,
+            self._pool,
+            first_tokens,
+            draws,
+            group_size=self.options.group_size,
+            kv_dtype=self.options.kv_dtype,
+        )

@@ -1,0 +1,73 @@
+"""The tiles of a codebook lookup: how rows and codewords are cut for a launch of the search in `vq_lookup`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import torch
+
+from ._triton import triton
+
+Precision = Literal["ieee", "tf32x3", "tf32", "bf16"]
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Tiles of one launch of the search kernel, its warps, its pipeline's stages, programs a multiprocessor."""
+
+    block_rows: int
+    block_codes: int
+    block_dim: int
+    num_warps: int
+    num_stages: int
+    programs: int = 1
+
+
+def search_config(
+    rows: int, dim: int, dtype: torch.dtype, precision: Precision, capability: int = 9
+) -> SearchConfig:
+    """The tiles for a lookup of `rows` vectors held in `dtype`, on a GPU of compute capability `capability`.x.
+
+    Reasoned and compiled, not measured: see the benchmark's sweep. A tile of R rows and C codewords reads
+    (R + C) / (R C) numbers of the L2 cache a multiply-add, which bounds tf32 and bf16: so the largest tile that
+    registers hold without spills. Where dim is one chunk the rows stay, only codewords stream, and a minimum costs
+    as much as the products: so two programs share a multiprocessor, one multiplying while the other takes its
+    minimum. `tf32x3` does three products for each number read. Without matrix units (`ieee` of float32) a thread
+    holds its operands in registers, and tiles are small.
+    """
+    width = triton.next_power_of_2(dim)
+    halves = dtype != torch.float32
+    chunk = 64 if halves else 32  # 128 bytes
+    if halves or precision == "tf32":
+        if width <= 2 * chunk:
+            large = SearchConfig(128, 64, 2 * chunk, 8, 2, 2)
+        else:
+            large = SearchConfig(128, 256 if capability >= 9 else 128, chunk, 8, 3)
+        small = SearchConfig(64, 32, 2 * chunk, 4, 3, 3)
+    elif precision == "tf32x3":
+        large = SearchConfig(64, 128 if capability >= 9 else 64, chunk, 4, 3, 2)
+        small = SearchConfig(64, 32, chunk, 4, 3, 3)
+    else:
+        large = SearchConfig(64, 64, 16, 4 if capability <= 9 else 8, 3, 3)
+        small = SearchConfig(32, 32, 32, 4, 3, 4)
+    config = large if rows > 2048 else small
+    if rows <= 32:
+        config = replace(config, block_rows=min(config.block_rows, 16 if rows <= 16 else 32))
+    return replace(config, block_dim=max(16, min(config.block_dim, width)))
+
+
+@lru_cache(maxsize=1024)
+def search_splits(row_tiles: int, code_tiles: int, slots: int) -> int:
+    """Ranges that the codewords are cut into: the number for which the last of `slots` programs ends soonest.
+
+    A program's time is its tiles, and half a tile for its beginning and end.
+    """
+
+    def ends(splits: int) -> float:
+        return -(-row_tiles * splits // slots) * (-(-code_tiles // splits) + 0.5)
+
+    splits = min(range(1, min(code_tiles, 256) + 1), key=ends)
+    tiles_a_split = -(-code_tiles // splits)
+    return -(-code_tiles // tiles_a_split)

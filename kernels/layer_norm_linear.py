@@ -1,0 +1,452 @@
+"""LayerNorm, a linear layer, an activation and a residual, in one pass over few rows.
+
+y = act(LN(x) Wᵀ + b) + r,  LN(x) = (x - mean(x)) / sqrt(var(x) + eps) · g + s  (Ba et al. 2016, "Layer
+Normalization"), act the identity, ReLU or GELU(z) = z Φ(z) with Φ by erf (Hendrycks and Gimpel 2016).
+
+`x` is (rows, dim), `weight` W (out, dim), the result (rows, out); LN, b, act and r are each optional. With few
+rows the work is to read W once and to wait: a block owns a tile of the result, normalises its rows itself
+(each block of a row of tiles repeats that: a few hundred numbers, from L2) and runs over `dim` by matrix
+units. Statistics are of two passes in registers, merged over chunks of a row by the formula of Chan et al.
+(1979), never E[x²] - E[x]². `dim` is not split over blocks: the smallest tile reads 16 × (dim) weights, 32 KiB
+at dim 1024 in bfloat16, which takes less time than the second launch that a fixed order of addition needs.
+Bytes moved: W, x, r and y once, at least. Work: 2 · rows · dim · out operations, 8 · rows · dim for LN.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._registration import NAMESPACE
+from ._rounding import dot_of, rounded_to
+from ._triton import jit, num_multiprocessors, require_triton, tl, triton
+
+ACTIVATIONS = ("identity", "gelu", "relu")
+PRECISIONS = ("ieee", "tf32x3", "tf32")
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+# (rows, columns of the result, warps) of a block, the largest first.
+TILES = ((64, 128, 8), (64, 64, 8), (64, 32, 4), (32, 32, 4), (16, 32, 4), (16, 16, 2))
+_HELD = 64  # numbers of x that a thread holds while it takes statistics
+_OCCUPANCY = 0.7  # blocks a multiprocessor has to be given before a larger tile is taken
+
+
+@jit
+def _row_statistics(
+    x_rows,  # pointers to the start of each row (BLOCK_ROWS,)
+    row_mask,  # (BLOCK_ROWS,): which rows there are
+    dim,
+    stride_dim,  # elements between neighbours of a row
+    eps,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_STATISTICS: tl.constexpr,
+):
+    """Mean and 1 / sqrt(variance + eps), (BLOCK_ROWS,) float32, of each row."""
+    mean = tl.zeros((BLOCK_ROWS,), tl.float32)
+    deviation = tl.zeros((BLOCK_ROWS,), tl.float32)  # sum of squared differences from the mean
+    for start in range(0, dim, BLOCK_STATISTICS):
+        column = start + tl.arange(0, BLOCK_STATISTICS)
+        mask = row_mask[:, None] & (column < dim)[None, :]
+        offset = column.to(tl.int64) * stride_dim
+        values = tl.load(x_rows[:, None] + offset[None, :], mask=mask, other=0.0).to(tl.float32)
+        count = tl.minimum(dim - start, BLOCK_STATISTICS).to(tl.float32)
+        chunk_mean = tl.sum(values, axis=1) / count
+        centred = tl.where(mask, values - chunk_mean[:, None], 0.0)
+        difference = chunk_mean - mean
+        share = count / (start + count)
+        # `difference` is multiplied in last: its square may overflow where the product with 0 must be 0.
+        deviation += tl.sum(centred * centred, axis=1) + difference * (difference * (start * share))
+        mean += difference * share
+    return mean, tl.math.rsqrt(deviation / dim + eps)
+
+
+@jit
+def _layer_norm_linear_kernel(
+    x,  # (rows, dim), any strides
+    weight,  # (out, dim), any strides; products are in its dtype
+    bias,  # (out,), contiguous; read if HAS_BIAS
+    norm_weight,  # (dim,), contiguous; read if NORMALISE
+    norm_bias,  # (dim,), contiguous; read if HAS_NORM_BIAS
+    residual,  # (rows, out), any strides; read if HAS_RESIDUAL
+    result,  # out: (rows, out), contiguous
+    rows,
+    dim,
+    out,
+    stride_x_row,
+    stride_x_dim,
+    stride_weight_out,
+    stride_weight_dim,
+    stride_residual_row,
+    stride_residual_out,
+    eps,
+    HAS_BIAS: tl.constexpr,
+    NORMALISE: tl.constexpr,
+    HAS_NORM_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    BLOCK_STATISTICS: tl.constexpr,
+):
+    # Neighbouring blocks share a tile of the weights, so that each is read from memory once.
+    row_tiles = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+    row = (tl.program_id(0) % row_tiles) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = (tl.program_id(0) // row_tiles) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    row_mask, column_mask = row < rows, column < out
+    x_rows = x + row.to(tl.int64) * stride_x_row
+    weight_columns = weight + column.to(tl.int64) * stride_weight_out
+    if NORMALISE:
+        mean, scale = _row_statistics(x_rows, row_mask, dim, stride_x_dim, eps, BLOCK_ROWS, BLOCK_STATISTICS)
+    total = tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32)
+    for start in range(0, dim, BLOCK_DIM):
+        k = start + tl.arange(0, BLOCK_DIM)
+        k_mask = k < dim
+        k_offset = k.to(tl.int64)
+        weights = tl.load(
+            weight_columns[None, :] + k_offset[:, None] * stride_weight_dim,
+            mask=k_mask[:, None] & column_mask[None, :],
+            other=0.0,
+        )
+        values = tl.load(
+            x_rows[:, None] + k_offset[None, :] * stride_x_dim,
+            mask=row_mask[:, None] & k_mask[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        if NORMALISE:
+            gain = tl.load(norm_weight + k, mask=k_mask, other=0.0).to(tl.float32)
+            values = (values - mean[:, None]) * scale[:, None] * gain[None, :]
+            if HAS_NORM_BIAS:
+                values += tl.load(norm_bias + k, mask=k_mask, other=0.0).to(tl.float32)[None, :]
+        total = dot_of(rounded_to(values, weights.dtype), weights, total, PRECISION)
+    if HAS_BIAS:
+        total += tl.load(bias + column, mask=column_mask, other=0.0).to(tl.float32)[None, :]
+    if ACTIVATION == "gelu":
+        total = 0.5 * total * (1.0 + tl.math.erf(total * 0.7071067811865476))
+    elif ACTIVATION == "relu":
+        # A comparison and not a maximum, so that NaN stays NaN.
+        total = tl.where(total < 0.0, 0.0, total)
+    inside = row_mask[:, None] & column_mask[None, :]
+    row, column = row.to(tl.int64), column.to(tl.int64)
+    if HAS_RESIDUAL:
+        offset = row[:, None] * stride_residual_row + column[None, :] * stride_residual_out
+        total += tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
+    offset = row[:, None] * out + column[None, :]
+    tl.store(result + offset, rounded_to(total, result.dtype.element_ty), mask=inside)
+
+
+def choose_tile(rows: int, out: int, multiprocessors: int) -> tuple[int, int, int]:
+    """The largest tile of `TILES` that still gives most multiprocessors a block, otherwise the smallest."""
+    for tile in TILES:
+        blocks = -(-rows // tile[0]) * -(-out // tile[1])
+        if blocks >= _OCCUPANCY * multiprocessors:
+            return tile
+    return TILES[-1]
+
+
+def statistics_columns(dim: int, block_rows: int, num_warps: int) -> int:
+    """How many columns of a row tile have their statistics taken at a time: all of them if registers allow."""
+    return min(_HELD * 32 * num_warps // block_rows, 1 << (max(dim, 1) - 1).bit_length())
+
+
+def products_columns(dtype: torch.dtype, precision: str) -> int:
+    """How much of `dim` goes through the matrix units at a time; three products in TF32 need the registers."""
+    if dtype != torch.float32:
+        return 128
+    return 16 if precision == "tf32x3" else 32
+
+
+def launch_layer_norm_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str = "identity",
+    precision: str = "ieee",
+    *,
+    tile: tuple[int, int, int] | None = None,
+    block_dim: int | None = None,
+    num_stages: int = 3,
+) -> Tensor:
+    """Launches the kernel on x (rows, dim) and weight (out, dim) of `FLOATS`.
+
+    `tile` is (rows, columns, warps) of a block, by default `choose_tile`; `block_dim` is how much of `dim`
+    goes through the matrix units at a time, a power of two from 16, by default `products_columns`.
+    """
+    given = [t for t in (x, weight, bias, norm_weight, norm_bias, residual) if t is not None]
+    require_triton("layer_norm_linear", *given)
+    (rows, dim), out = x.shape, weight.shape[0]
+    result = torch.empty((rows, out), device=x.device, dtype=(weight if residual is None else residual).dtype)
+    if result.numel() == 0:
+        return result
+    block_rows, block_out, num_warps = tile or choose_tile(rows, out, num_multiprocessors(x.device))
+    block_dim = block_dim or products_columns(weight.dtype, precision)
+    bias, norm_weight, norm_bias = (
+        None if t is None else t.contiguous() for t in (bias, norm_weight, norm_bias)
+    )
+    grid = (triton.cdiv(rows, block_rows) * triton.cdiv(out, block_out),)
+    _layer_norm_linear_kernel[grid](
+        x,
+        weight,
+        weight if bias is None else bias,
+        weight if norm_weight is None else norm_weight,
+        weight if norm_bias is None else norm_bias,
+        weight if residual is None else residual,
+        result,
+        rows,
+        dim,
+        out,
+        *x.stride(),
+        *weight.stride(),
+        *(result if residual is None else residual).stride(),
+        eps,
+        HAS_BIAS=bias is not None,
+        NORMALISE=norm_weight is not None,
+        HAS_NORM_BIAS=norm_bias is not None,
+        HAS_RESIDUAL=residual is not None,
+        ACTIVATION=activation,
+        PRECISION=precision,
+        BLOCK_ROWS=block_rows,
+        BLOCK_OUT=block_out,
+        BLOCK_DIM=block_dim,
+        BLOCK_STATISTICS=statistics_columns(dim, block_rows, num_warps),
+        num_warps=num_warps,
+        num_stages=num_stages,
+    )
+    return result
+
+
+def _normalised(
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LN(x), mean and 1 / sqrt(variance + eps), in float32 (float64 for float64)."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    shift = None if norm_bias is None else norm_bias.to(dtype)
+    return torch.native_layer_norm(x.to(dtype), x.shape[-1:], norm_weight.to(dtype), shift, eps)
+
+
+def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(inputs.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
+
+
+def _plain(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: str,
+) -> Tensor:
+    inputs = x if norm_weight is None else _normalised(x, norm_weight, norm_bias, eps)[0]
+    result = _linear(inputs, weight, bias)
+    if activation == "gelu":
+        result = F.gelu(result)
+    elif activation == "relu":
+        result = F.relu(result)
+    return result if residual is None else (result + residual).to(residual.dtype)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::layer_norm_linear", mutates_args=())
+def _layer_norm_linear(
+    x: Tensor,  # (rows, dim)
+    weight: Tensor,  # (out, dim)
+    bias: Tensor | None,  # (out,)
+    norm_weight: Tensor | None,  # (dim,)
+    norm_bias: Tensor | None,  # (dim,)
+    residual: Tensor | None,  # (rows, out)
+    eps: float,
+    activation: str,  # one of ACTIVATIONS
+    precision: str,  # one of PRECISIONS
+) -> Tensor:  # (rows, out), in the dtype of residual, or else of weight
+    return _plain(x, weight, bias, norm_weight, norm_bias, residual, eps, activation)
+
+
+@_layer_norm_linear.register_kernel("cuda")
+def _layer_norm_linear_cuda(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: str,
+    precision: str,
+) -> Tensor:
+    if torch.float64 in (x.dtype, weight.dtype):
+        return _plain(x, weight, bias, norm_weight, norm_bias, residual, eps, activation)
+    return launch_layer_norm_linear(
+        x, weight, bias, norm_weight, norm_bias, residual, eps, activation, precision
+    )
+
+
+@_layer_norm_linear.register_fake
+def _layer_norm_linear_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: str,
+    precision: str,
+) -> Tensor:
+    dtype = weight.dtype if residual is None else residual.dtype
+    return x.new_empty((x.shape[0], weight.shape[0]), dtype=dtype)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, weight, bias, norm_weight, norm_bias, residual, ctx.eps, ctx.activation, _ = inputs
+    ctx.save_for_backward(x, weight, bias, norm_weight, norm_bias)
+    ctx.residual_dtype = None if residual is None else residual.dtype
+
+
+def _backward(ctx, grad: Tensor):
+    """By recomputation in plain PyTorch: this is an operation of inference, which trains all the same."""
+    x, weight, bias, norm_weight, norm_bias = ctx.saved_tensors
+    normed = x
+    if norm_weight is not None:
+        normed, mean, scale = _normalised(x, norm_weight, norm_bias, ctx.eps)
+    normed = normed.to(weight.dtype)
+    grad_linear = grad.to(weight.dtype)
+    if ctx.activation != "identity":
+        before = _linear(normed, weight, bias)
+        if ctx.activation == "gelu":
+            grad_linear = torch.ops.aten.gelu_backward(grad_linear, before)
+        else:
+            grad_linear = torch.ops.aten.threshold_backward(grad_linear, before, 0)
+    grad_x = grad_linear @ weight
+    grad_norm_weight = grad_norm_bias = None
+    if norm_weight is not None:
+        dtype = mean.dtype
+        shift = None if norm_bias is None else norm_bias.to(dtype)
+        grad_x, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
+            grad_x.to(dtype),
+            x.to(dtype),
+            x.shape[-1:],
+            mean,
+            scale,
+            norm_weight.to(dtype),
+            shift,
+            [True, True, shift is not None],
+        )
+        grad_norm_weight = grad_norm_weight.to(norm_weight.dtype)
+        grad_norm_bias = None if norm_bias is None else grad_norm_bias.to(norm_bias.dtype)
+    return (
+        grad_x.to(x.dtype),
+        grad_linear.t() @ normed,
+        None if bias is None else grad_linear.sum(0, dtype=bias.dtype),
+        grad_norm_weight,
+        grad_norm_bias,
+        None if ctx.residual_dtype is None else grad.to(ctx.residual_dtype),
+        None,
+        None,
+        None,
+    )
+
+
+_layer_norm_linear.register_autograd(_backward, setup_context=_setup_context)
+
+
+def layer_norm_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    precision: str = "ieee",
+) -> Tensor:
+    """`activation(layer_norm(x) @ weight.T + bias) + residual`, (..., out), meant for up to about 1000 rows.
+
+    Args:
+        x: (..., dim), any float dtype and strides.
+        weight: (out, dim), as `torch.nn.Linear` has it. LN(x) is rounded to its dtype, sums are in float32.
+        bias: (out,).
+        norm_weight, norm_bias: (dim,), the LayerNorm's; without `norm_weight` x is not normalised.
+        eps: added to the variance.
+        activation: None, "gelu" (by erf) or "relu".
+        residual: (..., out), added last. The result has its dtype, otherwise that of `weight`.
+        precision: of float32 products on a GPU: "ieee" (exact), "tf32x3" (three products in TF32 for nearly
+            float32) or "tf32". Other dtypes and devices take no notice of it.
+
+    Float64, and every tensor outside a GPU, goes to `layer_norm_linear_reference`. Differentiable by all
+    tensors, by recomputation in plain PyTorch. A row of x that holds NaN (or, if normalised, infinity) gives
+    a row of NaN (ReLU and GELU keep NaN).
+
+    Raises ValueError or TypeError naming an argument of a wrong shape, dtype or value.
+    """
+    _check(x, weight, bias, norm_weight, norm_bias, residual, activation, precision)
+    flat = x.reshape(-1, x.shape[-1]) if x.shape[-1] else x.reshape(x.shape[:-1].numel(), 0)
+    rows = flat.shape[0]
+    added = None if residual is None else residual.reshape(rows, weight.shape[0])
+    result = _layer_norm_linear(
+        flat, weight, bias, norm_weight, norm_bias, added, float(eps), activation or "identity", precision
+    )
+    return result.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def layer_norm_linear_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    precision: str = "ieee",
+) -> Tensor:
+    """`layer_norm_linear` in plain PyTorch; `precision` is checked and not used."""
+    _check(x, weight, bias, norm_weight, norm_bias, residual, activation, precision)
+    return _plain(x, weight, bias, norm_weight, norm_bias, residual, eps, activation or "identity")
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    precision: str,
+) -> None:
+    if weight.dim() != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"x must be (..., dim) and weight (out, dim), got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    out, dim = weight.shape
+    expected = {
+        "bias": (bias, (out,)),
+        "norm_weight": (norm_weight, (dim,)),
+        "norm_bias": (norm_bias, (dim,)),
+        "residual": (residual, (*x.shape[:-1], out)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+    tensors = {"x": x, "weight": weight} | {name: t for name, (t, _) in expected.items() if t is not None}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got dtype {tensor.dtype}")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
+    if norm_bias is not None and norm_weight is None:
+        raise ValueError("norm_bias needs norm_weight (ones for a LayerNorm without one)")
+    if activation not in (None, "gelu", "relu"):
+        raise ValueError(f'activation must be None, "gelu" or "relu", got {activation!r}')
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")

@@ -1,0 +1,657 @@
+"""One draw a row from softmax((x weight^T + bias) / temperature): a head's last layer and its draw in one.
+
+The draw is that of `sample_categorical` from the same address and these logits, which are never written; they
+are float32 sums (never rounded to the dtype of x), in the order of the matrix units' additions.
+
+`x` is (..., dim), `weight` (classes, dim), `bias` (classes), the tokens are (...). Bytes moved: x, the weights once a
+block of rows (from the cache), 8 a token. FLOPs: 2 rows classes dim. Up to 512 classes it is one launch, in which a
+program holds all logits of its rows: 16 rows while few programs would leave multiprocessors idle, and 32 or 64
+for many. So 64 rows take 4 programs, each of which reads all weights: for 512 classes of 256 numbers that is 0.25 MB
+of bfloat16 at what one multiprocessor reads from the cache, some 4 microseconds where a launch is 3. Classes split
+over programs would need a second launch to combine them, and gain nothing at that size. Beyond 512 classes that is
+what is done: the first launch keeps of each chunk of 512 its largest logit and its mass; the second chooses a row's
+chunk; the third, with the products of the first, computes again the chunks that some row of its block drew.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from ._categorical import (
+    address_words,
+    choose_chunk,
+    chunk_information,
+    draw_from_tile,
+    exp_nonpositive,
+    mass_scale,
+    masses_of,
+    readable,
+    scaled_distance,
+    search_chunk,
+)
+from ._draw_arguments import checked_address, checked_truncation
+from ._registration import NAMESPACE
+from ._rounding import dot_of, rounded_to
+from ._triton import jit, num_multiprocessors, require_triton, tl, triton
+from .sample_categorical import Sample, invert, sample_without_info
+
+_TILE_CLASSES = 512
+_SPAN = 32
+PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16")
+
+
+@jit
+def _linear_tile(
+    x,  # (rows, dim), numbers of a row adjacent
+    x_stride,
+    weight,  # (classes, dim), numbers of a class adjacent
+    weight_stride,
+    bias,  # (classes,), or None
+    index,  # (BLOCK_ROWS,) int64: which rows
+    first_class,
+    rows,
+    classes,
+    dim,
+    HAS_BIAS: tl.constexpr,
+    TO_BFLOAT16: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    """Logits (BLOCK_ROWS, BLOCK_CLASSES) float32, -inf past the last class."""
+    column = first_class.to(tl.int64) + tl.arange(0, BLOCK_CLASSES)
+    part = tl.arange(0, BLOCK_DIM)
+    logits = tl.zeros([index.shape[0], BLOCK_CLASSES], tl.float32)
+    for start in range(0, dim, BLOCK_DIM):
+        inside = start + part < dim
+        left = tl.load(
+            x + index[:, None] * x_stride + start + part[None, :],
+            mask=(index < rows)[:, None] & inside[None, :],
+            other=0.0,
+        )
+        right = tl.load(
+            weight + column[None, :] * weight_stride + start + part[:, None],
+            mask=(column < classes)[None, :] & inside[:, None],
+            other=0.0,
+        )
+        if TO_BFLOAT16:
+            left = rounded_to(left.to(tl.float32), tl.bfloat16)
+            right = rounded_to(right.to(tl.float32), tl.bfloat16)
+        logits = dot_of(left, right, logits, PRECISION)
+    if HAS_BIAS:
+        logits += tl.load(bias + column, mask=column < classes, other=0.0).to(tl.float32)[None, :]
+    return readable(tl.where((column < classes)[None, :], logits, -float("inf")))
+
+
+@jit
+def _linear_sample_kernel(
+    x,  # (rows, dim), numbers of a row adjacent
+    x_stride,
+    weight,  # (classes, dim), numbers of a class adjacent
+    weight_stride,
+    bias,  # (classes,), or None
+    seed,  # () int64
+    row,  # (rows,) int64, or None
+    position,  # (rows,) int64
+    position_stride,
+    tokens,  # out: (rows,) int64
+    log_probs,  # out: (rows,) float32, or None
+    entropies,  # out: (rows,) float32, or None
+    rows,
+    classes,
+    dim,
+    purpose,
+    temperature,
+    top_k,
+    top_p,
+    scale,  # units of mass in a p of 1
+    HAS_BIAS: tl.constexpr,
+    HAS_ROW: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
+    HAS_TOP_K: tl.constexpr,
+    HAS_TOP_P: tl.constexpr,
+    WITH_INFO: tl.constexpr,
+    TO_BFLOAT16: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    SPAN: tl.constexpr,
+):
+    index = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    inside = index < rows
+    logits = _linear_tile(
+        x,
+        x_stride,
+        weight,
+        weight_stride,
+        bias,
+        index,
+        tl.full((), 0, tl.int64),
+        rows,
+        classes,
+        dim,
+        HAS_BIAS,
+        TO_BFLOAT16,
+        PRECISION,
+        BLOCK_CLASSES,
+        BLOCK_DIM,
+    )
+    word = address_words(seed, row, position, position_stride, purpose, index, inside, HAS_ROW)
+    token, log_prob, entropy = draw_from_tile(
+        logits,
+        word,
+        temperature,
+        top_k,
+        top_p,
+        scale,
+        HAS_TEMPERATURE,
+        HAS_TOP_K,
+        HAS_TOP_P,
+        WITH_INFO,
+        32,
+        SPAN,
+    )
+    tl.store(tokens + index, token.to(tl.int64), mask=inside)
+    if WITH_INFO:
+        tl.store(log_probs + index, log_prob, mask=inside)
+        tl.store(entropies + index, entropy, mask=inside)
+
+
+@jit
+def _linear_chunk_sums_kernel(
+    x,  # (rows, dim), numbers of a row adjacent
+    x_stride,
+    weight,  # (classes, dim), numbers of a class adjacent
+    weight_stride,
+    bias,  # (classes,), or None
+    maxima,  # out: (rows, chunks) float32: the largest logit of each chunk
+    sums,  # out: (rows, chunks) int64: its mass, relative to that
+    moments,  # out: (rows, chunks) float32: its sum of p x, relative to that, or None
+    rows,
+    classes,
+    dim,
+    num_chunks,
+    temperature,
+    scale,
+    HAS_BIAS: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
+    WITH_INFO: tl.constexpr,
+    TO_BFLOAT16: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    index = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    chunk = tl.program_id(1)
+    logits = _linear_tile(
+        x,
+        x_stride,
+        weight,
+        weight_stride,
+        bias,
+        index,
+        chunk.to(tl.int64) * BLOCK_CLASSES,
+        rows,
+        classes,
+        dim,
+        HAS_BIAS,
+        TO_BFLOAT16,
+        PRECISION,
+        BLOCK_CLASSES,
+        BLOCK_DIM,
+    )
+    largest = tl.max(logits, axis=1)
+    distance = scaled_distance(logits, largest[:, None], temperature, HAS_TEMPERATURE)
+    probabilities = exp_nonpositive(distance)
+    slot = index * num_chunks + chunk
+    tl.store(maxima + slot, largest, mask=index < rows)
+    tl.store(sums + slot, tl.sum(masses_of(probabilities, scale), axis=1), mask=index < rows)
+    if WITH_INFO:
+        tl.store(moments + slot, tl.sum(probabilities * distance, axis=1), mask=index < rows)
+
+
+@jit
+def _choose_chunk_kernel(
+    maxima,  # (rows, chunks) float32
+    sums,  # (rows, chunks) int64
+    moments,  # (rows, chunks) float32, or None
+    seed,  # () int64
+    row,  # (rows,) int64, or None
+    position,  # (rows,) int64
+    position_stride,
+    chosen,  # out: (rows,) int32: the chunk of the draw
+    thresholds,  # out: (rows,) int64: the mass to pass in it, -1 where the row is no distribution
+    log_probs,  # out: (rows,) float32: what remains but for x in the chunk, or None
+    entropies,  # out: (rows,) float32, or None
+    rows,
+    num_chunks,
+    purpose,
+    temperature,
+    scale,
+    HAS_ROW: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
+    WITH_INFO: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr,
+):
+    index = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
+    slot = tl.arange(0, BLOCK_CHUNKS)[None, :]
+    offset = index[:, None] * num_chunks + slot
+    chunk_maxima = tl.load(maxima + offset, mask=slot < num_chunks, other=-float("inf"))
+    chunk_sums = tl.load(sums + offset, mask=slot < num_chunks, other=0)
+    word = address_words(seed, row, position, position_stride, purpose, index, index < rows, HAS_ROW)
+    chunk, threshold, shift, factor, own_shift, valid = choose_chunk(
+        chunk_maxima, chunk_sums, word, temperature, HAS_TEMPERATURE
+    )
+    tl.store(chosen + index, tl.where(valid, chunk, 0))
+    tl.store(thresholds + index, tl.where(valid, threshold, -1))
+    if WITH_INFO:
+        chunk_moments = tl.load(moments + offset, mask=slot < num_chunks, other=0.0)
+        log_prob, entropy = chunk_information(
+            tl.zeros_like(own_shift), own_shift, chunk_sums, chunk_moments, shift, factor, scale, valid
+        )
+        tl.store(log_probs + index, log_prob)
+        tl.store(entropies + index, entropy)
+
+
+@jit
+def _linear_chunk_sample_kernel(
+    x,  # (rows, dim), numbers of a row adjacent
+    x_stride,
+    weight,  # (classes, dim), numbers of a class adjacent
+    weight_stride,
+    bias,  # (classes,), or None
+    chosen,  # (rows,) int32
+    thresholds,  # (rows,) int64
+    tokens,  # out: (rows,) int64; each is written by the program of the chunk that holds it
+    log_probs,  # in and out: (rows,) float32, or None
+    rows,
+    classes,
+    dim,
+    temperature,
+    scale,
+    HAS_BIAS: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
+    WITH_INFO: tl.constexpr,
+    TO_BFLOAT16: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    SPAN: tl.constexpr,
+):
+    index = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    own = tl.program_id(1)
+    here = (index < rows) & (tl.load(chosen + index, mask=index < rows, other=-1) == own)
+    if tl.max(here.to(tl.int32), axis=0) > 0:
+        logits = _linear_tile(
+            x,
+            x_stride,
+            weight,
+            weight_stride,
+            bias,
+            index,
+            own.to(tl.int64) * BLOCK_CLASSES,
+            rows,
+            classes,
+            dim,
+            HAS_BIAS,
+            TO_BFLOAT16,
+            PRECISION,
+            BLOCK_CLASSES,
+            BLOCK_DIM,
+        )
+        distance = scaled_distance(logits, tl.max(logits, axis=1)[:, None], temperature, HAS_TEMPERATURE)
+        probabilities = exp_nonpositive(distance)
+        threshold = tl.load(thresholds + index, mask=here, other=-1)
+        within = tl.where(threshold >= 0, search_chunk(probabilities, threshold, scale, SPAN), 0)
+        tl.store(tokens + index, own.to(tl.int64) * BLOCK_CLASSES + within, mask=here)
+        if WITH_INFO:
+            column = tl.arange(0, BLOCK_CLASSES)[None, :]
+            drawn = tl.sum(tl.where(column == within[:, None], distance, 0.0), axis=1)
+            remainder = tl.load(log_probs + index, mask=here, other=0.0)
+            tl.store(log_probs + index, remainder + drawn, mask=here)
+
+
+def launch_linear_sample(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seed: Tensor,
+    row: Tensor | None,
+    position: Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    precision: str = "ieee",
+    *,
+    with_info: bool = False,
+    tile_classes: int = _TILE_CLASSES,
+    block_rows: int | None = None,
+    num_warps: int | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Launches the kernels on x (rows, dim), weight (classes, dim), bias (classes,) or None.
+
+    `tile_classes` and `block_rows`, powers of two of at least 16, are the most classes and the rows of a program.
+    """
+    require_triton("linear_sample", x, weight, seed, position)
+    x, weight = _kernel_inputs(x, weight)
+    rows, dim = x.shape
+    classes = weight.shape[0]
+    tokens = torch.empty(rows, dtype=torch.int64, device=x.device)
+    log_probs, entropies = (
+        torch.empty(2, rows, dtype=torch.float32, device=x.device).unbind() if with_info else (None, None)
+    )
+    outputs = (tokens, log_probs, entropies)
+    if rows == 0:
+        return outputs
+    block_classes = max(16, min(tile_classes, triton.next_power_of_2(classes)))
+    default_rows, default_warps, block_dim, num_stages = configuration(
+        rows,
+        block_classes,
+        x.dtype.itemsize,
+        num_multiprocessors(x.device),
+        crowded=with_info or top_k > 0 or top_p < 1.0,
+        hopper=x.is_cuda and torch.cuda.get_device_capability(x.device)[0] == 9,
+    )
+    block_rows = block_rows or default_rows
+    operands = (x, x.stride(0), weight, weight.stride(0), None if bias is None else bias.contiguous())
+    address = (seed, None if row is None else row.contiguous(), position, position.stride(0))
+    scale = mass_scale(classes)
+    flags = {
+        "HAS_BIAS": bias is not None,
+        "HAS_TEMPERATURE": temperature != 1.0,
+        "WITH_INFO": with_info,
+        "TO_BFLOAT16": precision == "bf16" and x.dtype != torch.bfloat16,
+        "PRECISION": "ieee" if precision == "bf16" else precision,
+        "BLOCK_ROWS": block_rows,
+        "BLOCK_CLASSES": block_classes,
+        "BLOCK_DIM": block_dim,
+        "num_warps": num_warps or default_warps,
+        "num_stages": num_stages,
+    }
+    blocks, chunks = triton.cdiv(rows, block_rows), triton.cdiv(classes, block_classes)
+    draw_flags = {"HAS_ROW": row is not None, "SPAN": min(_SPAN, block_classes)}
+    if chunks == 1:
+        numbers = (rows, classes, dim, purpose, temperature, top_k, top_p, scale)
+        limits = {"HAS_TOP_K": top_k > 0, "HAS_TOP_P": top_p < 1.0}
+        _linear_sample_kernel[(blocks,)](
+            *operands, *address, *outputs, *numbers, **flags, **draw_flags, **limits
+        )
+        return outputs
+    maxima, moments = torch.empty(2, rows, chunks, dtype=torch.float32, device=x.device).unbind()
+    sums = torch.empty(rows, chunks, dtype=torch.int64, device=x.device)
+    parts = (maxima, sums, moments if with_info else None)
+    chosen = torch.empty(rows, dtype=torch.int32, device=x.device)
+    thresholds = torch.empty(rows, dtype=torch.int64, device=x.device)
+    sizes = (rows, classes, dim)
+    _linear_chunk_sums_kernel[(blocks, chunks)](
+        *operands, *parts, *sizes, chunks, temperature, scale, **flags
+    )
+    _choose_chunk_kernel[(rows,)](
+        *parts,
+        *address,
+        chosen,
+        thresholds,
+        *outputs[1:],
+        rows,
+        chunks,
+        purpose,
+        temperature,
+        scale,
+        HAS_ROW=row is not None,
+        HAS_TEMPERATURE=temperature != 1.0,
+        WITH_INFO=with_info,
+        BLOCK_CHUNKS=triton.next_power_of_2(chunks),
+        num_warps=1,
+    )
+    _linear_chunk_sample_kernel[(blocks, chunks)](
+        *operands,
+        chosen,
+        thresholds,
+        *outputs[:2],
+        *sizes,
+        temperature,
+        scale,
+        SPAN=min(_SPAN, block_classes),
+        **flags,
+    )
+    return outputs
+
+
+def configuration(
+    rows: int, block_classes: int, element_bytes: int, multiprocessors: int, *, crowded: bool, hopper: bool
+) -> tuple[int, int, int, int]:
+    """Rows a program, warps, numbers of a dot product a step, and stages of loading.
+
+    For many rows: 64, the fewest that Hopper's matrix units take; elsewhere 64 spill registers and 32 do not,
+    nor do 16 with truncation or info (`crowded`). A thread holds 64 logits of 64 rows, and 32 of fewer.
+    """
+    many = rows >= 32 * multiprocessors and not crowded
+    block_rows = (64 if hopper else 32) if many else 16
+    warps = min(16, max(4, block_rows * block_classes // 1024))
+    return block_rows, warps, 32, 2 if element_bytes == 4 else 3
+
+
+def _kernel_inputs(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one dtype that the matrix units take, numbers of a row adjacent."""
+    dtype = torch.promote_types(x.dtype, weight.dtype)
+    dtype = dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32
+    x, weight = x.to(dtype), weight.to(dtype)
+    return (
+        x if x.stride(1) == 1 else x.contiguous(),
+        weight if weight.stride(1) == 1 else weight.contiguous(),
+    )
+
+
+def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, precision: str) -> Tensor:
+    """Logits float32 of inputs as the kernel would round them, in plain PyTorch."""
+    if precision == "bf16":
+        x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
+    bias = None if bias is None else bias.to(torch.float32)
+    return torch.nn.functional.linear(x.to(torch.float32), weight.to(torch.float32), bias)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::linear_sample", mutates_args=())
+def _linear_sample(
+    x: Tensor,  # (rows, dim)
+    weight: Tensor,  # (classes, dim)
+    bias: Tensor | None,  # (classes,)
+    seed: Tensor,  # () int64
+    row: Tensor | None,  # (rows,) int64
+    position: Tensor,  # (rows,) int64
+    purpose: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    precision: str,
+    with_info: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # (rows,) int64, float32 and float32; the last two (0,) without info
+    logits = _logits(x, weight, bias, precision)
+    arguments = (seed, row, position, purpose, temperature, top_k, top_p)
+    if with_info:
+        return invert(logits, *arguments)
+    nothing = (x.new_empty(0, dtype=torch.float32), x.new_empty(0, dtype=torch.float32))
+    return sample_without_info(logits, *arguments), *nothing
+
+
+@_linear_sample.register_kernel("cuda")
+def _linear_sample_cuda(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seed: Tensor,
+    row: Tensor | None,
+    position: Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    precision: str,
+    with_info: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    arguments = (seed, row, position, purpose, temperature, top_k, top_p, precision)
+    tokens, log_probs, entropies = launch_linear_sample(x, weight, bias, *arguments, with_info=with_info)
+    if log_probs is None or entropies is None:
+        return tokens, x.new_empty(0, dtype=torch.float32), x.new_empty(0, dtype=torch.float32)
+    return tokens, log_probs, entropies
+
+
+@_linear_sample.register_fake
+def _linear_sample_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seed: Tensor,
+    row: Tensor | None,
+    position: Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    precision: str,
+    with_info: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    size = x.shape[0] if with_info else 0
+    tokens = x.new_empty(x.shape[:1], dtype=torch.int64)
+    return tokens, x.new_empty(size, dtype=torch.float32), x.new_empty(size, dtype=torch.float32)
+
+
+@overload
+def linear_sample(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    seed: int | Tensor,
+    position: int | Tensor,
+    purpose: int,
+    row: Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    return_info: Literal[False] = False,
+    precision: str = "ieee",
+) -> Tensor: ...
+
+
+@overload
+def linear_sample(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    seed: int | Tensor,
+    position: int | Tensor,
+    purpose: int,
+    row: Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    return_info: Literal[True],
+    precision: str = "ieee",
+) -> Sample: ...
+
+
+def linear_sample(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    seed: int | Tensor,
+    position: int | Tensor,
+    purpose: int,
+    row: Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    return_info: bool = False,
+    precision: str = "ieee",
+) -> Tensor | Sample:
+    """Draws int64 tokens (...) from softmax((x weight^T + bias) / temperature) without writing the logits.
+
+    Args:
+        x, weight, bias: (..., dim), (classes, dim) and (classes,) or None, of float dtypes on one device.
+        seed, position, purpose, row, temperature, return_info: as for `sample_categorical`.
+        top_k, top_p: likewise, for at most 512 classes: beyond, the logits would have to be kept.
+        precision: of products of float32 inputs on CUDA: "ieee", "tf32" (10-bit mantissas), "tf32x3" (three such
+            products, nearly float32), or "bf16" (inputs rounded to bfloat16, on every device). Products of float16
+            and bfloat16 inputs are exact. Sums are float32.
+
+    The token is that of `sample_categorical` at the same address of these logits in float32, except where
+    u * sum(p) lies within the rounding of the logits of a running sum. On the CPU that is how it is
+    computed. A row whose logits are no distribution gives token 0. Not differentiable.
+
+    Raises ValueError or TypeError naming an argument of a wrong shape, dtype, device or range.
+    """
+    arguments = _checked(x, weight, bias, seed, row, position, purpose, temperature, top_k, top_p, precision)
+    drawn = _linear_sample(*arguments, precision, return_info)
+    if return_info:
+        return Sample(*(part.reshape(x.shape[:-1]) for part in drawn))
+    return drawn[0].reshape(x.shape[:-1])
+
+
+def linear_sample_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    seed: int | Tensor,
+    position: int | Tensor,
+    purpose: int,
+    row: Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    return_info: bool = False,
+    precision: str = "ieee",
+) -> Any:
+    """`linear_sample` in plain PyTorch, for every device: a linear layer in float32 and a draw from its logits."""
+    arguments = _checked(x, weight, bias, seed, row, position, purpose, temperature, top_k, top_p, precision)
+    drawn = invert(_logits(arguments[0], weight, bias, precision), *arguments[3:])
+    sample = Sample(*(part.reshape(x.shape[:-1]) for part in drawn))
+    return sample if return_info else sample.tokens
+
+
+def _checked(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seed: int | Tensor,
+    row: Tensor | None,
+    position: int | Tensor,
+    purpose: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    precision: str,
+) -> tuple:
+    """The arguments as the operator takes them, but for the last two."""
+    if weight.dim() != 2 or weight.shape[0] == 0:
+        raise ValueError(f"weight must be (classes, dim) with a class, got shape {tuple(weight.shape)}")
+    classes, dim = weight.shape
+    if x.dim() == 0 or x.shape[-1] != dim:
+        raise ValueError(f"x must be (..., {dim}), as weight is (classes, {dim}), got shape {tuple(x.shape)}")
+    if bias is not None and bias.shape != (classes,):
+        raise ValueError(f"bias must have shape ({classes},), got {tuple(bias.shape)}")
+    for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
+        if tensor is not None and not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got dtype {tensor.dtype}")
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    truncation = checked_truncation(classes, temperature, top_k, top_p)
+    if classes > _TILE_CLASSES and truncation[1:] != (0, 1.0):
+        raise ValueError(
+            f"top_k and top_p need at most {_TILE_CLASSES} classes, got {classes}: "
+            "give sample_categorical the logits"
+        )
+    leading = x.shape[:-1]
+    address = checked_address(leading, x.device, seed, row, position, purpose).flattened()
+    return x.reshape(leading.numel(), dim), weight, bias, *address, purpose, *truncation

@@ -1,0 +1,480 @@
+"""The nearest codeword of each vector, without the distance matrix.
+
+argmin_k ‖x - c_k‖² = argmin_k (‖c_k‖² / 2 - x·c_k)   and   argmax_k x·c_k / (‖x‖ ‖c_k‖) = argmin_k -x·c_k / ‖c_k‖
+
+(van den Oord et al., "Neural Discrete Representation Learning", arXiv 1711.00937, section 3.1.) Vectors are
+(rows, dim), the codebook (num_codes, dim). Four steps, none of which waits for the host:
+1. *terms*: ‖c‖² / 2, or 1 / ‖c‖, a codeword (where few rows are looked up the search computes them on its way);
+2. *search*: a program holds a tile of rows and goes through a range of codewords tile by tile; products by
+   `tl.dot` over chunks of dim, the running minimum and its index in registers. With few rows the codewords are split
+   over programs, so that every multiprocessor has work;
+3. *finish*: the minimum over the splits in their order, the codeword's row, and (x - c)² where asked;
+4. backward: straight through to the vectors; the codebook's gradient by `vq_statistics`, in a fixed order.
+
+Work: 2 · rows · num_codes · dim operations. Bytes: vectors and quantized once each, the codebook once a tile of rows
+(it stays in the L2 cache). So a large lookup is bound by the rate of its products, whose dense peak on an H200 is
+bfloat16 990, tf32 495, tf32x3 165 and float32 without matrix units 67 TFLOP/s: one million rows of 512 against 8192
+codewords (8.8 TFLOP) cannot take less than 9, 18, 53 and 131 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from ._registration import NAMESPACE
+from ._triton import INTERPRETED, jit, num_multiprocessors, require_triton, tl, triton
+from ._vq_tiles import Precision, SearchConfig, search_config, search_splits
+from .vq_statistics import _vq_statistics, vq_statistics
+
+Distance = Literal["euclidean", "cosine"]
+
+_REFERENCE_SCORES = 2**24  # scores that the plain PyTorch path holds at a time: 64 MiB in float32
+
+
+@jit
+def _terms_kernel(
+    codebook,  # (num_codes, dim) float32, bfloat16 or float16
+    terms,  # out: (num_codes,) float32: ‖c‖² / 2, or 1 / ‖c‖ with COSINE
+    num_codes,
+    dim,
+    stride_codebook,  # elements between codewords
+    COSINE: tl.constexpr,
+    BLOCK_CODES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    code = tl.program_id(0) * BLOCK_CODES + tl.arange(0, BLOCK_CODES)
+    start = codebook + code.to(tl.int64)[:, None] * stride_codebook
+    squares = tl.zeros((BLOCK_CODES, BLOCK_DIM), tl.float32)
+    for chunk in range(0, tl.cdiv(dim, BLOCK_DIM)):
+        feature = chunk * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+        mask = (code < num_codes)[:, None] & (feature < dim)[None, :]
+        c = tl.load(start + feature[None, :], mask=mask, other=0.0).to(tl.float32)
+        squares += c * c
+    tl.store(terms + code, _term(tl.sum(squares, axis=1), COSINE), mask=code < num_codes)
+
+
+@jit
+def _term(squared_norm, COSINE: tl.constexpr):
+    """What a codeword's score needs besides its product."""
+    if COSINE:
+        return 1.0 / tl.maximum(tl.sqrt(squared_norm), 1e-12)
+    else:
+        return 0.5 * squared_norm
+
+
+@jit
+def _squared_norm(c):
+    wide = c.to(tl.float32)
+    return tl.sum(wide * wide, axis=1)
+
+
+@jit
+def _chunk(start, mask, chunk, dim, WHOLE_CHUNKS: tl.constexpr, BLOCK_DIM: tl.constexpr):
+    """BLOCK_DIM numbers of each row from its `start` (rows, 1), zeros past the end."""
+    feature = chunk * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+    if WHOLE_CHUNKS:
+        return tl.load(start + feature[None, :], mask=mask[:, None], other=0.0)
+    else:
+        return tl.load(start + feature[None, :], mask=mask[:, None] & (feature < dim)[None, :], other=0.0)
+
+
+@jit
+def _search_kernel(
+    vectors,  # (rows, dim) float32, bfloat16 or float16
+    codebook,  # (num_codes, dim) of the same type
+    terms,  # (num_codes,) float32; not read with FUSED_TERMS
+    scores,  # out: (splits, rows) float32: the least score of each row in each range of codewords
+    indices,  # out: (splits, rows) int32: its codeword, the lowest on ties
+    rows,
+    num_codes,
+    dim,
+    tiles_a_split,  # tiles of BLOCK_CODES codewords in each range
+    stride_vectors,  # elements between vectors
+    stride_codebook,  # elements between codewords
+    COSINE: tl.constexpr,
+    FUSED_TERMS: tl.constexpr,
+    WHOLE_CHUNKS: tl.constexpr,  # whether dim is a multiple of BLOCK_DIM
+    ONE_CHUNK: tl.constexpr,  # whether dim is at most BLOCK_DIM: then the rows are read once and stay
+    INPUT_PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_CODES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row_mask = row < rows
+    row_start = vectors + row[:, None] * stride_vectors
+    if ONE_CHUNK:
+        x = _chunk(row_start, row_mask, 0, dim, WHOLE_CHUNKS, BLOCK_DIM)
+    best = tl.full((BLOCK_ROWS,), float("inf"), tl.float32)
+    best_index = tl.zeros((BLOCK_ROWS,), tl.int32)
+    first_tile = tl.program_id(1) * tiles_a_split
+    last_tile = tl.minimum(first_tile + tiles_a_split, tl.cdiv(num_codes, BLOCK_CODES))
+    for tile in range(first_tile, last_tile):
+        code = tile * BLOCK_CODES + tl.arange(0, BLOCK_CODES)
+        code_mask = code < num_codes
+        code_start = codebook + code.to(tl.int64)[:, None] * stride_codebook
+        if ONE_CHUNK:
+            c = _chunk(code_start, code_mask, 0, dim, WHOLE_CHUNKS, BLOCK_DIM)
+            product = tl.dot(x, tl.trans(c), input_precision=INPUT_PRECISION)
+            if FUSED_TERMS:
+                squares = _squared_norm(c)
+        else:
+            product = tl.zeros((BLOCK_ROWS, BLOCK_CODES), tl.float32)
+            squares = tl.zeros((BLOCK_CODES,), tl.float32)
+            for chunk in range(0, tl.cdiv(dim, BLOCK_DIM)):
+                x = _chunk(row_start, row_mask, chunk, dim, WHOLE_CHUNKS, BLOCK_DIM)
+                c = _chunk(code_start, code_mask, chunk, dim, WHOLE_CHUNKS, BLOCK_DIM)
+                product = tl.dot(x, tl.trans(c), product, input_precision=INPUT_PRECISION)
+                if FUSED_TERMS:
+                    squares += _squared_norm(c)
+        term = _term(squares, COSINE) if FUSED_TERMS else tl.load(terms + code, mask=code_mask, other=0.0)
+        score = -product * term[None, :] if COSINE else term[None, :] - product
+        # A score that is no number is never the least: so the index stays in range and does not depend on how the
+        # hardware orders NaN.
+        score = tl.where(code_mask[None, :] & (tl.abs(score) < float("inf")), score, float("inf"))
+        tile_best, tile_index = tl.min(score, axis=1, return_indices=True, return_indices_tie_break_left=True)
+        better = tile_best < best
+        best = tl.where(better, tile_best, best)
+        best_index = tl.where(better, tile * BLOCK_CODES + tile_index, best_index)
+    offset = tl.program_id(1).to(tl.int64) * rows + row
+    tl.store(scores + offset, best, mask=row_mask)
+    tl.store(indices + offset, best_index, mask=row_mask)
+
+
+@jit
+def _finish_kernel(
+    scores,  # (splits, rows) float32
+    split_indices,  # (splits, rows) int32
+    vectors,  # (rows, dim) any float dtype; not read unless ERRORS
+    codebook,  # (num_codes, dim) any float dtype
+    quantized,  # out: (rows, dim) contiguous, dtype of the vectors
+    indices,  # out: (rows,) int64
+    commitment_errors,  # out: (rows,) float32: mean (x - c)²; not written unless ERRORS
+    codebook_errors,  # out: (rows,) float32: the same
+    rows,
+    dim,
+    splits,
+    stride_vectors,  # elements between vectors
+    stride_codebook,  # elements between codewords
+    ERRORS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row_mask = row < rows
+    best = tl.full((BLOCK_ROWS,), float("inf"), tl.float32)
+    index = tl.zeros((BLOCK_ROWS,), tl.int32)
+    offset = row
+    for _ in range(0, splits):
+        score = tl.load(scores + offset, mask=row_mask, other=float("inf"))
+        candidate = tl.load(split_indices + offset, mask=row_mask, other=0)
+        index = tl.where(score < best, candidate, index)
+        best = tl.minimum(score, best)
+        offset += rows
+    tl.store(indices + row, index.to(tl.int64), mask=row_mask)
+    error = tl.zeros((BLOCK_ROWS,), tl.float32)
+    for chunk in range(0, tl.cdiv(dim, BLOCK_DIM)):
+        feature = chunk * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+        mask = row_mask[:, None] & (feature < dim)[None, :]
+        c = tl.load(
+            codebook + index.to(tl.int64)[:, None] * stride_codebook + feature[None, :], mask=mask, other=0.0
+        )
+        quantized_value = c.to(quantized.dtype.element_ty)
+        tl.store(quantized + row[:, None] * dim + feature[None, :], quantized_value, mask=mask)
+        if ERRORS:
+            x = tl.load(vectors + row[:, None] * stride_vectors + feature[None, :], mask=mask, other=0.0)
+            difference = x.to(tl.float32) - c.to(tl.float32)
+            error += tl.sum(difference * difference, axis=1)
+    if ERRORS:
+        error = error / dim
+        tl.store(commitment_errors + row, error, mask=row_mask)
+        tl.store(codebook_errors + row, error, mask=row_mask)
+
+
+def launch_vq_lookup(
+    vectors: Tensor,
+    codebook: Tensor,
+    distance: Distance = "euclidean",
+    precision: Precision = "ieee",
+    errors: bool = False,
+    *,
+    config: SearchConfig | None = None,
+    splits: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Launches the kernels on `vectors` (rows, dim) and `codebook` (num_codes, dim), float32, bfloat16 or float16.
+
+    Returns quantized (rows, dim), indices (rows,) and the mean squared error of each row twice, of no rows unless
+    `errors`. `config` and `splits` are `search_config`'s and `search_splits`' where not given.
+    """
+    require_triton("vq_lookup", vectors, codebook)
+    vectors, codebook = (t if t.stride(1) == 1 else t.contiguous() for t in (vectors, codebook))
+    (rows, dim), num_codes, device = vectors.shape, len(codebook), vectors.device
+    outputs = _new_outputs(vectors, errors)
+    if rows == 0:
+        return outputs
+    dtype = _search_dtype(vectors, codebook, precision)
+    if dtype == torch.float64:
+        raise TypeError(
+            "the Triton kernel of vq_lookup takes no float64: call vq_lookup, which uses PyTorch for it"
+        )
+    x, c = vectors.to(dtype), codebook.to(dtype)
+    if INTERPRETED:  # its `tl.dot` takes the bits of bfloat16 for integers
+        x, c = x.float(), c.float()
+    capability = torch.cuda.get_device_capability(device)[0] if vectors.is_cuda else 9
+    config = config or search_config(rows, dim, dtype, precision, capability)
+    row_tiles, code_tiles = triton.cdiv(rows, config.block_rows), triton.cdiv(num_codes, config.block_codes)
+    slots = num_multiprocessors(device) * config.programs
+    splits = splits or search_splits(row_tiles, code_tiles, slots)
+    scores = torch.empty((splits, rows), dtype=torch.float32, device=device)
+    found = torch.empty((splits, rows), dtype=torch.int32, device=device)
+    cosine, fused = distance == "cosine", row_tiles == 1
+    terms = scores if fused else torch.empty(num_codes, dtype=torch.float32, device=device)
+    block = min(128, triton.next_power_of_2(dim))
+    if not fused:
+        _terms_kernel[(triton.cdiv(num_codes, 16),)](c, terms, num_codes, dim, c.stride(0), cosine, 16, block)
+    _search_kernel[(row_tiles, splits)](
+        x,
+        c,
+        terms,
+        scores,
+        found,
+        rows,
+        num_codes,
+        dim,
+        triton.cdiv(code_tiles, splits),
+        x.stride(0),
+        c.stride(0),
+        COSINE=cosine,
+        FUSED_TERMS=fused,
+        WHOLE_CHUNKS=dim % config.block_dim == 0,
+        ONE_CHUNK=dim <= config.block_dim,
+        INPUT_PRECISION="ieee" if dtype != torch.float32 else precision,
+        BLOCK_ROWS=config.block_rows,
+        BLOCK_CODES=config.block_codes,
+        BLOCK_DIM=config.block_dim,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    strides = vectors.stride(0), codebook.stride(0)
+    _finish_kernel[(triton.cdiv(rows, 8),)](
+        scores, found, vectors, codebook, *outputs, rows, dim, splits, *strides, errors, 8, block
+    )
+    return outputs
+
+
+def _new_outputs(vectors: Tensor, errors: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, dtype = len(vectors), torch.promote_types(vectors.dtype, torch.float32)
+    return (
+        vectors.new_empty(vectors.shape),
+        vectors.new_empty(rows, dtype=torch.int64),
+        vectors.new_empty(rows if errors else 0, dtype=dtype),
+        vectors.new_empty(rows if errors else 0, dtype=dtype),
+    )
+
+
+def _search_dtype(vectors: Tensor, codebook: Tensor, precision: str) -> torch.dtype:
+    """The type that products are formed from; they are added up in float32, or float64 where this is."""
+    promoted = torch.promote_types(vectors.dtype, codebook.dtype)
+    return torch.bfloat16 if precision == "bf16" and promoted != torch.float64 else promoted
+
+
+@torch.library.custom_op(f"{NAMESPACE}::vq_lookup", mutates_args=())
+def _vq_lookup(
+    vectors: Tensor,  # (rows, dim)
+    codebook: Tensor,  # (num_codes, dim)
+    distance: str,
+    precision: str,
+    errors: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # quantized, indices, and errors of each row, twice
+    return _plain_lookup(vectors, codebook, distance, precision, errors)
+
+
+@_vq_lookup.register_kernel("cuda")
+def _vq_lookup_cuda(
+    vectors: Tensor, codebook: Tensor, distance: Distance, precision: Precision, errors: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if torch.float64 in (vectors.dtype, codebook.dtype):
+        return _plain_lookup(vectors, codebook, distance, precision, errors)
+    return launch_vq_lookup(vectors, codebook, distance, precision, errors)
+
+
+@_vq_lookup.register_fake
+def _vq_lookup_fake(
+    vectors: Tensor, codebook: Tensor, distance: str, precision: str, errors: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _new_outputs(vectors, errors)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    vectors, codebook, _, _, ctx.errors = inputs
+    ctx.save_for_backward(vectors, codebook, output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx, grad_quantized: Tensor | None, _, grad_commitment: Tensor | None, grad_error: Tensor | None
+):
+    """Straight through to the vectors; the two errors' gradients 2 (x - c) / dim to vectors and -that to codes."""
+    vectors, codebook, indices = ctx.saved_tensors
+    grad_vectors, grad_codebook = grad_quantized, None
+    if ctx.errors and grad_commitment is not None and ctx.needs_input_grad[0]:
+        difference = vectors.to(grad_commitment.dtype) - codebook[indices].to(grad_commitment.dtype)
+        through = (difference * (2.0 / vectors.shape[1] * grad_commitment)[:, None]).to(vectors.dtype)
+        grad_vectors = through if grad_vectors is None else grad_vectors + through
+    if ctx.errors and grad_error is not None and ctx.needs_input_grad[1]:
+        weights = -2.0 / vectors.shape[1] * grad_error
+        grad_codebook = _vq_statistics(vectors, indices, len(codebook), weights, codebook)[1].to(
+            codebook.dtype
+        )
+    return grad_vectors, grad_codebook, None, None, None
+
+
+_vq_lookup.register_autograd(_backward, setup_context=_setup_context)
+
+
+class VQLookup(NamedTuple):
+    """What `vq_lookup` returns; the fields that were not asked for are None."""
+
+    indices: Tensor
+    """(…) int64, the leading shape of the vectors."""
+    quantized: Tensor
+    """(…, dim), rows of the codebook in the vectors' dtype; its gradient goes to the vectors as it is."""
+    commitment_loss: Tensor | None = None
+    """Mean (z - sg(z_q))²: a scalar, or (…) with `reduction="rows"`. Its gradient goes to the vectors."""
+    codebook_loss: Tensor | None = None
+    """Mean (sg(z) - z_q)²: the same number. Its gradient goes to the codebook."""
+    counts: Tensor | None = None
+    """(num_codes,): how many vectors chose each codeword."""
+    sums: Tensor | None = None
+    """(num_codes, dim): the sums of those vectors, without gradient."""
+
+
+def vq_lookup(
+    vectors: Tensor,
+    codebook: Tensor,
+    *,
+    distance: Distance = "euclidean",
+    precision: Precision = "ieee",
+    commitment: bool = False,
+    reduction: Literal["mean", "rows"] = "mean",
+    statistics: bool = False,
+) -> VQLookup:
+    """The codeword of `codebook` (num_codes, dim) nearest to each of `vectors` (…, dim), the lowest index on ties.
+
+    `distance` is Euclidean, or cosine (neither side need be normalised; a norm below 1e-12 counts as 1e-12).
+    `precision` of the products of float32 numbers on CUDA: `ieee` float32; `tf32x3` as exact up to the last bits,
+    on matrix units; `tf32` and `bf16` round both sides to 11 and 8 bits, so that codewords whose distances are
+    nearer to each other than that may be confused. bfloat16 and float16 inputs always use matrix units, which lose
+    nothing of their products; sums are in float32. Float64 is computed in float64, by PyTorch. On a CPU all but
+    `bf16` are `ieee`. Neither autocast nor PyTorch's TF32 switches have an effect.
+
+    With `commitment` the two losses of arXiv 1711.00937 are found in the same pass (`reduction` "mean" over
+    everything, or a mean over dim for each vector), with `statistics` the counts and sums that `ema_update` takes.
+    Gradients are the same bits each time.
+
+    A vector that holds a NaN or an infinity gets index 0, and so does one whose every product overflows; a codeword
+    that holds one is never chosen unless no other can be.
+
+    Raises ValueError for a shape or a name that it does not know, TypeError for a dtype.
+    """
+    rows = _checked(vectors, codebook, distance, precision, reduction)
+    lead = vectors.shape[:-1]
+    quantized, indices, *errors = _vq_lookup(rows, codebook, distance, precision, commitment)
+    losses: list[Tensor | None] = [None, None]
+    if commitment:
+        losses = [error.mean() if reduction == "mean" else error.view(lead) for error in errors]
+    statistic = vq_statistics(rows, indices, len(codebook)) if statistics else (None, None)
+    return VQLookup(indices.view(lead), quantized.view(vectors.shape), *losses, *statistic)
+
+
+def vq_lookup_reference(
+    vectors: Tensor,
+    codebook: Tensor,
+    *,
+    distance: Distance = "euclidean",
+    precision: Precision = "ieee",
+) -> VQLookup:
+    """`vq_lookup` with mean losses in plain PyTorch, differentiated by autograd."""
+    rows = _checked(vectors, codebook, distance, precision, "mean")
+    indices = _plain_search(rows.detach(), codebook.detach(), distance, precision).view(vectors.shape[:-1])
+    chosen, z = codebook[indices], vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    quantized = chosen.detach().to(vectors.dtype) + (vectors - vectors.detach())
+    commitment_loss = (z - chosen.detach()).square().mean()
+    return VQLookup(indices, quantized, commitment_loss, (z.detach() - chosen).square().mean())
+
+
+def _checked(vectors: Tensor, codebook: Tensor, distance: str, precision: str, reduction: str) -> Tensor:
+    """The vectors as (rows, dim)."""
+    for name, value, known in (
+        ("distance", distance, get_args(Distance)),
+        ("precision", precision, get_args(Precision)),
+        ("reduction", reduction, ("mean", "rows")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if (
+        codebook.dim() != 2
+        or vectors.dim() < 1
+        or vectors.shape[-1] != codebook.shape[1]
+        or not codebook.numel()
+    ):
+        raise ValueError(
+            "vectors must be (…, dim) and codebook (num_codes, dim) with at least one codeword, got "
+            f"{tuple(vectors.shape)} and {tuple(codebook.shape)}"
+        )
+    if not vectors.is_floating_point() or not codebook.is_floating_point():
+        raise TypeError(
+            f"vectors and codebook must be real numbers, got {vectors.dtype} and {codebook.dtype}"
+        )
+    return vectors.reshape(-1, vectors.shape[-1])
+
+
+def _plain_lookup(
+    vectors: Tensor, codebook: Tensor, distance: str, precision: str, errors: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    indices = _plain_search(vectors, codebook, distance, precision)
+    quantized = codebook[indices]
+    outputs = _new_outputs(vectors, errors)
+    if errors:
+        difference = vectors.to(outputs[2].dtype) - quantized.to(outputs[2].dtype)
+        outputs[2].copy_(difference.square_().mean(dim=1))
+        outputs[3].copy_(outputs[2])
+    return quantized.to(vectors.dtype), indices, outputs[2], outputs[3]
+
+
+def _plain_search(vectors: Tensor, codebook: Tensor, distance: str, precision: str) -> Tensor:
+    """Indices (rows,) by products in pieces of rows, of which none needs more than `_REFERENCE_SCORES` scores."""
+    dtype = _search_dtype(vectors, codebook, precision)
+    wide = torch.promote_types(dtype, torch.float32)
+    vectors, codebook = vectors.to(dtype).to(wide), codebook.to(dtype).to(wide)
+    terms = codebook.square().sum(dim=1)
+    if distance == "cosine":
+        codebook, terms = codebook / terms.sqrt().clamp_min(1e-12)[:, None], torch.zeros_like(terms)
+    with _full_float32(vectors.device):
+        found = [
+            torch.addmm(0.5 * terms, piece, codebook.t(), alpha=-1)
+            .nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+            .argmin(dim=1)
+            for piece in vectors.split(max(1, _REFERENCE_SCORES // len(codebook)))
+        ]
+    return torch.cat(found)
+
+
+@contextmanager
+def _full_float32(device: torch.device) -> Iterator[None]:
+    """Products in float32 as they are, whatever autocast and TF32 switches say."""
+    matmul = torch.backends.cuda.matmul
+    tf32 = device.type == "cuda" and matmul.allow_tf32
+    if tf32:
+        matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if tf32:
+            matmul.allow_tf32 = True

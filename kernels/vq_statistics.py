@@ -1,0 +1,253 @@
+"""Per-codeword counts and sums of the vectors that chose it, in a fixed order, and what is made of them.
+
+counts_k = Σ_{r: i_r = k} 1,   sums_k = Σ_{r: i_r = k} w_r (x_r - c_k),   with w = 1 and c = 0 where not given.
+
+The statistics of an exponential moving average (van den Oord et al., "Neural Discrete Representation Learning",
+arXiv 1711.00937, appendix A.1) and, with a weight a row and the codebook, the codebook's gradient. Vectors are
+(rows, dim), indices (rows,). Rows are sorted by codeword, stably; each codeword's run is cut into pieces of at most
+`PIECE` rows; one program sums a piece, a second kernel the pieces of a codeword. No atomics, so two calls give the
+same bits; and no codeword, however popular, leaves the work to one program.
+Bytes moved: the vectors once, 24 a row for the sort, 8 · dim a piece (at most rows / PIECE + num_codes of them).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._registration import NAMESPACE
+from ._triton import jit, require_triton, tl, triton
+
+PIECE = 1024
+
+
+@jit
+def _piece_sums_kernel(
+    vectors,  # (rows, dim) any float dtype: x
+    order,  # (rows,) int64: rows sorted by codeword
+    starts,  # (num_codes + 1,) int64: where each codeword's run begins in `order`
+    piece_ends,  # (num_codes,) int64: number of pieces of this codeword and those before it
+    piece_codes,  # (pieces,) int64: codeword of a piece; num_codes past the last
+    weights,  # (rows,) float32 or float64: w; not read unless WEIGHTED
+    codebook,  # (num_codes, dim) any float dtype: c; not read unless WEIGHTED
+    partial,  # out: (pieces, dim) float32 or float64: what sums are accumulated in
+    num_codes,
+    dim,
+    stride_vectors,  # elements between rows of `vectors`
+    stride_codebook,  # elements between rows of `codebook`
+    WEIGHTED: tl.constexpr,
+    PIECE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    piece = tl.program_id(0).to(tl.int64)
+    code = tl.load(piece_codes + piece)
+    if code < num_codes:
+        feature = tl.program_id(1) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+        inside = feature < dim
+        run_start, run_end = tl.load(starts + code), tl.load(starts + code + 1)
+        pieces_of_code = (run_end - run_start + PIECE - 1) // PIECE
+        first = run_start + (piece - (tl.load(piece_ends + code) - pieces_of_code)) * PIECE
+        last = tl.minimum(first + PIECE, run_end)
+        if WEIGHTED:
+            codeword = tl.load(codebook + code * stride_codebook + feature, mask=inside, other=0.0)
+            codeword = codeword.to(partial.dtype.element_ty)
+        total = tl.zeros((BLOCK_DIM,), partial.dtype.element_ty)
+        for step in range(0, (last - first + BLOCK_ROWS - 1) // BLOCK_ROWS):
+            position = first + step * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+            row_mask = position < last
+            row = tl.load(order + position, mask=row_mask, other=0)
+            mask = row_mask[:, None] & inside[None, :]
+            x = tl.load(vectors + row[:, None] * stride_vectors + feature[None, :], mask=mask, other=0.0)
+            x = x.to(partial.dtype.element_ty)
+            if WEIGHTED:
+                weight = tl.load(weights + row, mask=row_mask, other=0.0)
+                x = tl.where(mask, weight[:, None] * (x - codeword[None, :]), 0.0)
+            total += tl.sum(x, axis=0)
+        tl.store(partial + piece * dim + feature, total, mask=inside)
+
+
+@jit
+def _merge_pieces_kernel(
+    partial,  # (pieces, dim) float32 or float64
+    starts,  # (num_codes + 1,) int64
+    piece_ends,  # (num_codes,) int64
+    counts,  # out: (num_codes,) of the same type
+    sums,  # out: (num_codes, dim) of the same type
+    dim,
+    PIECE: tl.constexpr,
+    BLOCK_PIECES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    code = tl.program_id(0).to(tl.int64)
+    feature = tl.program_id(1) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+    inside = feature < dim
+    count = tl.load(starts + code + 1) - tl.load(starts + code)
+    end = tl.load(piece_ends + code)
+    start = end - (count + PIECE - 1) // PIECE
+    total = tl.zeros((BLOCK_DIM,), partial.dtype.element_ty)
+    for step in range(0, (end - start + BLOCK_PIECES - 1) // BLOCK_PIECES):
+        piece = start + step * BLOCK_PIECES + tl.arange(0, BLOCK_PIECES)
+        mask = (piece < end)[:, None] & inside[None, :]
+        total += tl.sum(
+            tl.load(partial + piece[:, None] * dim + feature[None, :], mask=mask, other=0.0), axis=0
+        )
+    tl.store(sums + code * dim + feature, total, mask=inside)
+    if tl.program_id(1) == 0:
+        tl.store(counts + code, count.to(counts.dtype.element_ty))
+
+
+def launch_vq_statistics(
+    vectors: Tensor,
+    indices: Tensor,
+    num_codes: int,
+    weights: Tensor | None = None,
+    codebook: Tensor | None = None,
+    *,
+    piece: int = PIECE,
+    block_rows: int = 16,
+    block_dim: int = 128,
+    num_warps: int = 4,
+) -> tuple[Tensor, Tensor]:
+    """Launches the kernels on `vectors` (rows, dim) and `indices` (rows,) int64 below `num_codes`."""
+    require_triton("vq_statistics", vectors, indices)
+    vectors = vectors if vectors.stride(-1) == 1 else vectors.contiguous()
+    rows, dim = vectors.shape
+    counts, sums = _new_outputs(vectors, num_codes)
+    ordered, order = torch.sort(indices, stable=True)
+    starts = torch.searchsorted(ordered, torch.arange(num_codes + 1, device=indices.device))
+    piece_ends = ((starts.diff() + piece - 1) // piece).cumsum(0)
+    # As many pieces as there can be: how many there are is known on the device alone.
+    pieces = rows // piece + min(rows, num_codes)
+    piece_codes = torch.searchsorted(piece_ends, torch.arange(pieces, device=indices.device), right=True)
+    partial = torch.empty((pieces, dim), dtype=sums.dtype, device=sums.device)
+    block_dim = min(block_dim, triton.next_power_of_2(dim))
+    dim_blocks = triton.cdiv(dim, block_dim)
+    weighted = weights is not None and codebook is not None
+    weights = vectors if weights is None else weights.contiguous()
+    codebook = vectors if codebook is None else codebook.contiguous()
+    if pieces:
+        _piece_sums_kernel[(pieces, dim_blocks)](
+            vectors,
+            order,
+            starts,
+            piece_ends,
+            piece_codes,
+            weights,
+            codebook,
+            partial,
+            num_codes,
+            dim,
+            vectors.stride(0),
+            codebook.stride(0),
+            WEIGHTED=weighted,
+            PIECE=piece,
+            BLOCK_ROWS=block_rows,
+            BLOCK_DIM=block_dim,
+            num_warps=num_warps,
+        )
+    _merge_pieces_kernel[(num_codes, dim_blocks)](
+        partial, starts, piece_ends, counts, sums, dim, piece, 8, block_dim, num_warps=num_warps
+    )
+    return counts, sums
+
+
+def _new_outputs(vectors: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(vectors.dtype, torch.float32)
+    sums = vectors.new_empty((num_codes, vectors.shape[1]), dtype=dtype)
+    return vectors.new_empty(num_codes, dtype=dtype), sums
+
+
+@torch.library.custom_op(f"{NAMESPACE}::vq_statistics", mutates_args=())
+def _vq_statistics(
+    vectors: Tensor,  # (rows, dim)
+    indices: Tensor,  # (rows,) int64
+    num_codes: int,
+    weights: Tensor | None,  # (rows,)
+    codebook: Tensor | None,  # (num_codes, dim)
+) -> tuple[Tensor, Tensor]:  # (num_codes,) and (num_codes, dim), float32, or float64 where the vectors are
+    return _indexed_sums(vectors, indices, num_codes, weights, codebook)
+
+
+@_vq_statistics.register_kernel("cuda")
+def _vq_statistics_cuda(
+    vectors: Tensor, indices: Tensor, num_codes: int, weights: Tensor | None, codebook: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return launch_vq_statistics(vectors, indices, num_codes, weights, codebook)
+
+
+@_vq_statistics.register_fake
+def _vq_statistics_fake(
+    vectors: Tensor, indices: Tensor, num_codes: int, weights: Tensor | None, codebook: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return _new_outputs(vectors, num_codes)
+
+
+def vq_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    """How many `vectors` (…, dim) chose each codeword, and their sums: (num_codes,) and (num_codes, dim).
+
+    `indices` (…) int64 are those of `vq_lookup`, in [0, num_codes). In float32, or float64 where the vectors are
+    float64; the same bits each time. Without gradient. Add over devices before `ema_update` where there are many.
+
+    Raises ValueError where the leading shapes differ, TypeError where `indices` are not int64.
+    """
+    if vectors.dim() < 1 or vectors.shape[:-1] != indices.shape:
+        raise ValueError(
+            "indices must have the leading shape of vectors (…, dim), got "
+            f"{tuple(indices.shape)} for {tuple(vectors.shape)}"
+        )
+    if indices.dtype != torch.int64 or not vectors.is_floating_point():
+        raise TypeError(f"need float vectors and int64 indices, got {vectors.dtype} and {indices.dtype}")
+    return _vq_statistics(
+        vectors.detach().reshape(-1, vectors.shape[-1]), indices.reshape(-1), int(num_codes), None, None
+    )
+
+
+def vq_statistics_reference(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    """`vq_statistics` in plain PyTorch."""
+    rows = vectors.detach().reshape(-1, vectors.shape[-1])
+    return _indexed_sums(rows, indices.reshape(-1), num_codes, None, None)
+
+
+@torch.no_grad()
+def ema_update(
+    codebook: Tensor,
+    cluster_size: Tensor,
+    embed_avg: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    decay: float = 0.99,
+    eps: float = 1e-5,
+) -> None:
+    """Moves a codebook to the running means of its vectors, in place.
+
+    N_k ← γ N_k + (1 - γ) counts_k,   m_k ← γ m_k + (1 - γ) sums_k   (arXiv 1711.00937, appendix A.1)
+    c_k = m_k / Ñ_k,   Ñ_k = (N_k + ε) / (Σ N + num_codes ε) · Σ N   (Laplace smoothing: no division by zero)
+
+    `codebook`, `embed_avg` (m) and `sums` are (num_codes, dim); `cluster_size` (N) and `counts` (num_codes,); γ is
+    `decay`, ε is `eps`. All but `counts` and `sums` change.
+
+    Raises ValueError where the shapes disagree.
+    """
+    shapes = [tuple(tensor.shape) for tensor in (codebook, embed_avg, sums, cluster_size, counts)]
+    if codebook.dim() != 2 or len(set(shapes[:3])) > 1 or set(shapes[3:]) != {(len(codebook),)}:
+        raise ValueError(
+            "codebook, embed_avg and sums must be (num_codes, dim), cluster_size and counts (num_codes,), got "
+            + ", ".join(map(str, shapes))
+        )
+    cluster_size.lerp_(counts.to(cluster_size.dtype), 1 - decay)
+    embed_avg.lerp_(sums.to(embed_avg.dtype), 1 - decay)
+    total = cluster_size.sum()
+    smoothed = (cluster_size + eps) / (total + len(codebook) * eps) * total
+    codebook.copy_(embed_avg / smoothed[:, None])
+
+
+def _indexed_sums(
+    vectors: Tensor, indices: Tensor, num_codes: int, weights: Tensor | None, codebook: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Counts and sums by `index_add_`, which on a CPU adds rows in their order."""
+    values = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    if weights is not None and codebook is not None:
+        values = weights[:, None].to(values.dtype) * (values - codebook.to(values.dtype)[indices])
+    counts = values.new_zeros(num_codes).index_add_(0, indices, values.new_ones(len(indices)))
+    return counts, values.new_zeros(num_codes, vectors.shape[1]).index_add_(0, indices, values)

@@ -1,0 +1,546 @@
+"""The C++ engine imagines what the oracle imagines, however it splits the work, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from iris_fast.agent import Agent
+from iris_fast.imagination.cpu_engine import (
+    CacheDtype,
+    CpuDream,
+    CpuEngine,
+    CpuOptions,
+    StepLogits,
+    pack_world_model,
+)
+from iris_fast.imagination.dream import Dream, DreamStep
+from iris_fast.imagination.engine import ImaginationStart, Rollout
+from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.imagination.randomness import PhiloxDraws, Purpose
+from iris_fast.kernels import philox_uniform
+from iris_fast.kernels._extension import find_extension
+from iris_fast.models.transformer import TransformerConfig
+from iris_fast.models.world_model import WorldModel
+from tests.models.agents import NUM_ACTIONS, make_world_model, micro_agent, small_transformer
+
+EXTENSION = find_extension()
+if EXTENSION is None:
+    pytest.skip("the C++ extension is not built", allow_module_level=True)
+
+LEVELS: list[str] = EXTENSION.simd_levels()
+VOCABULARY = 11
+ROUNDING = 2.0**-23
+
+# Sizes with and without padding: heads of 8, 5, 16 and 80 dimensions, blocks of 5 tokens and of 17.
+CONFIGS = {
+    "micro": small_transformer(),
+    "odd": small_transformer(embed_dim=15, num_heads=3, tokens_per_block=4, max_blocks=3),
+    "wide": small_transformer(embed_dim=80, num_heads=1, num_layers=1),
+    "block_causal": small_transformer(attention="block_causal"),
+    "paper_blocks": TransformerConfig(num_layers=2, num_heads=4, embed_dim=64, max_blocks=3),
+}
+
+
+def make_dream(
+    model: WorldModel,
+    first: Tensor,
+    seed: int = 0,
+    *,
+    threads: int = 1,
+    group_size: int = 0,
+    kv_dtype: CacheDtype = "float32",
+    simd: str = "auto",
+    first_row: int = 0,
+) -> CpuDream:
+    assert EXTENSION is not None
+    return CpuDream(
+        model,
+        pack_world_model(model, simd),
+        EXTENSION.ThreadPool(threads),
+        first,
+        PhiloxDraws(seed, first_row),
+        group_size=group_size,
+        kv_dtype=kv_dtype,
+    )
+
+
+def inputs(model: WorldModel, batch: int, steps: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """First tokens `(batch, slots)` and actions `(batch, steps)`."""
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = len(model.embedder.embedding_tables[1].weight)  # type: ignore[arg-type]
+    first = torch.randint(vocabulary, (batch, model.frame_tokens), generator=generator)
+    return first, torch.randint(NUM_ACTIONS, (batch, steps), generator=generator)
+
+
+def play(dream: CpuDream, actions: Tensor) -> list[tuple[DreamStep, StepLogits]]:
+    """Steps with each column of `actions`; the last one generates no frame."""
+    last = actions.shape[1] - 1
+    return [
+        dream.step_with_logits(actions[:, step], generate_frame=step < last)
+        for step in range(actions.shape[1])
+    ]
+
+
+def assert_bit_equal(
+    first: list[tuple[DreamStep, StepLogits]], second: list[tuple[DreamStep, StepLogits]]
+) -> None:
+    for (step, logits), (other_step, other_logits) in zip(first, second, strict=True):
+        for mine, theirs in zip((*step, *logits), (*other_step, *other_logits), strict=True):
+            assert (mine is None) == (theirs is None)
+            if mine is not None and theirs is not None:
+                assert torch.equal(mine, theirs)
+
+
+class ForcedDraws(PhiloxDraws):
+    """Gives recorded samples, and keeps the logits that they should have come from."""
+
+    def __init__(self, recorded: dict[tuple[Purpose, int], Tensor]):
+        super().__init__(0)
+        self.recorded = recorded
+        self.logits: dict[tuple[Purpose, int], Tensor] = {}
+
+    def sample(self, logits: Tensor, position: int, purpose: Purpose) -> Tensor:
+        self.logits[purpose, position] = logits
+        return self.recorded[purpose, position]
+
+
+def by_address(
+    model: WorldModel, played: list[tuple[DreamStep, StepLogits]]
+) -> dict[tuple[Purpose, int], tuple[Tensor, Tensor]]:
+    """The sample `(batch,)` and the logits `(batch, classes)` of every address that a play drew at."""
+    found = {}
+    slots, block = model.frame_tokens, model.config.tokens_per_block
+    for step, (outcome, logits) in enumerate(played):
+        found[Purpose.REWARD, step * block + slots] = ((outcome.rewards + 1).long(), logits.rewards)
+        found[Purpose.END, step * block + slots] = (outcome.ends.long(), logits.ends)
+        if outcome.tokens is None or logits.observations is None:
+            continue
+        for slot in range(slots):
+            drawn = (outcome.tokens[:, slot], logits.observations[:, slot])
+            found[Purpose.TOKEN, (step + 1) * block + slot] = drawn
+    return found
+
+
+def forced_logits(
+    model: WorldModel, first: Tensor, actions: Tensor, recorded: dict[tuple[Purpose, int], Tensor]
+) -> dict[tuple[Purpose, int], Tensor]:
+    """The oracle's logits along a recorded trajectory."""
+    draws = ForcedDraws(recorded)
+    dream = Dream(model, first, draws)
+    for step in range(actions.shape[1]):
+        dream.step(actions[:, step], generate_frame=step < actions.shape[1] - 1)
+    return draws.logits
+
+
+def double(model: WorldModel) -> WorldModel:
+    copy = WorldModel(model.config, VOCABULARY, NUM_ACTIONS)
+    copy.load_state_dict(model.state_dict())
+    return copy.eval().double()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_are_as_exact_as_pytorchs_along_the_same_trajectory(name: str) -> None:
+    """Against float64, over more steps than the context holds."""
+    model = make_world_model(CONFIGS[name], VOCABULARY)
+    first, actions = inputs(model, 9, 2 * model.config.max_blocks)
+    found = by_address(model, play(make_dream(model, first), actions))
+    recorded = {address: sample for address, (sample, _) in found.items()}
+    exact = forced_logits(double(model), first, actions, recorded)
+    plain = forced_logits(model, first, actions, recorded)
+    assert found.keys() == exact.keys()
+    ours = torch.cat([(logits - exact[address]).flatten() for address, (_, logits) in found.items()])
+    theirs = torch.cat([(plain[address] - exact[address]).flatten() for address in found])
+    largest = max(float(logits.abs().amax()) for logits in exact.values())
+    assert float(ours.abs().amax()) <= 2 * float(theirs.abs().amax()) + ROUNDING * largest
+    assert float(ours.square().mean().sqrt()) <= 2 * float(theirs.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_samples_are_the_draws_from_these_logits(name: str) -> None:
+    model = make_world_model(CONFIGS[name], VOCABULARY)
+    first, actions = inputs(model, 9, model.config.max_blocks + 2)
+    found = by_address(model, play(make_dream(model, first, seed=2**63 + 5, first_row=4), actions))
+    draws = PhiloxDraws(2**63 + 5, first_row=4)
+    for (purpose, position), (sample, logits) in found.items():
+        assert torch.equal(sample, draws.sample(logits, position, purpose))
+
+
+def first_difference(ours: Rollout, theirs: Rollout, row: int) -> tuple[int, str] | None:
+    """The first step at which a row's samples differ, and in what."""
+    for step in range(ours.actions.shape[1]):
+        for name in ("tokens", "actions", "rewards", "ends"):
+            if not torch.equal(getattr(ours, name)[row, step], getattr(theirs, name)[row, step]):
+                return step, name
+    return None
+
+
+def gap(logits: Tensor, seed: int, row: int, position: int, purpose: Purpose) -> float:
+    """How near u · sum(p) comes to a running sum, as a share of the sum."""
+    running = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
+    u = philox_uniform(seed, torch.tensor(row), position, int(purpose))
+    return float((running - u.double()).abs().amin())
+
+
+def assert_same_but_for_rounding(agent: Agent, ours: Rollout, theirs: Rollout, seed: int) -> int:
+    """Rows are equal up to a first difference, where two choices lie within rounding. How many rows differ."""
+    differing = 0
+    model = agent.world_model
+    block, slots = model.config.tokens_per_block, model.frame_tokens
+    for row in range(ours.actions.shape[0]):
+        found = first_difference(ours, theirs, row)
+        if found is None:
+            assert torch.allclose(ours.values[row], theirs.values[row], atol=1e-5)
+            continue
+        differing += 1
+        step, name = found
+        assert step > 0 or name != "tokens", "both start from the same frame"
+        if name == "actions":
+            logits, position, purpose = theirs.logits_actions[row, step], step * block + slots, Purpose.ACTION
+        else:
+            purpose = {"tokens": Purpose.TOKEN, "rewards": Purpose.REWARD, "ends": Purpose.END}[name]
+            slot = slots
+            if name == "tokens":
+                slot = int((ours.tokens[row, step] != theirs.tokens[row, step]).nonzero()[0])
+            position = step * block + slot
+            logits = oracle_logits(model, theirs, row, seed)[purpose, position]
+        assert gap(logits, seed, row, position, purpose) < 1e-5
+    return differing
+
+
+def oracle_logits(
+    model: WorldModel, rollout: Rollout, row: int, seed: int
+) -> dict[tuple[Purpose, int], Tensor]:
+    """What the oracle drew a row's samples from."""
+
+    class Remembered(PhiloxDraws):
+        def sample(self, logits: Tensor, position: int, purpose: Purpose) -> Tensor:
+            found[purpose, position] = logits[0]
+            return super().sample(logits, position, purpose)
+
+    found: dict[tuple[Purpose, int], Tensor] = {}
+    dream = Dream(model, rollout.tokens[row : row + 1, 0], Remembered(seed, first_row=row))
+    for step in range(rollout.actions.shape[1]):
+        dream.step(rollout.actions[row : row + 1, step], generate_frame=step < rollout.actions.shape[1] - 1)
+    return found
+
+
+def make_start(agent: Agent, batch: int, seed: int = 0, burn_in: int = 2) -> ImaginationStart:
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.rand(batch, burn_in, 3, 64, 64, generator=generator)
+    mask = torch.ones(batch, burn_in, dtype=torch.bool)
+    return ImaginationStart(frames, mask, torch.randint(16, (batch, 16), generator=generator))
+
+
+def assert_same_rollout(first: Rollout, second: Rollout) -> None:
+    for entry in fields(first):
+        mine, theirs = getattr(first, entry.name), getattr(second, entry.name)
+        pairs = zip(mine, theirs, strict=True) if entry.name == "start_state" else [(mine, theirs)]
+        assert all(torch.equal(a, b) for a, b in pairs), entry.name
+
+
+@pytest.fixture(scope="module")
+def agent() -> Agent:
+    return micro_agent()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_oracles_rollout(agent: Agent, seed: int) -> None:
+    """Longer than the context, with a batch that the groups do not divide."""
+    horizon = agent.world_model.config.max_blocks + 2
+    start = make_start(agent, 7, seed)
+    theirs = OracleEngine(agent).imagine(start, horizon, seed)
+    ours = CpuEngine(agent, CpuOptions(threads=2, group_size=3)).imagine(start, horizon, seed)
+    assert assert_same_but_for_rounding(agent, ours, theirs, seed) <= 1
+    for entry in fields(ours):
+        if entry.name != "start_state":
+            assert getattr(ours, entry.name).dtype == getattr(theirs, entry.name).dtype
+            assert getattr(ours, entry.name).shape == getattr(theirs, entry.name).shape
+
+
+def test_a_difference_that_is_not_rounding_is_seen(agent: Agent) -> None:
+    """The check of the test above fails for a rollout with one reward changed."""
+    start = make_start(agent, 4)
+    theirs = OracleEngine(agent).imagine(start, 3, 0)
+    ours = CpuEngine(agent, CpuOptions(threads=1)).imagine(start, 3, 0)
+    ours.rewards[2, 1] = (ours.rewards[2, 1] + 2) % 3 - 1
+    with pytest.raises(AssertionError):
+        assert_same_but_for_rounding(agent, ours, theirs, 0)
+
+
+def test_an_engine_repeats_itself_whatever_it_ran_before(agent: Agent) -> None:
+    engine = CpuEngine(agent, CpuOptions(threads=1))
+    start = make_start(agent, 3)
+    first = engine.imagine(start, 4, seed=1)
+    engine.imagine(make_start(agent, 3, seed=5), 3, seed=2)
+    engine.imagine(make_start(agent, 2, seed=6), 2, seed=3)
+    assert_same_rollout(first, engine.imagine(start, 4, seed=1))
+    assert not torch.equal(first.tokens, engine.imagine(start, 4, seed=2).tokens)
+
+
+def test_weights_are_packed_again_when_they_changed() -> None:
+    agent = micro_agent()
+    engine = CpuEngine(agent, CpuOptions(threads=1))
+    start = make_start(agent, 4)
+    before = engine.imagine(start, 3, seed=1)
+    with torch.no_grad():
+        agent.world_model.pos_emb.weight.neg_()
+    engine.weights_changed(["tokenizer", "actor_critic"])
+    assert_same_rollout(before, engine.imagine(start, 3, seed=1))
+    engine.weights_changed(iter(["world_model"]))
+    after = engine.imagine(start, 3, seed=1)
+    assert not torch.equal(before.tokens, after.tokens)
+    assert_same_but_for_rounding(agent, after, OracleEngine(agent).imagine(start, 3, seed=1), seed=1)
+
+
+def test_recorded_draws_go_through_the_oracle(agent: Agent) -> None:
+    class OtherDraws(PhiloxDraws):
+        def sample(self, logits: Tensor, position: int, purpose: Purpose) -> Tensor:
+            return super().sample(logits, position, purpose) * 0
+
+    rollout = CpuEngine(agent).imagine_with(make_start(agent, 2), 2, OtherDraws(0))
+    assert not rollout.tokens[:, 1].any()
+
+
+def test_refuses_what_the_oracle_refuses(agent: Agent) -> None:
+    engine, start = CpuEngine(agent), make_start(agent, 2)
+    with pytest.raises(ValueError, match="horizon"):
+        engine.imagine(start, 0, seed=0)
+    agent.train()
+    try:
+        with pytest.raises(ValueError, match="evaluation mode"):
+            engine.imagine(start, 1, seed=0)
+    finally:
+        agent.eval()
+
+
+@given(
+    config=st.sampled_from(sorted(CONFIGS)),
+    batch=st.integers(1, 21),
+    threads=st.integers(1, 3),
+    group_size=st.integers(0, 25),
+    simd=st.sampled_from(LEVELS),
+    kv_dtype=st.sampled_from(["float32", "float16"]),
+    seed=st.integers(0, 2**64 - 1),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_same_bits_for_any_threads_groups_and_simd_level(
+    config: str, batch: int, threads: int, group_size: int, simd: str, kv_dtype: CacheDtype, seed: int
+) -> None:
+    model = make_world_model(CONFIGS[config], VOCABULARY)
+    first, actions = inputs(model, batch, model.config.max_blocks + 1, seed % 1000)
+    one = make_dream(model, first, seed, group_size=1, kv_dtype=kv_dtype)
+    other = make_dream(
+        model, first, seed, threads=threads, group_size=group_size, simd=simd, kv_dtype=kv_dtype
+    )
+    assert_bit_equal(play(one, actions), play(other, actions))
+
+
+def test_rows_do_not_depend_on_their_batch() -> None:
+    model = make_world_model(CONFIGS["micro"], VOCABULARY)
+    first, actions = inputs(model, 8, 3)
+    whole = play(make_dream(model, first), actions)
+    part = play(make_dream(model, first[5:], first_row=5), actions[5:])
+    for (step, logits), (part_step, part_logits) in zip(whole, part, strict=True):
+        assert torch.equal(step.rewards[5:], part_step.rewards)
+        assert torch.equal(logits.rewards[5:], part_logits.rewards)
+
+
+def test_half_precision_keys_and_values_round_and_no_more() -> None:
+    model = make_world_model(CONFIGS["paper_blocks"], VOCABULARY)
+    first, actions = inputs(model, 4, 1)
+    (_, exact), (_, rounded) = (
+        play(make_dream(model, first, kv_dtype=dtype), actions)[0] for dtype in ("float32", "float16")
+    )
+    difference = float((exact.rewards - rounded.rewards).abs().amax())
+    assert 0 < difference < 30 * 2.0**-11 * float(exact.rewards.abs().amax())
+
+
+def test_cache_lengths() -> None:
+    model = make_world_model(CONFIGS["paper_blocks"], VOCABULARY)
+    first, actions = inputs(model, 1, 5)
+    dream = make_dream(model, first)
+    assert (dream.length, dream.steps) == (16, 0)
+    lengths = []
+    for step in range(4):
+        dream.step(actions[:, step])
+        lengths.append(dream.length)
+    assert lengths == [33, 50, 33, 50]
+    dream.step(actions[:, 4], generate_frame=False)
+    assert (dream.length, dream.steps) == (51, 5)
+
+
+def test_not_a_number_in_the_weights_crashes_nothing() -> None:
+    model = make_world_model(CONFIGS["micro"], VOCABULARY)
+    with torch.no_grad():
+        model.pos_emb.weight[7, 3] = torch.nan
+        model.transformer.ln_f.weight[2] = torch.inf
+    first, actions = inputs(model, 6, 6)
+    for simd in LEVELS:
+        for outcome, _ in play(make_dream(model, first, simd=simd), actions):
+            assert outcome.tokens is None or bool(
+                ((outcome.tokens >= 0) & (outcome.tokens < VOCABULARY)).all()
+            )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda w: w.pop("pos_emb.weight"), KeyError, "pos_emb.weight"),
+        (
+            lambda w: w.update({"pos_emb.weight": w["pos_emb.weight"][:-1]}),
+            ValueError,
+            r"\(20, 16\).*\(19, 16\)",
+        ),
+        (
+            lambda w: w.update({"pos_emb.weight": w["pos_emb.weight"].astype(np.float64)}),
+            TypeError,
+            "float64",
+        ),
+        (lambda w: w.update({"pos_emb.weight": w["pos_emb.weight"][:, ::-1]}), ValueError, "contiguous"),
+        (lambda w: w.update({"pos_emb.weight": [1.0]}), TypeError, "NumPy array"),
+        (
+            lambda w: w.update({"transformer.blocks.1.mlp.0.bias": np.zeros(63, np.float32)}),
+            ValueError,
+            "mlp.0.bias",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(change: object, error: type[Exception], message: str) -> None:
+    assert EXTENSION is not None and callable(change)
+    model = make_world_model(small_transformer(), VOCABULARY)
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    sizes = {"num_layers": 2, "num_heads": 2, "tokens_per_block": 5, "max_blocks": 4}
+    EXTENSION.TokenModel(weights, **sizes, block_causal=False, layer_norm_epsilon=1e-5)
+    change(weights)
+    with pytest.raises(error, match=message):
+        EXTENSION.TokenModel(weights, **sizes, block_causal=False, layer_norm_epsilon=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"num_heads": 3}, "multiple of heads"),
+        ({"num_heads": 0}, "heads"),
+        ({"num_layers": 0}, "layers"),
+        ({"num_layers": 10**6}, "layers"),
+        ({"max_blocks": 1}, "max_blocks"),
+        ({"tokens_per_block": 1}, "tokens_per_block"),
+        ({"tokens_per_block": 2**40}, "tokens_per_block"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon"),
+        ({"simd": "avx1024"}, "avx1024"),
+    ],
+)
+def test_sizes_that_cannot_be_are_named(sizes: dict[str, object], message: str) -> None:
+    assert EXTENSION is not None
+    model = make_world_model(small_transformer(), VOCABULARY)
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    valid: dict[str, object] = {"num_layers": 2, "num_heads": 2, "tokens_per_block": 5, "max_blocks": 4}
+    options = valid | {"block_causal": False, "layer_norm_epsilon": 1e-5} | sizes
+    with pytest.raises(ValueError, match=message):
+        EXTENSION.TokenModel(weights, **options)
+
+
+def test_bad_tokens_and_actions_are_named() -> None:
+    model = make_world_model(small_transformer(), VOCABULARY)
+    first, actions = inputs(model, 3, 1)
+    dream = make_dream(model, first)
+    for bad in (NUM_ACTIONS, -1, 2**40):
+        with pytest.raises(ValueError, match=f"actions.*{bad} at index 2"):
+            dream.step(torch.tensor([0, 0, bad]))
+    with pytest.raises(ValueError, match=r"actions must have shape \(3,\)"):
+        dream.step(torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(TypeError, match="int64"):
+        dream.step(torch.zeros(3))
+    assert dream.steps == 0
+    for bad in (VOCABULARY, -1):
+        with pytest.raises(ValueError, match=f"first_tokens.*{bad} at index 0"):
+            dream.restart(torch.full((3, 4), bad), PhiloxDraws(0))
+    with pytest.raises(ValueError, match=r"first_tokens must have shape \(3, 4\)"):
+        dream.restart(first[:, :3], PhiloxDraws(0))
+    with pytest.raises(ValueError, match="batch"):
+        make_dream(model, first[:0])
+    with pytest.raises(ValueError, match="kv_dtype"):
+        make_dream(model, first, kv_dtype="int4")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="seed"):
+        make_dream(model, first, seed=-1)
+    for threads in (0, 10**6):
+        with pytest.raises(ValueError, match="threads"):
+            make_dream(model, first, threads=threads)
+    dream.step(actions[:, 0])
+    assert dream.steps == 1
+
+
+def test_refuses_weights_of_another_precision() -> None:
+    with pytest.raises(ValueError, match=r"float32 weights.*float64"):
+        pack_world_model(make_world_model(small_transformer(), VOCABULARY).double())
+
+
+def slow_dream(threads: int) -> tuple[CpuDream, Tensor]:
+    """A dream whose step takes tenths of a second."""
+    config = TransformerConfig(num_layers=4, num_heads=2, embed_dim=128)
+    model = make_world_model(config, VOCABULARY)
+    first, actions = inputs(model, 16, 1)
+    return make_dream(model, first, threads=threads, group_size=4, simd="portable"), actions[:, 0]
+
+
+def test_a_signal_ends_a_step_and_the_dream_can_be_restarted() -> None:
+    dream, actions = slow_dream(threads=2)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    began = time.perf_counter()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(100):
+            dream.step(actions)
+    timer.join()
+    assert time.perf_counter() - began < 10
+    with pytest.raises(RuntimeError, match="restart"):
+        dream.step(actions)
+    dream.restart(dream.tokens, PhiloxDraws(0))
+
+
+def test_other_threads_run_meanwhile_and_may_not_step_the_same_dream() -> None:
+    dream, actions = slow_dream(threads=1)
+    worker = threading.Thread(target=dream.step, args=(actions,))
+    worker.start()
+    time.sleep(0.05)
+    assert worker.is_alive(), "the step holds no lock of the interpreter"
+    with pytest.raises(RuntimeError, match="in use"):
+        dream.step(actions)
+    worker.join()
+    assert dream.steps == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_steps_on() -> None:
+    model = make_world_model(small_transformer(), VOCABULARY)
+    first, actions = inputs(model, 8, 2)
+    dream = make_dream(model, first, threads=3, group_size=1)
+    dream.step(actions[:, 0])  # starts the threads, which the child will lack
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            dream.step(actions[:, 1])
+            code = 0
+        finally:
+            os._exit(code)
+    dream.step(actions[:, 1])
+    deadline = time.monotonic() + 20
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
