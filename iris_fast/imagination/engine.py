@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from iris_fast.models.actor_critic import LSTMState
+
+EngineName = Literal["auto", "oracle", "cpu"]
 
 
 @dataclass

@@ -16,8 +16,7 @@ from iris_fast.config.schema import memory_bytes
 from iris_fast.envs import make_vector_env
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import UserError
-from iris_fast.imagination.engine import ImaginationEngine
-from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.imagination.factory import make_engine
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.interop.files import Weights, check_fits, lpips_weights, read_weights
 from iris_fast.interop.lpips_files import find_lpips
@@ -174,11 +173,6 @@ def make_train_env(config: Config) -> FrameVectorEnv:
     )
 
 
-def make_engine(agent: Agent) -> ImaginationEngine:
-    """The imagination engine for the agent's device."""
-    return OracleEngine(agent)
-
-
 def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say) -> Trainer:
     """A trainer in its run folder. What bad input can break comes first, before anything is written."""
     if resume:
@@ -209,7 +203,8 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
             run.write_config(config)  # a later resume goes on with this one's overrides
     say(
         f"game: {config.game} ({env.backend}, {num_actions} actions), preset: {config.preset}, "
-        f"device: {device}, precision: {config.common.precision}, seed: {config.common.seed}"
+        f"device: {device}, precision: {config.common.precision}, "
+        f"imagination: {trainer.engine.name}, seed: {config.common.seed}"
     )
     if config.training.should:
         say(f"perceptual loss: {perceptual_announcement(wanted, config.tokenizer.perceptual)}")
@@ -219,7 +214,7 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
         say(f"checkpoint: none was written yet in {run.path}, so the run begins anew")
     if not restored:
         say(f"environments: {env.backend} cannot be restored, so the episodes under way were cut")
-    trainer.priors = estimate_seconds_per_unit(agent, trainer.engine, config, env.num_envs)
+    trainer.priors = estimate_seconds_per_unit(agent, config, env.num_envs)
     return trainer
 
 
@@ -242,4 +237,6 @@ def _assemble(
     logger = MetricLogger(
         run.path, tensorboard=config.logging.tensorboard, wandb=wandb, run_config=to_dict(config)
     )
-    return Trainer(config, agent, env, make_engine(agent), run, logger, frames_saved=frames_saved)
+    return Trainer(
+        config, agent, env, make_engine(agent, config.common.engine), run, logger, frames_saved=frames_saved
+    )

@@ -12,6 +12,7 @@ import torch
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config
 from iris_fast.imagination.engine import ImaginationEngine
+from iris_fast.imagination.factory import make_engine
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
@@ -24,13 +25,11 @@ ATARI_EPISODE_STEPS = 1000  # a guess, where nothing has been played yet
 CATCH_EPISODE_STEPS = 9
 
 
-def estimate_seconds_per_unit(
-    agent: Agent, engine: ImaginationEngine, config: Config, num_envs: int
-) -> dict[str, float]:
+def estimate_seconds_per_unit(agent: Agent, config: Config, num_envs: int) -> dict[str, float]:
     """Seconds that a unit of each phase is expected to take. The agent and its random state stay as they are."""
     with torch.random.fork_rng(devices=[agent.device] if agent.device.type == "cuda" else []):
         agent = copy.deepcopy(agent)
-        engine = type(engine)(agent)  # type: ignore[call-arg]
+        engine = make_engine(agent, config.common.engine)
         priors = _acting_seconds(agent, config, num_envs)
         if config.training.should:
             priors |= _training_seconds(agent, engine, config)

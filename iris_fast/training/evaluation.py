@@ -13,8 +13,7 @@ from iris_fast.config import Config
 from iris_fast.config.schema import memory_bytes
 from iris_fast.envs import make_vector_env
 from iris_fast.envs.interface import FrameVectorEnv
-from iris_fast.imagination.engine import ImaginationStart
-from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
@@ -32,9 +31,10 @@ RECONSTRUCTED_FRAMES = 16
 class Evaluator:
     """Evaluates the agent without touching anything that training depends on."""
 
-    def __init__(self, config: Config, agent: Agent, run: RunFolder, backend: str):
+    def __init__(self, config: Config, agent: Agent, engine: ImaginationEngine, run: RunFolder, backend: str):
         self.config = config
         self.agent = agent
+        self.engine = engine
         self.run = run
         self.backend = backend
 
@@ -163,9 +163,7 @@ class Evaluator:
         start: ImaginationStart = imagination_start(
             cache, count, self.config.training.actor_critic.burn_in, seed
         )
-        dream = OracleEngine(self.agent).imagine(
-            start, length, derive_seed(seed, "dream")
-        )  # past the context too
+        dream = self.engine.imagine(start, length, derive_seed(seed, "dream"))  # past the context too
         for row in range(count):
             path = self.run.episodes("imagination") / f"epoch_{epoch:04d}_{row}.mp4"
             save_steps(

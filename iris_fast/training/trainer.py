@@ -96,7 +96,7 @@ class Trainer:
         )
         self.engine = engine
         self.parts = self._make_parts()
-        self.evaluator = Evaluator(config, agent, run, env.backend)
+        self.evaluator = Evaluator(config, agent, engine, run, env.backend)
         self.dataset_log = DatasetLog()
         self.position = Position()
         self.env_steps = 0

@@ -1,0 +1,38 @@
+"""Which engine a name stands for."""
+
+from __future__ import annotations
+
+import pytest
+
+from iris_fast.errors import UserError
+from iris_fast.imagination import factory
+from iris_fast.imagination.cpu_engine import CpuEngine
+from iris_fast.imagination.factory import make_engine
+from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.kernels._extension import find_extension
+from tests.models.agents import micro_agent
+
+needs_extension = pytest.mark.skipif(find_extension() is None, reason="the C++ extension is not built")
+
+
+@needs_extension
+def test_a_cpu_takes_the_extension() -> None:
+    agent = micro_agent()
+    assert type(make_engine(agent)) is CpuEngine
+    assert type(make_engine(agent, "cpu")) is CpuEngine
+    assert type(make_engine(agent, "oracle")) is OracleEngine
+
+
+def test_without_the_extension_auto_is_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "find_extension", lambda: None)
+    agent = micro_agent()
+    assert type(make_engine(agent)) is OracleEngine
+    with pytest.raises(UserError, match=r"needs the C\+\+ extension"):
+        make_engine(agent, "cpu")
+
+
+def test_the_cpu_engine_is_refused_elsewhere() -> None:
+    agent = micro_agent().to("meta")
+    with pytest.raises(UserError, match="not on meta"):
+        make_engine(agent, "cpu")
+    assert type(make_engine(agent)) is OracleEngine
