@@ -72,7 +72,13 @@ class EpisodeStore:
         self.capacity = capacity
         self.model_device = model_device or device
         rows = capacity + 1
-        self.frames = torch.zeros((rows, 3, size, size), dtype=torch.uint8, device=device)
+        try:
+            self.frames = torch.zeros((rows, 3, size, size), dtype=torch.uint8, device=device)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"the replay's {capacity} frames ({capacity * self.frame_bytes(size) / 1e9:.1f} GB) do not fit on "
+                f"{device}: use datasets.train.device=cpu, or a lower datasets.train.max_ram_usage"
+            ) from None
         self.actions = torch.zeros(rows, dtype=torch.int64, device=device)
         self.rewards = torch.zeros(rows, dtype=torch.float32, device=device)
         self.ends = torch.zeros(rows, dtype=torch.bool, device=device)

@@ -196,3 +196,14 @@ def test_bytes_of_a_frame() -> None:
     store = EpisodeStore(9, SIZE, CPU)
     storages = (store.frames, store.actions, store.rewards, store.ends)
     assert sum(storage.nbytes for storage in storages) == 10 * EpisodeStore.frame_bytes(SIZE)
+
+
+def test_a_replay_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch, "zeros", no_room)
+    with pytest.raises(
+        UserError, match=r"1000 frames \(0\.0 GB\) do not fit on cpu: .*datasets\.train\.device"
+    ):
+        EpisodeStore(1000, 64, torch.device("cpu"), torch.device("cpu"))
