@@ -6,6 +6,7 @@
 #include <string>
 
 #include "array_arguments.hpp"
+#include "frame_bindings.hpp"
 #include "iris_fast/allocator.hpp"
 #include "iris_fast/sample_categorical.hpp"
 #include "token_bindings.hpp"
@@ -59,4 +60,5 @@ PYBIND11_MODULE(_C, module) {
       "(seed; rows[r], positions[r], purpose), rows and positions int64. ValueError or TypeError for a\n"
       "wrong shape, dtype or temperature; 0 for a row holding NaN or inf, or -inf alone.");
   bind_token_engine(module);
+  bind_frame_codec(module);
 }

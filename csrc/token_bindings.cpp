@@ -8,39 +8,16 @@
 #include <string>
 #include <vector>
 
-#include "array_arguments.hpp"
 #include "iris_fast/simd_level.hpp"
 #include "iris_fast/thread_pool.hpp"
 #include "iris_fast/token_dream.hpp"
 #include "iris_fast/token_model.hpp"
+#include "weight_arguments.hpp"
 
 namespace py = pybind11;
 
 namespace iris_fast {
 namespace {
-
-py::array weight_named(const py::dict& weights, const std::string& name) {
-  if (!weights.contains(name.c_str())) throw py::key_error("the weights lack " + name);
-  const py::object found = weights[name.c_str()];
-  if (!py::isinstance<py::array>(found)) throw py::type_error(name + " must be a NumPy array");
-  return py::reinterpret_borrow<py::array>(found);
-}
-
-std::string text(const std::vector<std::size_t>& shape) {
-  std::string result;
-  for (const std::size_t size : shape) result += (result.empty() ? "(" : ", ") + std::to_string(size);
-  return result + (shape.size() == 1 ? ",)" : ")");
-}
-
-const float* weight_data(const py::dict& weights, const std::string& name,
-                         const std::vector<std::size_t>& shape) {
-  const auto array =
-      require<float>(weight_named(weights, name), name, static_cast<py::ssize_t>(shape.size()));
-  for (std::size_t axis = 0; axis < shape.size(); ++axis)
-    if (static_cast<std::size_t>(array.shape(static_cast<py::ssize_t>(axis))) != shape[axis])
-      throw py::value_error(name + " must have shape " + text(shape) + ", got " + shape_text(array));
-  return array.data();  // the dictionary keeps it alive
-}
 
 std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t layers, std::size_t heads,
                                        std::size_t tokens_per_block, std::size_t max_blocks,
@@ -72,17 +49,6 @@ CacheType cache_type(const std::string& name) {
   if (name == "float32") return CacheType::kFloat;
   if (name == "float16") return CacheType::kHalf;
   throw py::value_error("kv_dtype must be \"float32\" or \"float16\", not \"" + name + "\"");
-}
-
-template <typename T>
-py::array_t<T> require_shape(const py::array& array, const char* name,
-                             const std::vector<std::size_t>& shape) {
-  const auto checked = require<T>(array, name, static_cast<py::ssize_t>(shape.size()));
-  for (std::size_t axis = 0; axis < shape.size(); ++axis)
-    if (static_cast<std::size_t>(checked.shape(static_cast<py::ssize_t>(axis))) != shape[axis])
-      throw py::value_error(std::string(name) + " must have shape " + text(shape) + ", got " +
-                            shape_text(array));
-  return checked;
 }
 
 void restart(TokenDream& dream, const py::array& first_tokens, std::uint64_t seed, std::uint32_t first_row) {

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,27 @@ class ThreadPool:
     def __init__(self, threads: int) -> None: ...
     @property
     def threads(self) -> int: ...
+
+class FrameModel:
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.float32]],
+        *,
+        resolution: int,
+        widths: Sequence[int],
+        residual_blocks: int,
+        attention_resolutions: Sequence[int],
+        norm_groups: int,
+        norm_epsilon: float,
+        simd: str = "auto",
+    ) -> None: ...
+    @property
+    def simd(self) -> str: ...
+
+class FrameCodec:
+    def __init__(self, model: FrameModel, pool: ThreadPool, *, group_size: int = 0) -> None: ...
+    def decode(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]: ...
+    def encode(self, frames: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 class TokenModel:
     def __init__(

@@ -1,23 +1,23 @@
-"""The CPU engine: the oracle's rollouts with the world model in C++ (`csrc/`), a whole batch without Python."""
+"""The CPU engine: the oracle's rollouts with world model and frame decoder in C++ (`csrc/`), a batch at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from iris_fast.agent import Agent
-from iris_fast.kernels._extension import find_extension
+from iris_fast.models.cpu_weights import require_extension, weight_arrays
+from iris_fast.models.frame_codec import FrameCodec
 from iris_fast.models.world_model import WorldModel
 
 from .dream import DreamStep
 from .engine import ImaginationStart, Rollout
+from .frame_memo import FrameMemo
 from .oracle import OracleEngine, _Recorder
 from .randomness import Draws, PhiloxDraws, Purpose
 
@@ -61,8 +61,8 @@ def pack_world_model(world_model: WorldModel, simd: str = "auto") -> TokenModel:
     Raises RuntimeError without the C++ extension, ValueError for weights that are not float32 on the CPU.
     """
     config = world_model.config
-    return _extension().TokenModel(
-        _weights(world_model),
+    return require_extension().TokenModel(
+        weight_arrays(world_model),
         num_layers=config.num_layers,
         num_heads=config.num_heads,
         tokens_per_block=config.tokens_per_block,
@@ -71,25 +71,6 @@ def pack_world_model(world_model: WorldModel, simd: str = "auto") -> TokenModel:
         layer_norm_epsilon=world_model.transformer.ln_f.eps,
         simd=simd,
     )
-
-
-def _weights(world_model: WorldModel) -> dict[str, NDArray[np.float32]]:
-    """The state dict's tensors as arrays that share their memory."""
-    weights = {}
-    for name, tensor in world_model.state_dict().items():
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            raise ValueError(
-                f"the CPU engine needs float32 weights on the CPU; {name} is {tensor.dtype} on {tensor.device}"
-            )
-        weights[name] = _array(tensor)
-    return weights
-
-
-def _extension() -> ModuleType:
-    extension = find_extension()
-    if extension is None:
-        raise RuntimeError("the CPU engine needs the C++ extension: build it with `pip install -e .`")
-    return extension
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
@@ -123,7 +104,7 @@ class CpuDream:
         """`first_tokens`: `(batch, 16)` int64; `model`: from `pack_world_model`; the rest as in `CpuOptions`."""
         self.world_model = world_model
         self.tokens = first_tokens
-        self._dream: TokenDream = _extension().TokenDream(
+        self._dream: TokenDream = require_extension().TokenDream(
             model,
             pool,
             _array(first_tokens),
@@ -182,9 +163,9 @@ class CpuDream:
 
 
 class CpuEngine(OracleEngine):
-    """The oracle with its dream in C++. The agent must be in evaluation mode, in float32 on the CPU.
+    """The oracle with its dream and its frame decoder in C++.
 
-    Weights are packed at the first rollout, and again at the first one after `weights_changed`. The same seed
+    The agent must be in evaluation mode, in float32 on the CPU. Weights are packed at the first rollout, and again at the first one after `weights_changed`. The same seed
     gives the oracle's rollout, except where two choices lie within float32 rounding; equal bits for any number
     of threads, group size and SIMD level.
     """
@@ -193,10 +174,12 @@ class CpuEngine(OracleEngine):
 
     def __init__(self, agent: Agent, options: CpuOptions = CpuOptions()):
         super().__init__(agent)
-        _weights(agent.world_model)  # raises now what packing would raise later
+        weight_arrays(agent.world_model)  # raises now what packing would raise later
         self.options = options
         threads = torch.get_num_threads() if options.threads is None else options.threads
-        self._pool: ThreadPool = _extension().ThreadPool(threads)
+        self._pool: ThreadPool = require_extension().ThreadPool(threads)
+        codec = FrameCodec(agent.tokenizer, self._pool, simd=options.simd)
+        self._memo = FrameMemo(agent.tokenizer, codec.frames_of)
         self._model: TokenModel | None = None
         self._dream: CpuDream | None = None  # kept for its memory
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,10 @@ class FrameMemo:
     time. The numbers are those of decoding each anew, since a frame's result does not depend on its batch.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, decode: Callable[[Tensor], Tensor] | None = None):
+        """`decode`: as `Tokenizer.frames_of`, but a frame must not depend on its batch; None for PyTorch."""
         self.tokenizer = tokenizer
+        self._decode = decode or self._decode_in_pieces
         size = tokenizer.config.autoencoder.resolution
         self._shape = (tokenizer.config.autoencoder.out_ch, size, size)
         self._room = max(1, MAX_BYTES // (4 * self._shape[0] * size * size))
@@ -32,6 +36,9 @@ class FrameMemo:
         self._rows.clear()
         self._frames.clear()
 
+    def _decode_in_pieces(self, tokens: Tensor) -> Tensor:
+        return in_pieces(self.tokenizer.frames_of, tokens, pad=True)
+
     def frames_of(self, tokens: Tensor) -> Tensor:
         """Frames `(batch, 3, size, size)` float32 in [0, 1] of tokens `(batch, 16)` on the CPU."""
         keys = [row.tobytes() for row in tokens.numpy()]
@@ -40,8 +47,8 @@ class FrameMemo:
         self.misses += len(missing)
         if missing:
             if len(self._rows) + len(missing) > self._room:
-                return in_pieces(self.tokenizer.frames_of, tokens, pad=True)
-            decoded = in_pieces(self.tokenizer.frames_of, tokens[list(missing.values())], pad=True)
+                return self._decode(tokens)
+            decoded = self._decode(tokens[list(missing.values())])
             for key, frame in zip(missing, decoded, strict=True):
                 self._rows[key] = len(self._frames)
                 self._frames.append(frame.clone())  # a view would keep its whole padded piece in memory

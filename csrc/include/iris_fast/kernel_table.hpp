@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "iris_fast/frame_kernels.hpp"
+
 namespace iris_fast {
 
 constexpr std::size_t kLanes = 16;    // floats in the vector that all levels share
@@ -101,6 +103,7 @@ struct KernelTable {
   void (*gelu)(const float* x, std::size_t count, float* out);
   void (*to_half)(const float* x, std::size_t count, std::uint16_t* out);
   void (*from_half)(const std::uint16_t* x, std::size_t count, float* out);
+  const FrameKernels* frames;
 };
 
 }  // namespace iris_fast

@@ -3,11 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "iris_fast/aligned_buffer.hpp"
+#include "iris_fast/find_weight.hpp"
 #include "iris_fast/kernel_table.hpp"
 
 namespace iris_fast {
@@ -37,10 +37,6 @@ struct TokenModelConfig {
   // Throws std::invalid_argument naming the first size that cannot be.
   void validate() const;
 };
-
-// The row-major float32 weight of that name, which must have exactly that shape: throws if it has not.
-using FindWeight =
-    std::function<const float*(const std::string& name, const std::vector<std::size_t>& shape)>;
 
 // A linear layer with padded rows and columns, packed by panels.
 struct PackedLinear {

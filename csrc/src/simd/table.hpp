@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.hpp"
+#include "frame_table.hpp"
 #include "layer_norm.hpp"
 #include "level.hpp"
 #include "linear.hpp"
@@ -35,7 +36,8 @@ constexpr KernelTable make_table(const char* name) {
           exp_nonpositive_all,
           gelu_all,
           convert_all<float, std::uint16_t>,
-          convert_all<std::uint16_t, float>};
+          convert_all<std::uint16_t, float>,
+          &frame_kernels};
 }
 
 }  // namespace iris_fast::IRIS_FAST_LEVEL

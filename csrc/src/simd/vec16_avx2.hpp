@@ -11,6 +11,9 @@ namespace iris_fast::IRIS_FAST_LEVEL {
 // The tile of a product: 8 sums, 2 columns and a row's factor in 16 registers.
 constexpr int kLinearRows = 4;
 constexpr int kLinearVectors = 1;
+// The tile of a convolution's product: 12 sums, 2 columns and a row's factor in 16 registers.
+constexpr int kProductRows = 6;
+constexpr int kProductVectors = 1;
 
 struct Vec16 {
   __m256 low, high;

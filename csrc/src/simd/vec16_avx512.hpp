@@ -11,6 +11,9 @@ namespace iris_fast::IRIS_FAST_LEVEL {
 // The tile of a product: 24 sums, 3 columns and a row's factor in 32 registers.
 constexpr int kLinearRows = 8;
 constexpr int kLinearVectors = 3;
+// The tile of a convolution's product: 24 sums, 4 columns and a row's factor.
+constexpr int kProductRows = 6;
+constexpr int kProductVectors = 4;
 
 struct Vec16 {
   __m512 v;

@@ -11,6 +11,9 @@ namespace iris_fast::IRIS_FAST_LEVEL {
 // The tile of a product: 16 sums, 4 columns and a row's factor in 32 registers.
 constexpr int kLinearRows = 4;
 constexpr int kLinearVectors = 1;
+// The tile of a convolution's product: 24 sums, 4 columns and a row's factor in 32 registers.
+constexpr int kProductRows = 6;
+constexpr int kProductVectors = 1;
 
 struct Vec16 {
   float32x4_t v[4];

@@ -14,6 +14,9 @@ namespace iris_fast::IRIS_FAST_LEVEL {
 // The tile of a product: small, for no machine in particular.
 constexpr int kLinearRows = 4;
 constexpr int kLinearVectors = 1;
+// The tile of a convolution's product: small, for no machine in particular.
+constexpr int kProductRows = 4;
+constexpr int kProductVectors = 1;
 
 struct Vec16 {
   float v[16];

@@ -1,0 +1,121 @@
+#include "frame_bindings.hpp"
+
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "iris_fast/frame_codec.hpp"
+#include "iris_fast/simd_level.hpp"
+#include "weight_arguments.hpp"
+
+namespace py = pybind11;
+
+namespace iris_fast {
+namespace {
+
+using Shape = std::vector<std::size_t>;
+
+std::size_t axis_of(const py::dict& weights, const std::string& name, py::ssize_t dimensions,
+                    py::ssize_t axis) {
+  return static_cast<std::size_t>(require<float>(weight_named(weights, name), name, dimensions).shape(axis));
+}
+
+std::shared_ptr<FrameModel> make_model(const py::dict& weights, std::size_t resolution,
+                                       const std::vector<std::size_t>& widths, std::size_t residual_blocks,
+                                       const std::vector<std::size_t>& attention_resolutions,
+                                       std::size_t norm_groups, float norm_epsilon, const std::string& simd) {
+  const FrameModelConfig config{resolution,
+                                axis_of(weights, "encoder.conv_in.weight", 4, 1),
+                                axis_of(weights, "encoder.conv_in.weight", 4, 0),
+                                widths,
+                                residual_blocks,
+                                attention_resolutions,
+                                axis_of(weights, "pre_quant_conv.weight", 4, 1),
+                                axis_of(weights, "embedding.weight", 2, 1),
+                                axis_of(weights, "embedding.weight", 2, 0),
+                                norm_groups,
+                                norm_epsilon};
+  config.validate();
+  return std::make_shared<FrameModel>(
+      config, kernels_for(simd),
+      [&](const std::string& name, const Shape& shape) { return weight_data(weights, name, shape); });
+}
+
+// Calls compute(stop) without the GIL; a signal's exception comes out as itself.
+template <typename Compute>
+void without_gil(const Compute& compute) {
+  bool signalled = false;
+  try {
+    const py::gil_scoped_release release;
+    compute([&signalled] {
+      const py::gil_scoped_acquire acquire;
+      signalled = PyErr_CheckSignals() != 0;
+      return signalled;
+    });
+  } catch (const Interrupted&) {
+    if (signalled) throw py::error_already_set();
+    throw;
+  }
+}
+
+std::size_t batch_of(const py::array& array, const char* name) {
+  if (array.ndim() == 0) throw py::value_error(std::string(name) + " must have a batch dimension");
+  return static_cast<std::size_t>(array.shape(0));
+}
+
+py::array_t<float> decode(FrameCodec& codec, const py::array& tokens) {
+  const FrameModelConfig& config = codec.model().config();
+  const std::size_t batch = batch_of(tokens, "tokens");
+  const auto checked = require_shape<std::int64_t>(tokens, "tokens", {batch, config.tokens_per_frame()});
+  py::array_t<float> frames(Shape{batch, config.frame_channels, config.resolution, config.resolution});
+  const std::int64_t* from = checked.data();
+  float* to = frames.mutable_data();
+  without_gil([&](const std::function<bool()>& stop) { codec.decode(from, batch, to, stop); });
+  return frames;
+}
+
+py::array_t<float> encode(FrameCodec& codec, const py::array& frames) {
+  const FrameModelConfig& config = codec.model().config();
+  const std::size_t batch = batch_of(frames, "frames");
+  const auto checked = require_shape<float>(
+      frames, "frames", {batch, config.frame_channels, config.resolution, config.resolution});
+  py::array_t<float> latents(Shape{batch, config.tokens_per_frame(), config.embed_dim});
+  const float* from = checked.data();
+  float* to = latents.mutable_data();
+  without_gil([&](const std::function<bool()>& stop) { codec.encode(from, batch, to, stop); });
+  return latents;
+}
+
+}  // namespace
+}  // namespace iris_fast
+
+void bind_frame_codec(py::module_& module) {
+  using namespace iris_fast;
+  using namespace pybind11::literals;
+  py::class_<FrameModel, std::shared_ptr<FrameModel>>(
+      module, "FrameModel",
+      "The tokenizer's weights (its state dict as float32 NumPy arrays), copied and packed for a SIMD level\n"
+      "(\"auto\" for the fastest). KeyError, TypeError or ValueError naming a weight that is missing or of\n"
+      "another dtype, layout or shape.")
+      .def(py::init(&make_model), "weights"_a, py::kw_only(), "resolution"_a, "widths"_a, "residual_blocks"_a,
+           "attention_resolutions"_a, "norm_groups"_a, "norm_epsilon"_a, "simd"_a = "auto")
+      .def_property_readonly("simd", [](const FrameModel& model) { return model.table().name; });
+
+  py::class_<FrameCodec>(
+      module, "FrameCodec",
+      "Encodes and decodes batches of frames; nothing depends on threads or on group_size.")
+      .def(py::init([](std::shared_ptr<FrameModel> model, std::shared_ptr<ThreadPool> pool,
+                       std::size_t group_size) {
+             return std::make_unique<FrameCodec>(std::move(model), std::move(pool), group_size);
+           }),
+           py::arg("model").none(false), py::arg("pool").none(false), py::kw_only(), "group_size"_a = 0)
+      .def("decode", &decode, "tokens"_a,
+           "Frames (batch, channels, resolution, resolution) float32 in [0, 1] of tokens (batch, slots) "
+           "int64.")
+      .def("encode", &encode, "frames"_a,
+           "Latents (batch, slots, embed_dim) float32, before quantization, of frames (batch, channels,\n"
+           "resolution, resolution) float32 in [0, 1].");
+}

@@ -1,0 +1,129 @@
+// The tokenizer's weights (IRIS.md, part 3), packed once for one SIMD level.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "iris_fast/aligned_buffer.hpp"
+#include "iris_fast/find_weight.hpp"
+#include "iris_fast/kernel_table.hpp"
+
+namespace iris_fast {
+
+struct FrameModelConfig {
+  std::size_t resolution;           // height and width of frames
+  std::size_t frame_channels;       // 3 for colour
+  std::size_t stem_width;           // channels after the encoder's first convolution
+  std::vector<std::size_t> widths;  // channels of each level, the finest (whole frames) first
+  std::size_t residual_blocks;      // of an encoder's level; a decoder's level has one more
+  std::vector<std::size_t> attention_resolutions;
+  std::size_t latent_channels;  // between the convolutional parts and the 1 x 1 convolutions
+  std::size_t embed_dim;
+  std::size_t vocabulary;
+  std::size_t norm_groups;
+  float norm_epsilon;
+
+  std::size_t level_resolution(std::size_t level) const { return resolution >> level; }
+  std::size_t latent_resolution() const { return level_resolution(widths.size() - 1); }
+  std::size_t tokens_per_frame() const { return latent_resolution() * latent_resolution(); }
+
+  // Throws std::invalid_argument naming the first size that cannot be.
+  void validate() const;
+};
+
+// GroupNorm's weight and bias, zero past `channels`.
+struct PackedGroupNorm {
+  std::size_t channels;
+  AlignedBuffer<float> weight, bias;
+};
+
+// A convolution as a product: `taps` runs of `inner` contiguous inputs. Weights as ProductArgs wants them.
+struct PackedProduct {
+  std::size_t taps, inner, columns;
+  AlignedBuffer<float> weights, bias;
+};
+
+// A 3 x 3 convolution as one product for each of `components`: (component, panel, inner, panel columns).
+struct PackedWinograd {
+  std::size_t components, inner, columns;
+  AlignedBuffer<float> weights, bias;
+};
+
+struct ResidualLayer {
+  PackedGroupNorm norm1;
+  PackedWinograd conv1;
+  PackedGroupNorm norm2;
+  PackedWinograd conv2;
+  std::optional<PackedProduct> shortcut;  // where the width changes
+};
+
+struct AttentionLayer {
+  PackedGroupNorm norm;
+  PackedProduct qkv, projection;
+};
+
+struct HalvingLayer {
+  PackedProduct conv;  // 3 x 3, stride 2
+};
+
+struct DoublingLayer {
+  PackedWinograd conv;  // 3 x 3 on the enlarged input
+};
+
+// One layer and the size of the maps that it reads; a map has height = width = `resolution`.
+struct FrameLayer {
+  std::variant<ResidualLayer, AttentionLayer, HalvingLayer, DoublingLayer> layer;
+  std::size_t resolution;
+  std::size_t channels;  // padded
+  std::size_t out_resolution;
+  std::size_t out_channels;  // padded
+
+  std::size_t in_floats() const { return resolution * resolution * channels; }
+  std::size_t out_floats() const { return out_resolution * out_resolution * out_channels; }
+};
+
+// Frames to latents.
+struct PackedEncoder {
+  PackedProduct conv_in;  // 3 x 3, input channels not padded
+  std::vector<FrameLayer> layers;
+  PackedGroupNorm norm_out;
+  PackedProduct conv_out;   // 3 x 3
+  PackedProduct pre_quant;  // 1 x 1
+};
+
+// Tokens to frames.
+struct PackedDecoder {
+  // A codeword through the 1 x 1 convolution and one tap of the first 3 x 3 convolution: (vocabulary, 9,
+  // width).
+  AlignedBuffer<float> table;
+  AlignedBuffer<float> bias;  // of the 3 x 3 convolution
+  std::size_t width;          // padded
+  std::vector<FrameLayer> layers;
+  PackedGroupNorm norm_out;
+  PackedProduct conv_out;  // of one position to its share in the 9 around it: columns (tap, channel)
+  std::vector<float> conv_out_bias;
+};
+
+// Immutable once made, so that any number of threads may share it.
+class FrameModel {
+ public:
+  // Copies the weights, by the names of the tokenizer's state dict. Throws std::invalid_argument.
+  FrameModel(const FrameModelConfig& config, const KernelTable& kernels, const FindWeight& find);
+
+  const FrameModelConfig& config() const { return config_; }
+  const KernelTable& table() const { return table_; }
+  const FrameKernels& kernels() const { return *table_.frames; }
+  const PackedEncoder& encoder() const { return encoder_; }
+  const PackedDecoder& decoder() const { return decoder_; }
+
+ private:
+  FrameModelConfig config_;
+  const KernelTable& table_;
+  PackedEncoder encoder_;
+  PackedDecoder decoder_;
+};
+
+}  // namespace iris_fast

@@ -1,0 +1,21 @@
+// The kernels over feature maps of one level.
+#pragma once
+
+#include "level.hpp"
+#include "normalize.hpp"
+#include "product.hpp"
+#include "winograd.hpp"
+
+namespace iris_fast::IRIS_FAST_LEVEL {
+
+inline constexpr FrameKernels frame_kernels = {kProductVectors,
+                                               product,
+                                               transform_input<false>,
+                                               transform_output<false>,
+                                               transform_input<true>,
+                                               transform_output<true>,
+                                               channel_sums,
+                                               normalize,
+                                               softmax};
+
+}  // namespace iris_fast::IRIS_FAST_LEVEL

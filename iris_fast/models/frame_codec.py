@@ -1,0 +1,82 @@
+"""The tokenizer's two directions in C++ (`csrc/`): frames to tokens and tokens to frames, on a CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .cpu_weights import require_extension, weight_arrays
+from .group_norm import EPS
+from .tokenizer import Tokenizer, nearest_codeword
+
+if TYPE_CHECKING:
+    from iris_fast import _C
+
+NOT_NEEDED = ("lpips.",)
+
+
+def pack_tokenizer(tokenizer: Tokenizer, simd: str = "auto") -> _C.FrameModel:
+    """A copy of the weights as the C++ codec wants them; later changes of `tokenizer` do not reach it.
+
+    Raises RuntimeError without the C++ extension, ValueError for weights that are not float32 on the CPU.
+    """
+    config = tokenizer.config.autoencoder
+    model: _C.FrameModel = require_extension().FrameModel(
+        weight_arrays(tokenizer, skip=NOT_NEEDED),
+        resolution=config.resolution,
+        widths=[config.ch * multiple for multiple in config.ch_mult],
+        residual_blocks=config.num_res_blocks,
+        attention_resolutions=list(config.attn_resolutions),
+        norm_groups=config.norm_groups,
+        norm_epsilon=EPS,
+        simd=simd,
+    )
+    return model
+
+
+class FrameCodec:
+    """`Tokenizer.frames_of` and `Tokenizer.tokens_of` in C++, for whole batches. Dropout is never applied.
+
+    Results are those of the PyTorch modules to float32 rounding; equal bits for any number of threads, any other
+    frames in the batch, and any SIMD level. Weights are packed at the first call and again at the first one
+    after they have changed. KeyboardInterrupt ends a call within some milliseconds.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, pool: _C.ThreadPool, *, group_size: int = 0, simd: str = "auto"):
+        """`group_size`: frames that one thread takes at a time; 0 for an even share of the batch, at most 4.
+
+        Raises as `pack_tokenizer`.
+        """
+        weight_arrays(tokenizer, skip=NOT_NEEDED)  # raises now what packing would raise later
+        self.tokenizer = tokenizer
+        self._pool = pool
+        self._group_size = group_size
+        self._simd = simd
+        self._packed: _C.FrameCodec | None = None
+        self._packed_weights: list[tuple[int, int]] = []
+
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64."""
+        return torch.from_numpy(self._codec().decode(tokens.contiguous().numpy()))
+
+    def latents_of(self, frames: Tensor) -> Tensor:
+        """Latents `(batch, 16, embed_dim)`, before quantization, of frames `(batch, 3, 64, 64)` in [0, 1]."""
+        return torch.from_numpy(self._codec().encode(frames.detach().contiguous().numpy()))
+
+    def tokens_of(self, frames: Tensor) -> Tensor:
+        """Tokens `(batch, 16)` int64 of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
+        latents = self.latents_of(frames)
+        tokens = nearest_codeword(latents.flatten(0, 1), self.tokenizer.embedding.weight)
+        return tokens.view(latents.shape[:2])
+
+    def _codec(self) -> _C.FrameCodec:
+        # Every change in place, such as an optimizer's step, counts up a tensor's version.
+        weights = [(weight.data_ptr(), weight._version) for weight in self.tokenizer.trained_parameters()]
+        if self._packed is None or weights != self._packed_weights:
+            packed: _C.FrameCodec = require_extension().FrameCodec(
+                pack_tokenizer(self.tokenizer, self._simd), self._pool, group_size=self._group_size
+            )
+            self._packed, self._packed_weights = packed, weights
+        return self._packed
