@@ -13,6 +13,7 @@ namespace {
 constexpr std::size_t kLargestWidth = std::size_t{1} << 14;
 constexpr std::size_t kLargestResolution = 1024;
 constexpr std::size_t kMostLevels = 10;
+constexpr std::size_t kLeastForFour = 16;  // positions a side of maps convolved by tiles of 4 x 4
 
 void require_size(const std::string& name, std::size_t value, std::size_t most) {
   if (value < 1 || value > most)
@@ -30,10 +31,13 @@ class LayerBuilder {
       : config_(config), pack_(pack), resolution_(resolution), channels_(channels) {}
 
   void residual(const std::string& name, std::size_t width) {
+    // On small maps the larger tiles' 2.25 times as many weights would be read for few tiles.
+    const bool large = resolution_ >= kLeastForFour && resolution_ % 4 == 0;
+    const Winograd kind = large ? Winograd::kFour : Winograd::kTwo;
     ResidualLayer layer{pack_.norm(name + ".norm1", channels_),
-                        pack_.winograd(name + ".conv1", width, channels_, false),
+                        pack_.winograd(name + ".conv1", width, channels_, kind),
                         pack_.norm(name + ".norm2", width),
-                        pack_.winograd(name + ".conv2", width, width, false), std::nullopt};
+                        pack_.winograd(name + ".conv2", width, width, kind), std::nullopt};
     if (width != channels_) layer.shortcut = pack_.pointwise(name + ".nin_shortcut", width, channels_);
     add(std::move(layer), resolution_, width);
   }
@@ -51,8 +55,8 @@ class LayerBuilder {
   }
 
   void doubling(const std::string& name) {
-    add(DoublingLayer{pack_.winograd(name + ".conv", channels_, channels_, true)}, 2 * resolution_,
-        channels_);
+    add(DoublingLayer{pack_.winograd(name + ".conv", channels_, channels_, Winograd::kEnlarged)},
+        2 * resolution_, channels_);
   }
 
   void level(const std::string& name, std::size_t level, std::size_t blocks) {

@@ -1,27 +1,37 @@
 #include "frame_packing.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <vector>
 
 namespace iris_fast {
 namespace {
 
-// U = G g Gᵀ of one 3 x 3 filter, with G = [1 0 0; ½ ½ ½; ½ -½ ½; 0 0 1]; `u` is 4 x 4.
-void transform_filter(const float* g, double* u) {
-  double rows[4][3];
-  for (int j = 0; j < 3; ++j) {
-    const double a = g[j], b = g[3 + j], c = g[6 + j];
-    rows[0][j] = a;
-    rows[1][j] = (a + b + c) / 2;
-    rows[2][j] = (a - b + c) / 2;
-    rows[3][j] = c;
+// The rows of G, which takes a filter's line to its components: the points' powers 0, 1 and 2, by the product
+// of the point's differences from the others.
+using FilterLines = std::vector<std::array<double, 3>>;
+
+FilterLines filter_lines(Winograd kind) {
+  if (kind == Winograd::kTwo) return {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  // Of an enlarged input the third component is zero.
+  if (kind == Winograd::kEnlarged) return {{1, 0, 0}, {0.5, 0.5, 0.5}, {0, 0, 1}};
+  constexpr double kPoint = kSquareRootOfHalf;
+  FilterLines lines{{1, 0, 0}};
+  for (const double point : {kPoint, -kPoint, 2 * kPoint, -2 * kPoint}) {
+    const double factor = std::fabs(point) < 1 ? -1.5 : 6.0;
+    lines.push_back({1 / factor, point / factor, point * point / factor});
   }
-  for (int i = 0; i < 4; ++i) {
-    const double a = rows[i][0], b = rows[i][1], c = rows[i][2];
-    u[4 * i] = a;
-    u[4 * i + 1] = (a + b + c) / 2;
-    u[4 * i + 2] = (a - b + c) / 2;
-    u[4 * i + 3] = c;
-  }
+  lines.push_back({0, 0, 1});
+  return lines;
+}
+
+// G g Gᵀ at (i, j) of the 3 x 3 filter `g`.
+double component_of(const FilterLines& lines, std::size_t i, std::size_t j, const float* g) {
+  double sum = 0.0;
+  for (std::size_t y = 0; y < 3; ++y)
+    for (std::size_t x = 0; x < 3; ++x) sum += lines[i][y] * lines[j][x] * static_cast<double>(g[3 * y + x]);
+  return sum;
 }
 
 }  // namespace
@@ -99,21 +109,17 @@ PackedProduct FramePacker::shares(const std::string& name, std::size_t outputs, 
 }
 
 PackedWinograd FramePacker::winograd(const std::string& name, std::size_t outputs, std::size_t inputs,
-                                     bool enlarged) const {
-  const std::size_t side = enlarged ? 3 : 4, components = side * side, columns = round_up(outputs, kLanes);
-  PackedWinograd packed{components, inputs, columns, zeroed(components * inputs * columns), zeroed(columns)};
+                                     Winograd kind) const {
+  const std::size_t side = winograd_sizes(kind).components, columns = round_up(outputs, kLanes);
+  const FilterLines lines = filter_lines(kind);
+  PackedWinograd packed{kind, inputs, columns, zeroed(side * side * inputs * columns), zeroed(columns)};
   const float* weight = find_(name + ".weight", {outputs, inputs, 3, 3});
-  for (std::size_t o = 0; o < outputs; ++o)
-    for (std::size_t i = 0; i < inputs; ++i) {
-      double u[16];
-      transform_filter(weight + (o * inputs + i) * 9, u);
-      for (std::size_t component = 0; component < components; ++component) {
-        // Of an enlarged input the third of 4 components is zero in either direction.
-        const std::size_t y = component / side, x = component % side;
-        const std::size_t from = enlarged ? (y == 2 ? 3 : y) * 4 + (x == 2 ? 3 : x) : component;
-        packed.weights.data()[component * inputs * columns + packed_index(panel_, inputs, columns, i, o)] =
-            static_cast<float>(u[from]);
-      }
+  for (std::size_t i = 0; i < inputs; ++i)
+    for (std::size_t o = 0; o < outputs; ++o) {
+      float* target = packed.weights.data() + packed_index(panel_, inputs, columns, i, o);
+      for (std::size_t component = 0; component < side * side; ++component)
+        target[component * inputs * columns] = static_cast<float>(
+            component_of(lines, component / side, component % side, weight + (o * inputs + i) * 9));
     }
   std::copy_n(find_(name + ".bias", {outputs}), outputs, packed.bias.data());
   return packed;

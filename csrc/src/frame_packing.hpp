@@ -33,7 +33,7 @@ class FramePacker {
   PackedProduct shares(const std::string& name, std::size_t outputs, std::size_t inputs,
                        std::size_t tap_columns) const;
   PackedWinograd winograd(const std::string& name, std::size_t outputs, std::size_t inputs,
-                          bool enlarged) const;
+                          Winograd kind) const;
 
  private:
   PackedProduct empty(std::size_t taps, std::size_t inner, std::size_t columns) const;

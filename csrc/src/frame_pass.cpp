@@ -8,8 +8,10 @@ namespace iris_fast {
 namespace {
 
 constexpr std::size_t kMostGroupedFloats = 32 * 1024;  // of a frame's map; larger ones go one frame at a time
-constexpr std::size_t kTilesTogether =
-    24;  // their components stay in the second-level cache with the weights
+constexpr std::size_t kScoresTogether = 24;            // rows of attention's scores
+
+// Tiles whose components stay in the second-level cache with the weights.
+std::size_t tiles_together(Winograd kind) { return kind == Winograd::kFour ? 12 : 24; }
 
 // Positions a side of a padded map: one around it, and one more where a tile of two sticks out.
 std::size_t padded_side(std::size_t resolution) { return round_up(resolution, 2) + 2; }
@@ -255,10 +257,10 @@ void FramePass::attend(const AttentionLayer& layer, float* x, std::size_t positi
                   packed_values + start * positions + p * columns);
   }
   float* attended = room_for(attended_, positions * channels);
-  float* scores = room_for(scores_, kTilesTogether * keys);
+  float* scores = room_for(scores_, kScoresTogether * keys);
   const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-  for (std::size_t first = 0; first < positions; first += kTilesTogether) {
-    const std::size_t rows = std::min(kTilesTogether, positions - first);
+  for (std::size_t first = 0; first < positions; first += kScoresTogether) {
+    const std::size_t rows = std::min(kScoresTogether, positions - first);
     kernels_.product({qkv + first * 3 * channels, row_offsets(rows, 3 * channels), rows, &tap, 1, width,
                       packed_keys, keys, nullptr, nullptr, scores, keys});
     kernels_.softmax(scores, rows, keys, positions, scale);
@@ -270,36 +272,36 @@ void FramePass::attend(const AttentionLayer& layer, float* x, std::size_t positi
 
 void FramePass::convolve(const PackedWinograd& conv, const float* padded, const Map& in,
                          const float* residual, Map out) {
-  const bool enlarged = out.resolution != in.resolution;
-  const std::size_t side = padded_side(in.resolution), step = enlarged ? 1 : 2;
-  const std::size_t tiles_a_side = (out.resolution + 1) / 2, tiles_a_frame = tiles_a_side * tiles_a_side;
-  const std::size_t tiles = in.frames * tiles_a_frame;
+  const WinogradSizes sizes = winograd_sizes(conv.kind);
+  const WinogradTransforms& transforms = kernels_.winograd[static_cast<std::size_t>(conv.kind)];
+  const std::size_t components = sizes.components * sizes.components, together = tiles_together(conv.kind);
+  const std::size_t a_side = (out.resolution + sizes.outputs - 1) / sizes.outputs;
+  const std::size_t tiles = in.frames * a_side * a_side, side = padded_side(in.resolution);
   // Not a power of two, or all components of a tile would compete for the same lines of the cache.
-  const std::size_t in_stride = kTilesTogether * in.channels + kLanes;
-  const std::size_t out_stride = kTilesTogether * out.channels + kLanes;
-  float* components = room_for(components_, conv.components * in_stride);
-  float* products = room_for(products_, conv.components * out_stride);
-  const std::size_t tap = 0, *offsets = row_offsets(kTilesTogether, in.channels);
-  tiles_.resize(kTilesTogether);
-  for (std::size_t first = 0; first < tiles; first += kTilesTogether) {
-    const std::size_t count = std::min(kTilesTogether, tiles - first);
+  const std::size_t in_stride = together * in.channels + kLanes,
+                    out_stride = together * out.channels + kLanes;
+  float* inputs = room_for(components_, components * in_stride);
+  float* products = room_for(products_, components * out_stride);
+  const std::size_t tap = 0, *offsets = row_offsets(together, in.channels);
+  tiles_.resize(together);
+  for (std::size_t first = 0; first < tiles; first += together) {
+    const std::size_t count = std::min(together, tiles - first);
     for (std::size_t t = 0; t < count; ++t) {
-      const std::size_t f = (first + t) / tiles_a_frame, within = (first + t) % tiles_a_frame;
-      const std::size_t y = within / tiles_a_side, x = within % tiles_a_side;
-      tiles_[t] = {((f * side + step * y) * side + step * x) * in.channels,
-                   ((f * out.resolution + 2 * y) * out.resolution + 2 * x) * out.channels,
-                   static_cast<std::uint8_t>(std::min<std::size_t>(2, out.resolution - 2 * y)),
-                   static_cast<std::uint8_t>(std::min<std::size_t>(2, out.resolution - 2 * x))};
+      const std::size_t f = (first + t) / (a_side * a_side), within = (first + t) % (a_side * a_side);
+      const std::size_t y = within / a_side, x = within % a_side;
+      const std::size_t out_y = y * sizes.outputs, out_x = x * sizes.outputs;
+      tiles_[t] = {((f * side + sizes.step * y) * side + sizes.step * x) * in.channels,
+                   ((f * out.resolution + out_y) * out.resolution + out_x) * out.channels,
+                   static_cast<std::uint8_t>(std::min(sizes.outputs, out.resolution - out_y)),
+                   static_cast<std::uint8_t>(std::min(sizes.outputs, out.resolution - out_x))};
     }
-    (enlarged ? kernels_.enlarged_input : kernels_.winograd_input)(
-        {padded, tiles_.data(), count, side * in.channels, in.channels, components, in_stride});
-    for (std::size_t i = 0; i < conv.components; ++i)
-      kernels_.product({components + i * in_stride, offsets, count, &tap, 1, conv.inner,
+    transforms.input({padded, tiles_.data(), count, side * in.channels, in.channels, inputs, in_stride});
+    for (std::size_t i = 0; i < components; ++i)
+      kernels_.product({inputs + i * in_stride, offsets, count, &tap, 1, conv.inner,
                         conv.weights.data() + i * conv.inner * conv.columns, conv.columns, nullptr, nullptr,
                         products + i * out_stride, out.channels});
-    (enlarged ? kernels_.enlarged_output : kernels_.winograd_output)(
-        {products, out_stride, tiles_.data(), count, out.resolution * out.channels, out.channels,
-         conv.bias.data(), residual, out.data});
+    transforms.output({products, out_stride, tiles_.data(), count, out.resolution * out.channels,
+                       out.channels, conv.bias.data(), residual, out.data});
   }
 }
 

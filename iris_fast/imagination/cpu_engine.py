@@ -165,9 +165,9 @@ class CpuDream:
 class CpuEngine(OracleEngine):
     """The oracle with its dream and its frame decoder in C++.
 
-    The agent must be in evaluation mode, in float32 on the CPU. Weights are packed at the first rollout, and again at the first one after `weights_changed`. The same seed
-    gives the oracle's rollout, except where two choices lie within float32 rounding; equal bits for any number
-    of threads, group size and SIMD level.
+    The agent must be in evaluation mode, in float32 on the CPU. Weights are packed at the first rollout, and
+    again at the first one after `weights_changed`. The same seed gives the oracle's rollout, except where two
+    choices lie within float32 rounding; equal bits for any number of threads, group size and SIMD level.
     """
 
     name = "cpu"

@@ -28,17 +28,37 @@ struct ProductArgs {
   std::size_t out_stride;   // floats
 };
 
-// A tile of 2 x 2 outputs of a 3 x 3 convolution: F(2x2, 3x3) of Winograd's convolutions (Lavin & Gray 2016).
+// Ways to compute a 3 x 3 convolution by tiles of outputs (Winograd's; Lavin & Gray 2016).
+enum class Winograd : std::uint8_t {
+  kTwo,       // tiles of 2 x 2 outputs from 4 x 4 inputs by 16 products
+  kFour,      // tiles of 4 x 4 outputs from 6 x 6 inputs by 36 products
+  kEnlarged,  // tiles of 2 x 2 outputs from 3 x 3 inputs, which are enlarged twice, by 9 products
+};
+
+struct WinogradSizes {
+  std::size_t step;        // positions of the input from a tile to the next one
+  std::size_t outputs;     // a side
+  std::size_t components;  // a side
+};
+
+constexpr WinogradSizes winograd_sizes(Winograd kind) {
+  if (kind == Winograd::kFour) return {4, 4, 6};
+  return kind == Winograd::kTwo ? WinogradSizes{2, 2, 4} : WinogradSizes{1, 2, 3};
+}
+
+// Half of the points at which kFour evaluates are ± this, the others ± twice this.
+constexpr float kSquareRootOfHalf = 0.707106781f;
+
 struct WinogradTile {
   std::size_t in;        // floats from the padded input's start to the tile's top left position
   std::size_t out;       // floats from the output's start to the tile's top left position
-  std::uint8_t rows;     // of outputs that exist: 1 or 2
+  std::uint8_t rows;     // of outputs that exist
   std::uint8_t columns;  //
 };
 
 // The tiles' inputs, transformed: component i of tile t at out + i · component_stride + t · channels.
 struct WinogradInputArgs {
-  const float* x;                // padded feature maps, 4 x 4 positions a tile
+  const float* x;                // padded feature maps
   const WinogradTile* tiles;     //
   std::size_t tile_count;        //
   std::size_t row_stride;        // floats from a position to the one below
@@ -60,15 +80,15 @@ struct WinogradOutputArgs {
   float* out;                    //
 };
 
+struct WinogradTransforms {
+  void (*input)(const WinogradInputArgs&);
+  void (*output)(const WinogradOutputArgs&);
+};
+
 struct FrameKernels {
   std::size_t panel_vectors;  // columns / 16 of a full panel of packed weights
   void (*product)(const ProductArgs&);
-  // 16 components of any 3 x 3 convolution; 9 of one on an input enlarged twice, each tile reading 3 x 3
-  // positions of the input before enlargement (the other components are zero).
-  void (*winograd_input)(const WinogradInputArgs&);
-  void (*winograd_output)(const WinogradOutputArgs&);
-  void (*enlarged_input)(const WinogradInputArgs&);
-  void (*enlarged_output)(const WinogradOutputArgs&);
+  WinogradTransforms winograd[3];  // by Winograd
   // sums[c] = Σ_p x[p][c], or Σ_p (x[p][c] - center[c])² where `center` is not null.
   void (*channel_sums)(const float* x, std::size_t positions, std::size_t channels, const float* center,
                        float* sums);

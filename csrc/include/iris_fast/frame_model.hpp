@@ -46,9 +46,10 @@ struct PackedProduct {
   AlignedBuffer<float> weights, bias;
 };
 
-// A 3 x 3 convolution as one product for each of `components`: (component, panel, inner, panel columns).
+// A 3 x 3 convolution as one product for each component: (component, panel, inner, panel columns).
 struct PackedWinograd {
-  std::size_t components, inner, columns;
+  Winograd kind;
+  std::size_t inner, columns;
   AlignedBuffer<float> weights, bias;
 };
 

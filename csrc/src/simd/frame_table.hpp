@@ -8,14 +8,13 @@
 
 namespace iris_fast::IRIS_FAST_LEVEL {
 
-inline constexpr FrameKernels frame_kernels = {kProductVectors,
-                                               product,
-                                               transform_input<false>,
-                                               transform_output<false>,
-                                               transform_input<true>,
-                                               transform_output<true>,
-                                               channel_sums,
-                                               normalize,
-                                               softmax};
+inline constexpr FrameKernels frame_kernels = {
+    kProductVectors,
+    product,
+    {winograd_transforms<TwoOutputs>(), winograd_transforms<FourOutputs>(),
+     winograd_transforms<TwoOutputsEnlarged>()},
+    channel_sums,
+    normalize,
+    softmax};
 
 }  // namespace iris_fast::IRIS_FAST_LEVEL
