@@ -269,7 +269,10 @@ def test_far_vectors_are_those_apart_from_codes_and_each_other() -> None:
 
 
 def test_codes_restarted_far_away_are_latents() -> None:
-    tokenizer, frames = make_tokenizer("tokenizer.vocab_size=64", "tokenizer.restart_codes_at=far"), some_frames()
+    tokenizer, frames = (
+        make_tokenizer("tokenizer.vocab_size=64", "tokenizer.restart_codes_at=far"),
+        some_frames(),
+    )
     used = tokenizer.encode(frames).tokens.unique()
     before = tokenizer.embedding.weight.detach().clone()
     moved = tokenizer.restart_unused_codes(frames)
@@ -287,5 +290,5 @@ def test_the_perceptual_loss_is_weighted() -> None:
         make_tokenizer("tokenizer.perceptual=objects", f"tokenizer.perceptual_weight={w}").losses(frames)
         for w in (1.0, 3.0)
     )
-    assert float(weighted["perceptual_loss"]) == pytest.approx(3 * float(plain["perceptual_loss"]))
+    assert weighted["perceptual_loss"].item() == pytest.approx(3 * plain["perceptual_loss"].item())
     assert torch.equal(weighted["reconstruction_loss"], plain["reconstruction_loss"])
