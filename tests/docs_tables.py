@@ -93,6 +93,8 @@ PRESET_ROWS: list[Row] = [
     ("codebook: codes × width", lambda c: f"{c.tokenizer.vocab_size} × {c.tokenizer.embed_dim}"),
     ("tokenizer's channels, by level", _channels),
     ("perceptual loss", lambda c: c.tokenizer.perceptual),
+    ("its weight", lambda c: f"{c.tokenizer.perceptual_weight:g}"),
+    ("tokenizer's background", lambda c: "median" if c.tokenizer.background else "none"),
     (
         "Transformer: layers, heads, width",
         lambda c: f"{c.world_model.num_layers}, {c.world_model.num_heads}, {c.world_model.embed_dim}",

@@ -273,6 +273,20 @@ def test_the_perceptual_substitute_is_announced_once(tmp_path: Path, capsys: Say
     assert RunFolder(run).read_config().tokenizer.perceptual == "foreground"
 
 
+def test_the_background_is_taken_announced_and_resumed(tmp_path: Path, capsys: Say) -> None:
+    run = tmp_path / "run"
+    assert train_micro(run, "common.epochs=1", "evaluation.should=false", "tokenizer.background=true") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("tokenizer: sees and makes the difference") for line in lines) == 1
+    weights = agent_weights(run)
+    background = weights["tokenizer.background"]
+    assert weights["tokenizer.background_known"]
+    above = background[:, :48].flatten(1)  # Catch's paddle
+    assert torch.equal(above, above[:, :1].expand_as(above)), "the median knows no ball"
+    assert run_train("--resume", run, "common.epochs=2") == 0
+    assert torch.equal(agent_weights(run)["tokenizer.background"], background)
+
+
 def test_absent_perceptual_weights_are_announced_once(
     tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,9 +13,10 @@ from benchmarks.registry import case
 from iris_fast.config import preset_config
 from iris_fast.envs import EnvConfig, make_vector_env
 from iris_fast.imagination.randomness import derive_seed, numpy_generator
-from iris_fast.models.tokenizer import PerceptualKind, Tokenizer, TokenizerConfig, in_pieces
+from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig, in_pieces
 from iris_fast.training.media import save_reconstructions
 from iris_fast.training.optimization import PartTrainer, adam
+from iris_fast.training.trainer import BACKGROUND_FRAMES
 
 FIELD = (slice(11, 59), slice(9, 55))  # rows and columns of the playing field, clear of walls and paddles
 BALL_CONTRAST = 20  # levels by which a pixel must be brighter than the background to be of the ball
@@ -46,18 +47,21 @@ def ball_mask(frames: np.ndarray) -> np.ndarray:
 
 
 def train_tokenizer(config: TokenizerConfig, frames: np.ndarray, steps: int, seed: int) -> Tokenizer:
-    """A tokenizer after `steps` gradient steps of the small preset."""
+    """A tokenizer after `steps` gradient steps of the small preset.
+
+    As in a run, unused codes are restarted until the world model begins, here for the first half.
+    """
     preset = preset_config("small", "Pong").training
     torch.manual_seed(seed)
     tokenizer = Tokenizer(config)
+    if config.background:
+        tokenizer.set_background(torch.from_numpy(frames[:BACKGROUND_FRAMES]).float() / 255)
     parameters = tokenizer.trained_parameters()
 
     def losses(step_seed: int) -> list[dict[str, torch.Tensor]]:
         chosen = numpy_generator(step_seed).integers(0, len(frames), preset.tokenizer.batch_num_samples)
         batch = torch.from_numpy(frames[chosen]).float() / 255
-        if (
-            restart and step < steps / 2 and step % restart == 0
-        ):  # as a run does, until its world model trains
+        if restart and step < steps / 2 and step % restart == 0:
             tokenizer.restart_unused_codes(batch)
         return [tokenizer.losses(batch)]
 
@@ -92,13 +96,17 @@ def ball_errors(tokenizer: Tokenizer, frames: np.ndarray) -> dict[str, float]:
 
 
 def measure(steps: int, pictures: Path | None = None) -> dict[str, Any]:
-    """Errors on held-out frames for each perceptual loss that needs no weights."""
+    """Errors on held-out frames for the small preset's tokenizer and for others, a thing less or other in each."""
     train, held_out = pong_frames(3000, seed=0), pong_frames(600, seed=1)
     base = preset_config("small", "Pong").tokenizer
+    variants = {
+        "objects": base,
+        "objects_without_background": replace(base, background=False),
+        "foreground": replace(base, perceptual="foreground"),
+        "none": replace(base, perceptual="none"),
+    }
     found: dict[str, Any] = {"steps": steps, "train_frames": len(train), "held_out_frames": len(held_out)}
-    kinds: tuple[PerceptualKind, ...] = ("none", "foreground")
-    for kind in kinds:
-        config = replace(base, perceptual=kind)
+    for kind, config in variants.items():
         tokenizer = train_tokenizer(config, train, steps, seed=0)
         found[kind] = ball_errors(tokenizer, held_out)
         if pictures is not None:

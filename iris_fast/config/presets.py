@@ -49,8 +49,11 @@ def small() -> Config:
                     norm_groups=8,
                 )
             ),
-            perceptual="foreground",
+            perceptual="objects",
+            perceptual_weight=15.0,
+            background=True,
             restart_codes_every=10,
+            restart_codes_at="far",
         ),
         world_model=TransformerConfig(num_layers=4, num_heads=4, embed_dim=128),
         actor_critic=ActorCriticConfig(channels=(16, 32, 32, 32), lstm_dim=256),
@@ -61,7 +64,7 @@ def small() -> Config:
         training=TrainingConfig(
             learning_rate=3e-4,
             tokenizer=TokenizerPartConfig(
-                batch_num_samples=32, start_after_epochs=3, steps_per_epoch=70, pieces=1, learning_rate=1e-3
+                batch_num_samples=16, start_after_epochs=3, steps_per_epoch=140, pieces=1, learning_rate=2e-3
             ),
             world_model=WorldModelPartConfig(batch_num_samples=12, start_after_epochs=8, steps_per_epoch=40),
             actor_critic=ActorCriticPartConfig(

@@ -144,7 +144,7 @@ class PartConfig:
 class TokenizerPartConfig(PartConfig):
     """`pieces`: a batch goes through the model in so many pieces, for less memory; the same gradient.
 
-    But not with `tokenizer.perceptual=foreground`, whose background and weights are those of a piece.
+    But not with `tokenizer.perceptual` `foreground` or `objects`, whose background and weights are a piece's.
     """
 
     batch_num_samples: int = 256

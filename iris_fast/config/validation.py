@@ -22,7 +22,7 @@ _POSITIVE = _words(
     "num_res_blocks z_channels max_blocks num_layers num_heads channels lstm_dim frame_skip max_episode_steps"
 )
 _UNIT_INTERVAL = _words("epsilon gamma lambda_ embed_pdrop resid_pdrop attn_pdrop dropout")
-_ABOVE_ZERO = _words("learning_rate temperature max_grad_norm codebook_init")
+_ABOVE_ZERO = _words("learning_rate temperature max_grad_norm codebook_init perceptual_weight")
 _NOT_NEGATIVE = _words(
     "burn_in start_after_epochs stop_after_epochs weight_decay threads seed noop_max num_episodes_to_save "
     "num_imagined_episodes imagined_frames entropy_weight restart_codes_every"

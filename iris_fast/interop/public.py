@@ -231,6 +231,7 @@ def _require_expressible(config: AgentConfig) -> None:
     fixed = {
         "actor_critic.channels": (tuple(config.actor_critic.channels), ActorCriticConfig.channels),
         "actor_critic.lstm_dim": (config.actor_critic.lstm_dim, ActorCriticConfig.lstm_dim),
+        "tokenizer.background": (config.tokenizer.background, TokenizerConfig.background),
         "tokenizer.encoder.config.norm_groups": (
             config.tokenizer.autoencoder.norm_groups,
             AutoencoderConfig.norm_groups,

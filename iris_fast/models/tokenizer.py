@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from iris_fast.kernels import vq_lookup
 
 from .autoencoder import AutoencoderConfig, Decoder, Encoder, EncoderConfig, channels_last
-from .perceptual import LPIPS, foreground_loss
+from .perceptual import LPIPS, foreground_loss, objects_loss
 
-PerceptualKind = Literal["lpips", "foreground", "none"]
+PerceptualKind = Literal["lpips", "foreground", "objects", "none"]
+
+RestartKind = Literal["any", "far"]
 
 PIECE = {"cpu": 8, "cuda": 512}  # frames at a time: on a CPU larger pieces leave the processor's cache
 
@@ -40,10 +42,13 @@ class TokenizerConfig:
     embed_dim: int = 512
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     perceptual: PerceptualKind = "lpips"
+    perceptual_weight: float = 1.0  # of the perceptual loss beside the others; 1 in the paper
     codebook_init: float | None = None  # half-width of the uniform initialisation; None: 1 / vocab_size
     restart_codes_every: int = (
         0  # steps between restarts of codes that no frame uses; 0 never, as in the paper
     )
+    restart_codes_at: RestartKind = "any"  # latent of the batch, or rather those far from every code
+    background: bool = False  # models frames less their median over the first frames; not in the paper
 
     @property
     def autoencoder(self) -> AutoencoderConfig:
@@ -72,8 +77,31 @@ def nearest_codeword(vectors: Tensor, codebook: Tensor) -> Tensor:
     return vq_lookup(vectors.detach().float(), codebook.detach().float()).indices
 
 
+def far_vectors(vectors: Tensor, codes: Tensor, count: int) -> Tensor:
+    """Indices of at most `count` of `vectors` `(rows, dim)`, drawn one after the other by squared distance.
+
+    A vector is drawn in proportion to its squared distance from the nearest of `codes` `(num_codes, dim)` and
+    of those drawn before it (k-means++, Arthur and Vassilvitskii 2007), so that what is rare, as a ball is,
+    gets codes of its own. Fewer than `count` where no vector is left that lies apart.
+    """
+    distance = torch.cdist(vectors, codes).square().amin(dim=1)
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(vectors)) and float(distance.sum()) > 1e-9:
+        index = int(torch.multinomial(distance.cpu(), 1))
+        chosen.append(index)
+        distance = torch.minimum(distance, (vectors - vectors[index]).square().sum(dim=1))
+    return torch.tensor(chosen, dtype=torch.int64, device=vectors.device)
+
+
 class Tokenizer(nn.Module):
-    """VQ-VAE with an optional perceptual network. Frames are in [0, 1] at its boundary."""
+    """VQ-VAE with an optional perceptual network. Frames are in [0, 1] at its boundary.
+
+    With `config.background`, the autoencoder sees and makes the difference to a fixed picture: what does not
+    move need not be learned, nor told apart from a signal many times weaker (see `set_background`).
+    """
+
+    background: Tensor  # (3, height, width) in [0, 1]
+    background_known: Tensor  # scalar bool
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -86,6 +114,10 @@ class Tokenizer(nn.Module):
         self.decoder = Decoder(config.autoencoder)
         width = config.codebook_init or 1.0 / config.vocab_size
         nn.init.uniform_(self.embedding.weight, -width, width)
+        if config.background:
+            size = config.autoencoder.resolution
+            self.register_buffer("background", torch.full((3, size, size), 0.5))
+            self.register_buffer("background_known", torch.tensor(False))
         self.lpips: LPIPS | None = None
         channels_last(self)
 
@@ -100,6 +132,8 @@ class Tokenizer(nn.Module):
 
     def encode(self, frames: Tensor) -> Encoding:
         """Latents, their codewords and tokens of frames `(batch, 3, 64, 64)` in [0, 1]."""
+        if self.config.background:
+            frames = frames - self.background + 0.5
         frames = (frames * 2 - 1).contiguous(memory_format=torch.channels_last)
         z = self.pre_quant_conv(self.encoder(frames)).float()
         batch, dim, height, width = z.shape
@@ -110,7 +144,24 @@ class Tokenizer(nn.Module):
 
     def decode(self, z_quantized: Tensor) -> Tensor:
         """Frames `(batch, 3, 64, 64)`, about [0, 1], unclamped, of latents `(batch, embed_dim, 4, 4)`."""
-        return (self.decoder(self.post_quant_conv(z_quantized)).float() + 1) / 2
+        frames = (self.decoder(self.post_quant_conv(z_quantized)).float() + 1) / 2
+        return frames - 0.5 + self.background if self.config.background else frames
+
+    @torch.no_grad()
+    def set_background(self, frames: Tensor) -> None:
+        """Takes the per-pixel median of `frames` `(count, 3, 64, 64)` in [0, 1] as the background, for good.
+
+        To be called before the first gradient step. The decoder's last layer is made small, so that at first
+        every frame is decoded to about the background. Raises ValueError when the background is known already:
+        the weights were learned with it.
+        """
+        if self.background_known:
+            raise ValueError("the background is known already, and the weights were learned with it")
+        self.background.copy_(frames.median(dim=0).values)
+        self.background_known.fill_(True)
+        self.decoder.conv_out.weight.mul_(0.1)
+        if self.decoder.conv_out.bias is not None:
+            self.decoder.conv_out.bias.zero_()
 
     @torch.no_grad()
     def tokens_of(self, frames: Tensor) -> Tensor:
@@ -136,6 +187,11 @@ class Tokenizer(nn.Module):
         unused = torch.ones(self.config.vocab_size, dtype=torch.bool, device=frames.device)
         unused[encoding.tokens.flatten()] = False
         rows = torch.nonzero(unused).squeeze(1)
+        if self.config.restart_codes_at == "far":
+            chosen = far_vectors(vectors, self.embedding.weight[~unused], len(rows))
+            rows = rows[: len(chosen)]
+            self.embedding.weight[rows] = vectors[chosen]
+            return len(rows)
         chosen = torch.randint(len(vectors), (len(rows),)).to(vectors.device)
         spread = 0.01 * vectors.std(dim=0, keepdim=True)
         noise = torch.randn(len(rows), vectors.shape[1]).to(vectors.device)
@@ -154,8 +210,19 @@ class Tokenizer(nn.Module):
             "reconstruction_loss": (target - prediction).abs().mean(),
             "commitment_loss": commitment,
         }
-        if self.config.perceptual == "lpips" and self.lpips is not None:
-            losses["perceptual_loss"] = self.lpips(prediction, target).float().mean()
-        elif self.config.perceptual == "foreground":
-            losses["perceptual_loss"] = foreground_loss(prediction, target)
+        perceptual = self._perceptual_loss(prediction, target)
+        if perceptual is not None:
+            losses["perceptual_loss"] = self.config.perceptual_weight * perceptual
         return losses
+
+    def _perceptual_loss(self, prediction: Tensor, target: Tensor) -> Tensor | None:
+        """The perceptual loss of frames in [-1, 1] as a scalar; None where there is none."""
+        match self.config.perceptual:
+            case "lpips":
+                return self.lpips(prediction, target).float().mean() if self.lpips is not None else None
+            case "foreground":
+                return foreground_loss(prediction, target)
+            case "objects":
+                return objects_loss(prediction, target)
+            case _:
+                return None

@@ -109,12 +109,17 @@ def perceptual_announcement(wanted: str, used: str) -> str:
             "foreground, a substitute for the paper's LPIPS that needs no download and gives what moves "
             "more weight (the paper's: tokenizer.perceptual=lpips)"
         )
+    if used == "objects":
+        return (
+            "objects, a substitute for the paper's LPIPS that needs no download and gives each thing that moves "
+            "the same weight, however small (the paper's: tokenizer.perceptual=lpips)"
+        )
     if wanted == "none":
         return "none, where the paper has LPIPS (tokenizer.perceptual=lpips)"
     return (
         "none, since the weights of the paper's (VGG-16 and LPIPS) are not on this machine: small moving "
         "objects may vanish from reconstructions (give the weights by initialization.lpips_weights=FILE, or "
-        "choose tokenizer.perceptual=foreground, which needs none)"
+        "choose tokenizer.perceptual=objects, which needs none)"
     )
 
 
@@ -208,6 +213,11 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
     )
     if config.training.should:
         say(f"perceptual loss: {perceptual_announcement(wanted, config.tokenizer.perceptual)}")
+        if config.tokenizer.background:
+            say(
+                "tokenizer: sees and makes the difference to the median of the first frames, unlike the paper's "
+                "(which is tokenizer.background=false)"
+            )
     if weights is not None:
         say(f"weights: {', '.join(initial_parts(config))} from {weights.path}")
     if resume and content is None:

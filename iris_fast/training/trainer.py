@@ -49,6 +49,9 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return found
 
 
+BACKGROUND_FRAMES = 256  # whose median is the tokenizer's background, where it has one
+
+
 @dataclass
 class Position:
     """Where the run is: steps done of a phase of an epoch, and what the epoch has measured so far."""
@@ -169,6 +172,9 @@ class Trainer:
         """
         training, every = self.config.training.tokenizer, self.config.tokenizer.restart_codes_every
         frames = tokenizer_frames(self.store, training.batch_num_samples, seed)
+        tokenizer = self.agent.tokenizer
+        if tokenizer.config.background and not tokenizer.background_known:
+            tokenizer.set_background(tokenizer_frames(self.store, BACKGROUND_FRAMES, seed))
         early = self.position.epoch <= self.config.training.world_model.start_after_epochs
         if every and early and self.position.step % every == 0:
             self.agent.tokenizer.restart_unused_codes(frames)

@@ -55,6 +55,7 @@ BATCHES = [f"training.{part}.batch_num_samples" for part in ("tokenizer", "world
         ("common.seed=-1", "common.seed=-1: it must not be negative"),
         ("world_model.tokens_per_block=16", "makes 16 tokens a frame, so it must be 17"),
         ("world_model.num_heads=3", "embed_dim=256: it must be a multiple of world_model.num_heads=3"),
+        ("tokenizer.perceptual_weight=0", "tokenizer.perceptual_weight=0"),
         ("tokenizer.encoder.config.ch=48", "must be a multiple of norm_groups=32"),
         ("tokenizer.encoder.config.ch_mult=[1,1,1,1,0]", r"ch_mult=\[1, 1, 1, 1, 0\]: it must be at least 1"),
         ("tokenizer.encoder.config.ch_mult=[]", r"ch_mult=\[\]: give a number for each level"),

@@ -13,6 +13,7 @@ from iris_fast.errors import UserError
 from iris_fast.interop.public import from_public, infer_config, public_constants, public_overrides, to_public
 from iris_fast.models.actor_critic import ActorCriticConfig
 from iris_fast.models.perceptual import LPIPS
+from iris_fast.models.tokenizer import TokenizerConfig
 from iris_fast.models.transformer import TransformerConfig
 from tests.golden.recipe import STATE_DICT_FILE, golden_agent
 
@@ -82,6 +83,9 @@ def test_overrides_name_what_differs_from_the_papers_agent() -> None:
 def test_what_the_public_implementation_cannot_hold_is_refused(small_agent: Agent) -> None:
     config = AgentConfig(actor_critic=ActorCriticConfig(lstm_dim=128))
     with pytest.raises(UserError, match=r"actor_critic\.lstm_dim is 128 .* always 512"):
+        to_public(small_agent.state_dict(), config)
+    config = AgentConfig(tokenizer=TokenizerConfig(background=True))
+    with pytest.raises(UserError, match=r"tokenizer\.background is True .* always False"):
         to_public(small_agent.state_dict(), config)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from iris_fast.models.perceptual import LPIPS, foreground_loss
+from iris_fast.models.perceptual import LPIPS, foreground_loss, objects_loss
 from tests.golden.recipe import golden_lpips
 
 
@@ -129,3 +129,30 @@ def test_foreground_loss_of_constant_frames(batch: int) -> None:
         loss.backward()
         assert prediction.grad is not None
         assert torch.isfinite(prediction.grad).all()
+
+
+def test_objects_loss_gives_a_small_object_the_say_of_a_large_one() -> None:
+    still = torch.full((9, 3, 64, 64), -0.5)
+    frames = still.clone()
+    frames[0, :, 12:14, 12:14] = 0.5  # a ball
+    frames[0, :, 45:55, 45:55] = 0.5  # a large thing, in another neighbourhood
+    without_ball, without_large = frames.clone(), frames.clone()
+    without_ball[0, :, 12:14, 12:14] = -0.5
+    without_large[0, :, 45:55, 45:55] = -0.5
+    plain = float(foreground_loss(without_ball, frames) / foreground_loss(without_large, frames))
+    equal = float(objects_loss(without_ball, frames) / objects_loss(without_large, frames))
+    assert plain == pytest.approx(0.04, rel=0.01)
+    assert equal > 10 * plain
+    both = float(objects_loss(without_ball, frames) + objects_loss(without_large, frames))
+    assert float(objects_loss(still, frames)) == pytest.approx(both, rel=1e-4), "all that is to be seen"
+    assert float(objects_loss(still, frames)) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_objects_loss_takes_faint_errors_for_noise() -> None:
+    frames = ball_frames([3, 9, 20, 40, 50])
+    missing = torch.full_like(frames, -0.5)
+    noisy = missing + 0.05
+    assert float(objects_loss(noisy, frames)) == pytest.approx(1.35**2, rel=1e-3)
+    left_behind = objects_loss(frames, missing)
+    assert float(left_behind) == pytest.approx(float(objects_loss(missing, frames)))
+    assert float(objects_loss(frames, frames)) == 0

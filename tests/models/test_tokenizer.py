@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from iris_fast.config import resolve
-from iris_fast.models.tokenizer import Tokenizer, in_pieces, nearest_codeword
+from iris_fast.models.tokenizer import Tokenizer, far_vectors, in_pieces, nearest_codeword
 from tests.golden.recipe import golden_lpips
 from tests.micro import micro_config
 from tests.models.agents import assert_same_gradients, gradients, micro_agent
@@ -219,3 +219,76 @@ def test_the_substitute_of_the_perceptual_loss() -> None:
     losses = tokenizer.losses(some_frames())
     assert losses["perceptual_loss"].dim() == 0
     assert losses["perceptual_loss"] > 0
+
+
+def test_the_background_is_the_median_and_what_is_decoded_at_first() -> None:
+    tokenizer = make_tokenizer("tokenizer.background=true")
+    still = torch.rand(3, 64, 64)
+    frames = still.repeat(9, 1, 1, 1)
+    frames[:4, :, 20:24, 20:24] = 1 - frames[:4, :, 20:24, 20:24]
+    tokenizer.set_background(frames)
+    assert torch.equal(tokenizer.background, still)
+    assert tokenizer.background_known
+    seen = tokenizer.frames_of(tokenizer.tokens_of(frames))
+    unmade = make_tokenizer().frames_of(make_tokenizer().tokens_of(frames))
+    assert (seen - still).abs().mean() < 0.2 * (unmade - still).abs().mean()
+
+
+def test_only_the_difference_to_the_background_is_encoded() -> None:
+    tokenizer, frames = make_tokenizer("tokenizer.background=true"), some_frames()
+    before = tokenizer.encode(frames).z
+    assert torch.equal(before, make_tokenizer().encode(frames).z), "0.5 until it is known: no difference"
+    shift = 0.25 * torch.rand(3, 64, 64)
+    tokenizer.background += shift
+    assert torch.allclose(tokenizer.encode(frames + shift).z, before, atol=1e-5)
+    z_quantized = tokenizer.encode(frames + shift).z_quantized
+    moved = tokenizer.decode(z_quantized)
+    tokenizer.background -= shift
+    assert torch.allclose(moved, tokenizer.decode(z_quantized) + shift, atol=1e-6)
+
+
+def test_the_background_is_taken_once_and_kept_with_the_weights() -> None:
+    tokenizer, frames = make_tokenizer("tokenizer.background=true"), some_frames()
+    tokenizer.set_background(frames)
+    with pytest.raises(ValueError, match="known already"):
+        tokenizer.set_background(frames)
+    other = make_tokenizer("tokenizer.background=true")
+    other.load_state_dict(tokenizer.state_dict())
+    assert other.background_known
+    assert torch.equal(other.background, tokenizer.background)
+    assert not any("background" in name for name in make_tokenizer().state_dict())
+
+
+def test_far_vectors_are_those_apart_from_codes_and_each_other() -> None:
+    vectors = torch.zeros(1000, 4)
+    vectors[700], vectors[701], vectors[30] = 5.0, 5.0, -5.0
+    chosen = far_vectors(vectors, torch.zeros(2, 4), 10)
+    assert len(chosen) == 2, "the zeros are a code already, and the two equal vectors need but one"
+    assert vectors[chosen].unique(dim=0).tolist() == [[-5.0] * 4, [5.0] * 4]
+    assert len(far_vectors(torch.rand(50, 4), torch.zeros(1, 4), 7).unique()) == 7
+
+
+def test_codes_restarted_far_away_are_latents() -> None:
+    tokenizer, frames = (
+        make_tokenizer("tokenizer.vocab_size=64", "tokenizer.restart_codes_at=far"),
+        some_frames(),
+    )
+    used = tokenizer.encode(frames).tokens.unique()
+    before = tokenizer.embedding.weight.detach().clone()
+    moved = tokenizer.restart_unused_codes(frames)
+    after = tokenizer.embedding.weight.detach()
+    assert moved == int((after != before).any(dim=1).sum()) > 0
+    assert torch.equal(after[used], before[used])
+    encoding = tokenizer.encode(frames)
+    exact = (encoding.z - encoding.z_quantized).abs().amax(dim=1) == 0
+    assert int(exact.sum()) >= moved
+
+
+def test_the_perceptual_loss_is_weighted() -> None:
+    frames = some_frames()
+    plain, weighted = (
+        make_tokenizer("tokenizer.perceptual=objects", f"tokenizer.perceptual_weight={w}").losses(frames)
+        for w in (1.0, 3.0)
+    )
+    assert weighted["perceptual_loss"].item() == pytest.approx(3 * plain["perceptual_loss"].item())
+    assert torch.equal(weighted["reconstruction_loss"], plain["reconstruction_loss"])
