@@ -37,7 +37,8 @@ std::shared_ptr<FrameModel> make_model(const py::dict& weights, std::size_t reso
                                 axis_of(weights, "embedding.weight", 2, 1),
                                 axis_of(weights, "embedding.weight", 2, 0),
                                 norm_groups,
-                                norm_epsilon};
+                                norm_epsilon,
+                                weights.contains("background")};
   config.validate();
   return std::make_shared<FrameModel>(
       config, kernels_for(simd),

@@ -180,6 +180,11 @@ FrameModel::FrameModel(const FrameModelConfig& config, const KernelTable& kernel
   const FramePacker pack(kernels.frames->panel_vectors, find);
   encoder_ = pack_encoder(config_, pack);
   decoder_ = pack_decoder(config_, pack, *kernels.frames, find);
+  if (config_.has_background) {
+    const std::size_t size = config_.resolution;
+    const float* background = find("background", {config_.frame_channels, size, size});
+    background_.assign(background, background + config_.frame_channels * size * size);
+  }
 }
 
 }  // namespace iris_fast

@@ -131,10 +131,14 @@ FramePass::Map FramePass::stem(const float* frame) {
   const std::size_t size = config.resolution, channels = config.frame_channels, side = padded_side(size);
   float* padded = room_for(single_.padded, side * side * channels);
   clear_border(padded, size, channels);
+  const float* background = model_.background();
   for (std::size_t c = 0; c < channels; ++c)
     for (std::size_t y = 0; y < size; ++y)
-      for (std::size_t x = 0; x < size; ++x)
-        padded[((y + 1) * side + x + 1) * channels + c] = frame[(c * size + y) * size + x] * 2.0f - 1.0f;
+      for (std::size_t x = 0; x < size; ++x) {
+        const std::size_t at = (c * size + y) * size + x;
+        const float value = background == nullptr ? frame[at] : frame[at] - background[at] + 0.5f;
+        padded[((y + 1) * side + x + 1) * channels + c] = value * 2.0f - 1.0f;
+      }
   Map map{nullptr, 1, size, round_up(config.stem_width, kLanes)};
   map.data = room_for(single_.first, map.frame_floats());
   convolve(model_.encoder().conv_in, padded, {nullptr, 1, size, channels}, 0, 1, map);
@@ -148,6 +152,7 @@ void FramePass::finish_frame(Map map, float* frame) {
   const std::size_t channels = decoder.conv_out_bias.size(), columns = decoder.conv_out.columns;
   const float* padded = pad(map, &decoder.norm_out, single_);
   float* shares = room_for(shares_, side * side * columns);
+  const float* background = model_.background();
   multiply(decoder.conv_out, padded, side * side, map.channels, nullptr, shares);
   for (std::size_t y = 0; y < size; ++y)
     for (std::size_t x = 0; x < size; ++x)
@@ -156,8 +161,10 @@ void FramePass::finish_frame(Map map, float* frame) {
         float sum = decoder.conv_out_bias[c];
         for (std::size_t tap = 0; tap < 9; ++tap)
           sum += share[(tap / 3 * side + tap % 3) * columns + tap * channels];
-        const float value = (sum + 1.0f) / 2.0f;
-        frame[(c * size + y) * size + x] = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
+        const std::size_t at = (c * size + y) * size + x;
+        float value = (sum + 1.0f) / 2.0f;
+        if (background != nullptr) value = value - 0.5f + background[at];
+        frame[at] = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
       }
 }
 

@@ -23,8 +23,8 @@ constexpr std::size_t kBatch = 5;
 
 // Resolution, channels of frames and of the stem, widths, blocks, attention, latents, embedding, vocabulary,
 // groups.
-FrameModelConfig large_maps() { return {16, 3, 8, {8, 24}, 1, {8}, 12, 10, 9, 4, 1e-6f}; }
-FrameModelConfig odd_maps() { return {10, 2, 18, {18, 6}, 2, {10, 5}, 7, 33, 4, 3, 1e-6f}; }
+FrameModelConfig large_maps() { return {16, 3, 8, {8, 24}, 1, {8}, 12, 10, 9, 4, 1e-6f, false}; }
+FrameModelConfig odd_maps() { return {10, 2, 18, {18, 6}, 2, {10, 5}, 7, 33, 4, 3, 1e-6f, true}; }
 
 // Weights by name, made up when they are first asked for, about as large as keep a layer's output near 1.
 class Weights {
@@ -163,7 +163,10 @@ struct Plain {
   // (slots, embed_dim) of a frame (channels, size, size) in [0, 1].
   std::vector<double> encode(const float* frame) const {
     Map x(config.frame_channels, config.resolution);
-    for (std::size_t i = 0; i < x.values.size(); ++i) x.values[i] = 2.0 * static_cast<double>(frame[i]) - 1.0;
+    for (std::size_t i = 0; i < x.values.size(); ++i) {
+      const double shift = config.has_background ? 0.5 - weights["background"][i] : 0.0;
+      x.values[i] = 2.0 * (static_cast<double>(frame[i]) + shift) - 1.0;
+    }
     x = conv3("encoder.conv_in", x);
     for (std::size_t l = 0; l < config.widths.size(); ++l) {
       const std::string name = "encoder.down." + std::to_string(l);
@@ -199,7 +202,10 @@ struct Plain {
       x = conv3(name + ".upsample.conv", enlarged);
     }
     x = conv3("decoder.conv_out", norm("decoder.norm_out", x, true));
-    for (double& value : x.values) value = std::clamp((value + 1.0) / 2.0, 0.0, 1.0);
+    for (std::size_t i = 0; i < x.values.size(); ++i) {
+      const double shift = config.has_background ? weights["background"][i] - 0.5 : 0.0;
+      x.values[i] = std::clamp((x.values[i] + 1.0) / 2.0 + shift, 0.0, 1.0);
+    }
     return x.values;
   }
 };

@@ -14,7 +14,7 @@ from .tokenizer import Tokenizer, nearest_codeword
 if TYPE_CHECKING:
     from iris_fast import _C
 
-NOT_NEEDED = ("lpips.",)
+NOT_NEEDED = ("lpips.", "background_known")
 
 
 def pack_tokenizer(tokenizer: Tokenizer, simd: str = "auto") -> _C.FrameModel:

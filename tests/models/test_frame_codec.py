@@ -57,7 +57,10 @@ CONFIGS = {
 
 
 def make_tokenizer(name: str, seed: int = 0) -> Tokenizer:
-    return redrawn(Tokenizer(CONFIGS[name]), seed).eval()
+    tokenizer = redrawn(Tokenizer(CONFIGS[name]), seed).eval()
+    if tokenizer.config.background:
+        tokenizer.background.uniform_(generator=torch.Generator().manual_seed(seed))
+    return tokenizer
 
 
 def make_codec(tokenizer: Tokenizer, threads: int = 1, group_size: int = 0, simd: str = "auto") -> FrameCodec:
@@ -77,6 +80,8 @@ def inputs(tokenizer: Tokenizer, batch: int, seed: int = 0) -> tuple[Tensor, Ten
 @torch.no_grad()
 def latents(tokenizer: Tokenizer, frames: Tensor) -> Tensor:
     """Latents `(batch, slots, embed_dim)` before quantization, in the modules' own dtype."""
+    if tokenizer.config.background:
+        frames = frames - tokenizer.background + 0.5
     z = tokenizer.pre_quant_conv(tokenizer.encoder(frames * 2 - 1))
     return z.flatten(2).transpose(1, 2)
 
@@ -85,7 +90,10 @@ def latents(tokenizer: Tokenizer, frames: Tensor) -> Tensor:
 def decoded(tokenizer: Tokenizer, tokens: Tensor) -> Tensor:
     side = tokenizer.config.autoencoder.latent_resolution
     z = tokenizer.embedding(tokens).unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    return ((tokenizer.decoder(tokenizer.post_quant_conv(z)) + 1) / 2).clamp(0, 1)
+    frames = (tokenizer.decoder(tokenizer.post_quant_conv(z)) + 1) / 2
+    if tokenizer.config.background:
+        frames = frames - 0.5 + tokenizer.background
+    return frames.clamp(0, 1)
 
 
 def error(found: Tensor, exact: Tensor) -> float:

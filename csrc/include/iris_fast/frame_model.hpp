@@ -25,6 +25,7 @@ struct FrameModelConfig {
   std::size_t vocabulary;
   std::size_t norm_groups;
   float norm_epsilon;
+  bool has_background;  // frames are coded as their difference to the weight "background"
 
   std::size_t level_resolution(std::size_t level) const { return resolution >> level; }
   std::size_t latent_resolution() const { return level_resolution(widths.size() - 1); }
@@ -119,12 +120,15 @@ class FrameModel {
   const FrameKernels& kernels() const { return *table_.frames; }
   const PackedEncoder& encoder() const { return encoder_; }
   const PackedDecoder& decoder() const { return decoder_; }
+  // (frame channels, resolution, resolution) in [0, 1]; null where there is none.
+  const float* background() const { return background_.empty() ? nullptr : background_.data(); }
 
  private:
   FrameModelConfig config_;
   const KernelTable& table_;
   PackedEncoder encoder_;
   PackedDecoder decoder_;
+  std::vector<float> background_;
 };
 
 }  // namespace iris_fast
