@@ -17,6 +17,7 @@ from iris_fast.config import apply_overrides, preset_config
 from iris_fast.envs import ATARI_100K
 from iris_fast.interop.files import read_weights
 from iris_fast.interop.public import to_public
+from iris_fast.kernels._extension import find_extension
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.train import key_lines, make_parser
 from iris_fast.training.loggers import read_metrics
@@ -104,7 +105,8 @@ def test_preset_and_device_are_chosen_and_announced(
     assert run_train("--game", game.lower(), "--run-dir", run, *UNTRAINED, *few) == 0
     said = capsys.readouterr().err
     assert f"game: {game} (" in said
-    assert f"preset: {preset}, device: {device}, precision: float32, seed: 0" in said
+    engine = {"cuda": "cuda_graph", "cpu": "cpu" if find_extension() else "oracle"}[device]
+    assert f"preset: {preset}, device: {device}, precision: float32, imagination: {engine}, seed: 0" in said
     assert f"chosen: preset {preset} for {game} on {device}" in said
     assert re.search(rf"run folder: {re.escape(str(run))}, epochs 1 to 1, about .*estimate", said)
     assert RunFolder(run).read_config().preset == preset
