@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ._registration import NAMESPACE
 from ._rounding import rounded_to
-from ._triton import jit, require_triton, tl, triton
+from ._triton import jit, on_its_device, require_triton, tl, triton
 
 _SECTOR = 32  # bytes that memory moves at least
 _WHOLE = 16384  # numbers of a tile up to which one block holds all positions in registers
@@ -264,6 +264,7 @@ def _block_constants(
     }
 
 
+@on_its_device
 def launch_group_norm_swish(
     x: Tensor,
     weight: Tensor,
@@ -304,6 +305,7 @@ def launch_group_norm_swish(
     return result, means, scales
 
 
+@on_its_device
 def launch_group_norm_swish_backward(
     grad: Tensor,
     x: Tensor,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ._registration import NAMESPACE
-from ._triton import jit, require_triton, tl, triton
+from ._triton import jit, on_its_device, require_triton, tl, triton
 
 _BLOCK_TIME = 64
 
@@ -60,6 +60,7 @@ def _lambda_returns_kernel(
         following = tl.sum(tl.where((tl.arange(0, BLOCK_TIME) == 0)[None, :], found, 0.0), axis=1)
 
 
+@on_its_device
 def launch_lambda_returns(
     rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, lambda_: float
 ) -> Tensor:

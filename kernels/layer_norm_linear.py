@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ._registration import NAMESPACE
 from ._rounding import dot_of, rounded_to
-from ._triton import jit, num_multiprocessors, require_triton, tl, triton
+from ._triton import jit, num_multiprocessors, on_its_device, require_triton, tl, triton
 
 ACTIVATIONS = ("identity", "gelu", "relu")
 PRECISIONS = ("ieee", "tf32x3", "tf32")
@@ -158,6 +158,7 @@ def products_columns(dtype: torch.dtype, precision: str) -> int:
     return 16 if precision == "tf32x3" else 32
 
 
+@on_its_device
 def launch_layer_norm_linear(
     x: Tensor,
     weight: Tensor,

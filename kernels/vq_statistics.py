@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ._registration import NAMESPACE
-from ._triton import jit, require_triton, tl, triton
+from ._triton import jit, on_its_device, require_triton, tl, triton
 
 PIECE = 1024
 
@@ -97,6 +97,7 @@ def _merge_pieces_kernel(
         tl.store(counts + code, count.to(counts.dtype.element_ty))
 
 
+@on_its_device
 def launch_vq_statistics(
     vectors: Tensor,
     indices: Tensor,
