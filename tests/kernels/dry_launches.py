@@ -34,7 +34,7 @@ from iris_fast.kernels.token_embedding import launch_token_embedding
 from iris_fast.kernels.vq_lookup import launch_vq_lookup
 from iris_fast.kernels.vq_statistics import launch_vq_statistics
 
-MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
+MULTIPROCESSORS = {80: 108, 89: 128, 90: 132, 100: 148, 120: 170}
 FP8 = torch.float8_e4m3fn
 BF16, FP32, FP16 = torch.bfloat16, torch.float32, torch.float16
 Call = Callable[[], Any]
