@@ -50,6 +50,17 @@ def num_multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+def large_shared_memory(device: torch.device) -> bool:
+    """Whether a block may have 163 KB of shared memory and more: other CUDA devices have 99 KB.
+
+    (CUDA C++ Programming Guide, "Technical Specifications": compute capability 8.0, 9.0, 10.x.)
+    """
+    if device.type != "cuda":
+        return True
+    major, minor = torch.cuda.get_device_capability(device)
+    return major == 10 or (minor == 0 and major in (8, 9))
+
+
 def on_its_device(launcher: Callable[P, Result]) -> Callable[P, Result]:
     """The launcher with the device of its first argument, a tensor, as the current one for as long as it runs.
 

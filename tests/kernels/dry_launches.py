@@ -26,7 +26,7 @@ import iris_fast.kernels
 from iris_fast.kernels._vq_tiles import Precision
 from iris_fast.kernels.cached_attention import launch_cached_attention
 from iris_fast.kernels.group_norm_swish import launch_group_norm_swish, launch_group_norm_swish_backward
-from iris_fast.kernels.lambda_returns import launch_lambda_returns
+from iris_fast.kernels.lambda_returns import launch_lambda_returns, launch_lambda_returns_backward
 from iris_fast.kernels.layer_norm_linear import launch_layer_norm_linear
 from iris_fast.kernels.linear_sample import launch_linear_sample
 from iris_fast.kernels.sample_categorical import launch_sample_categorical
@@ -35,6 +35,7 @@ from iris_fast.kernels.vq_lookup import launch_vq_lookup
 from iris_fast.kernels.vq_statistics import launch_vq_statistics
 
 MULTIPROCESSORS = {80: 108, 89: 128, 90: 132, 100: 148, 120: 170}
+SMALL_SHARED_MEMORY = (89, 120)
 FP8 = torch.float8_e4m3fn
 BF16, FP32, FP16 = torch.bfloat16, torch.float32, torch.float16
 Call = Callable[[], Any]
@@ -192,6 +193,7 @@ def returns_calls(_: int) -> Iterator[Call]:
     for shape in [(1, 1), (64, 20), (1, 2), (5, 300), (4096, 100)]:
         zeros = torch.zeros(shape)
         yield partial(launch_lambda_returns, zeros, zeros, zeros, 0.995, 0.95)
+        yield partial(launch_lambda_returns_backward, zeros, zeros, 0.995, 0.95)
 
 
 CALLS: dict[str, Callable[[int], Iterator[Call]]] = {
@@ -241,6 +243,9 @@ def absent_gpu(architecture: int, compiled: list[dict[str, Any]]) -> Iterator[No
             if hasattr(module, "num_multiprocessors"):
                 count = MULTIPROCESSORS[architecture]
                 stack.enter_context(mock.patch.object(module, "num_multiprocessors", lambda _, n=count: n))
+            if hasattr(module, "large_shared_memory"):
+                large = architecture not in SMALL_SHARED_MEMORY
+                stack.enter_context(mock.patch.object(module, "large_shared_memory", lambda _, x=large: x))
         stack.enter_context(mock.patch.object(torch.Tensor, "is_cuda", True))
         capability = divmod(architecture, 10)
         stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", lambda _=None: capability))
