@@ -165,7 +165,7 @@ def _plain(
     if positions is None:
         positions = torch.arange(tokens.shape[1], device=tokens.device)
     rows = table if more_table is None else torch.cat([table, more_table])
-    return F.embedding(tokens, rows).to(dtype) + F.embedding(positions, position_table).to(dtype)
+    return F.embedding(tokens, rows).to(dtype).add_(F.embedding(positions, position_table).to(dtype))
 
 
 @torch.library.custom_op(f"{NAMESPACE}::token_embedding", mutates_args=())
