@@ -39,8 +39,9 @@ def require_triton(operation: str, *tensors: Tensor) -> None:
     """Raises RuntimeError, naming the fix, where `operation` cannot run on these tensors with Triton."""
     if triton is None:
         raise RuntimeError(f"{operation} on {tensors[0].device} needs Triton: pip install triton")
-    if not INTERPRETED and any(not tensor.is_cuda for tensor in tensors):
-        raise RuntimeError(f"the Triton kernel of {operation} takes CUDA tensors, got {tensors[0].device}")
+    elsewhere = [tensor.device for tensor in tensors if not tensor.is_cuda]
+    if elsewhere and not INTERPRETED:
+        raise RuntimeError(f"the Triton kernel of {operation} takes CUDA tensors, got one on {elsewhere[0]}")
 
 
 def num_multiprocessors(device: torch.device) -> int:

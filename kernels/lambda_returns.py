@@ -233,7 +233,7 @@ def lambda_returns(rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, 
     step, `lambda_` the weight of longer returns. Any real dtype and device; differentiable once, by rewards and
     values. A NaN or infinity reaches the returns of its step and of those before it.
 
-    Raises ValueError where the shapes are not one shape (batch, time).
+    Raises ValueError where the shapes are not one shape (batch, time), or the devices not one.
     """
     rewards, values, ends = _checked(rewards, values, ends)
     if values.numel() == 0:
@@ -256,6 +256,11 @@ def _checked(rewards: Tensor, values: Tensor, ends: Tensor) -> tuple[Tensor, Ten
         raise ValueError(
             "rewards, values and ends must have one shape (batch, time), got "
             f"{tuple(rewards.shape)}, {tuple(values.shape)} and {tuple(ends.shape)}"
+        )
+    if not rewards.device == values.device == ends.device:
+        raise ValueError(
+            "rewards, values and ends must be on one device, got "
+            f"{rewards.device}, {values.device} and {ends.device}"
         )
     return rewards.to(torch.float32), values.to(torch.float32), ends.to(torch.float32)
 

@@ -432,6 +432,10 @@ def _checked(vectors: Tensor, codebook: Tensor, distance: str, precision: str, r
         raise TypeError(
             f"vectors and codebook must be real numbers, got {vectors.dtype} and {codebook.dtype}"
         )
+    if codebook.device != vectors.device:
+        raise ValueError(
+            f"codebook must be on the device of vectors, {vectors.device}, got {codebook.device}"
+        )
     return vectors.reshape(-1, vectors.shape[-1])
 
 

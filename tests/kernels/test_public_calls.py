@@ -165,3 +165,22 @@ def test_the_device_of_the_first_tensor_is_current_while_a_launcher_runs() -> No
     with mock.patch.object(torch.cuda, "device", device), FakeTensorMode():
         assert launcher(torch.empty(1, device="cuda:3"), factor=5) == (torch.device("cuda:3"), 5)
     assert current == [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vq_lookup", "codebook must be on the device of vectors, cpu, got meta"),
+        ("vq_statistics", "indices must be on the device of vectors, cpu, got meta"),
+        ("lambda_returns", "on one device, got cpu, cpu and meta"),
+        ("cached_attention", "lengths must be .* on cpu, got .* on meta"),
+        ("linear_sample", "bias must be on the device of x, cpu, got meta"),
+        ("group_norm_swish", "bias must be on the device of x, cpu, got meta"),
+        ("token_embedding", "more_table must be on the device of table, cpu, got meta"),
+        ("layer_norm_linear", "residual must be on the device of x, cpu, got meta"),
+    ],
+)
+def test_tensors_of_two_devices_are_refused_by_name(name: str, message: str) -> None:
+    function, (*arguments, last) = make_calls("cpu")[name]
+    with pytest.raises(ValueError, match=message):
+        function(*arguments, last.to("meta"))
