@@ -157,7 +157,7 @@ def append_and_attend(
     if max_tokens == 0:
         return query.new_full((batch, new, query_heads, head_dim), float("nan"))
     lengths = lengths.to(torch.int64)
-    fits = (lengths >= 0) & (lengths + new <= max_tokens)
+    fits = (lengths >= 0) & (lengths <= max_tokens - new)
     position = torch.where(fits, lengths, 0)[:, None] + torch.arange(new, device=query.device)
     _append(key, key_cache, position, fits, key_scale)
     _append(value, value_cache, position, fits, value_scale)

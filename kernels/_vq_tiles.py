@@ -38,19 +38,23 @@ def search_config(
     holds its operands in registers, and tiles are small.
     """
     width = triton.next_power_of_2(dim)
+    roomy = capability in (
+        9,
+        10,
+    )  # in shared memory: consumer GPUs of 12.x have 99 KB a block, as those of 8.x
     halves = dtype != torch.float32
     chunk = 64 if halves else 32  # 128 bytes
     if halves or precision == "tf32":
         if width <= 2 * chunk:
             large = SearchConfig(128, 64, 2 * chunk, 8, 2, 2)
         else:
-            large = SearchConfig(128, 256 if capability >= 9 else 128, chunk, 8, 3)
+            large = SearchConfig(128, 256 if roomy else 128, chunk, 8, 3)
         small = SearchConfig(64, 32, 2 * chunk, 4, 3, 3)
     elif precision == "tf32x3":
-        large = SearchConfig(64, 128 if capability >= 9 else 64, chunk, 4, 3, 2)
+        large = SearchConfig(64, 128 if roomy else 64, chunk, 4, 3, 2)
         small = SearchConfig(64, 32, chunk, 4, 3, 3)
     else:
-        large = SearchConfig(64, 64, 16, 4 if capability <= 9 else 8, 3, 3)
+        large = SearchConfig(64, 64, 16, 4 if capability < 10 else 8, 3, 3)
         small = SearchConfig(32, 32, 32, 4, 3, 4)
     config = large if rows > 2048 else small
     if rows <= 32:

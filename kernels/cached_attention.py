@@ -29,10 +29,10 @@ from ._attention_arguments import FP8, append_and_attend, append_and_attend_on_h
 from ._attention_configuration import configuration, product_dtype, splits
 from ._attention_tiles import append, attend_new_token, attend_row, attend_rows, finite_or_zero
 from ._registration import NAMESPACE
-from ._triton import jit, require_triton, tl, triton
+from ._triton import jit, on_its_device, require_triton, tl, triton
 
 
-@jit
+@jit(do_not_specialize=["tokens_per_block"])
 def _cached_attention_kernel(
     query,  # (batch, kv_heads * group, new, head_dim)
     key,  # (batch, kv_heads, new, head_dim), in the dtype of the query, as `value`
@@ -89,7 +89,7 @@ def _cached_attention_kernel(
     unit_value = tl.load(value_scale + head) if FP8 else 1.0
 
     length = tl.load(lengths + sequence).to(tl.int64)
-    fits = (length >= 0) & (length + new <= max_tokens)
+    fits = (length >= 0) & (length <= max_tokens - new)  # no sum, which could wrap around
     held = tl.where(fits, length, 0).to(tl.int32)
     part = tl.cdiv(tl.cdiv(held, NUM_SPLITS), BLOCK_KEYS) * BLOCK_KEYS
     begin = split * part
@@ -266,6 +266,7 @@ def _merge_splits_kernel(
     tl.store(attended + row * head_dim + dim, merged.to(attended.dtype.element_ty), mask=dim < head_dim)
 
 
+@on_its_device
 def launch_cached_attention(
     query: Tensor,
     key: Tensor,
@@ -292,6 +293,8 @@ def launch_cached_attention(
     """
     tensors = (query, key, value, key_cache, value_cache, lengths)
     require_triton("cached_attention", *tensors)
+    if key_cache.dtype == FP8:
+        _require_fp8(key_cache)
     query, key, value = (t if t.stride(3) == 1 else t.contiguous() for t in (query, key, value))
     lengths = lengths.contiguous()
     batch, query_heads, new, head_dim = query.shape
@@ -340,6 +343,14 @@ def launch_cached_attention(
             partial, statistics, attended, rows, head_dim, num_splits, block_splits, block_dim
         )
     return attended
+
+
+def _require_fp8(cache: Tensor) -> None:
+    if cache.is_cuda and (capability := torch.cuda.get_device_capability(cache.device)) < (8, 9):
+        raise RuntimeError(
+            f"float8_e4m3fn caches need compute capability 8.9, and {cache.device} has {capability[0]}."
+            f"{capability[1]}: give caches in the dtype of query"
+        )
 
 
 @torch.library.custom_op(f"{NAMESPACE}::cached_attention", mutates_args=("key_cache", "value_cache"))

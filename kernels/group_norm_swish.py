@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ._registration import NAMESPACE
 from ._rounding import rounded_to
-from ._triton import jit, require_triton, tl, triton
+from ._triton import jit, on_its_device, require_triton, tl, triton
 
 _SECTOR = 32  # bytes that memory moves at least
 _WHOLE = 16384  # numbers of a tile up to which one block holds all positions in registers
@@ -264,6 +264,7 @@ def _block_constants(
     }
 
 
+@on_its_device
 def launch_group_norm_swish(
     x: Tensor,
     weight: Tensor,
@@ -304,6 +305,7 @@ def launch_group_norm_swish(
     return result, means, scales
 
 
+@on_its_device
 def launch_group_norm_swish_backward(
     grad: Tensor,
     x: Tensor,
@@ -349,18 +351,32 @@ def _statistics_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def _as_map(x: Tensor) -> Tensor:
+    """x (batch, channels, area) as (batch, channels, 1, area), in a layout that PyTorch's GroupNorm takes."""
+    mapped = x.unsqueeze(2)
+    if x.device.type == "cpu" and mapped.is_contiguous(memory_format=torch.channels_last):
+        return mapped
+    return mapped.contiguous()
+
+
 def _plain(
     x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, swish: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = _statistics_dtype(x)
-    result = torch.empty_like(x)
     if x.numel() == 0:
         means, scales = x.new_zeros((2, len(x), num_groups), dtype=dtype)
-        return result, means, scales.clone()
+        return torch.empty_like(x), means, scales.clone()
     normed, means, scales = torch.ops.aten.native_group_norm(
-        x.to(dtype).contiguous(), weight.to(dtype), bias.to(dtype), *x.shape, num_groups, eps
+        _as_map(x.to(dtype)), weight.to(dtype), bias.to(dtype), *x.shape, num_groups, eps
     )
-    return result.copy_(F.silu(normed) if swish else normed), means, scales
+    return _in_layout_of(x, F.silu(normed, inplace=True) if swish else normed), means, scales
+
+
+def _in_layout_of(x: Tensor, mapped: Tensor) -> Tensor:
+    """`mapped` (batch, channels, 1, area) as x is, copied only if it is not."""
+    found, wanted = mapped.squeeze(2), torch.empty_like(x)
+    alike = found.dtype == wanted.dtype and found.stride() == wanted.stride()
+    return found if alike else wanted.copy_(found)
 
 
 def _plain_backward(
@@ -373,19 +389,26 @@ def _plain_backward(
     num_groups: int,
     swish: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_x = torch.empty_like(x)
     if x.numel() == 0:
-        return grad_x, torch.zeros_like(weight), torch.zeros_like(bias)
+        return torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
     dtype = means.dtype
-    grad, x, gain, shift = grad.to(dtype), x.to(dtype).contiguous(), weight.to(dtype), bias.to(dtype)
-    if swish:
-        normed = (x.unflatten(1, (num_groups, -1)) - means[:, :, None, None]) * scales[:, :, None, None]
-        h = normed.flatten(1, 2) * gain[:, None] + shift[:, None]
-        grad = torch.ops.aten.silu_backward(grad, h)
-    found, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
-        grad.contiguous(), x, means, scales, gain, *x.shape, num_groups, [True, True, True]
+    grad, values, gain, shift = (
+        grad.to(dtype).unsqueeze(2),
+        _as_map(x.to(dtype)),
+        weight.to(dtype),
+        bias.to(dtype),
     )
-    return grad_x.copy_(found), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
+    if swish:
+        size = x.shape[1] // num_groups
+        mean, scale = (one.repeat_interleave(size, 1)[:, :, None, None] for one in (means, scales))
+        slope = scale * gain[:, None, None]
+        h = torch.addcmul(shift[:, None, None], values - mean, slope)
+        grad = torch.ops.aten.silu_backward(grad, h)
+    # On a CPU its backward is five to ten times as fast in contiguous memory as in channels last.
+    found, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
+        grad.contiguous(), values.contiguous(), means, scales, gain, *x.shape, num_groups, [True, True, True]
+    )
+    return _in_layout_of(x, found), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::group_norm_swish", mutates_args=())

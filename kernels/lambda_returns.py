@@ -5,7 +5,10 @@ G_t = r_t + γ (1 - e_t) [(1 - λ) V_{t+1} + λ G_{t+1}],  and G_T = V_T at the 
 (Sutton and Barto, "Reinforcement Learning", 2018, section 12.1, cut off at the horizon by the value.) All
 tensors are (batch, time). Each step is the affine map G_t = b_t + a_t G_{t+1}, and maps compose: (a, b) after
 (a', b') is (a a', b + a b'), so that a step's return is the composition of all maps from it to the end.
-Bytes moved: 4 numbers a step, each once. Work: 6 operations a step, 3 log2(time) more in the scan.
+The gradient is a scan of such maps too, forward in time: α_t = g_t + λ γ (1 - e_{t-1}) α_{t-1}, with g the gradient
+of the returns, is what reaches G_t; r_t gets α_t, V_{t+1} gets γ (1 - e_t) (1 - λ) α_t, and V_T gets α_T besides.
+Bytes moved: 4 numbers a step, each once, forward and backward. Work: 6 operations a step, 3 log2(time) more in the
+scan.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ._registration import NAMESPACE
-from ._triton import jit, require_triton, tl, triton
+from ._triton import jit, on_its_device, require_triton, tl, triton
 
 _BLOCK_TIME = 64
 
@@ -60,22 +63,93 @@ def _lambda_returns_kernel(
         following = tl.sum(tl.where((tl.arange(0, BLOCK_TIME) == 0)[None, :], found, 0.0), axis=1)
 
 
+@jit
+def _compose_forward(a_left, b_left, a_right, b_right):
+    """The map (a_right, b_right) after the map (a_left, b_left), which a forward scan met first."""
+    return a_left * a_right, b_right + a_right * b_left
+
+
+@jit
+def _lambda_returns_backward_kernel(
+    grad,  # (batch, time) float32, contiguous: of the returns
+    ends,  # (batch, time) float32, contiguous: 0 or 1
+    grad_rewards,  # out: (batch, time) float32, contiguous
+    grad_values,  # out: (batch, time) float32, contiguous
+    batch,
+    time,
+    gamma,
+    lambda_,
+    BLOCK_BATCH: tl.constexpr,
+    BLOCK_TIME: tl.constexpr,
+):
+    row = tl.program_id(0) * BLOCK_BATCH + tl.arange(0, BLOCK_BATCH)
+    row_mask = row < batch
+    row_start = row.to(tl.int64) * time
+    lane = tl.arange(0, BLOCK_TIME)
+    before = tl.zeros((BLOCK_BATCH,), tl.float32)  # a of the step before the chunk
+    for chunk in range((time + BLOCK_TIME - 1) // BLOCK_TIME):
+        step = chunk * BLOCK_TIME + lane
+        offset = row_start[:, None] + step[None, :]
+        inside = row_mask[:, None] & (step < time)[None, :]
+        inner = row_mask[:, None] & (step < time - 1)[None, :]
+        later = row_mask[:, None] & ((step > 0) & (step < time))[None, :]
+        end_before = tl.load(ends + offset - 1, mask=later, other=1.0)
+        slope = tl.where(later, lambda_ * gamma * (1.0 - end_before), 0.0)
+        here = tl.load(grad + offset, mask=inside, other=0.0)
+        slope, adjoint = tl.associative_scan((slope, here), 1, _compose_forward)
+        adjoint += slope * before[:, None]
+        before = tl.sum(tl.where((lane == BLOCK_TIME - 1)[None, :], adjoint, 0.0), axis=1)
+        tl.store(grad_rewards + offset, tl.where(inner, adjoint, 0.0), mask=inside)
+        # The value of step t + 1 is written by the lane of step t.
+        through = tl.where(
+            inner, gamma * (1.0 - tl.load(ends + offset, mask=inner, other=1.0)) * adjoint, 0.0
+        )
+        last = inner & (step == time - 2)[None, :]
+        reached = tl.load(grad + offset + 1, mask=last, other=0.0) + lambda_ * through
+        found = (1.0 - lambda_) * through + tl.where(last, reached, 0.0)
+        tl.store(grad_values + offset + 1, found, mask=inner)
+        first = row_mask[:, None] & (step == 0)[None, :]
+        tl.store(
+            grad_values + offset, tl.where(inner, 0.0, here), mask=first
+        )  # of one step alone: V_T is V_1
+
+
+@on_its_device
+def launch_lambda_returns_backward(
+    grad: Tensor, ends: Tensor, gamma: float, lambda_: float
+) -> tuple[Tensor, Tensor]:
+    """Launches the backward kernel on (batch, time) float32 tensors; gradients of rewards and values."""
+    require_triton("lambda_returns", grad, ends)
+    grad, ends = grad.contiguous(), ends.contiguous()
+    grad_rewards, grad_values = torch.empty_like(grad), torch.empty_like(grad)
+    if grad.numel() == 0:
+        return grad_rewards, grad_values
+    arguments = (grad, ends, grad_rewards, grad_values, *grad.shape, gamma, lambda_)
+    grid, sizes = _configuration(*grad.shape)
+    _lambda_returns_backward_kernel[grid](*arguments, *sizes, num_warps=2)
+    return grad_rewards, grad_values
+
+
+def _configuration(batch: int, time: int) -> tuple[tuple[int], tuple[int, int]]:
+    """The grid, and rows and steps of a block."""
+    block_time = min(_BLOCK_TIME, triton.next_power_of_2(time))
+    block_batch = max(1, 256 // block_time)
+    return (triton.cdiv(batch, block_batch),), (block_batch, block_time)
+
+
+@on_its_device
 def launch_lambda_returns(
     rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, lambda_: float
 ) -> Tensor:
     """Launches the kernel on (batch, time) float32 tensors."""
     require_triton("lambda_returns", rewards, values, ends)
     rewards, values, ends = rewards.contiguous(), values.contiguous(), ends.contiguous()
-    batch, time = values.shape
     returns = torch.empty_like(values)
     if returns.numel() == 0:
         return returns
-    block_time = min(_BLOCK_TIME, triton.next_power_of_2(time))
-    block_batch = max(1, 256 // block_time)
-    grid = (triton.cdiv(batch, block_batch),)
-    _lambda_returns_kernel[grid](
-        rewards, values, ends, returns, batch, time, gamma, lambda_, block_batch, block_time, num_warps=2
-    )
+    grid, sizes = _configuration(*values.shape)
+    arguments = (rewards, values, ends, returns, *values.shape, gamma, lambda_)
+    _lambda_returns_kernel[grid](*arguments, *sizes, num_warps=2)
     return returns
 
 
@@ -104,24 +178,48 @@ def _lambda_returns_fake(
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
+@torch.library.custom_op(f"{NAMESPACE}::lambda_returns_backward", mutates_args=())
+def _lambda_returns_backward(
+    grad: Tensor,  # (batch, time) float32
+    ends: Tensor,  # (batch, time) float32
+    gamma: float,
+    lambda_: float,
+) -> tuple[Tensor, Tensor]:  # of rewards and of values, (batch, time) float32
+    discount = gamma * (1.0 - ends)
+    adjoint = [grad[:, 0]]
+    for t in range(1, grad.shape[1]):
+        adjoint.append(grad[:, t] + lambda_ * discount[:, t - 1] * adjoint[-1])
+    through = torch.stack(adjoint, dim=1)
+    grad_rewards, grad_values = torch.zeros_like(through), torch.zeros_like(through)
+    grad_rewards[:, :-1] = through[:, :-1]
+    grad_values[:, 1:] = (1.0 - lambda_) * discount[:, :-1] * through[:, :-1]
+    grad_values[:, -1] += through[:, -1]
+    return grad_rewards, grad_values
+
+
+@_lambda_returns_backward.register_kernel("cuda")
+def _lambda_returns_backward_cuda(
+    grad: Tensor, ends: Tensor, gamma: float, lambda_: float
+) -> tuple[Tensor, Tensor]:
+    return launch_lambda_returns_backward(grad, ends, gamma, lambda_)
+
+
+@_lambda_returns_backward.register_fake
+def _lambda_returns_backward_fake(
+    grad: Tensor, ends: Tensor, gamma: float, lambda_: float
+) -> tuple[Tensor, Tensor]:
+    rewards = torch.empty_like(grad, memory_format=torch.contiguous_format)
+    return rewards, torch.empty_like(rewards)
+
+
 def _setup_context(ctx, inputs, output) -> None:
     _, _, ends, ctx.gamma, ctx.lambda_ = inputs
     ctx.save_for_backward(ends)
 
 
 def _backward(ctx, grad: Tensor):
-    """The adjoint a_t = g_t + λ γ (1 - e_{t-1}) a_{t-1} runs forward in time; rewards and values read it off."""
     (ends,) = ctx.saved_tensors
-    discount = ctx.gamma * (1.0 - ends)
-    adjoint = [grad[:, 0]]
-    for t in range(1, grad.shape[1]):
-        adjoint.append(grad[:, t] + ctx.lambda_ * discount[:, t - 1] * adjoint[-1])
-    through = torch.stack(adjoint, dim=1)
-    grad_rewards, grad_values = torch.zeros_like(grad), torch.zeros_like(grad)
-    grad_rewards[:, :-1] = through[:, :-1]
-    grad_values[:, 1:] = (1.0 - ctx.lambda_) * discount[:, :-1] * through[:, :-1]
-    grad_values[:, -1] += through[:, -1]
-    return grad_rewards, grad_values, None, None, None
+    return *_lambda_returns_backward(grad, ends, ctx.gamma, ctx.lambda_), None, None, None
 
 
 _lambda_returns.register_autograd(_backward, setup_context=_setup_context)
@@ -132,10 +230,10 @@ def lambda_returns(rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, 
 
     `rewards[:, t]` and `ends[:, t]` (bool, or 0 and 1) follow the action of step t, `values[:, t]` is the
     critic's at step t, before it; the last step's reward and end do not count. `gamma` is the discount a
-    step, `lambda_` the weight of longer returns. Any real dtype and device; differentiable by rewards and
+    step, `lambda_` the weight of longer returns. Any real dtype and device; differentiable once, by rewards and
     values. A NaN or infinity reaches the returns of its step and of those before it.
 
-    Raises ValueError where the shapes are not one shape (batch, time).
+    Raises ValueError where the shapes are not one shape (batch, time), or the devices not one.
     """
     rewards, values, ends = _checked(rewards, values, ends)
     if values.numel() == 0:
@@ -158,6 +256,11 @@ def _checked(rewards: Tensor, values: Tensor, ends: Tensor) -> tuple[Tensor, Ten
         raise ValueError(
             "rewards, values and ends must have one shape (batch, time), got "
             f"{tuple(rewards.shape)}, {tuple(values.shape)} and {tuple(ends.shape)}"
+        )
+    if not rewards.device == values.device == ends.device:
+        raise ValueError(
+            "rewards, values and ends must be on one device, got "
+            f"{rewards.device}, {values.device} and {ends.device}"
         )
     return rewards.to(torch.float32), values.to(torch.float32), ends.to(torch.float32)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ._registration import NAMESPACE
 from ._rounding import dot_of, rounded_to
-from ._triton import jit, num_multiprocessors, require_triton, tl, triton
+from ._triton import jit, large_shared_memory, num_multiprocessors, on_its_device, require_triton, tl, triton
 
 ACTIVATIONS = ("identity", "gelu", "relu")
 PRECISIONS = ("ieee", "tf32x3", "tf32")
@@ -158,6 +158,7 @@ def products_columns(dtype: torch.dtype, precision: str) -> int:
     return 16 if precision == "tf32x3" else 32
 
 
+@on_its_device
 def launch_layer_norm_linear(
     x: Tensor,
     weight: Tensor,
@@ -171,12 +172,13 @@ def launch_layer_norm_linear(
     *,
     tile: tuple[int, int, int] | None = None,
     block_dim: int | None = None,
-    num_stages: int = 3,
+    num_stages: int | None = None,
 ) -> Tensor:
     """Launches the kernel on x (rows, dim) and weight (out, dim) of `FLOATS`.
 
     `tile` is (rows, columns, warps) of a block, by default `choose_tile`; `block_dim` is how much of `dim`
-    goes through the matrix units at a time, a power of two from 16, by default `products_columns`.
+    goes through the matrix units at a time, a power of two from 16, by default `products_columns`; `num_stages`
+    of loading are 3 by default, and 2 where shared memory is small.
     """
     given = [t for t in (x, weight, bias, norm_weight, norm_bias, residual) if t is not None]
     require_triton("layer_norm_linear", *given)
@@ -186,6 +188,7 @@ def launch_layer_norm_linear(
         return result
     block_rows, block_out, num_warps = tile or choose_tile(rows, out, num_multiprocessors(x.device))
     block_dim = block_dim or products_columns(weight.dtype, precision)
+    num_stages = num_stages or (3 if large_shared_memory(x.device) else 2)
     bias, norm_weight, norm_bias = (
         None if t is None else t.contiguous() for t in (bias, norm_weight, norm_bias)
     )

@@ -35,7 +35,7 @@ from ._categorical import (
 from ._draw_arguments import checked_address, checked_truncation
 from ._registration import NAMESPACE
 from ._rounding import dot_of, rounded_to
-from ._triton import jit, num_multiprocessors, require_triton, tl, triton
+from ._triton import jit, num_multiprocessors, on_its_device, require_triton, tl, triton
 from .sample_categorical import Sample, invert, sample_without_info
 
 _TILE_CLASSES = 512
@@ -86,7 +86,7 @@ def _linear_tile(
     return readable(tl.where((column < classes)[None, :], logits, -float("inf")))
 
 
-@jit
+@jit(do_not_specialize=["purpose", "top_k"])
 def _linear_sample_kernel(
     x,  # (rows, dim), numbers of a row adjacent
     x_stride,
@@ -215,7 +215,7 @@ def _linear_chunk_sums_kernel(
         tl.store(moments + slot, tl.sum(probabilities * distance, axis=1), mask=index < rows)
 
 
-@jit
+@jit(do_not_specialize=["purpose"])
 def _choose_chunk_kernel(
     maxima,  # (rows, chunks) float32
     sums,  # (rows, chunks) int64
@@ -317,6 +317,7 @@ def _linear_chunk_sample_kernel(
             tl.store(log_probs + index, remainder + drawn, mask=here)
 
 
+@on_its_device
 def launch_linear_sample(
     x: Tensor,
     weight: Tensor,

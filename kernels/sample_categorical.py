@@ -27,7 +27,7 @@ from ._categorical import address_words, draw_from_tile, mass_scale, readable, t
 from ._draw_arguments import check_logits_shape, checked_address, checked_truncation
 from ._extension import find_extension
 from ._registration import NAMESPACE
-from ._triton import jit, require_triton, tl, triton
+from ._triton import jit, on_its_device, require_triton, tl, triton
 from .philox import philox_uniform
 from .sample_long_rows import launch_long_rows
 
@@ -48,7 +48,7 @@ class Sample(NamedTuple):
     """(...) float32, in nats; NaN for a row that is no distribution."""
 
 
-@jit
+@jit(do_not_specialize=["purpose", "top_k"])
 def _sample_tile_kernel(
     logits,  # (rows, classes) float32, bfloat16 or float16, classes adjacent
     row_stride,  # elements from one row of logits to the next
@@ -103,6 +103,7 @@ def _sample_tile_kernel(
         tl.store(entropies + index, entropy, mask=inside)
 
 
+@on_its_device
 def launch_sample_categorical(
     logits: Tensor,
     seed: Tensor,

@@ -76,7 +76,7 @@ def _chunk_tail_sums(
     return first, second, third
 
 
-@jit
+@jit(do_not_specialize=["top_k"])
 def _chunk_threshold_kernel(
     logits,  # (rows, classes), classes adjacent
     row_stride,
@@ -210,7 +210,7 @@ def _chunk_sums_kernel(
         tl.store(moments + slot, tl.sum(probabilities * distance, axis=1))
 
 
-@jit
+@jit(do_not_specialize=["purpose"])
 def _sample_chunk_kernel(
     logits,  # (rows, classes), classes adjacent
     row_stride,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ._registration import NAMESPACE
 from ._rounding import rounded_to
-from ._triton import jit, require_triton, tl, triton
+from ._triton import jit, on_its_device, require_triton, tl, triton
 
 _TILE = 2048  # numbers of the result that a block writes
 
@@ -91,6 +91,7 @@ def _token_embedding_kernel(
     tl.store(result + offset, rounded_to(total, result.dtype.element_ty), mask=inside)
 
 
+@on_its_device
 def launch_token_embedding(
     tokens: Tensor,
     table: Tensor,
@@ -164,7 +165,7 @@ def _plain(
     if positions is None:
         positions = torch.arange(tokens.shape[1], device=tokens.device)
     rows = table if more_table is None else torch.cat([table, more_table])
-    return F.embedding(tokens, rows).to(dtype) + F.embedding(positions, position_table).to(dtype)
+    return F.embedding(tokens, rows).to(dtype).add_(F.embedding(positions, position_table).to(dtype))
 
 
 @torch.library.custom_op(f"{NAMESPACE}::token_embedding", mutates_args=())

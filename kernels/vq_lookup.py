@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ._registration import NAMESPACE
-from ._triton import INTERPRETED, jit, num_multiprocessors, require_triton, tl, triton
+from ._triton import INTERPRETED, jit, num_multiprocessors, on_its_device, require_triton, tl, triton
 from ._vq_tiles import Precision, SearchConfig, search_config, search_splits
 from .vq_statistics import _vq_statistics, vq_statistics
 
@@ -196,6 +196,7 @@ def _finish_kernel(
         tl.store(codebook_errors + row, error, mask=row_mask)
 
 
+@on_its_device
 def launch_vq_lookup(
     vectors: Tensor,
     codebook: Tensor,
@@ -431,6 +432,10 @@ def _checked(vectors: Tensor, codebook: Tensor, distance: str, precision: str, r
         raise TypeError(
             f"vectors and codebook must be real numbers, got {vectors.dtype} and {codebook.dtype}"
         )
+    if codebook.device != vectors.device:
+        raise ValueError(
+            f"codebook must be on the device of vectors, {vectors.device}, got {codebook.device}"
+        )
     return vectors.reshape(-1, vectors.shape[-1])
 
 
@@ -469,12 +474,20 @@ def _plain_search(vectors: Tensor, codebook: Tensor, distance: str, precision: s
 def _full_float32(device: torch.device) -> Iterator[None]:
     """Products in float32 as they are, whatever autocast and TF32 switches say."""
     matmul = torch.backends.cuda.matmul
-    tf32 = device.type == "cuda" and matmul.allow_tf32
-    if tf32:
-        matmul.allow_tf32 = False
+    switch = "allow_tf32"
+    exact: bool | str = False
+    before: bool | str
+    try:
+        before = matmul.allow_tf32
+    except RuntimeError:  # it was set by its successor, and PyTorch allows the use of one of the two
+        switch, before = "fp32_precision", matmul.fp32_precision
+        exact = "ieee"
+    changes = device.type == "cuda" and before != exact
+    if changes:
+        setattr(matmul, switch, exact)
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        if tf32:
-            matmul.allow_tf32 = True
+        if changes:
+            setattr(matmul, switch, before)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ._registration import NAMESPACE
-from ._triton import jit, require_triton, tl, triton
+from ._triton import jit, on_its_device, require_triton, tl, triton
 
 PIECE = 1024
 
@@ -97,6 +97,7 @@ def _merge_pieces_kernel(
         tl.store(counts + code, count.to(counts.dtype.element_ty))
 
 
+@on_its_device
 def launch_vq_statistics(
     vectors: Tensor,
     indices: Tensor,
@@ -189,7 +190,7 @@ def vq_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Ten
     `indices` (…) int64 are those of `vq_lookup`, in [0, num_codes). In float32, or float64 where the vectors are
     float64; the same bits each time. Without gradient. Add over devices before `ema_update` where there are many.
 
-    Raises ValueError where the leading shapes differ, TypeError where `indices` are not int64.
+    Raises ValueError where the leading shapes or the devices differ, TypeError where `indices` are not int64.
     """
     if vectors.dim() < 1 or vectors.shape[:-1] != indices.shape:
         raise ValueError(
@@ -198,6 +199,8 @@ def vq_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Ten
         )
     if indices.dtype != torch.int64 or not vectors.is_floating_point():
         raise TypeError(f"need float vectors and int64 indices, got {vectors.dtype} and {indices.dtype}")
+    if indices.device != vectors.device:
+        raise ValueError(f"indices must be on the device of vectors, {vectors.device}, got {indices.device}")
     return _vq_statistics(
         vectors.detach().reshape(-1, vectors.shape[-1]), indices.reshape(-1), int(num_codes), None, None
     )

@@ -14,6 +14,7 @@ import torch
 
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, Config, preset_config, resolve
+from tests.kernels_table import kernels_table
 
 ROOT = Path(__file__).parents[1]
 MEMORY_FILE = Path("benchmarks") / "results" / "cpu" / "memory.json"
@@ -118,7 +119,11 @@ PRESET_ROWS: list[Row] = [
     ),
 ]
 
-TABLES: dict[str, Callable[[], str]] = {"presets": presets_table, "memory": memory_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "presets": presets_table,
+    "memory": memory_table,
+    "kernels": lambda: kernels_table(markdown),
+}
 
 
 def with_tables(text: str) -> str:
@@ -135,7 +140,7 @@ def with_tables(text: str) -> str:
 
 
 def main() -> None:
-    for path in sorted((ROOT / "docs").glob("*.md")):
+    for path in (ROOT / "kernels" / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text(encoding="utf-8")
         if (fresh := with_tables(text)) != text:
             path.write_text(fresh, encoding="utf-8")

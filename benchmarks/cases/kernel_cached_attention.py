@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.peers import FLASH_ATTENTION, FLASHINFER, Unavailable, available
 from benchmarks.registry import case
 from benchmarks.timing import copy_bandwidth, matrix_rate, ratio_interval, time_sides
 from iris_fast.kernels import cached_attention, cached_attention_reference
@@ -67,15 +68,29 @@ def sizes(cuda: bool, quick: bool) -> list[Size]:
     return bf16 + long + other + [Size(batch, 339, 340, torch.bfloat16, fp8=True) for batch in (64, 1024)]
 
 
+def append(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, lengths: Tensor) -> Tensor:
+    """Writes by index, and gives the mask of what is held then, (batch, 1, 1, room)."""
+    row = torch.arange(len(lengths), device=lengths.device)
+    key_cache[row, :, lengths] = key[:, :, 0]
+    value_cache[row, :, lengths] = value[:, :, 0]
+    return (torch.arange(key_cache.shape[2], device=lengths.device) <= lengths[:, None])[:, None, None]
+
+
 def append_and_attend(
     query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, lengths: Tensor
 ) -> Tensor:
     """What is written without a kernel: an append by index, and SDPA over the whole room under a mask."""
-    row = torch.arange(len(lengths), device=lengths.device)
-    key_cache[row, :, lengths] = key[:, :, 0]
-    value_cache[row, :, lengths] = value[:, :, 0]
-    mask = torch.arange(key_cache.shape[2], device=lengths.device) <= lengths[:, None]
-    return F.scaled_dot_product_attention(query, key_cache, value_cache, attn_mask=mask[:, None, None])
+    mask = append(key, value, key_cache, value_cache, lengths)
+    return F.scaled_dot_product_attention(query, key_cache, value_cache, attn_mask=mask)
+
+
+def append_and_multiply(
+    query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, lengths: Tensor
+) -> Tensor:
+    """The same by two products and a softmax, as it is written without SDPA."""
+    mask = append(key, value, key_cache, value_cache, lengths)
+    scores = query @ key_cache.transpose(2, 3) * HEAD_DIM**-0.5
+    return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ value_cache
 
 
 def inputs(size: Size, device: torch.device) -> tuple[Tensor, ...]:
@@ -91,58 +106,57 @@ def inputs(size: Size, device: torch.device) -> tuple[Tensor, ...]:
 
 
 def peers(size: Size, tensors: tuple[Tensor, ...]) -> tuple[dict[str, Side], dict[str, str]]:
-    """The other sides by name, and why some are not there."""
+    """The other sides by name, run once, and why some are not there."""
     if size.fp8:
         return {}, {"others": "no e4m3 cache with the append"}
-    makers: dict[str, Callable[[tuple[Tensor, ...]], Side]] = {
-        "pytorch": lambda t: lambda: append_and_attend(*t)
-    }
-    skipped: dict[str, str] = {}
-    if size.compiled:
-        makers |= {"torch.compile": _compiled, "flex_attention": _flex_attention}
-    else:
-        skipped |= dict.fromkeys(
-            ("torch.compile", "flex_attention"), "compiled for some sizes alone, on a GPU"
-        )
-    if tensors[0].is_cuda and size.dtype != torch.float32:
-        makers |= {"flash_attn": _flash_attn, "flashinfer": _flashinfer}
-    else:
-        skipped |= dict.fromkeys(("flash_attn", "flashinfer"), "16-bit numbers on a GPU alone")
-    sides: dict[str, Side] = {}
-    for name, maker in makers.items():
-        try:
-            side = maker(tensors)
+
+    def ready(maker: Callable[..., Side]) -> Callable[[], Side]:
+        def make() -> Side:
+            side = maker(*tensors)
             side()
-        except ImportError:
-            skipped[name] = "not installed"
-        except Exception as error:  # another library's limit must not end the measurement
-            skipped[name] = f"failed: {type(error).__name__}: {str(error)[:200]}"
-        else:
-            sides[name] = side
-    return sides, skipped
+            return side
+
+        return make
+
+    def not_this_size(reason: str) -> Callable[[], Side]:
+        def make() -> Side:
+            raise Unavailable(reason)
+
+        return make
+
+    few = not_this_size("compiled for some sizes alone, on a GPU")
+    narrow = not_this_size("takes 16-bit numbers alone")
+    half = size.dtype != torch.float32 or not tensors[0].is_cuda  # on a CPU the peers say themselves why not
+    return available(
+        {
+            "pytorch": ready(lambda *t: lambda: append_and_multiply(*t)),
+            "sdpa": ready(lambda *t: lambda: append_and_attend(*t)),
+            "torch.compile": ready(_compiled) if size.compiled else few,
+            "flex_attention": ready(_flex_attention) if size.compiled else few,
+            "flash_attn": ready(_flash_attn) if half else narrow,
+            "flashinfer": ready(_flashinfer) if half else narrow,
+        }
+    )
 
 
-def _compiled(tensors: tuple[Tensor, ...]) -> Side:
+def _compiled(*tensors: Tensor) -> Side:
     whole = torch.compile(append_and_attend)
     return lambda: whole(*tensors)
 
 
-def _flash_attn(tensors: tuple[Tensor, ...]) -> Side:
+def _flash_attn(*tensors: Tensor) -> Side:
     """FlashAttention, which appends too; it wants tokens before heads."""
-    from flash_attn import flash_attn_with_kvcache
-
+    attend = FLASH_ATTENTION.load().flash_attn_with_kvcache
     query, key, value, key_cache, value_cache = (t.transpose(1, 2).contiguous() for t in tensors[:5])
 
     def side() -> Tensor:
-        attended = flash_attn_with_kvcache(
-            query, key_cache, value_cache, key, value, cache_seqlens=tensors[5], causal=True
-        )
+        attended = attend(query, key_cache, value_cache, key, value, cache_seqlens=tensors[5], causal=True)
         return attended.transpose(1, 2)
 
     return side
 
 
-def _flex_attention(tensors: tuple[Tensor, ...]) -> Side:
+def _flex_attention(*tensors: Tensor) -> Side:
     """FlexAttention under a mask by length, its block mask made beforehand and the append by index."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -163,10 +177,9 @@ def _flex_attention(tensors: tuple[Tensor, ...]) -> Side:
     return side
 
 
-def _flashinfer(tensors: tuple[Tensor, ...]) -> Side:
+def _flashinfer(*tensors: Tensor) -> Side:
     """FlashInfer's batch decoding with one page a sequence, planned beforehand, and the append by index."""
-    import flashinfer
-
+    flashinfer = FLASHINFER.load()
     query, key, value, key_cache, value_cache, lengths = tensors
     batch, device = len(lengths), query.device
     wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
@@ -202,7 +215,7 @@ def measure(size: Size, device: torch.device, bandwidth: float, rate: float, rou
         )
     others, skipped = peers(size, tensors)
     sides |= others
-    found: dict[str, Any] = size.counted() | {"skipped": skipped}
+    found: dict[str, Any] = size.counted() | {"absent": skipped}
     if cuda:  # then a share of the copy bandwidth may exceed 1
         caches_bytes = 2 * tensors[3].nbytes
         found["fits_in_l2"] = caches_bytes < torch.cuda.get_device_properties(device).L2_cache_size

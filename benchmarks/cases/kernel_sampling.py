@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.peers import FLASHINFER, Unavailable, available
 from benchmarks.registry import case
 from benchmarks.timing import copy_bandwidth, matrix_rate, time_sides
 from iris_fast.kernels import linear_sample, philox_uniform, sample_categorical
@@ -33,21 +33,26 @@ def exponential_race(logits: Tensor) -> Tensor:
     return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
 
 
-def peers(device: torch.device, compiled: bool) -> tuple[dict[str, Draw], dict[str, Draw], list[str]]:
-    """Ways of drawing that a CUDA graph can hold, those that it cannot (they wait for the device), what is absent."""
-    captured: dict[str, Draw] = {"exponential race": exponential_race}
-    absent = []
-    if compiled:
-        captured["exponential race, torch.compile"] = torch.compile(exponential_race, dynamic=True)
-    if device.type == "cuda" and importlib.util.find_spec("flashinfer"):
-        import flashinfer
+def peers(compiled: bool) -> tuple[dict[str, Draw], dict[str, Draw], dict[str, str]]:
+    """Ways of drawing that a CUDA graph can hold, those that wait for the device, why others are absent."""
 
-        captured["flashinfer, logits"] = flashinfer.sampling.sampling_from_logits
-        captured["flashinfer, softmax and probabilities"] = lambda logits: (
-            flashinfer.sampling.sampling_from_probs(logits.softmax(-1))
-        )
-    else:
-        absent.append("flashinfer")
+    def raced() -> Draw:
+        if not compiled:
+            raise Unavailable("compiled on a GPU alone")
+        return torch.compile(exponential_race, dynamic=True)
+
+    def from_probabilities() -> Draw:
+        draw = FLASHINFER.load().sampling.sampling_from_probs
+        return lambda logits: draw(logits.softmax(-1))
+
+    captured, absent = available(
+        {
+            "exponential race": lambda: exponential_race,
+            "exponential race, torch.compile": raced,
+            "flashinfer, logits": lambda: FLASHINFER.load().sampling.sampling_from_logits,
+            "flashinfer, softmax and probabilities": from_probabilities,
+        }
+    )
     return captured, {"torch.multinomial": multinomial, "torch.distributions": categorical}, absent
 
 
@@ -92,7 +97,7 @@ def measure(
     error = disagreement(ours(), logits, seed)
     if error:
         return found | {"error": f"{error}: not timed"}
-    captured, waiting, absent = peers(device, compiled)
+    captured, waiting, absent = peers(compiled)
     sides: dict[str, Callable[[], Any]] = {
         "ours": ours,
         "ours, with info": lambda: ours(return_info=True),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.peers import FLASH_KMEANS, VECTOR_QUANTIZE, available
 from benchmarks.registry import case
 from benchmarks.timing import Timing, copy_bandwidth, matrix_rate, ratio_interval, time_sides
 from iris_fast.kernels import vq_lookup
@@ -69,31 +69,25 @@ def by_matrix(vectors: Tensor, codebook: Tensor) -> Tensor:
     return torch.addmm(0.5 * codebook.square().sum(1), vectors, codebook.t(), alpha=-1).argmin(1)
 
 
-def peers(codebook: Tensor) -> dict[str, Side]:
-    """Sides of the packages that are installed, which look up in `codebook`; others are not there.
+def peers(codebook: Tensor) -> tuple[dict[str, Side], dict[str, str]]:
+    """Sides of other packages, which look up in `codebook`, and why some are absent.
 
     They are timed without CUDA graphs: they ask the host for decisions.
     """
-    found: dict[str, Side] = {}
     num_codes, dim = codebook.shape
-    try:
-        library = importlib.import_module("vector_quantize_pytorch")
-    except ModuleNotFoundError:
-        pass
-    else:
-        layer = library.VectorQuantize(dim, num_codes).to(codebook.device).eval()
+
+    def vector_quantize() -> Side:
+        layer = VECTOR_QUANTIZE.load().VectorQuantize(dim, num_codes).to(codebook.device).eval()
         layer.codebook = codebook
-        found["vector-quantize-pytorch"] = lambda vectors, _: layer(vectors[None])[1][0]
-    if codebook.is_cuda:
-        try:
-            kmeans = importlib.import_module("flash_kmeans.assign_euclid_triton")
-        except ModuleNotFoundError:
-            pass
-        else:
-            found["flash-kmeans"] = lambda vectors, codes: kmeans.euclid_assign_triton(
-                vectors[None], codes[None], vectors.square().sum(1)[None]
-            )[0].long()
-    return found
+        return lambda vectors, _: layer(vectors[None])[1][0]
+
+    def flash_kmeans() -> Side:
+        assign = FLASH_KMEANS.load().euclid_assign_triton
+        return lambda vectors, codes: assign(vectors[None], codes[None], vectors.square().sum(1)[None])[
+            0
+        ].long()
+
+    return available({"vector-quantize-pytorch": vector_quantize, "flash-kmeans": flash_kmeans})
 
 
 def excess(indices: Tensor, vectors: Tensor, codebook: Tensor) -> float:
@@ -137,11 +131,12 @@ def measure(
         for precision in (PRECISIONS if device.type == "cuda" else ("ieee",))
     }
     others: dict[str, Side] = {}
+    absent: dict[str, str] = {}
     if rows * num_codes <= MOST_DISTANCES:
         sides["pytorch"] = by_matrix
         if device.type == "cuda" and rows in COMPILED_ROWS:
             sides["torch.compile"] = torch.compile(by_matrix)
-        others = peers(codebook)
+        others, absent = peers(codebook)
     with torch.no_grad():
         times, refused = timed(sides, True, vectors, codebook, rounds)
         more, more_refused = timed(others, False, vectors, codebook, rounds)
@@ -149,6 +144,7 @@ def measure(
     found: dict[str, Any] = {"size": list(size), "flops": 2 * rows * num_codes * dim}
     found["bytes"] = 4 * (2 * rows * dim + num_codes * dim) + 8 * rows
     found["not_timed"] = refused | more_refused
+    found["absent"] = absent
     found["seconds"] = {name: timing.summary() for name, timing in times.items()}
     found["share_of_matrix_rate"], found["share_of_copy_bandwidth"] = {}, {}
     for name, timing in times.items():
@@ -224,8 +220,7 @@ def kernel_vq_lookup(quick: bool) -> dict[str, Any]:
     ceilings = ceilings_of(device)
     sizes = GPU_SIZES if device.type == "cuda" else CPU_SIZES
     rounds = 3 if quick else 9
-    installed = sorted(peers(torch.zeros(8, 8, device=device)))
-    found: dict[str, Any] = {"device": device.type, "ceilings": ceilings, "peers": installed}
+    found: dict[str, Any] = {"device": device.type, "ceilings": ceilings}
     found["sizes"] = [measure(size, device, ceilings, rounds) for size in (sizes[:2] if quick else sizes)]
     if device.type == "cuda" and not quick:
         found["sweep"] = sweep(device, 5)

@@ -53,7 +53,18 @@ class PhiloxDraws:
     def __init__(self, seed: int, first_row: int = 0):
         self.seed = seed
         self.first_row = first_row
+        self._seed_there: Tensor | None = None
 
     def sample(self, logits: Tensor, position: int, purpose: Purpose) -> Tensor:
-        row = torch.arange(self.first_row, self.first_row + logits.shape[0], device=logits.device)
-        return sample_categorical(logits, seed=self.seed, position=position, purpose=int(purpose), row=row)
+        device, rows = logits.device, None
+        if self.first_row:
+            rows = torch.arange(self.first_row, self.first_row + logits.shape[0], device=device)
+        seed = self.seed if device.type == "cpu" else self._seed_on(device)
+        return sample_categorical(logits, seed=seed, position=position, purpose=int(purpose), row=rows)
+
+    def _seed_on(self, device: torch.device) -> Tensor:
+        """The seed's 64 bits as a () int64 on the device, made once: from an int each draw would make it anew."""
+        if self._seed_there is None or self._seed_there.device != device:
+            signed = self.seed - 2**64 if self.seed >= 2**63 else self.seed
+            self._seed_there = torch.full((), signed, dtype=torch.int64, device=device)
+        return self._seed_there

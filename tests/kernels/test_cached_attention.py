@@ -203,7 +203,7 @@ def test_fp8_rounds_and_saturates_as_pytorch(device: str) -> None:
 @pytest.mark.parametrize("new", [1, 4])
 @pytest.mark.parametrize("num_splits", [1, 2])
 def test_a_sequence_that_does_not_fit_is_left_alone(device: str, new: int, num_splits: int) -> None:
-    p = problem([5, 40 - new, 41 - new, 40, -1, -(2**40), 2**40, 0], new)
+    p = problem([5, 40 - new, 41 - new, 40, -1, -(2**40), 2**63 - 1, 0], new)
     fitting = [0, 1, 7]
     exact = in_float64(replace(p, **{n: t[fitting] for n, t in vars(p).items() if t is not None}))[0]
     for launched in (True, False):
@@ -376,6 +376,13 @@ def test_large_heads_and_bad_scales_are_refused() -> None:
         cached_attention(*problem([1], head_dim=257).tensors())
     with pytest.raises(ValueError, match=r"here \(2,\).*got \(3,\)"):
         cached_attention(*problem([1], fp8=True).tensors(), key_scale=torch.ones(3))
+
+
+def test_an_fp8_cache_is_refused_on_a_gpu_without_the_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    with pytest.raises(RuntimeError, match=r"need compute capability 8\.9, and cpu has 8\.0"):
+        launch_cached_attention(*problem([1], fp8=True).tensors(), 1, 1.0)
 
 
 def test_asking_for_a_gradient_is_refused() -> None:

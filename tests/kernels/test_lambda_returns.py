@@ -9,7 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iris_fast.kernels import lambda_returns
-from iris_fast.kernels.lambda_returns import lambda_returns_reference, launch_lambda_returns
+from iris_fast.kernels.lambda_returns import (
+    lambda_returns_reference,
+    launch_lambda_returns,
+    launch_lambda_returns_backward,
+)
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
 
@@ -99,6 +103,32 @@ def test_nan_and_infinity_reach_the_steps_before_them(device: str) -> None:
     expected = lambda_returns_reference(rewards, values, ends, 0.9, 0.9)
     assert torch.isnan(found[0, :41]).all() and torch.isfinite(found[0, 41:]).all()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (64, 20), (5, 64), (2, 65), (3, 200), (0, 4)])
+def test_the_backward_kernel_is_as_exact_as_plain_pytorch(device: str, shape: tuple[int, int]) -> None:
+    rewards, values, ends = random_rollout(*shape)
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+    def plain(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in (rewards, values)]
+        following = leaves[1][:, -1]
+        returns = [following]
+        for t in range(shape[1] - 2, -1, -1):
+            mixed = (1 - 0.95) * leaves[1][:, t + 1] + 0.95 * following
+            following = leaves[0][:, t] + 0.995 * (1 - ends[:, t].to(dtype)) * mixed
+            returns.append(following)
+        found = torch.autograd.grad(
+            torch.stack(returns[::-1], 1), leaves, grad.to(dtype), allow_unused=True, materialize_grads=True
+        )
+        return found
+
+    with poisoned_outputs():
+        gradients = launch_lambda_returns_backward(grad.to(device), ends.to(device), 0.995, 0.95)
+    for found, rounded, exact in zip(gradients, plain(torch.float32), plain(torch.float64), strict=True):
+        assert_as_exact_as(found, rounded, exact, rounding=4) if found.numel() else None
+        assert found.shape == shape
 
 
 @given(batch=st.integers(0, 6), time=st.integers(0, 30), seed=st.integers(0, 99), transposed=st.booleans())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from typing import Any
 
@@ -214,6 +215,25 @@ def test_neither_autocast_nor_mixed_types_change_the_tokens() -> None:
     rounded = vq_lookup(vectors.bfloat16().float(), codebook.bfloat16().float()).indices
     assert torch.equal(vq_lookup(vectors, codebook, precision="bf16").indices, rounded)
     assert not torch.equal(rounded, expected)
+
+
+@pytest.mark.parametrize(
+    ("switch", "low", "exact"), [("allow_tf32", True, False), ("fp32_precision", "tf32", "ieee")]
+)
+def test_either_switch_of_tf32_is_off_inside_and_as_it_was_after(switch: str, low: Any, exact: Any) -> None:
+    """PyTorch lets a process use one of the two switches. So this is in a process of its own."""
+    if not hasattr(torch.backends.cuda.matmul, switch):
+        pytest.skip("this PyTorch has no such switch")
+    program = (
+        "import torch; from iris_fast.kernels.vq_lookup import _full_float32; m = torch.backends.cuda.matmul\n"
+        f"m.{switch} = {low!r}\n"
+        f"with _full_float32(torch.device('cuda')): inside = m.{switch}\n"
+        f"assert inside == {exact!r} and m.{switch} == {low!r}\n"
+        "with _full_float32(torch.device('cpu')): assert m." + switch + f" == {low!r}\n"
+        "print('ok')"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert result.stdout == "ok\n", result.stderr
 
 
 @pytest.mark.parametrize("reduction", ["mean", "rows"])

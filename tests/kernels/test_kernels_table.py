@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import iris_fast.kernels
+from tests import kernels_table
+from tests.kernels_table import OPERATIONS, kernel_rows, side_by_side, signature
+
+README = (Path(iris_fast.kernels.__file__).parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_operation_with_a_reference_has_a_row_and_three_lines() -> None:
+    names = {
+        name.removesuffix("_reference") for name in iris_fast.kernels.__all__ if name.endswith("_reference")
+    }
+    assert {operation.name for operation in OPERATIONS} == names
+    for name in names:
+        section = re.search(rf"^### .*`{name}`.*?^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+        assert section is not None and f"{name}(" in section.group(1), name
+
+
+def test_signatures_are_those_of_the_functions() -> None:
+    expected = "group_norm_swish(x, num_groups, weight, bias, eps=1e-06, *, swish=True)"
+    assert signature("group_norm_swish") == expected
+    assert signature("lambda_returns") == "lambda_returns(rewards, values, ends, gamma, lambda_)"
+
+
+def test_speed_is_beside_the_fastest_of_the_others() -> None:
+    seconds = {
+        "ours ieee": {"median": 0.002},
+        "ours tf32": {"median": 0.001},
+        "a": {"median": 0.004},
+        "b": {"median": 0.5},
+    }
+    entry = {"seconds": seconds, "seconds_without_graphs": {"c": {"median": 0.003}}}
+    assert side_by_side(entry, ("ours bf16", "ours ieee")) == "2 ms; c 1.5×"
+
+
+def test_a_gpus_results_fill_its_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu").mkdir()
+    monkeypatch.setattr(kernels_table, "RESULTS", tmp_path)
+    assert {tuple(row[-2:]) for row in kernel_rows()} == {("–", "not measured yet")}
+    (tmp_path / "h100").mkdir()
+    seconds = {"ours": {"median": 1e-6}, "pytorch": {"median": 3e-6}}
+    found = [{"shape": [1, 1], "seconds": seconds}, {"shape": [64, 20], "seconds": seconds}]
+    text = json.dumps({"result": {"shapes": found}})
+    (tmp_path / "h100" / "kernel_lambda_returns.json").write_text(text)
+    cells = {row[0].split("`")[1]: row[-1] for row in kernel_rows()}
+    assert cells["lambda_returns"] == "64 × 20: 0.001 ms; pytorch 3×"
+    assert cells["vq_lookup"] == "–"

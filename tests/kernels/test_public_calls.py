@@ -1,0 +1,186 @@
+"""What holds for every public operation: on the CPU here, and, marked `gpu`, on the hardware."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import iris_fast.kernels
+from iris_fast.kernels._registration import NAMESPACE
+from iris_fast.kernels._triton import on_its_device
+
+from .public_calls import flat, make_calls
+
+NAMES = list(make_calls("cpu"))
+ON_BOTH = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def run(name: str, device: str) -> list[Tensor]:
+    function, arguments = make_calls(device)[name]
+    with torch.no_grad():
+        return flat(function(*arguments))
+
+
+def test_every_public_operation_is_called() -> None:
+    public = {
+        name for name in iris_fast.kernels.__all__ if not name.endswith("_reference") and name.islower()
+    }
+    called = {name for name in public if any(call.startswith(name) for call in NAMES)}
+    assert public - called == {"philox_4x32"}  # which takes ints, and is philox_uniform's
+
+
+@pytest.mark.parametrize("device", ON_BOTH)
+@pytest.mark.parametrize("name", NAMES)
+def test_gives_the_same_bits_twice(name: str, device: str) -> None:
+    for first, second in zip(run(name, device), run(name, device), strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("device", ON_BOTH)
+@pytest.mark.parametrize("name", NAMES)
+def test_compiles_whole_for_shapes_that_change(name: str, device: str) -> None:
+    function, arguments = make_calls(device)[name]
+    torch._dynamo.reset()
+    backend = "inductor" if device == "cuda" else "aot_eager"
+    compiled = torch.compile(function, backend=backend, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for found, expected in zip(flat(compiled(*arguments)), flat(function(*arguments)), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+class RecordedOperators(TorchDispatchMode):
+    """Notes which operators of ours were called, and with what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == NAMESPACE:
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("device", ON_BOTH)
+@pytest.mark.parametrize("name", NAMES)
+def test_operators_are_well_formed(name: str, device: str) -> None:
+    function, arguments = make_calls(device)[name]
+    with RecordedOperators() as recorded, torch.no_grad():
+        function(*arguments)
+    assert recorded.calls or name == "philox_uniform"
+    for operator, given in recorded.calls:
+        fp8 = any(isinstance(one, Tensor) and one.dtype == torch.float8_e4m3fn for one in given)
+        checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+        # Two of the checks compare caches by an operation that PyTorch lacks for e4m3.
+        torch.library.opcheck(operator, given, test_utils=checks[1:3] if fp8 else checks)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_gives_what_the_cpu_gives(name: str) -> None:
+    for found, expected in zip(run(name, "cuda"), run(name, "cpu"), strict=True):
+        torch.testing.assert_close(found.cpu(), expected, rtol=2e-5, atol=2e-5)
+
+
+@contextmanager
+def synchronising_is_an_error() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_is_captured_in_a_graph_and_never_waits_for_the_device(name: str) -> None:
+    function, arguments = make_calls("cuda")[name]
+    with torch.no_grad():
+        expected = flat(function(*arguments))  # also loads the kernels, which a capture may not
+        with synchronising_is_an_error():
+            function(*arguments)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = flat(function(*arguments))
+        for part in found:
+            part.zero_()
+        for _ in range(2):
+            graph.replay()
+            for one, other in zip(found, expected, strict=True):
+                assert torch.equal(one, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_on_the_device_of_its_tensors(name: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    with torch.cuda.device(0):
+        for found, expected in zip(run(name, "cuda:1"), run(name, "cpu"), strict=True):
+            torch.testing.assert_close(found.cpu(), expected, rtol=2e-5, atol=2e-5)
+
+
+def launchers() -> dict[str, Any]:
+    """Every function of the folder that launches kernels on tensors that it is given first."""
+    found = {}
+    for info in pkgutil.iter_modules(iris_fast.kernels.__path__):
+        module = importlib.import_module(f"iris_fast.kernels.{info.name}")
+        for name, value in vars(module).items():
+            if name.startswith("launch_") and value.__module__ == module.__name__:
+                found[name] = value
+    return found
+
+
+def test_every_launcher_takes_the_device_of_its_tensors() -> None:
+    found = launchers()
+    assert len(found) >= 10
+    wrapped = {name for name, launcher in found.items() if hasattr(launcher, "__wrapped__")}
+    assert set(found) - wrapped == {"launch_long_rows"}  # launch_sample_categorical's own
+
+
+def test_the_device_of_the_first_tensor_is_current_while_a_launcher_runs() -> None:
+    current: list[torch.device | None] = [None]
+
+    @contextmanager
+    def device(wanted: torch.device) -> Iterator[None]:
+        current[0] = wanted
+        yield
+        current[0] = None
+
+    @on_its_device
+    def launcher(tensor: Tensor, factor: int) -> tuple[torch.device | None, int]:
+        return current[0], factor
+
+    assert launcher(torch.zeros(1), 2) == (None, 2)
+    with mock.patch.object(torch.cuda, "device", device), FakeTensorMode():
+        assert launcher(torch.empty(1, device="cuda:3"), factor=5) == (torch.device("cuda:3"), 5)
+    assert current == [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vq_lookup", "codebook must be on the device of vectors, cpu, got meta"),
+        ("vq_statistics", "indices must be on the device of vectors, cpu, got meta"),
+        ("lambda_returns", "on one device, got cpu, cpu and meta"),
+        ("cached_attention", "lengths must be .* on cpu, got .* on meta"),
+        ("linear_sample", "bias must be on the device of x, cpu, got meta"),
+        ("group_norm_swish", "bias must be on the device of x, cpu, got meta"),
+        ("token_embedding", "more_table must be on the device of table, cpu, got meta"),
+        ("layer_norm_linear", "residual must be on the device of x, cpu, got meta"),
+    ],
+)
+def test_tensors_of_two_devices_are_refused_by_name(name: str, message: str) -> None:
+    function, (*arguments, last) = make_calls("cpu")[name]
+    with pytest.raises(ValueError, match=message):
+        function(*arguments, last.to("meta"))
