@@ -1,21 +1,28 @@
 #!/usr/bin/env bash
-# Trains Catch from an empty folder with three seeds, one after the other, evaluates each over 100 episodes, and
-# writes returns, metrics, times and learning curves. Usage: benchmarks/catch.sh [FOLDER]   (about 40 minutes)
+# Trains Catch from an empty folder with three seeds, evaluates each over 100 episodes, and writes returns, metrics,
+# times and learning curves. Usage: benchmarks/catch.sh [FOLDER [JOBS]]   (about 30 minutes). With JOBS=2 two seeds
+# train at a time, one thread each.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${1:-benchmarks/results/cpu/catch}
+jobs=${2:-1}
 mkdir -p "$out"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+[ "$jobs" -eq 1 ] || export OMP_NUM_THREADS=1
 
-for seed in 0 1 2; do
+train() {
+  local seed=$1 run="$scratch/seed_$1" began seconds
   began=$(date +%s)
-  python -m iris_fast.train --game Catch --seed "$seed" --run-dir "$scratch/seed_$seed"
+  python -m iris_fast.train --game Catch --seed "$seed" --run-dir "$run"
   seconds=$(($(date +%s) - began))
-  python -m iris_fast.evaluate "$scratch/seed_$seed" --episodes 100 --json "$out/evaluation_$seed.json"
-  cp "$scratch/seed_$seed/logs/metrics.jsonl" "$out/metrics_$seed.jsonl"
+  python -m iris_fast.evaluate "$run" --episodes 100 --json "$out/evaluation_$seed.json"
+  sed -i "s#$scratch/##" "$out/evaluation_$seed.json"
+  cp "$run/logs/metrics.jsonl" "$out/metrics_$seed.jsonl"
   python -m benchmarks.run_record "$out/run_$seed.json" --seconds "$seconds" --seed "$seed" \
     --command "python -m iris_fast.train --game Catch --seed $seed"
-done
-sed -i "s#$scratch/##" "$out"/evaluation_*.json
+}
+export -f train
+export out scratch
+printf '%s\n' 0 1 2 | xargs -P "$jobs" -I {} bash -euo pipefail -c 'train {}'
 python -m iris_fast.plot "$scratch"/seed_{0,1,2} --out "$out"

@@ -19,6 +19,7 @@ from iris_fast.training.optimization import PartTrainer, adam
 from iris_fast.training.trainer import BACKGROUND_FRAMES
 
 FIELD = (slice(11, 59), slice(9, 55))  # rows and columns of the playing field, clear of walls and paddles
+STEPS = 700  # of a run of the small preset before its world model begins to train
 BALL_CONTRAST = 20  # levels by which a pixel must be brighter than the background to be of the ball
 
 
@@ -117,9 +118,9 @@ def measure(steps: int, pictures: Path | None = None) -> dict[str, Any]:
     return found
 
 
-@case("ball", minutes=20)
+@case("ball", minutes=15)
 def ball(quick: bool) -> dict[str, Any]:
     """Error on the pixels of Pong's ball after training the small tokenizer with each perceptual loss."""
     return measure(
-        20 if quick else 1000, None if quick else Path(__file__).parents[1] / "results" / "pictures"
+        20 if quick else STEPS, None if quick else Path(__file__).parents[1] / "results" / "pictures"
     )
