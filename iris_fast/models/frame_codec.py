@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
+from iris_fast.kernels._extension import find_extension
+
 from .cpu_weights import require_extension, weight_arrays
 from .group_norm import EPS
-from .tokenizer import Tokenizer, nearest_codeword
+from .tokenizer import Tokenizer, in_pieces, nearest_codeword
 
 if TYPE_CHECKING:
     from iris_fast import _C
 
 NOT_NEEDED = ("lpips.", "background_known")
+
+
+class FrameCoder(Protocol):
+    """Both directions of a tokenizer for batches of any size; a row's result does not depend on the others."""
+
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64."""
+        ...
+
+    def tokens_of(self, frames: Tensor) -> Tensor:
+        """Tokens `(batch, 16)` int64 of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
+        ...
+
+
+class TokenizerPieces:
+    """The tokenizer's PyTorch modules, on pieces of one size, as a `FrameCoder`."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        return in_pieces(self.tokenizer.frames_of, tokens, pad=True)
+
+    def tokens_of(self, frames: Tensor) -> Tensor:
+        return in_pieces(self.tokenizer.tokens_of, frames, pad=True)
+
+
+def coder_for(tokenizer: Tokenizer) -> FrameCoder:
+    """The C++ codec where there is one for this tokenizer: float32 on a CPU, the extension built."""
+    weight = tokenizer.embedding.weight
+    extension = find_extension()
+    if extension is None or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return TokenizerPieces(tokenizer)
+    return FrameCodec(tokenizer, extension.ThreadPool(torch.get_num_threads()))
 
 
 def pack_tokenizer(tokenizer: Tokenizer, simd: str = "auto") -> _C.FrameModel:

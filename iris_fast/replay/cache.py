@@ -11,22 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iris_fast.models.tokenizer import Tokenizer, in_pieces
+from iris_fast.models.frame_codec import FrameCoder, coder_for
+from iris_fast.models.tokenizer import Tokenizer
 
 from .store import EpisodeStore
+
+FRAMES_TOGETHER = 512  # gathered from the store at a time
 
 
 class FrameCache:
     """Tokens and reconstructions of a store's frames, made when first asked for.
 
     `enabled=False` computes them every time: the same numbers, for comparison. Reconstructions are kept in
-    float32 while they fit in `max_bytes`; past that they are decoded again.
+    float32 while they fit in `max_bytes`; past that they are decoded again. `coder` computes them: None for the
+    fastest on the tokenizer's device.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, store: EpisodeStore, *, enabled: bool = True, max_bytes: int = 0
+        self,
+        tokenizer: Tokenizer,
+        store: EpisodeStore,
+        *,
+        enabled: bool = True,
+        max_bytes: int = 0,
+        coder: FrameCoder | None = None,
     ):
         self.tokenizer = tokenizer
+        self.coder = coder or coder_for(tokenizer)
         self.store = store
         self.enabled = enabled
         size = store.frames.shape[-1]
@@ -87,14 +98,12 @@ class FrameCache:
 
     def _encode(self, slots: np.ndarray) -> Tensor:
         self.frames_encoded += len(slots)
-        return in_pieces(self._encode_slots, self._index(slots), pad=True)
-
-    def _encode_slots(self, slots: Tensor) -> Tensor:
-        return self.tokenizer.tokens_of(self.store.gather_frames(slots))
+        parts = self._index(slots).split(FRAMES_TOGETHER)
+        return torch.cat([self.coder.tokens_of(self.store.gather_frames(part)) for part in parts])
 
     def _decode(self, tokens: Tensor) -> Tensor:
         self.frames_decoded += len(tokens)
-        return in_pieces(self.tokenizer.frames_of, tokens, pad=True)
+        return self.coder.frames_of(tokens)
 
     def _index(self, numbers: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.store.model_device)

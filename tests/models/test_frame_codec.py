@@ -21,7 +21,7 @@ from iris_fast.config.presets import small, tiny
 from iris_fast.kernels._extension import find_extension
 from iris_fast.models.autoencoder import AutoencoderConfig, EncoderConfig
 from iris_fast.models.cpu_weights import weight_arrays
-from iris_fast.models.frame_codec import FrameCodec, pack_tokenizer
+from iris_fast.models.frame_codec import FrameCodec, TokenizerPieces, coder_for, pack_tokenizer
 from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig
 from tests.models.agents import redrawn
 
@@ -164,6 +164,17 @@ def test_weights_are_packed_again_when_they_changed() -> None:
     torch.testing.assert_close(after[0], tokenizer.frames_of(tokens), rtol=0, atol=1e-4)
     tokenizer.load_state_dict(make_tokenizer("tiny").state_dict())
     assert torch.equal(codec.frames_of(tokens), before[0])
+
+
+def test_the_coder_for_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer("tiny")
+    assert isinstance(coder_for(tokenizer), FrameCodec)
+    assert isinstance(coder_for(copy.deepcopy(tokenizer).double()), TokenizerPieces)
+    monkeypatch.setattr("iris_fast.models.frame_codec.find_extension", lambda: None)
+    plain, (tokens, frames) = coder_for(tokenizer), inputs(tokenizer, 9)
+    assert isinstance(plain, TokenizerPieces)
+    torch.testing.assert_close(plain.frames_of(tokens), tokenizer.frames_of(tokens))
+    assert torch.equal(plain.tokens_of(frames), tokenizer.tokens_of(frames))
 
 
 def test_frames_in_any_memory_layout() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from iris_fast.agent import Agent
 from iris_fast.config import resolve
 from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.models.frame_codec import TokenizerPieces
 from iris_fast.models.tokenizer import PIECE
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
@@ -99,8 +100,8 @@ def test_frames_go_through_the_tokenizer_in_batches_of_one_size(
 
         monkeypatch.setattr(agent.tokenizer, name, watched)
     for cache in (
-        FrameCache(agent.tokenizer, store, max_bytes=5 * FRAME_BYTES),
-        FrameCache(agent.tokenizer, store, enabled=False),
+        FrameCache(agent.tokenizer, store, max_bytes=5 * FRAME_BYTES, coder=TokenizerPieces(agent.tokenizer)),
+        FrameCache(agent.tokenizer, store, enabled=False, coder=TokenizerPieces(agent.tokenizer)),
     ):
         for rows in (1, 3, 5):
             cache.reconstructions(drawn_slots(store, rows, True)[:rows])
