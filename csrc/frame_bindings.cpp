@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "iris_fast/frame_codec.hpp"
+#include "iris_fast/policy_features.hpp"
 #include "iris_fast/simd_level.hpp"
 #include "weight_arguments.hpp"
 
@@ -90,6 +91,32 @@ py::array_t<float> encode(FrameCodec& codec, const py::array& frames) {
   return latents;
 }
 
+std::unique_ptr<PolicyFeatures> make_policy(const py::dict& weights, std::shared_ptr<ThreadPool> pool,
+                                            std::size_t resolution, std::size_t convolutions,
+                                            std::size_t group_size, const std::string& simd) {
+  if (convolutions < 1 || convolutions > 10)
+    throw py::value_error("convolutions must be in [1, 10], not " + std::to_string(convolutions));
+  PolicyFeaturesConfig config{resolution, axis_of(weights, "conv1.weight", 4, 1), {}};
+  for (std::size_t i = 1; i <= convolutions; ++i)
+    config.widths.push_back(axis_of(weights, "conv" + std::to_string(i) + ".weight", 4, 0));
+  const auto find = [&](const std::string& name, const Shape& shape) {
+    return weight_data(weights, name, shape);
+  };
+  return std::make_unique<PolicyFeatures>(config, kernels_for(simd), find, std::move(pool), group_size);
+}
+
+py::array_t<float> policy_features(PolicyFeatures& policy, const py::array& frames) {
+  const PolicyFeaturesConfig& config = policy.config();
+  const std::size_t batch = batch_of(frames, "frames");
+  const auto checked = require_shape<float>(
+      frames, "frames", {batch, config.frame_channels, config.resolution, config.resolution});
+  py::array_t<float> features(Shape{batch, config.feature_count()});
+  const float* from = checked.data();
+  float* to = features.mutable_data();
+  without_gil([&](const std::function<bool()>& stop) { policy.compute(from, batch, to, stop); });
+  return features;
+}
+
 }  // namespace
 }  // namespace iris_fast
 
@@ -119,4 +146,14 @@ void bind_frame_codec(py::module_& module) {
       .def("encode", &encode, "frames"_a,
            "Latents (batch, slots, embed_dim) float32, before quantization, of frames (batch, channels,\n"
            "resolution, resolution) float32 in [0, 1].");
+
+  py::class_<PolicyFeatures>(
+      module, "PolicyFeatures",
+      "The policy's convolutions (conv1 and so on of its state dict), copied and packed.\n"
+      "KeyError, TypeError or ValueError naming a weight that does not fit.")
+      .def(py::init(&make_policy), "weights"_a, py::arg("pool").none(false), py::kw_only(), "resolution"_a,
+           "convolutions"_a = 4, "group_size"_a = 0, "simd"_a = "auto")
+      .def("compute", &policy_features, "frames"_a,
+           "Features (batch, count) float32 of frames (batch, channels, resolution, resolution) float32 in "
+           "[0, 1].");
 }

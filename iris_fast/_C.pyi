@@ -40,6 +40,19 @@ class FrameCodec:
     def decode(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]: ...
     def encode(self, frames: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
+class PolicyFeatures:
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.float32]],
+        pool: ThreadPool,
+        *,
+        resolution: int,
+        convolutions: int = 4,
+        group_size: int = 0,
+        simd: str = "auto",
+    ) -> None: ...
+    def compute(self, frames: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
 class TokenModel:
     def __init__(
         self,

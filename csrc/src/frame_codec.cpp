@@ -1,25 +1,20 @@
 #include "iris_fast/frame_codec.hpp"
 
-#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace iris_fast {
 namespace {
 
 constexpr std::size_t kMostTogether = 4;  // by then the small maps' weights are read seldom enough
-constexpr std::size_t kLargestGroup = 1024;
 
 }  // namespace
 
 FrameCodec::FrameCodec(std::shared_ptr<const FrameModel> model, std::shared_ptr<ThreadPool> pool,
                        std::size_t group)
-    : model_(std::move(model)), pool_(std::move(pool)), group_(group), passes_(pool_->threads()) {
-  if (group > kLargestGroup)
-    throw std::invalid_argument("group_size must be in [0, " + std::to_string(kLargestGroup) + "], not " +
-                                std::to_string(group));
-}
+    : model_(std::move(model)), work_(std::move(pool), group, kMostTogether) {}
 
 void FrameCodec::decode(const std::int64_t* tokens, std::size_t batch, float* frames,
                         const std::function<bool()>& stop) {
@@ -31,47 +26,20 @@ void FrameCodec::decode(const std::int64_t* tokens, std::size_t batch, float* fr
     if (token < 0 || static_cast<std::size_t>(token) >= config.vocabulary)
       throw std::invalid_argument("tokens must be in [0, " + std::to_string(config.vocabulary) + "), not " +
                                   std::to_string(token));
-  const std::size_t floats = config.frame_channels * config.resolution * config.resolution;
-  in_groups(
-      batch,
-      [&](FramePass& pass, std::size_t first, std::size_t count, TaskContext& context) {
-        pass.decode(copy.data() + first * slots, count, frames + first * floats, context);
-      },
-      stop);
+  const auto decode_group = [&](FramePass& pass, std::size_t first, std::size_t count, TaskContext& context) {
+    pass.decode(copy.data() + first * slots, count, frames + first * config.frame_floats(), context);
+  };
+  work_.run(batch, [this] { return make_pass(); }, decode_group, stop);
 }
 
 void FrameCodec::encode(const float* frames, std::size_t batch, float* latents,
                         const std::function<bool()>& stop) {
   const FrameModelConfig& config = model_->config();
-  const std::size_t floats = config.frame_channels * config.resolution * config.resolution;
   const std::size_t latent_floats = config.tokens_per_frame() * config.embed_dim;
-  in_groups(
-      batch,
-      [&](FramePass& pass, std::size_t first, std::size_t count, TaskContext& context) {
-        pass.encode(frames + first * floats, count, latents + first * latent_floats, context);
-      },
-      stop);
-}
-
-void FrameCodec::in_groups(std::size_t batch, const Work& work, const std::function<bool()>& stop) {
-  const std::size_t threads = pool_->threads();
-  const std::size_t group =
-      group_ > 0 ? group_ : std::clamp<std::size_t>((batch + threads - 1) / threads, 1, kMostTogether);
-  const bool owner = !busy_.exchange(true);
-  Passes own(owner ? 0 : threads);
-  Passes& passes = owner ? passes_ : own;
-  struct Release {
-    std::atomic<bool>* busy;
-    ~Release() {
-      if (busy != nullptr) busy->store(false);
-    }
-  } release{owner ? &busy_ : nullptr};
-  const auto task = [&](std::size_t index, std::size_t worker, TaskContext& context) {
-    if (!passes[worker]) passes[worker] = std::make_unique<FramePass>(*model_);
-    const std::size_t first = index * group;
-    work(*passes[worker], first, std::min(group, batch - first), context);
+  const auto encode_group = [&](FramePass& pass, std::size_t first, std::size_t count, TaskContext& context) {
+    pass.encode(frames + first * config.frame_floats(), count, latents + first * latent_floats, context);
   };
-  pool_->run((batch + group - 1) / group, task, stop);
+  work_.run(batch, [this] { return make_pass(); }, encode_group, stop);
 }
 
 }  // namespace iris_fast

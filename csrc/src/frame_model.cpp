@@ -13,7 +13,6 @@ namespace {
 constexpr std::size_t kLargestWidth = std::size_t{1} << 14;
 constexpr std::size_t kLargestResolution = 1024;
 constexpr std::size_t kMostLevels = 10;
-constexpr std::size_t kLeastForFour = 16;  // positions a side of maps convolved by tiles of 4 x 4
 
 void require_size(const std::string& name, std::size_t value, std::size_t most) {
   if (value < 1 || value > most)
@@ -31,12 +30,9 @@ class LayerBuilder {
       : config_(config), pack_(pack), resolution_(resolution), channels_(channels) {}
 
   void residual(const std::string& name, std::size_t width) {
-    // On small maps the larger tiles' 2.25 times as many weights would be read for few tiles.
-    const bool large = resolution_ >= kLeastForFour && resolution_ % 4 == 0;
-    const Winograd kind = large ? Winograd::kFour : Winograd::kTwo;
-    ResidualLayer layer{pack_.norm(name + ".norm1", channels_),
-                        pack_.winograd(name + ".conv1", width, channels_, kind),
-                        pack_.norm(name + ".norm2", width),
+    const Winograd kind = FramePacker::kind_for(resolution_);
+    ResidualLayer layer{norm(name + ".norm1", channels_),
+                        pack_.winograd(name + ".conv1", width, channels_, kind), norm(name + ".norm2", width),
                         pack_.winograd(name + ".conv2", width, width, kind), std::nullopt};
     if (width != channels_) layer.shortcut = pack_.pointwise(name + ".nin_shortcut", width, channels_);
     add(std::move(layer), resolution_, width);
@@ -44,7 +40,7 @@ class LayerBuilder {
 
   void attention(const std::string& name) {
     const std::vector<std::string> qkv{name + ".q", name + ".k", name + ".v"};
-    add(AttentionLayer{pack_.norm(name + ".norm", channels_), pack_.pointwise(qkv, channels_, channels_),
+    add(AttentionLayer{norm(name + ".norm", channels_), pack_.pointwise(qkv, channels_, channels_),
                        pack_.pointwise(name + ".proj_out", channels_, channels_)},
         resolution_, channels_);
   }
@@ -77,6 +73,10 @@ class LayerBuilder {
   std::vector<FrameLayer> take() { return std::move(layers_); }
 
  private:
+  PackedGroupNorm norm(const std::string& name, std::size_t channels) const {
+    return pack_.norm(name, channels, config_.norm_groups, config_.norm_epsilon);
+  }
+
   template <typename Layer>
   void add(Layer layer, std::size_t resolution, std::size_t channels) {
     layers_.push_back({std::move(layer), resolution_, padded(channels_), resolution, padded(channels)});
@@ -100,7 +100,7 @@ PackedEncoder pack_encoder(const FrameModelConfig& config, const FramePacker& pa
   }
   builder.middle("encoder.mid");
   return {pack.lines("encoder.conv_in", config.stem_width, config.frame_channels, config.frame_channels),
-          builder.take(), pack.norm("encoder.norm_out", last),
+          builder.take(), pack.norm("encoder.norm_out", last, config.norm_groups, config.norm_epsilon),
           pack.lines("encoder.conv_out", config.latent_channels, last, padded(last)),
           pack.pointwise("pre_quant_conv", config.embed_dim, config.latent_channels)};
 }
@@ -139,7 +139,8 @@ PackedDecoder pack_decoder(const FrameModelConfig& config, const FramePacker& pa
     if (level > 0) builder.doubling(name + ".upsample");
   }
   decoder.layers = builder.take();
-  decoder.norm_out = pack.norm("decoder.norm_out", config.widths.front());
+  decoder.norm_out =
+      pack.norm("decoder.norm_out", config.widths.front(), config.norm_groups, config.norm_epsilon);
   decoder.conv_out = pack.shares("decoder.conv_out", channels, config.widths.front(), channels);
   const float* bias = find("decoder.conv_out.bias", {channels});
   decoder.conv_out_bias.assign(bias, bias + channels);

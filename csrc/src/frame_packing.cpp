@@ -57,8 +57,10 @@ float& FramePacker::at(PackedProduct& packed, std::size_t inner_index, std::size
       .data()[packed_index(panel_, packed.taps * packed.inner, packed.columns, inner_index, column)];
 }
 
-PackedGroupNorm FramePacker::norm(const std::string& name, std::size_t channels) const {
-  PackedGroupNorm packed{channels, zeroed(round_up(channels, kLanes)), zeroed(round_up(channels, kLanes))};
+PackedGroupNorm FramePacker::norm(const std::string& name, std::size_t channels, std::size_t groups,
+                                  float epsilon) const {
+  PackedGroupNorm packed{channels, groups, epsilon, zeroed(round_up(channels, kLanes)),
+                         zeroed(round_up(channels, kLanes))};
   std::copy_n(find_(name + ".weight", {channels}), channels, packed.weight.data());
   std::copy_n(find_(name + ".bias", {channels}), channels, packed.bias.data());
   return packed;
@@ -106,6 +108,12 @@ PackedProduct FramePacker::shares(const std::string& name, std::size_t outputs, 
       for (std::size_t tap = 0; tap < 9; ++tap)
         at(packed, i, tap * tap_columns + o) = weight[(o * inputs + i) * 9 + tap];
   return packed;
+}
+
+Winograd FramePacker::kind_for(std::size_t resolution) {
+  // On small maps the larger tiles' 2.25 times as many weights would be read for few tiles.
+  constexpr std::size_t kLeastForFour = 16;
+  return resolution >= kLeastForFour && resolution % 4 == 0 ? Winograd::kFour : Winograd::kTwo;
 }
 
 PackedWinograd FramePacker::winograd(const std::string& name, std::size_t outputs, std::size_t inputs,

@@ -1,9 +1,12 @@
-// Reads the tokenizer's weights by name and packs them layer by layer.
+// Reads layers' weights by name and packs them layer by layer.
 #pragma once
 
 #include <string>
+#include <vector>
 
-#include "iris_fast/frame_model.hpp"
+#include "iris_fast/find_weight.hpp"
+#include "iris_fast/kernel_table.hpp"
+#include "iris_fast/packed_layers.hpp"
 
 namespace iris_fast {
 
@@ -18,7 +21,8 @@ class FramePacker {
   FramePacker(std::size_t panel_vectors, const FindWeight& find)
       : panel_(panel_vectors * kLanes), find_(find) {}
 
-  PackedGroupNorm norm(const std::string& name, std::size_t channels) const;
+  PackedGroupNorm norm(const std::string& name, std::size_t channels, std::size_t groups,
+                       float epsilon) const;
 
   // A 1 x 1 convolution on padded channels.
   PackedProduct pointwise(const std::string& name, std::size_t outputs, std::size_t inputs) const;
@@ -32,6 +36,8 @@ class FramePacker {
   // columns (tap, output), `tap_columns` a tap.
   PackedProduct shares(const std::string& name, std::size_t outputs, std::size_t inputs,
                        std::size_t tap_columns) const;
+  // The kind for maps of that resolution.
+  static Winograd kind_for(std::size_t resolution);
   PackedWinograd winograd(const std::string& name, std::size_t outputs, std::size_t inputs,
                           Winograd kind) const;
 

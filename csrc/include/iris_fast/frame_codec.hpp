@@ -1,21 +1,18 @@
 // Frames to latents and tokens to frames, a whole batch at once on a pool of threads.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <vector>
 
 #include "iris_fast/frame_model.hpp"
 #include "iris_fast/frame_pass.hpp"
-#include "iris_fast/thread_pool.hpp"
+#include "iris_fast/grouped_work.hpp"
 
 namespace iris_fast {
 
-// A frame's result depends on nothing but the frame. Calls from several threads are safe; a call that another
-// one overlaps works in memory of its own.
+// A frame's result depends on nothing but the frame. Calls from several threads are safe.
 class FrameCodec {
  public:
   // `group`: frames that a thread takes at a time; 0 for an even share, at most 4. Throws
@@ -33,15 +30,10 @@ class FrameCodec {
   void encode(const float* frames, std::size_t batch, float* latents, const std::function<bool()>& stop);
 
  private:
-  using Passes = std::vector<std::unique_ptr<FramePass>>;  // one a worker
-  using Work = std::function<void(FramePass&, std::size_t first, std::size_t count, TaskContext&)>;
-  void in_groups(std::size_t batch, const Work& work, const std::function<bool()>& stop);
+  std::unique_ptr<FramePass> make_pass() const { return std::make_unique<FramePass>(*model_); }
 
   std::shared_ptr<const FrameModel> model_;
-  std::shared_ptr<ThreadPool> pool_;
-  std::size_t group_;
-  std::atomic<bool> busy_{false};
-  Passes passes_;  // the call's that set `busy_`
+  GroupedWork<FramePass> work_;
 };
 
 }  // namespace iris_fast

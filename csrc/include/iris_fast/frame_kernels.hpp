@@ -95,6 +95,9 @@ struct FrameKernels {
   // out = x · scale[c] + shift[c], then x / (1 + exp(-x)) where `swish`.
   void (*normalize)(const float* x, std::size_t positions, std::size_t channels, const float* scale,
                     const float* shift, bool swish, float* out);
+  // The largest of 0 and of each 2 x 2 positions of (size, size, channels), to (size / 2, size / 2,
+  // channels); a last row and column without a partner are left out.
+  void (*pool)(const float* x, std::size_t size, std::size_t channels, float* out);
   // In each row of (rows, columns), columns a multiple of 16: softmax of scale · x over the first `valid`
   // entries; 0 in the others.
   void (*softmax)(float* x, std::size_t rows, std::size_t columns, std::size_t valid, float scale);

@@ -10,6 +10,7 @@
 #include "iris_fast/aligned_buffer.hpp"
 #include "iris_fast/find_weight.hpp"
 #include "iris_fast/kernel_table.hpp"
+#include "iris_fast/packed_layers.hpp"
 
 namespace iris_fast {
 
@@ -29,29 +30,11 @@ struct FrameModelConfig {
 
   std::size_t level_resolution(std::size_t level) const { return resolution >> level; }
   std::size_t latent_resolution() const { return level_resolution(widths.size() - 1); }
+  std::size_t frame_floats() const { return frame_channels * resolution * resolution; }
   std::size_t tokens_per_frame() const { return latent_resolution() * latent_resolution(); }
 
   // Throws std::invalid_argument naming the first size that cannot be.
   void validate() const;
-};
-
-// GroupNorm's weight and bias, zero past `channels`.
-struct PackedGroupNorm {
-  std::size_t channels;
-  AlignedBuffer<float> weight, bias;
-};
-
-// A convolution as a product: `taps` runs of `inner` contiguous inputs. Weights as ProductArgs wants them.
-struct PackedProduct {
-  std::size_t taps, inner, columns;
-  AlignedBuffer<float> weights, bias;
-};
-
-// A 3 x 3 convolution as one product for each component: (component, panel, inner, panel columns).
-struct PackedWinograd {
-  Winograd kind;
-  std::size_t inner, columns;
-  AlignedBuffer<float> weights, bias;
 };
 
 struct ResidualLayer {

@@ -15,6 +15,7 @@ inline constexpr FrameKernels frame_kernels = {
      winograd_transforms<TwoOutputsEnlarged>()},
     channel_sums,
     normalize,
+    pool,
     softmax};
 
 }  // namespace iris_fast::IRIS_FAST_LEVEL

@@ -1,4 +1,4 @@
-// Statistics over positions, GroupNorm's application with swish, and softmax over rows.
+// Statistics over positions, GroupNorm's application with swish, max-pooling, and softmax over rows.
 #pragma once
 
 #include "iris_fast/frame_kernels.hpp"
@@ -45,6 +45,18 @@ inline void normalize(const float* x, std::size_t positions, std::size_t channel
       store(out + p * channels + c, with_swish ? swish(normed) : normed);
     }
   }
+}
+
+inline void pool(const float* x, std::size_t size, std::size_t channels, float* out) {
+  const std::size_t row = size * channels;
+  for (std::size_t y = 0; y < size / 2; ++y)
+    for (std::size_t col = 0; col < size / 2; ++col)
+      for (std::size_t c = 0; c < channels; c += kLanes, out += kLanes) {
+        const float* corner = x + 2 * y * row + 2 * col * channels + c;
+        const Vec16 upper = maximum(load(corner), load(corner + channels));
+        const Vec16 lower = maximum(load(corner + row), load(corner + row + channels));
+        store(out, maximum(zero(), maximum(upper, lower)));
+      }
 }
 
 inline void softmax(float* x, std::size_t rows, std::size_t columns, std::size_t valid, float scale) {

@@ -1,0 +1,70 @@
+// A batch's rows in groups on a pool of threads, with memory of its own for each thread.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "iris_fast/thread_pool.hpp"
+
+namespace iris_fast {
+
+// `Pass` is what one thread works in; it is kept for the next call. Calls from several threads are safe: one
+// that another overlaps works in memory of its own.
+template <typename Pass>
+class GroupedWork {
+ public:
+  // `group`: rows that a thread takes at a time; 0 for an even share of the batch, at most `most_together`.
+  // Throws std::invalid_argument.
+  GroupedWork(std::shared_ptr<ThreadPool> pool, std::size_t group, std::size_t most_together)
+      : pool_(std::move(pool)), group_(group), most_together_(most_together), passes_(pool_->threads()) {
+    constexpr std::size_t kLargestGroup = 1024;
+    if (group > kLargestGroup)
+      throw std::invalid_argument("group_size must be in [0, " + std::to_string(kLargestGroup) + "], not " +
+                                  std::to_string(group));
+  }
+
+  // Calls work(pass, first row, rows, context) for all groups of `batch` rows; make() makes a Pass.
+  template <typename Make, typename Work>
+  void run(std::size_t batch, const Make& make, const Work& work, const std::function<bool()>& stop) {
+    const std::size_t threads = pool_->threads();
+    const std::size_t share = std::clamp<std::size_t>((batch + threads - 1) / threads, 1, most_together_);
+    const std::size_t group = group_ > 0 ? group_ : share;
+    const Turn turn(busy_);
+    Passes own(turn.mine ? 0 : threads);
+    Passes& passes = turn.mine ? passes_ : own;
+    const auto task = [&](std::size_t index, std::size_t worker, TaskContext& context) {
+      if (!passes[worker]) passes[worker] = make();
+      const std::size_t first = index * group;
+      work(*passes[worker], first, std::min(group, batch - first), context);
+    };
+    pool_->run((batch + group - 1) / group, task, stop);
+  }
+
+ private:
+  using Passes = std::vector<std::unique_ptr<Pass>>;  // one a worker
+
+  struct Turn {
+    std::atomic<bool>& busy;
+    const bool mine;
+    explicit Turn(std::atomic<bool>& busy) : busy(busy), mine(!busy.exchange(true)) {}
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn() {
+      if (mine) busy = false;
+    }
+  };
+
+  std::shared_ptr<ThreadPool> pool_;
+  std::size_t group_, most_together_;
+  std::atomic<bool> busy_{false};
+  Passes passes_;  // of the call whose turn it is
+};
+
+}  // namespace iris_fast

@@ -1,0 +1,65 @@
+// The convolutional part of the policy (IRIS.md, part 5): 3 x 3 convolution, 2 x 2 max-pool and ReLU,
+// repeated.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "iris_fast/find_weight.hpp"
+#include "iris_fast/grouped_work.hpp"
+#include "iris_fast/kernel_table.hpp"
+#include "iris_fast/map_pass.hpp"
+
+namespace iris_fast {
+
+struct PolicyFeaturesConfig {
+  std::size_t resolution;           // height and width of frames; halved, rounded down, by each convolution
+  std::size_t frame_channels;       //
+  std::vector<std::size_t> widths;  // channels after each convolution
+
+  std::size_t frame_floats() const { return frame_channels * resolution * resolution; }
+  std::size_t last_resolution() const { return resolution >> widths.size(); }
+  std::size_t feature_count() const { return widths.back() * last_resolution() * last_resolution(); }
+
+  // Throws std::invalid_argument naming the first size that cannot be.
+  void validate() const;
+};
+
+// A frame's features depend on nothing but the frame. Calls from several threads are safe.
+class PolicyFeatures {
+ public:
+  // Copies the weights conv1.weight, conv1.bias and so on. Throws std::invalid_argument.
+  PolicyFeatures(const PolicyFeaturesConfig& config, const KernelTable& kernels, const FindWeight& find,
+                 std::shared_ptr<ThreadPool> pool, std::size_t group);
+
+  const PolicyFeaturesConfig& config() const { return config_; }
+
+  // Features (batch, feature_count), in the order (channels, height, width), of frames (batch, frame
+  // channels, resolution, resolution) in [0, 1]. Throws Interrupted when `stop` said so.
+  void compute(const float* frames, std::size_t batch, float* features, const std::function<bool()>& stop);
+
+ private:
+  // One thread's work on a group of frames.
+  class Pass : private MapPass {
+   public:
+    explicit Pass(const PolicyFeatures& model) : MapPass(model.kernels_), model_(model) {}
+    void run(const float* frames, std::size_t count, float* features, TaskContext& context);
+
+   private:
+    void first_layer(const float* frame, float* out);
+    void pool(const FeatureMap& map, const FeatureMap& out);
+
+    const PolicyFeatures& model_;
+    AlignedBuffer<float> padded_, convolved_, first_, second_;
+  };
+
+  PolicyFeaturesConfig config_;
+  const FrameKernels& kernels_;
+  PackedProduct first_;  // by lines, input channels not padded
+  std::vector<PackedWinograd> others_;
+  GroupedWork<Pass> work_;
+};
+
+}  // namespace iris_fast

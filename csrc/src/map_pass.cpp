@@ -1,0 +1,157 @@
+#include "iris_fast/map_pass.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "iris_fast/kernel_table.hpp"
+
+namespace iris_fast {
+namespace {
+
+// Tiles whose components stay in the second-level cache with the weights.
+std::size_t tiles_together(Winograd kind) { return kind == Winograd::kFour ? 12 : 24; }
+
+void clear_border(float* padded, std::size_t resolution, std::size_t channels) {
+  const std::size_t side = padded_side(resolution), right = (side - resolution - 1) * channels;
+  std::fill_n(padded, side * channels, 0.0f);
+  for (std::size_t y = 1; y <= resolution; ++y) {
+    float* line = padded + y * side * channels;
+    std::fill_n(line, channels, 0.0f);
+    std::fill_n(line + (resolution + 1) * channels, right, 0.0f);
+  }
+  std::fill_n(padded + (resolution + 1) * side * channels, (side - resolution - 1) * side * channels, 0.0f);
+}
+
+}  // namespace
+
+std::size_t padded_side(std::size_t resolution) { return round_up(resolution, 2) + 2; }
+
+float* room_for(AlignedBuffer<float>& buffer, std::size_t floats) {
+  if (buffer.size() < floats) buffer = AlignedBuffer<float>(floats);
+  return buffer.data();
+}
+
+const float* MapPass::pad_frame(const float* frame, const float* background, std::size_t resolution,
+                                std::size_t channels, AlignedBuffer<float>& buffer) {
+  const std::size_t side = padded_side(resolution);
+  float* padded = room_for(buffer, side * side * channels);
+  clear_border(padded, resolution, channels);
+  for (std::size_t c = 0; c < channels; ++c)
+    for (std::size_t y = 0; y < resolution; ++y)
+      for (std::size_t x = 0; x < resolution; ++x) {
+        const std::size_t at = (c * resolution + y) * resolution + x;
+        const float value = background == nullptr ? frame[at] : frame[at] - background[at] + 0.5f;
+        padded[((y + 1) * side + x + 1) * channels + c] = value * 2.0f - 1.0f;
+      }
+  return padded;
+}
+
+// GroupNorm of one frame as a factor and an offset of each channel.
+void MapPass::find_scale_and_shift(const PackedGroupNorm& norm, const float* x, std::size_t positions) {
+  const std::size_t groups = norm.groups, width = norm.channels / groups;
+  const std::size_t channels = round_up(norm.channels, kLanes);
+  const double count = static_cast<double>(positions) * static_cast<double>(width);
+  sums_.resize(channels);
+  scale_.assign(channels, 0.0f);
+  shift_.assign(channels, 0.0f);  // holds the means until the variances are known
+  const auto mean_of_group = [&](std::size_t group) {
+    double sum = 0.0;
+    for (std::size_t c = group * width; c < (group + 1) * width; ++c) sum += sums_[c];
+    return sum / count;
+  };
+  kernels_.channel_sums(x, positions, channels, nullptr, sums_.data());
+  for (std::size_t g = 0; g < groups; ++g)
+    std::fill_n(&shift_[g * width], width, static_cast<float>(mean_of_group(g)));
+  kernels_.channel_sums(x, positions, channels, shift_.data(), sums_.data());
+  for (std::size_t g = 0; g < groups; ++g) {
+    const double factor = 1.0 / std::sqrt(mean_of_group(g) + static_cast<double>(norm.epsilon));
+    for (std::size_t c = g * width; c < (g + 1) * width; ++c) {
+      const double scale = factor * static_cast<double>(norm.weight.data()[c]);
+      scale_[c] = static_cast<float>(scale);
+      shift_[c] = static_cast<float>(static_cast<double>(norm.bias.data()[c]) - scale * shift_[c]);
+    }
+  }
+}
+
+const float* MapPass::pad(const FeatureMap& map, const PackedGroupNorm* norm, AlignedBuffer<float>& buffer) {
+  const std::size_t side = padded_side(map.resolution), line = map.resolution * map.channels;
+  float* padded = room_for(buffer, map.frames * side * side * map.channels);
+  for (std::size_t f = 0; f < map.frames; ++f) {
+    const float* x = map.data + f * map.frame_floats();
+    float* frame = padded + f * side * side * map.channels;
+    clear_border(frame, map.resolution, map.channels);
+    if (norm != nullptr) find_scale_and_shift(*norm, x, map.positions());
+    for (std::size_t y = 0; y < map.resolution; ++y) {
+      float* out = frame + ((y + 1) * side + 1) * map.channels;
+      if (norm == nullptr)
+        std::copy_n(x + y * line, line, out);
+      else
+        kernels_.normalize(x + y * line, map.resolution, map.channels, scale_.data(), shift_.data(), true,
+                           out);
+    }
+  }
+  return padded;
+}
+
+void MapPass::convolve(const PackedWinograd& conv, const float* padded, const FeatureMap& in,
+                       const float* residual, const FeatureMap& out) {
+  const WinogradSizes sizes = winograd_sizes(conv.kind);
+  const WinogradTransforms& transforms = kernels_.winograd[static_cast<std::size_t>(conv.kind)];
+  const std::size_t components = sizes.components * sizes.components, together = tiles_together(conv.kind);
+  const std::size_t a_side = (out.resolution + sizes.outputs - 1) / sizes.outputs;
+  const std::size_t tiles = in.frames * a_side * a_side, side = padded_side(in.resolution);
+  // Not a power of two, or all components of a tile would compete for the same lines of the cache.
+  const std::size_t in_stride = together * in.channels + kLanes,
+                    out_stride = together * out.channels + kLanes;
+  float* inputs = room_for(components_, components * in_stride);
+  float* products = room_for(products_, components * out_stride);
+  const std::size_t tap = 0, *offsets = row_offsets(together, in.channels);
+  tiles_.resize(together);
+  for (std::size_t first = 0; first < tiles; first += together) {
+    const std::size_t count = std::min(together, tiles - first);
+    for (std::size_t t = 0; t < count; ++t) {
+      const std::size_t f = (first + t) / (a_side * a_side), within = (first + t) % (a_side * a_side);
+      const std::size_t y = within / a_side, x = within % a_side;
+      const std::size_t out_y = y * sizes.outputs, out_x = x * sizes.outputs;
+      tiles_[t] = {((f * side + sizes.step * y) * side + sizes.step * x) * in.channels,
+                   ((f * out.resolution + out_y) * out.resolution + out_x) * out.channels,
+                   static_cast<std::uint8_t>(std::min(sizes.outputs, out.resolution - out_y)),
+                   static_cast<std::uint8_t>(std::min(sizes.outputs, out.resolution - out_x))};
+    }
+    transforms.input({padded, tiles_.data(), count, side * in.channels, in.channels, inputs, in_stride});
+    for (std::size_t i = 0; i < components; ++i)
+      kernels_.product({inputs + i * in_stride, offsets, count, &tap, 1, conv.inner,
+                        conv.weights.data() + i * conv.inner * conv.columns, conv.columns, nullptr, nullptr,
+                        products + i * out_stride, out.channels});
+    transforms.output({products, out_stride, tiles_.data(), count, out.resolution * out.channels,
+                       out.channels, conv.bias.data(), residual, out.data});
+  }
+}
+
+void MapPass::convolve(const PackedProduct& conv, const float* padded, const FeatureMap& in,
+                       std::size_t start, std::size_t stride, const FeatureMap& out) {
+  const std::size_t side = padded_side(in.resolution);
+  const std::size_t line = side * in.channels, taps[3] = {0, line, 2 * line};
+  rows_.clear();
+  for (std::size_t f = 0; f < in.frames; ++f)
+    for (std::size_t y = 0; y < out.resolution; ++y)
+      for (std::size_t x = 0; x < out.resolution; ++x)
+        rows_.push_back(((f * side + y * stride + start) * side + x * stride + start) * in.channels);
+  kernels_.product({padded, rows_.data(), rows_.size(), taps, conv.taps, conv.inner, conv.weights.data(),
+                    conv.columns, conv.bias.data(), nullptr, out.data, out.channels});
+}
+
+void MapPass::multiply(const PackedProduct& layer, const float* x, std::size_t rows, std::size_t stride,
+                       const float* residual, float* out) {
+  const std::size_t tap = 0;
+  kernels_.product({x, row_offsets(rows, stride), rows, &tap, 1, layer.inner, layer.weights.data(),
+                    layer.columns, layer.bias.data(), residual, out, layer.columns});
+}
+
+const std::size_t* MapPass::row_offsets(std::size_t rows, std::size_t stride) {
+  rows_.resize(rows);
+  for (std::size_t r = 0; r < rows; ++r) rows_[r] = r * stride;
+  return rows_.data();
+}
+
+}  // namespace iris_fast
