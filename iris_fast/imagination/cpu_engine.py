@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iris_fast.agent import Agent
+from iris_fast.models.cpu_policy import CpuPolicy
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from iris_fast.models.frame_codec import FrameCodec
 from iris_fast.models.world_model import WorldModel
@@ -163,7 +164,7 @@ class CpuDream:
 
 
 class CpuEngine(OracleEngine):
-    """The oracle with its dream and its frame decoder in C++.
+    """The oracle with its dream, its frame decoder and its policy's convolutions in C++.
 
     The agent must be in evaluation mode, in float32 on the CPU. Weights are packed at the first rollout, and
     again at the first one after `weights_changed`. The same seed gives the oracle's rollout, except where two
@@ -180,6 +181,8 @@ class CpuEngine(OracleEngine):
         self._pool: ThreadPool = require_extension().ThreadPool(threads)
         codec = FrameCodec(agent.tokenizer, self._pool, simd=options.simd)
         self._memo = FrameMemo(agent.tokenizer, codec.frames_of)
+        resolution = agent.config.tokenizer.autoencoder.resolution
+        self._policy = CpuPolicy(agent.actor_critic, self._pool, resolution, simd=options.simd)
         self._model: TokenModel | None = None
         self._dream: CpuDream | None = None  # kept for its memory
 
@@ -194,7 +197,7 @@ class CpuEngine(OracleEngine):
         """As `imagine`. Draws that are not `PhiloxDraws` are made in Python, so the oracle runs them."""
         if type(draws) is not PhiloxDraws or horizon < 1 or self._is_training():
             return super().imagine_with(start, horizon, draws)  # which also refuses what nobody can run
-        start_state = self.agent.actor_critic.burn_in(start.burn_in_frames, start.burn_in_mask)
+        start_state = self._policy.burn_in(start.burn_in_frames, start.burn_in_mask)
         dream = self._dream_for_rollout(start.first_tokens, draws)
         recorder = _Recorder()
         state = start_state

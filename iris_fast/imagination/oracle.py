@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from iris_fast.agent import Agent
-from iris_fast.models.actor_critic import LSTMState
+from iris_fast.models.actor_critic import ActorCritic, LSTMState
+from iris_fast.models.cpu_policy import CpuPolicy
 
 from .dream import Dream
 from .engine import ImaginationStart, Rollout
@@ -39,6 +40,7 @@ class OracleEngine:
     def __init__(self, agent: Agent):
         self.agent = agent
         self._memo = FrameMemo(agent.tokenizer) if agent.device.type == "cpu" else None
+        self._policy: ActorCritic | CpuPolicy = agent.actor_critic
 
     def weights_changed(self, parts: Iterable[str]) -> None:
         if "tokenizer" in parts and self._memo is not None:
@@ -54,7 +56,7 @@ class OracleEngine:
             raise ValueError("imagination needs the agent in evaluation mode: call agent.eval()")
         if horizon < 1:
             raise ValueError(f"the horizon must be at least 1 step, not {horizon}")
-        start_state = self.agent.actor_critic.burn_in(start.burn_in_frames, start.burn_in_mask)
+        start_state = self._policy.burn_in(start.burn_in_frames, start.burn_in_mask)
         dream = Dream(self.agent.world_model, start.first_tokens, draws)
         recorder = _Recorder()
         state = start_state
@@ -67,7 +69,7 @@ class OracleEngine:
     ) -> LSTMState:
         decoder = self._memo or self.agent.tokenizer
         frames = decoder.frames_of(dream.tokens)
-        policy = self.agent.actor_critic(frames.unsqueeze(1), state)
+        policy = self._policy(frames.unsqueeze(1), state)
         logits = policy.logits_actions.squeeze(1)
         tokens_per_block = dream.world_model.config.tokens_per_block
         actions = draws.sample(logits, dream.steps * tokens_per_block + tokens_per_block - 1, Purpose.ACTION)

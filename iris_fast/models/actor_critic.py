@@ -71,11 +71,15 @@ class ActorCritic(nn.Module):
         `mask` `(batch, time)` bool, optional: rows keep their state at the steps where it is False. The
         convolutions and the LSTM's input products run over all steps at once; only the recurrence is a loop.
         """
-        batch, time = frames.shape[:2]
+        features = self.features(frames.flatten(0, 1))
+        return self.recur(features.unflatten(0, frames.shape[:2]), state, mask)
+
+    def recur(self, features: Tensor, state: LSTMState, mask: Tensor | None = None) -> ActorCriticOutput:
+        """As `forward`, from the frames' features `(batch, time, count)`."""
         lstm = self.lstm
-        projected = F.linear(self.features(frames.flatten(0, 1)), lstm.weight_ih, lstm.bias_ih)
+        projected = F.linear(features.flatten(0, 1), lstm.weight_ih, lstm.bias_ih)
         hidden = []
-        for inputs, keep in self._steps(projected.unflatten(0, (batch, time)), mask):
+        for inputs, keep in self._steps(projected.unflatten(0, features.shape[:2]), mask):
             state = self._recur(inputs, state, keep)
             hidden.append(state.hx)
         outputs = torch.stack(hidden, dim=1)

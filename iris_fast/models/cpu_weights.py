@@ -35,3 +35,8 @@ def weight_arrays(module: nn.Module, skip: tuple[str, ...] = ()) -> dict[str, ND
             )
         weights[name] = tensor.detach().contiguous().numpy()
     return weights
+
+
+def weight_versions(module: nn.Module) -> list[tuple[int, int]]:
+    """Another list after any change of a parameter in place, such as an optimizer's step or loading weights."""
+    return [(parameter.data_ptr(), parameter._version) for parameter in module.parameters()]

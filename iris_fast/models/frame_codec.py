@@ -9,7 +9,7 @@ from torch import Tensor
 
 from iris_fast.kernels._extension import find_extension
 
-from .cpu_weights import require_extension, weight_arrays
+from .cpu_weights import require_extension, weight_arrays, weight_versions
 from .group_norm import EPS
 from .tokenizer import Tokenizer, in_pieces, nearest_codeword
 
@@ -108,8 +108,7 @@ class FrameCodec:
         return tokens.view(latents.shape[:2])
 
     def _codec(self) -> _C.FrameCodec:
-        # Every change in place, such as an optimizer's step, counts up a tensor's version.
-        weights = [(weight.data_ptr(), weight._version) for weight in self.tokenizer.trained_parameters()]
+        weights = weight_versions(self.tokenizer)
         if self._packed is None or weights != self._packed_weights:
             packed: _C.FrameCodec = require_extension().FrameCodec(
                 pack_tokenizer(self.tokenizer, self._simd), self._pool, group_size=self._group_size
