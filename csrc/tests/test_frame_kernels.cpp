@@ -268,6 +268,26 @@ void normalize_is_exact_to_rounding() {
         found[4] == 200.0f);
 }
 
+void pool_takes_the_largest_of_four_and_zero() {
+  const std::size_t channels = 32;
+  for (const std::size_t size : {1, 2, 6, 7}) {
+    const auto x = noise(size * size * channels, 51);
+    const std::size_t half = size / 2;
+    const auto out = at_every_level([&](const FrameKernels& kernels) {
+      std::vector<float> result(half * half * channels, kPoison);
+      kernels.pool(x.data(), size, channels, result.data());
+      return result;
+    });
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      const std::size_t c = i % channels, y = i / channels / half, col = i / channels % half;
+      float largest = 0.0f;
+      for (std::size_t at : {2 * y * size + 2 * col, (2 * y + 1) * size + 2 * col})
+        largest = std::max({largest, x[at * channels + c], x[(at + 1) * channels + c]});
+      CHECK(out[i] == largest);
+    }
+  }
+}
+
 void softmax_is_exact_to_rounding() {
   constexpr float kScale = 0.25f;
   for (const std::size_t valid : {1, 9, 16, 25, 48}) {
@@ -298,5 +318,6 @@ int main() {
   winograd_convolutions_are_exact_to_rounding();
   channel_sums_are_exact_to_rounding();
   normalize_is_exact_to_rounding();
+  pool_takes_the_largest_of_four_and_zero();
   softmax_is_exact_to_rounding();
 }
