@@ -3,6 +3,7 @@
 from . import (
     ball,
     compiled_kernels,
+    cpu_sampling,
     kernel_cached_attention,
     kernel_group_norm_swish,
     kernel_lambda_returns,
@@ -21,6 +22,7 @@ from . import (
 __all__ = [
     "ball",
     "compiled_kernels",
+    "cpu_sampling",
     "kernel_cached_attention",
     "kernel_group_norm_swish",
     "kernel_lambda_returns",
