@@ -12,7 +12,8 @@ inline std::string shape_text(const pybind11::array& array) {
   return pybind11::str(array.attr("shape")).cast<std::string>();
 }
 
-// `array` as a C-contiguous array of T with `dimensions` axes, or an error naming what it is instead.
+// `array` as an aligned, C-contiguous array of T with `dimensions` axes, or an error naming what it is
+// instead.
 template <typename T>
 pybind11::array_t<T> require(const pybind11::array& array, const std::string& name,
                              pybind11::ssize_t dimensions) {
@@ -25,6 +26,8 @@ pybind11::array_t<T> require(const pybind11::array& array, const std::string& na
                           shape_text(array));
   if ((array.flags() & py::array::c_style) == 0)
     throw py::value_error(name + " must be C-contiguous: pass numpy.ascontiguousarray of it");
+  if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
+    throw py::value_error(name + " must be aligned in memory: pass a copy of it");
   return py::array_t<T>(array);
 }
 

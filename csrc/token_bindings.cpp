@@ -19,9 +19,16 @@ namespace py = pybind11;
 namespace iris_fast {
 namespace {
 
+Precision precision(const std::string& dtype, const std::string& name) {
+  if (dtype == "float32") return Precision::kFloat;
+  if (dtype == "float16") return Precision::kHalf;
+  throw py::value_error(name + " must be \"float32\" or \"float16\", not \"" + dtype + "\"");
+}
+
 std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t layers, std::size_t heads,
                                        std::size_t tokens_per_block, std::size_t max_blocks,
-                                       bool block_causal, float layer_norm_epsilon, const std::string& simd) {
+                                       bool block_causal, float layer_norm_epsilon, const std::string& simd,
+                                       const std::string& weights_dtype) {
   const auto rows = [&](const std::string& name, py::ssize_t axis = 0) {
     const py::ssize_t dimensions = 2;
     return static_cast<std::size_t>(
@@ -39,16 +46,10 @@ std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t laye
                                 block_causal,
                                 layer_norm_epsilon};
   config.validate();
-  return std::make_shared<TokenModel>(config, kernels_for(simd),
+  return std::make_shared<TokenModel>(config, kernels_for(simd), precision(weights_dtype, "weights_dtype"),
                                       [&](const std::string& name, const std::vector<std::size_t>& shape) {
                                         return weight_data(weights, name, shape);
                                       });
-}
-
-CacheType cache_type(const std::string& name) {
-  if (name == "float32") return CacheType::kFloat;
-  if (name == "float16") return CacheType::kHalf;
-  throw py::value_error("kv_dtype must be \"float32\" or \"float16\", not \"" + name + "\"");
 }
 
 void restart(TokenDream& dream, const py::array& first_tokens, std::uint64_t seed, std::uint32_t first_row) {
@@ -65,8 +66,8 @@ std::unique_ptr<TokenDream> make_dream(std::shared_ptr<const TokenModel> model,
   const py::ssize_t dimensions = 2;
   const auto batch =
       static_cast<std::size_t>(require<std::int64_t>(first_tokens, "first_tokens", dimensions).shape(0));
-  auto dream = std::make_unique<TokenDream>(std::move(model), std::move(pool), batch, cache_type(kv_dtype),
-                                            group_size, purposes);
+  auto dream = std::make_unique<TokenDream>(std::move(model), std::move(pool), batch,
+                                            precision(kv_dtype, "kv_dtype"), group_size, purposes);
   restart(*dream, first_tokens, seed, first_row);
   return dream;
 }
@@ -133,9 +134,12 @@ void bind_token_engine(py::module_& module) {
       "The world model's weights (its state dict as float32 NumPy arrays), copied and packed for a SIMD "
       "level\n"
       "(\"auto\" for the fastest). KeyError, TypeError or ValueError naming a weight that is missing or of\n"
-      "another dtype, layout or shape.")
+      "another dtype, layout or shape. `weights_dtype` \"float16\" keeps the linear layers' matrices in "
+      "half\n"
+      "precision: ValueError for one that it cannot hold.")
       .def(py::init(&make_model), "weights"_a, py::kw_only(), "num_layers"_a, "num_heads"_a,
-           "tokens_per_block"_a, "max_blocks"_a, "block_causal"_a, "layer_norm_epsilon"_a, "simd"_a = "auto")
+           "tokens_per_block"_a, "max_blocks"_a, "block_causal"_a, "layer_norm_epsilon"_a, "simd"_a = "auto",
+           "weights_dtype"_a = "float32")
       .def_property_readonly("simd", [](const TokenModel& model) { return model.kernels().name; });
 
   py::class_<TokenDream>(

@@ -65,6 +65,7 @@ class TokenModel:
         block_causal: bool,
         layer_norm_epsilon: float,
         simd: str = "auto",
+        weights_dtype: str = "float32",
     ) -> None: ...
     @property
     def simd(self) -> str: ...

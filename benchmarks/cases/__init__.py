@@ -3,6 +3,7 @@
 from . import (
     ball,
     compiled_kernels,
+    cpu_sampling,
     frame_decoding,
     kernel_cached_attention,
     kernel_group_norm_swish,
@@ -23,6 +24,7 @@ from . import (
 __all__ = [
     "ball",
     "compiled_kernels",
+    "cpu_sampling",
     "frame_decoding",
     "kernel_cached_attention",
     "kernel_group_norm_swish",

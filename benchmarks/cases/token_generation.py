@@ -20,7 +20,12 @@ from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.world_model import WorldModel
 
 ACTIONS = 6
-TOLERANCE = {"float32": 1e-4, "float16": 1e-2}  # of logits against the oracle's, as a share of the largest
+# What is kept in half precision, with the tolerance of logits against the oracle's, as a share of the largest.
+SIDES = {
+    "cpu_float32": (CpuOptions(), 1e-4),
+    "cpu_float16": (CpuOptions(kv_dtype="float16"), 1e-2),
+    "cpu_float16_weights": (CpuOptions(kv_dtype="float16", weights_dtype="float16"), 1e-2),
+}
 CPU = torch.device("cpu")
 
 
@@ -80,14 +85,14 @@ def measure_batch(
     draws = PhiloxDraws(0)
     sides: dict[str, Callable[[], Dream | CpuDream]] = {"oracle": lambda: Dream(world_model, first, draws)}
     found: dict[str, Any] = {"batch": batch, "steps": steps, "rounds": rounds}
-    for kv_dtype in ("float32", "float16"):
-        dream = CpuEngine(agent, CpuOptions(kv_dtype=kv_dtype)).dream(first, draws)
+    for name, (options, tolerance) in SIDES.items():
+        dream = CpuEngine(agent, options).dream(first, draws)
         error = disagreement(world_model, dream, first, actions[:, 0])
-        found[f"cpu_{kv_dtype}"] = {"logits_differ_by": error}
-        if error <= TOLERANCE[kv_dtype]:
-            sides[f"cpu_{kv_dtype}"] = lambda dream=dream: dream.restart(first, draws) or dream  # type: ignore[misc]
+        found[name] = {"logits_differ_by": error}
+        if error <= tolerance:
+            sides[name] = lambda dream=dream: dream.restart(first, draws) or dream  # type: ignore[misc]
         else:
-            found[f"cpu_{kv_dtype}"]["not_timed"] = "its logits are not the oracle's"
+            found[name]["not_timed"] = "its logits are not the oracle's"
     for start in sides.values():
         seconds_of(start, actions[:, :1])  # warms up
     seconds: dict[str, list[list[float]]] = {name: [] for name in sides}
@@ -96,7 +101,7 @@ def measure_batch(
             seconds[name].append(seconds_of(start, actions))
     for name, runs in seconds.items():
         found.setdefault(name, {}).update(
-            summary(runs, world_model, batch, 2 if name == "cpu_float16" else 4, ceilings)
+            summary(runs, world_model, batch, 2 if "float16" in name else 4, ceilings)
         )
         found[name]["times_the_oracle"] = found["oracle"]["seconds"] / found[name]["seconds"]
     return found

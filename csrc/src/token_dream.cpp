@@ -1,6 +1,7 @@
 #include "iris_fast/token_dream.hpp"
 
 #include <algorithm>
+#include <deque>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -12,6 +13,9 @@ namespace iris_fast {
 namespace {
 
 constexpr std::size_t kLargestGroup = 32;
+// A product takes as long for one row as for the rows of a tile, and has too few panels of columns for more
+// members.
+constexpr std::size_t kSmallestGroup = kTileRows, kLargestTeam = 8;
 constexpr std::size_t kLargestBatch = std::size_t{1} << 20;
 
 std::size_t checked_batch(std::size_t batch) {
@@ -22,8 +26,14 @@ std::size_t checked_batch(std::size_t batch) {
 }
 
 std::size_t chosen_group(std::size_t group, std::size_t batch, std::size_t threads) {
-  if (group == 0) group = std::min(kLargestGroup, (batch + threads - 1) / threads);
-  return std::min(group, batch);
+  if (group != 0) return std::min(group, batch);
+  const std::size_t most = std::clamp((batch + threads - 1) / threads, kSmallestGroup, kLargestGroup);
+  const std::size_t groups = (batch + most - 1) / most;
+  return (batch + groups - 1) / groups;
+}
+
+std::size_t chosen_team(std::size_t groups, std::size_t threads) {
+  return std::clamp(threads / groups, std::size_t{1}, kLargestTeam);
 }
 
 void require_range(const char* what, const std::int64_t* values, std::size_t count, std::size_t limit) {
@@ -50,18 +60,18 @@ class Holding {
 }  // namespace
 
 struct TokenDream::Step {
-  const std::int64_t* actions;
   const DreamOutput& output;
   bool rebuild;
   std::size_t length;  // of the cache before the action, once rebuilt
 };
 
 TokenDream::TokenDream(std::shared_ptr<const TokenModel> model, std::shared_ptr<ThreadPool> pool,
-                       std::size_t batch, CacheType cache_type, std::size_t group, DrawPurposes purposes)
+                       std::size_t batch, Precision cache_type, std::size_t group, DrawPurposes purposes)
     : model_(std::move(model)),
       pool_(std::move(pool)),
       batch_(checked_batch(batch)),
       group_(chosen_group(group, batch, pool_->threads())),
+      team_(chosen_team((batch + group_ - 1) / group_, pool_->threads())),
       purposes_(purposes),
       cache_(model_->config(), batch_, cache_type),
       passes_(pool_->threads()),
@@ -85,91 +95,109 @@ void TokenDream::step(const std::int64_t* actions, const DreamOutput& output,
   const TokenModelConfig& config = model_->config();
   if (broken_)
     throw std::runtime_error("this dream was not started, or its last step was interrupted: restart it");
-  require_range("actions", actions, batch_, config.actions);
+  // A copy, so that what was checked is what is used: the caller's array may change while no lock is held.
+  actions_.assign(actions, actions + batch_);
+  require_range("actions", actions_.data(), batch_, config.actions);
   if ((steps_ + 2) * config.tokens_per_block > std::numeric_limits<std::uint32_t>::max())
     throw std::overflow_error("a dream ends where its draws' positions exceed 32 bits, after " +
                               std::to_string(steps_) + " steps: restart it");
   const std::size_t passes = output.tokens != nullptr ? config.tokens_per_block : 1;
   const bool full = length_ + passes > config.max_tokens();
-  const Step step{actions, output, empty_ || full, full ? config.slots() : length_};
+  const Step step{output, empty_ || full, full ? config.slots() : length_};
   broken_ = true;
   const std::size_t groups = (batch_ + group_ - 1) / group_;
+  // Members of a team wait for each other, so all must run at once: there are no more of them than threads.
+  std::deque<Team> teams;
+  for (std::size_t index = 0; team_ > 1 && index < groups; ++index) {
+    teams.emplace_back(team_);
+    make_pass(index);
+  }
   const auto task = [&](std::size_t index, std::size_t worker, TaskContext& context) {
-    if (!passes_[worker])
-      passes_[worker] = std::make_unique<TokenPass>(*model_, std::max(group_, config.slots()));
-    const std::size_t first = index * group_;
-    step_group(step, first, std::min(group_, batch_ - first), *passes_[worker], context);
+    const std::size_t group = index / team_, first = group * group_;
+    if (team_ == 1) make_pass(worker);
+    Team alone(1);
+    const Member member{team_ > 1 ? teams[group] : alone, index % team_, context};
+    step_group(step, first, std::min(group_, batch_ - first), *passes_[team_ > 1 ? group : worker], member);
   };
-  pool_->run(groups, task, stop);
+  pool_->run(groups * team_, task, stop);
   length_ = step.length + passes;
   ++steps_;
   empty_ = false;
   broken_ = false;
 }
 
+void TokenDream::make_pass(std::size_t index) {
+  if (!passes_[index])
+    passes_[index] = std::make_unique<TokenPass>(*model_, std::max(group_, model_->config().slots()), team_);
+}
+
 void TokenDream::step_group(const Step& step, std::size_t first, std::size_t count, TokenPass& pass,
-                            TaskContext& context) {
+                            const Member& member) {
   const TokenModelConfig& config = model_->config();
   const DreamOutput& output = step.output;
-  if (step.rebuild) rebuild(first, count, pass, context);
-  context.check();
+  if (step.rebuild) rebuild(first, count, pass, member);
+  member.context.check();
   std::vector<TokenPass::Row> rows(count);
   for (std::size_t r = 0; r < count; ++r)
-    rows[r] = {model_->action_embedding(static_cast<std::size_t>(step.actions[first + r])), first + r,
+    rows[r] = {model_->action_embedding(static_cast<std::size_t>(actions_[first + r])), first + r,
                step.length, step.length + 1};
-  pass.run(*model_, rows, cache_, true);
+  pass.run(*model_, rows, cache_, true, member);
   const std::uint64_t position = steps_ * config.tokens_per_block + config.slots();
   sample(model_->rewards(), first, count, position, purposes_.reward, pass, output.rewards + first, 1,
-         output.logits_rewards, config.reward_classes);
+         output.logits_rewards, config.reward_classes, member);
   sample(model_->ends(), first, count, position, purposes_.end, pass, output.ends + first, 1,
-         output.logits_ends, config.end_classes);
-  if (output.tokens != nullptr) generate_frame(step, rows, pass, context);
+         output.logits_ends, config.end_classes, member);
+  if (output.tokens != nullptr) generate_frame(step, rows, pass, member);
 }
 
 void TokenDream::generate_frame(const Step& step, std::vector<TokenPass::Row>& rows, TokenPass& pass,
-                                TaskContext& context) {
+                                const Member& member) {
   const TokenModelConfig& config = model_->config();
   const std::size_t slots = config.slots(), first = rows.front().sequence, vocabulary = config.vocabulary;
   for (std::size_t slot = 0; slot < slots; ++slot) {
     float* logits = step.output.logits_observations;
     if (logits != nullptr) logits += slot * vocabulary;
     sample(model_->observations(), first, rows.size(), (steps_ + 1) * config.tokens_per_block + slot,
-           purposes_.token, pass, tokens_.data() + first * slots + slot, slots, logits, slots * vocabulary);
-    context.check();
+           purposes_.token, pass, tokens_.data() + first * slots + slot, slots, logits, slots * vocabulary,
+           member);
+    member.context.check();
+    member.wait();  // for the rows that others drew
     for (TokenPass::Row& row : rows) {
       const std::int64_t token = tokens_[row.sequence * slots + slot];
       row.embedding = model_->token_embedding(static_cast<std::size_t>(token));
       row.position = step.length + 1 + slot;
       row.seen = row.position + 1;
     }
-    pass.run(*model_, rows, cache_, slot + 1 < slots);
+    pass.run(*model_, rows, cache_, slot + 1 < slots, member);
   }
-  std::copy_n(tokens_.data() + first * slots, rows.size() * slots, step.output.tokens + first * slots);
+  if (member.rank == 0)
+    std::copy_n(tokens_.data() + first * slots, rows.size() * slots, step.output.tokens + first * slots);
 }
 
-void TokenDream::rebuild(std::size_t first, std::size_t count, TokenPass& pass, TaskContext& context) {
+void TokenDream::rebuild(std::size_t first, std::size_t count, TokenPass& pass, const Member& member) {
   const TokenModelConfig& config = model_->config();
   const std::size_t slots = config.slots(), together = pass.max_rows() / slots;
   std::vector<TokenPass::Row> rows;
   for (std::size_t begin = 0; begin < count; begin += together) {
-    context.check();
+    member.context.check();
     rows.clear();
     for (std::size_t s = first + begin; s < first + std::min(count, begin + together); ++s)
       for (std::size_t slot = 0; slot < slots; ++slot)
         rows.push_back({model_->token_embedding(static_cast<std::size_t>(tokens_[s * slots + slot])), s, slot,
                         config.block_causal ? slots : slot + 1});
-    pass.run(*model_, rows, cache_, false);
+    pass.run(*model_, rows, cache_, false, member);
   }
 }
 
 void TokenDream::sample(const PackedHead& head, std::size_t first, std::size_t count, std::uint64_t position,
                         std::uint32_t purpose, TokenPass& pass, std::int64_t* drawn, std::size_t drawn_stride,
-                        float* logits, std::size_t logits_stride) const {
+                        float* logits, std::size_t logits_stride, const Member& member) const {
   constexpr float kTemperature = 1.0f;
   std::size_t stride = 0;
-  const float* found = pass.logits(*model_, head, stride);
+  const float* found = pass.logits(*model_, head, count, stride, member);
   std::vector<double> running(head.classes);
-  for (std::size_t r = 0; r < count; ++r) {
+  const Share share = member.share(count);
+  for (std::size_t r = share.begin; r < share.end; ++r) {
     const float* row = found + r * stride;
     if (logits != nullptr) std::copy_n(row, head.classes, logits + (first + r) * logits_stride);
     const float u = philox_uniform(seed_, first_row_ + static_cast<std::uint32_t>(first + r),

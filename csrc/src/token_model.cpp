@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 
 namespace iris_fast {
@@ -36,7 +37,7 @@ class Packer {
  public:
   Packer(std::size_t panel_vectors, std::size_t inner, std::size_t columns)
       : panel_(panel_vectors * kLanes), linear_{round_up(inner, kLanes), round_up(columns, kLanes), {}, {}} {
-    linear_.weights = zeros(linear_.inner * linear_.columns);
+    weights_ = zeros(linear_.inner * linear_.columns);
     linear_.bias = zeros(linear_.columns);
   }
 
@@ -46,24 +47,35 @@ class Packer {
     for (std::size_t o = 0; o < outputs; ++o) {
       const std::size_t column = first + out(o), panel_start = column / panel_ * panel_;
       const std::size_t width = std::min(panel_, linear_.columns - panel_start);
-      float* target = linear_.weights.data() + panel_start * linear_.inner + column % panel_;
+      float* target = weights_.data() + panel_start * linear_.inner + column % panel_;
       for (std::size_t i = 0; i < inputs; ++i) target[in(i) * width] = weight[o * inputs + i];
       linear_.bias.data()[column] = bias[o];
     }
   }
 
-  PackedLinear take() { return std::move(linear_); }
+  PackedLinear take(const KernelTable& kernels, Precision precision) {
+    const bool half = precision == Precision::kHalf;
+    linear_.weights = AlignedBuffer<unsigned char>(weights_.size() * (half ? 2 : 4));
+    if (half)
+      kernels.to_half(weights_.data(), weights_.size(),
+                      reinterpret_cast<std::uint16_t*>(linear_.weights.data()));
+    else
+      std::memcpy(linear_.weights.data(), weights_.data(), weights_.size() * sizeof(float));
+    return std::move(linear_);
+  }
 
  private:
   std::size_t panel_;
+  AlignedBuffer<float> weights_;
   PackedLinear linear_;
 };
 
 // Reads and packs the layers of one model.
 class Loader {
  public:
-  Loader(const TokenModelConfig& config, std::size_t panel_vectors, const FindWeight& find)
-      : config_(config), panel_vectors_(panel_vectors), find_(find) {}
+  Loader(const TokenModelConfig& config, const KernelTable& kernels, Precision precision,
+         const FindWeight& find)
+      : config_(config), kernels_(kernels), precision_(precision), find_(find) {}
 
   AlignedBuffer<float> table(const std::string& name, std::size_t rows, std::size_t width) const {
     const float* source = find_(name, {rows, width});
@@ -92,22 +104,34 @@ class Loader {
     const std::size_t attention = config_.attention_dim();
     const Padding by_heads{config_.cache_shape().head_dim, config_.cache_shape().padded_dim()};
     const Padding dense{width, width};
-    Packer qkv(panel_vectors_, width, 3 * attention);
+    Packer qkv(kernels_.panel_vectors, width, 3 * attention);
     std::size_t first = 0;
     for (const char* part : {".attn.query", ".attn.key", ".attn.value"}) {
-      qkv.add(find_(name + part + ".weight", {width, width}), find_(name + part + ".bias", {width}), width,
+      qkv.add(matrix(name + part + ".weight", width, width), find_(name + part + ".bias", {width}), width,
               width, first, by_heads, dense);
       first += attention;
     }
     return {norm(name + ".ln1"),
             norm(name + ".ln2"),
-            qkv.take(),
+            qkv.take(kernels_, precision_),
             linear(name + ".attn.proj", width, width, dense, by_heads, width, attention),
             linear(name + ".mlp.0", hidden, width),
             linear(name + ".mlp.2", width, hidden)};
   }
 
  private:
+  // A linear layer's weight; refused where half precision would make a number infinite.
+  const float* matrix(const std::string& name, std::size_t outputs, std::size_t inputs) const {
+    constexpr float kBeyondHalf = 65520.0f;  // which rounds to infinity
+    const float* weight = find_(name, {outputs, inputs});
+    if (precision_ == Precision::kHalf)
+      for (std::size_t i = 0; i < outputs * inputs; ++i)
+        if (std::isfinite(weight[i]) && std::fabs(weight[i]) >= kBeyondHalf)
+          throw std::invalid_argument(name + " holds " + std::to_string(weight[i]) +
+                                      ", which half precision cannot: keep these weights in float32");
+    return weight;
+  }
+
   AlignedBuffer<float> vector(const std::string& name) const {
     const float* source = find_(name, {config_.embed_dim});
     AlignedBuffer<float> copy = zeros(config_.padded_dim());
@@ -117,14 +141,15 @@ class Loader {
 
   PackedLinear linear(const std::string& name, std::size_t outputs, std::size_t inputs, Padding out,
                       Padding in, std::size_t padded_outputs, std::size_t padded_inputs) const {
-    Packer packer(panel_vectors_, padded_inputs, padded_outputs);
-    packer.add(find_(name + ".weight", {outputs, inputs}), find_(name + ".bias", {outputs}), outputs, inputs,
+    Packer packer(kernels_.panel_vectors, padded_inputs, padded_outputs);
+    packer.add(matrix(name + ".weight", outputs, inputs), find_(name + ".bias", {outputs}), outputs, inputs,
                0, out, in);
-    return packer.take();
+    return packer.take(kernels_, precision_);
   }
 
   const TokenModelConfig& config_;
-  std::size_t panel_vectors_;
+  const KernelTable& kernels_;
+  Precision precision_;
   const FindWeight& find_;
 };
 
@@ -150,10 +175,11 @@ void TokenModelConfig::validate() const {
                                 std::to_string(layer_norm_epsilon));
 }
 
-TokenModel::TokenModel(const TokenModelConfig& config, const KernelTable& kernels, const FindWeight& find)
-    : config_(config), kernels_(kernels) {
+TokenModel::TokenModel(const TokenModelConfig& config, const KernelTable& kernels, Precision precision,
+                       const FindWeight& find)
+    : config_(config), kernels_(kernels), precision_(precision) {
   config.validate();
-  const Loader load(config_, kernels.panel_vectors, find);
+  const Loader load(config_, kernels, precision, find);
   const std::size_t width = config.embed_dim;
   actions_ = load.table("embedder.embedding_tables.0.weight", config.actions, width);
   tokens_ = load.table("embedder.embedding_tables.1.weight", config.vocabulary, width);

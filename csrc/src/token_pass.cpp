@@ -15,85 +15,120 @@ AlignedBuffer<float> tiled(std::size_t rows, std::size_t columns) {
 
 }  // namespace
 
-TokenPass::TokenPass(const TokenModel& model, std::size_t max_rows) : max_rows_(max_rows) {
+TokenPass::TokenPass(const TokenModel& model, std::size_t max_rows, std::size_t members)
+    : max_rows_(max_rows), scratch_(members) {
   const TokenModelConfig& config = model.config();
   const std::size_t width = config.padded_dim();
   const std::size_t classes =
       std::max({config.vocabulary, config.reward_classes, config.end_classes, std::size_t{1}});
   x_ = tiled(max_rows, width);
-  normed_ = tiled(max_rows, width);
   qkv_ = tiled(max_rows, 3 * config.attention_dim());
   attended_ = tiled(max_rows, config.attention_dim());
   hidden_ = tiled(max_rows, config.hidden_dim());
   logits_ = tiled(max_rows, classes);
-  scores_ = tiled(1, round_up(config.max_tokens(), kLanes));
-  caches_.resize(max_rows);
-  tokens_.resize(max_rows);
+  for (Scratch& scratch : scratch_) {
+    scratch.normed = tiled(max_rows, width);
+    scratch.scores = tiled(1, round_up(config.max_tokens(), kLanes));
+    scratch.caches.resize(max_rows);
+    scratch.tokens.resize(max_rows);
+  }
 }
 
 void TokenPass::run(const TokenModel& model, const std::vector<Row>& rows, KeyValueCache& cache,
-                    bool want_features) {
+                    bool want_features, const Member& member) {
+  const TokenModelConfig& config = model.config();
+  const std::size_t count = rows.size();
+  const auto tiles = [](float* data, std::size_t columns) {
+    return Output{data, columns * kTileRows, kLanes, kTileFloats};
+  };
+  const Output x = tiles(x_.data(), config.padded_dim());
+  embed(model, rows, member);
+  for (std::size_t layer = 0; layer < model.blocks().size(); ++layer) {
+    const PackedBlock& block = model.blocks()[layer];
+    const bool want_output = want_features || layer + 1 < model.blocks().size();
+    const float* normed = normalise(model, block.attention_norm, count, member);
+    linear(model, block.qkv, count, normed, Activation::kNone, nullptr, tiles(qkv_.data(), block.qkv.columns),
+           member);
+    attend(model, layer, rows, cache, want_output, member);
+    if (!want_output) return;
+    linear(model, block.projection, count, attended_.data(), Activation::kNone, x.data, x, member);
+    normed = normalise(model, block.mlp_norm, count, member);
+    linear(model, block.expand, count, normed, Activation::kGelu, nullptr,
+           tiles(hidden_.data(), block.expand.columns), member);
+    linear(model, block.contract, count, hidden_.data(), Activation::kNone, x.data, x, member);
+  }
+  normalise(model, model.final_norm(), count, member);
+}
+
+const float* TokenPass::logits(const TokenModel& model, const PackedHead& head, std::size_t rows,
+                               std::size_t& stride, const Member& member) {
+  linear(model, head.hidden, rows, scratch_[member.rank].normed.data(), Activation::kRelu, nullptr,
+         {hidden_.data(), head.hidden.columns * kTileRows, kLanes, kTileFloats}, member);
+  stride = head.logits.columns;
+  linear(model, head.logits, rows, hidden_.data(), Activation::kNone, nullptr,
+         {logits_.data(), kTileRows * stride, stride, kLanes}, member);
+  return logits_.data();
+}
+
+void TokenPass::embed(const TokenModel& model, const std::vector<Row>& rows, const Member& member) {
   const std::size_t width = model.config().padded_dim();
-  rows_ = rows.size();
-  for (std::size_t r = 0; r < rows_; ++r) {
+  const Share share = member.share(rows.size());
+  for (std::size_t r = share.begin; r < share.end; ++r) {
     const float* position = model.position_embedding(rows[r].position);
     for (std::size_t c = 0; c < width; c += kLanes) {
       float* x = x_.data() + tiled_offset(r, c, width);
       for (std::size_t i = 0; i < kLanes; ++i) x[i] = rows[r].embedding[c + i] + position[c + i];
     }
   }
-  for (std::size_t layer = 0; layer < model.blocks().size(); ++layer) {
-    const PackedBlock& block = model.blocks()[layer];
-    const bool want_output = want_features || layer + 1 < model.blocks().size();
-    normalise(model, block.attention_norm);
-    linear(model, block.qkv, normed_.data(), Activation::kNone, nullptr, qkv_.data());
-    attend(model, layer, rows, cache, want_output);
-    if (!want_output) return;
-    linear(model, block.projection, attended_.data(), Activation::kNone, x_.data(), x_.data());
-    normalise(model, block.mlp_norm);
-    linear(model, block.expand, normed_.data(), Activation::kGelu, nullptr, hidden_.data());
-    linear(model, block.contract, hidden_.data(), Activation::kNone, x_.data(), x_.data());
-  }
-  normalise(model, model.final_norm());
-}
-
-const float* TokenPass::logits(const TokenModel& model, const PackedHead& head, std::size_t& stride) {
-  linear(model, head.hidden, normed_.data(), Activation::kRelu, nullptr, hidden_.data());
-  stride = head.logits.columns;
-  model.kernels().linear({hidden_.data(), rows_, head.logits.inner, head.logits.weights.data(),
-                          head.logits.bias.data(), head.logits.columns, Activation::kNone, nullptr,
-                          logits_.data(), kTileRows * stride, stride, kLanes});
-  return logits_.data();
+  member.wait();
 }
 
 void TokenPass::attend(const TokenModel& model, std::size_t layer, const std::vector<Row>& rows,
-                       KeyValueCache& cache, bool want_output) {
+                       KeyValueCache& cache, bool want_output, const Member& member) {
   const TokenModelConfig& config = model.config();
   const CacheShape shape = config.cache_shape();
-  const bool half = cache.type() == CacheType::kHalf;
-  for (std::size_t r = 0; r < rows_; ++r) {
-    caches_[r] = cache.layer(rows[r].sequence, layer);
-    tokens_[r] = rows[r].position;
+  const bool half = cache.type() == Precision::kHalf;
+  Scratch& scratch = scratch_[member.rank];
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    scratch.caches[r] = cache.layer(rows[r].sequence, layer);
+    scratch.tokens[r] = rows[r].position;
   }
   const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
-  const AttentionArgs args{qkv_.data(),    rows_, shape,          caches_.data(),
-                           tokens_.data(), scale, scores_.data(), attended_.data()};
+  const Share heads = member.share(shape.heads);
+  const AttentionArgs args{qkv_.data(), rows.size(), shape, scratch.caches.data(), scratch.tokens.data(),
+                           heads.begin, heads.end,   scale, scratch.scores.data(), attended_.data()};
   (half ? model.kernels().append_half : model.kernels().append_float)(args);
-  if (!want_output) return;
-  for (std::size_t r = 0; r < rows_; ++r) tokens_[r] = rows[r].seen;
-  (half ? model.kernels().attend_half : model.kernels().attend_float)(args);
+  if (want_output) {
+    for (std::size_t r = 0; r < rows.size(); ++r) scratch.tokens[r] = rows[r].seen;
+    (half ? model.kernels().attend_half : model.kernels().attend_float)(args);
+  }
+  member.wait();
 }
 
-void TokenPass::linear(const TokenModel& model, const PackedLinear& layer, const float* a,
-                       Activation activation, const float* residual, float* out) const {
-  model.kernels().linear({a, rows_, layer.inner, layer.weights.data(), layer.bias.data(), layer.columns,
-                          activation, residual, out, layer.columns * kTileRows, kLanes, kTileFloats});
+void TokenPass::linear(const TokenModel& model, const PackedLinear& layer, std::size_t rows, const float* a,
+                       Activation activation, const float* residual, Output out, const Member& member) const {
+  const bool half = model.precision() == Precision::kHalf;
+  const std::size_t panel = model.kernels().panel_vectors;
+  const Share panels = member.share((layer.columns / kLanes + panel - 1) / panel);
+  const std::size_t first = panels.begin * panel, end = std::min(panels.end * panel, layer.columns / kLanes);
+  if (first < end) {
+    const std::size_t skipped = first * out.vector_stride;
+    (half ? model.kernels().linear_half : model.kernels().linear_float)(
+        {a, rows, layer.inner, layer.weights.data() + first * kLanes * layer.inner * (half ? 2 : 4),
+         layer.bias.data() + first * kLanes, (end - first) * kLanes, activation,
+         residual == nullptr ? nullptr : residual + skipped, out.data + skipped, out.tile_stride,
+         out.row_stride, out.vector_stride});
+  }
+  member.wait();
 }
 
-void TokenPass::normalise(const TokenModel& model, const PackedNorm& norm) {
+const float* TokenPass::normalise(const TokenModel& model, const PackedNorm& norm, std::size_t rows,
+                                  const Member& member) {
   const TokenModelConfig& config = model.config();
-  model.kernels().layer_norm({x_.data(), rows_, config.embed_dim, norm.weight.data(), norm.bias.data(),
-                              config.layer_norm_epsilon, normed_.data()});
+  float* normed = scratch_[member.rank].normed.data();
+  model.kernels().layer_norm({x_.data(), rows, config.embed_dim, norm.weight.data(), norm.bias.data(),
+                              config.layer_norm_epsilon, normed});
+  return normed;
 }
 
 }  // namespace iris_fast

@@ -60,10 +60,22 @@ auto at_every_level(const Compute& compute) {
 
 double exact_gelu(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
 
+// Noise, where asked for of numbers that half precision holds.
+std::vector<float> weights(std::size_t count, Precision precision) {
+  auto values = noise(count, 2);
+  if (precision == Precision::kFloat) return values;
+  std::vector<std::uint16_t> halves(count);
+  const KernelTable& table = kernels_for("portable");
+  table.to_half(values.data(), count, halves.data());
+  table.from_half(halves.data(), count, values.data());
+  return values;
+}
+
 std::vector<float> run_linear(const KernelTable& table, std::size_t rows, std::size_t inner,
-                              std::size_t columns, Activation activation, bool residual, bool row_major) {
+                              std::size_t columns, Activation activation, bool residual, bool row_major,
+                              Precision precision) {
   const auto a = tiled(noise(rows * inner, 1), rows, inner);
-  const auto weight = noise(columns * inner, 2), bias = noise(columns, 3);
+  const auto weight = weights(columns * inner, precision), bias = noise(columns, 3);
   std::vector<float> packed(columns * inner);
   const std::size_t panel = table.panel_vectors * kLanes;
   for (std::size_t c = 0; c < columns; ++c) {
@@ -83,7 +95,12 @@ std::vector<float> run_linear(const KernelTable& table, std::size_t rows, std::s
     args.out_row_stride = columns;
     args.out_vector_stride = kLanes;
   }
-  table.linear(args);
+  std::vector<std::uint16_t> halves(packed.size());
+  if (precision == Precision::kHalf) {
+    table.to_half(packed.data(), packed.size(), halves.data());
+    args.weights = halves.data();
+  }
+  (precision == Precision::kHalf ? table.linear_half : table.linear_float)(args);
   return out;
 }
 
@@ -93,11 +110,12 @@ double activated(double x, Activation activation) {
 }
 
 void check_linear(std::size_t rows, std::size_t inner, std::size_t columns, Activation activation,
-                  bool residual, bool row_major) {
+                  bool residual, bool row_major, Precision precision = Precision::kFloat) {
   const auto out = at_every_level([&](const KernelTable& table) {
-    return run_linear(table, rows, inner, columns, activation, residual, row_major);
+    return run_linear(table, rows, inner, columns, activation, residual, row_major, precision);
   });
-  const auto a = noise(rows * inner, 1), weight = noise(columns * inner, 2), bias = noise(columns, 3);
+  const auto a = noise(rows * inner, 1), weight = weights(columns * inner, precision),
+             bias = noise(columns, 3);
   const auto before = noise(tiled_size(rows, columns), 4);
   for (std::size_t r = 0; r < rows; ++r)
     for (std::size_t c = 0; c < columns; ++c) {
@@ -118,7 +136,8 @@ void check_linear(std::size_t rows, std::size_t inner, std::size_t columns, Acti
 void linear_is_exact_to_rounding() {
   for (const std::size_t rows : {1, 2, 3, 5, 7, 8, 9, 31})
     for (const std::size_t columns : {16, 32, 48, 80})
-      check_linear(rows, 32, columns, Activation::kNone, false, false);
+      for (const Precision precision : {Precision::kFloat, Precision::kHalf})
+        check_linear(rows, 32, columns, Activation::kNone, false, false, precision);
   check_linear(9, 208, 112, Activation::kGelu, false, false);
   check_linear(9, 16, 64, Activation::kRelu, false, false);
   check_linear(11, 64, 96, Activation::kNone, true, false);
@@ -279,8 +298,8 @@ struct Attention {
     for (std::size_t position = 0; position < tokens; ++position) {
       const auto tiles = tiled(qkv(position), rows, 3 * columns());
       std::vector<std::size_t> counts(rows, position);
-      const AttentionArgs args{tiles.data(),  rows,    shape,         caches.data(),
-                               counts.data(), scale(), scores.data(), out.data()};
+      const AttentionArgs args{tiles.data(), rows,    shape,         caches.data(), counts.data(), 0,
+                               shape.heads,  scale(), scores.data(), out.data()};
       (sizeof(Element) == 2 ? table.append_half : table.append_float)(args);
       for (std::size_t& count : counts) ++count;
       (sizeof(Element) == 2 ? table.attend_half : table.attend_float)(args);

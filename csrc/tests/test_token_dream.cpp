@@ -6,6 +6,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -42,6 +43,7 @@ class Weights {
     return values.data();
   }
 
+  std::vector<float>& edit(const std::string& name) { return weights_.at(name); }
   const std::vector<float>& operator[](const std::string& name) const { return weights_.at(name); }
 
  private:
@@ -54,8 +56,8 @@ Weights& weights() {
   return all;
 }
 
-std::shared_ptr<TokenModel> make_model(const std::string& level) {
-  return std::make_shared<TokenModel>(config(), kernels_for(level),
+std::shared_ptr<TokenModel> make_model(const std::string& level, Precision precision = Precision::kFloat) {
+  return std::make_shared<TokenModel>(config(), kernels_for(level), precision,
                                       [](const std::string& name, const std::vector<std::size_t>& shape) {
                                         return weights().find(name, shape);
                                       });
@@ -188,8 +190,10 @@ Played step(TokenDream& dream, std::size_t index) {
   return found;
 }
 
-TokenDream make_dream(const std::string& level, std::size_t threads, std::size_t group, CacheType type) {
-  return TokenDream(make_model(level), std::make_shared<ThreadPool>(threads), kBatch, type, group, kPurposes);
+TokenDream make_dream(const std::string& level, std::size_t threads, std::size_t group, Precision type,
+                      Precision of_weights = Precision::kFloat) {
+  return TokenDream(make_model(level, of_weights), std::make_shared<ThreadPool>(threads), kBatch, type, group,
+                    kPurposes);
 }
 
 void close(const float* found, const Vector& expected) {
@@ -198,7 +202,7 @@ void close(const float* found, const Vector& expected) {
 
 // Two steps fit the context of 12 tokens; the third begins with the cache rebuilt from the current frame.
 void logits_are_the_plain_models() {
-  TokenDream dream = make_dream("auto", 2, 2, CacheType::kFloat);
+  TokenDream dream = make_dream("auto", 2, 2, Precision::kFloat);
   dream.restart(first_tokens().data(), 11, 0);
   const TokenModelConfig sizes = config();
   std::vector<std::int64_t> frame = first_tokens();
@@ -229,12 +233,14 @@ void logits_are_the_plain_models() {
 }
 
 void nothing_depends_on_level_threads_or_groups() {
-  for (const CacheType type : {CacheType::kFloat, CacheType::kHalf}) {
+  constexpr auto kFloat = Precision::kFloat, kHalf = Precision::kHalf;
+  for (const auto& [type, of_weights] :
+       {std::pair{kFloat, kFloat}, std::pair{kHalf, kFloat}, std::pair{kFloat, kHalf}}) {
     std::vector<unsigned char> expected;
     for (const KernelTable* level : supported_levels())
-      for (const std::size_t threads : {1, 3})
+      for (const std::size_t threads : {1, 3, 5})
         for (const std::size_t group : {0, 1, 2, 5}) {
-          TokenDream dream = make_dream(level->name, threads, group, type);
+          TokenDream dream = make_dream(level->name, threads, group, type, of_weights);
           dream.restart(first_tokens().data(), 3, 100);
           std::vector<unsigned char> found;
           for (std::size_t index = 0; index < 4; ++index) {
@@ -247,8 +253,19 @@ void nothing_depends_on_level_threads_or_groups() {
   }
 }
 
+void threads_that_are_left_over_join_a_group() {
+  const auto team = [](std::size_t threads, std::size_t group) {
+    return make_dream("auto", threads, group, Precision::kFloat).team();
+  };
+  CHECK(team(1, 0) == 1);  // the batch of 5 is one group
+  CHECK(team(3, 0) == 3);
+  CHECK(team(20, 0) == 8);
+  CHECK(team(3, 2) == 1);
+  CHECK(team(7, 3) == 3);
+}
+
 void refuses_bad_arguments() {
-  TokenDream dream = make_dream("auto", 1, 0, CacheType::kFloat);
+  TokenDream dream = make_dream("auto", 1, 0, Precision::kFloat);
   CHECK_THROWS(step(dream, 0), std::runtime_error);  // not started
   auto tokens = first_tokens();
   tokens.back() = 7;
@@ -257,9 +274,15 @@ void refuses_bad_arguments() {
   std::vector<std::int64_t> actions(kBatch, -1);
   CHECK_THROWS(dream.step(actions.data(), {}, nullptr), std::invalid_argument);
   for (const std::size_t batch : {std::size_t{0}, std::size_t{1} << 40})
-    CHECK_THROWS(TokenDream(make_model("auto"), std::make_shared<ThreadPool>(1), batch, CacheType::kFloat, 0,
+    CHECK_THROWS(TokenDream(make_model("auto"), std::make_shared<ThreadPool>(1), batch, Precision::kFloat, 0,
                             kPurposes),
                  std::invalid_argument);
+  auto& weight = weights().edit("head_ends.head_module.0.weight")[3];
+  const float before = weight;
+  weight = 65520.0f;
+  make_model("auto");
+  CHECK_THROWS(make_model("auto", Precision::kHalf), std::invalid_argument);
+  weight = before;
   TokenModelConfig bad = config();
   bad.heads = 4;
   CHECK_THROWS(bad.validate(), std::invalid_argument);
@@ -270,5 +293,6 @@ void refuses_bad_arguments() {
 int main() {
   logits_are_the_plain_models();
   nothing_depends_on_level_threads_or_groups();
+  threads_that_are_left_over_join_a_group();
   refuses_bad_arguments();
 }

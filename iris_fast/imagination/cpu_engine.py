@@ -25,22 +25,26 @@ from .randomness import Draws, PhiloxDraws, Purpose
 if TYPE_CHECKING:
     from iris_fast._C import ThreadPool, TokenDream, TokenModel
 
-CacheDtype = Literal["float32", "float16"]
+HalfOrFloat = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
 class CpuOptions:
-    """How the engine runs; of these only `kv_dtype` changes a number.
+    """How the engine runs; of these only `kv_dtype` and `weights_dtype` change a number.
 
-    `threads`: None for PyTorch's number when the engine is made. `group_size`: sequences that one thread takes
-    through a step together; 0 for an even share of the batch, at most 32. `kv_dtype`: "float16" halves the memory
-    and the traffic of keys and values and rounds them (those beyond 65504 become infinite). `simd`: "auto" for
-    the fastest of `iris_fast._C.simd_levels()`, or one of them: all give the same bits.
+    `threads`: None for PyTorch's number when the engine is made. `group_size`: sequences that go through a step
+    together; 0 for even shares of the batch, of 8 to 32. Threads that would be left over, as all but one at batch 1,
+    go through the passes together, up to 8 to a group. `kv_dtype`: "float16" halves the memory and the traffic of
+    keys and values and rounds them (those beyond 65504 become infinite). `weights_dtype`: "float16" does the same to
+    the matrices of linear layers, for batches so small that reading those takes the time; one that holds a number
+    beyond 65504 is refused. `simd`: "auto" for the fastest of `iris_fast._C.simd_levels()`, or one of them: all give
+    the same bits.
     """
 
     threads: int | None = None
     group_size: int = 0
-    kv_dtype: CacheDtype = "float32"
+    kv_dtype: HalfOrFloat = "float32"
+    weights_dtype: HalfOrFloat = "float32"
     simd: str = "auto"
 
 
@@ -56,10 +60,13 @@ class StepLogits(NamedTuple):
     observations: Tensor | None
 
 
-def pack_world_model(world_model: WorldModel, simd: str = "auto") -> TokenModel:
+def pack_world_model(
+    world_model: WorldModel, simd: str = "auto", weights_dtype: HalfOrFloat = "float32"
+) -> TokenModel:
     """A copy of the weights as the C++ engine wants them; later changes of `world_model` do not reach it.
 
-    Raises RuntimeError without the C++ extension, ValueError for weights that are not float32 on the CPU.
+    Raises RuntimeError without the C++ extension, ValueError for weights that are not float32 on the CPU, or
+    that `weights_dtype` cannot hold.
     """
     config = world_model.config
     return require_extension().TokenModel(
@@ -71,6 +78,7 @@ def pack_world_model(world_model: WorldModel, simd: str = "auto") -> TokenModel:
         block_causal=config.attention == "block_causal",
         layer_norm_epsilon=world_model.transformer.ln_f.eps,
         simd=simd,
+        weights_dtype=weights_dtype,
     )
 
 
@@ -100,7 +108,7 @@ class CpuDream:
         draws: PhiloxDraws,
         *,
         group_size: int = 0,
-        kv_dtype: CacheDtype = "float32",
+        kv_dtype: HalfOrFloat = "float32",
     ):
         """`first_tokens`: `(batch, 16)` int64; `model`: from `pack_world_model`; the rest as in `CpuOptions`."""
         self.world_model = world_model
@@ -219,7 +227,9 @@ class CpuEngine(OracleEngine):
     def dream(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
         """A dream of its own from `first_tokens` `(batch, 16)` int64, with the weights as they are now packed."""
         if self._model is None:
-            self._model = pack_world_model(self.agent.world_model, self.options.simd)
+            self._model = pack_world_model(
+                self.agent.world_model, self.options.simd, self.options.weights_dtype
+            )
         return CpuDream(
             self.agent.world_model,
             self._model,

@@ -35,6 +35,9 @@ constexpr std::size_t tiled_offset(std::size_t row, std::size_t column, std::siz
   return (row / kTileRows * (columns / kLanes) + column / kLanes) * kTileFloats + row % kTileRows * kLanes;
 }
 
+// How numbers are kept; all arithmetic is in float32.
+enum class Precision { kFloat, kHalf };
+
 enum class Activation : int { kNone, kRelu, kGelu };
 
 // out = activation(a · weights + bias), then plus `residual` where there is one.
@@ -42,7 +45,7 @@ struct LinearArgs {
   const float* a;         // (rows, inner), tiled
   std::size_t rows;       //
   std::size_t inner;      // a multiple of 16
-  const float* weights;   // packed by panels of the level's `panel_vectors`: (panel, inner, panel columns)
+  const void* weights;    // packed by panels of the level's `panel_vectors`: (panel, inner, panel columns)
   const float* bias;      // (columns,)
   std::size_t columns;    // a multiple of 16
   Activation activation;  //
@@ -84,6 +87,8 @@ struct AttentionArgs {
   CacheShape shape;           //
   void* const* caches;        // (rows,): the layer's cache of each row's sequence
   const std::size_t* tokens;  // (rows,): the row's own position, or how many tokens it sees
+  std::size_t first_head;     // only heads from here on
+  std::size_t end_head;       // and before this one
   float scale;                // of the scores
   float* scores;              // room for max_tokens rounded up to 16
   float* out;                 // (rows, heads · padded_dim), tiled
@@ -92,7 +97,9 @@ struct AttentionArgs {
 struct KernelTable {
   const char* name;
   std::size_t panel_vectors;  // columns / 16 of a full panel of packed weights
-  void (*linear)(const LinearArgs&);
+  void (*linear_float)(
+      const LinearArgs&);  // by the type of the weights, which are float or IEEE half precision
+  void (*linear_half)(const LinearArgs&);
   void (*layer_norm)(const LayerNormArgs&);
   void (*append_float)(const AttentionArgs&);  // `tokens`: positions, below max_tokens
   void (*append_half)(const AttentionArgs&);

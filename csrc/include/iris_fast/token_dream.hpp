@@ -29,15 +29,16 @@ struct DreamOutput {
   float* logits_observations;  // (batch, slots, vocabulary)
 };
 
-// Steps all episodes by groups of sequences. A group goes through all passes of a step on one thread, without
-// waiting for others: while its keys and values are in a cache, and without barriers. Draws are addressed as
-// in iris_fast/imagination/dream.py, so nothing depends on groups or threads.
+// Steps all episodes by groups of sequences. A group goes through all passes of a step without waiting for
+// others, while its keys and values are in a cache: on one thread and without barriers, or, where there are
+// more threads than groups, on a team of them. Draws are addressed as in iris_fast/imagination/dream.py, so
+// nothing depends on groups or threads.
 class TokenDream {
  public:
-  // `group`: sequences that go together; 0 for an even share of the batch, at most 32. Throws
+  // `group`: sequences that go together; 0 for even shares of the batch, of 8 to 32. Throws
   // std::invalid_argument for sizes out of range, std::bad_alloc when the cache does not fit in memory.
   TokenDream(std::shared_ptr<const TokenModel> model, std::shared_ptr<ThreadPool> pool, std::size_t batch,
-             CacheType cache_type, std::size_t group, DrawPurposes purposes);
+             Precision cache_type, std::size_t group, DrawPurposes purposes);
 
   // Starts anew from frames' tokens (batch, slots). Row r of the batch draws at row `first_row` + r.
   void restart(const std::int64_t* tokens, std::uint64_t seed, std::uint32_t first_row);
@@ -50,28 +51,31 @@ class TokenDream {
   const TokenModel& model() const { return *model_; }
   std::size_t batch() const { return batch_; }
   std::size_t group() const { return group_; }
+  std::size_t team() const { return team_; }  // threads that take a group through a step together
   std::size_t steps() const { return steps_; }
   std::size_t length() const { return length_; }  // tokens that the cache holds
   const std::vector<std::int64_t>& tokens() const { return tokens_; }
 
  private:
   struct Step;  // what the groups of one step share
+  void make_pass(std::size_t index);
   void step_group(const Step& step, std::size_t first, std::size_t count, TokenPass& pass,
-                  TaskContext& context);
-  void rebuild(std::size_t first, std::size_t count, TokenPass& pass, TaskContext& context);
+                  const Member& member);
+  void rebuild(std::size_t first, std::size_t count, TokenPass& pass, const Member& member);
   void generate_frame(const Step& step, std::vector<TokenPass::Row>& rows, TokenPass& pass,
-                      TaskContext& context);
+                      const Member& member);
   void sample(const PackedHead& head, std::size_t first, std::size_t count, std::uint64_t position,
               std::uint32_t purpose, TokenPass& pass, std::int64_t* drawn, std::size_t drawn_stride,
-              float* logits, std::size_t logits_stride) const;
+              float* logits, std::size_t logits_stride, const Member& member) const;
 
   std::shared_ptr<const TokenModel> model_;
   std::shared_ptr<ThreadPool> pool_;
-  std::size_t batch_, group_;
+  std::size_t batch_, group_, team_;
   DrawPurposes purposes_;
   KeyValueCache cache_;
-  std::vector<std::unique_ptr<TokenPass>> passes_;  // one for each thread
+  std::vector<std::unique_ptr<TokenPass>> passes_;  // one for each team at work
   std::vector<std::int64_t> tokens_;                // (batch, slots): the current frame
+  std::vector<std::int64_t> actions_;               // (batch,): of the step under way
   std::uint64_t seed_ = 0;
   std::uint32_t first_row_ = 0;
   std::size_t steps_ = 0, length_ = 0;

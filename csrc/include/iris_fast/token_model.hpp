@@ -40,8 +40,9 @@ struct TokenModelConfig {
 
 // A linear layer with padded rows and columns, packed by panels.
 struct PackedLinear {
-  std::size_t inner, columns;  // multiples of 16
-  AlignedBuffer<float> weights, bias;
+  std::size_t inner, columns;            // multiples of 16
+  AlignedBuffer<unsigned char> weights;  // of the model's precision
+  AlignedBuffer<float> bias;
 };
 
 struct PackedNorm {
@@ -62,11 +63,14 @@ struct PackedHead {
 // Immutable once made, so that any number of dreams and threads may share it.
 class TokenModel {
  public:
-  // Copies the weights, by the names of the world model's state dict. Throws std::invalid_argument.
-  TokenModel(const TokenModelConfig& config, const KernelTable& kernels, const FindWeight& find);
+  // Copies the weights, by the names of the world model's state dict; `precision` is that of the linear
+  // layers' matrices. Throws std::invalid_argument, also for a finite weight that half precision cannot hold.
+  TokenModel(const TokenModelConfig& config, const KernelTable& kernels, Precision precision,
+             const FindWeight& find);
 
   const TokenModelConfig& config() const { return config_; }
   const KernelTable& kernels() const { return kernels_; }
+  Precision precision() const { return precision_; }
   const std::vector<PackedBlock>& blocks() const { return blocks_; }
   const PackedNorm& final_norm() const { return final_norm_; }
   const PackedHead& observations() const { return observations_; }
@@ -85,6 +89,7 @@ class TokenModel {
 
   TokenModelConfig config_;
   const KernelTable& kernels_;
+  Precision precision_;
   std::vector<PackedBlock> blocks_;
   PackedNorm final_norm_;
   PackedHead observations_, rewards_, ends_;

@@ -5,36 +5,37 @@
 #include <cstdint>
 #include <vector>
 
+#include "iris_fast/team.hpp"
 #include "iris_fast/token_model.hpp"
 
 namespace iris_fast {
 
-enum class CacheType { kFloat, kHalf };
-
 // Keys and values of every layer of some sequences.
 class KeyValueCache {
  public:
-  KeyValueCache(const TokenModelConfig& config, std::size_t sequences, CacheType type)
+  KeyValueCache(const TokenModelConfig& config, std::size_t sequences, Precision type)
       : type_(type),
-        layer_bytes_(config.cache_shape().layer_elements() * (type == CacheType::kHalf ? 2 : 4)),
+        layer_bytes_(config.cache_shape().layer_elements() * (type == Precision::kHalf ? 2 : 4)),
         sequence_bytes_(config.layers * layer_bytes_),
         storage_(sequences * sequence_bytes_) {}
 
-  CacheType type() const { return type_; }
+  Precision type() const { return type_; }
   void* layer(std::size_t sequence, std::size_t layer) {
     return storage_.data() + sequence * sequence_bytes_ + layer * layer_bytes_;
   }
 
  private:
-  CacheType type_;
+  Precision type_;
   std::size_t layer_bytes_, sequence_bytes_;
   AlignedBuffer<unsigned char> storage_;
 };
 
-// A thread's activations and scratch, and the pass itself.
+// The activations of a team of threads, and the pass itself. Every member of the team calls the same
+// functions with the same arguments, but for its own place in the team: members share the columns of products
+// and the heads of the attention, so that each number is computed by one of them as a single thread would.
 class TokenPass {
  public:
-  TokenPass(const TokenModel& model, std::size_t max_rows);
+  TokenPass(const TokenModel& model, std::size_t max_rows, std::size_t members);
 
   std::size_t max_rows() const { return max_rows_; }
 
@@ -46,22 +47,37 @@ class TokenPass {
 
   // Adds rows to the cache; then leaves their features for the heads, unless nobody will ask (which saves
   // most of the last layer).
-  void run(const TokenModel& model, const std::vector<Row>& rows, KeyValueCache& cache, bool want_features);
+  void run(const TokenModel& model, const std::vector<Row>& rows, KeyValueCache& cache, bool want_features,
+           const Member& member);
 
-  // Row-major logits of the last run's rows, `stride` floats a row; overwritten by the next call.
-  const float* logits(const TokenModel& model, const PackedHead& head, std::size_t& stride);
+  // Row-major logits of the last run's `rows` rows, `stride` floats a row; overwritten by the next call.
+  const float* logits(const TokenModel& model, const PackedHead& head, std::size_t rows, std::size_t& stride,
+                      const Member& member);
 
  private:
-  void attend(const TokenModel& model, std::size_t layer, const std::vector<Row>& rows, KeyValueCache& cache,
-              bool want_output);
-  void linear(const TokenModel& model, const PackedLinear& layer, const float* a, Activation activation,
-              const float* residual, float* out) const;
-  void normalise(const TokenModel& model, const PackedNorm& norm);
+  struct Scratch {  // a member's own
+    AlignedBuffer<float> normed, scores;
+    std::vector<void*> caches;
+    std::vector<std::size_t> tokens;
+  };
+  struct Output {  // of a product; strides as in LinearArgs
+    float* data;
+    std::size_t tile_stride, row_stride, vector_stride;
+  };
 
-  std::size_t max_rows_, rows_ = 0;
-  AlignedBuffer<float> x_, normed_, qkv_, attended_, hidden_, logits_, scores_;
-  std::vector<void*> caches_;
-  std::vector<std::size_t> tokens_;
+  void embed(const TokenModel& model, const std::vector<Row>& rows, const Member& member);
+  void attend(const TokenModel& model, std::size_t layer, const std::vector<Row>& rows, KeyValueCache& cache,
+              bool want_output, const Member& member);
+  // A member's share of a product's columns, and the wait for the others'.
+  void linear(const TokenModel& model, const PackedLinear& layer, std::size_t rows, const float* a,
+              Activation activation, const float* residual, Output out, const Member& member) const;
+  // Into the member's own scratch: each does all of it, which takes less than waiting for each other.
+  const float* normalise(const TokenModel& model, const PackedNorm& norm, std::size_t rows,
+                         const Member& member);
+
+  std::size_t max_rows_;
+  AlignedBuffer<float> x_, qkv_, attended_, hidden_, logits_;
+  std::vector<Scratch> scratch_;
 };
 
 }  // namespace iris_fast

@@ -40,7 +40,8 @@ inline void append_head(const AttentionArgs& args, std::size_t row, std::size_t 
 template <typename Element>
 inline void append(const AttentionArgs& args) {
   for (std::size_t row = 0; row < args.rows; ++row)
-    for (std::size_t head = 0; head < args.shape.heads; ++head) append_head<Element>(args, row, head);
+    for (std::size_t head = args.first_head; head < args.end_head; ++head)
+      append_head<Element>(args, row, head);
 }
 
 // Scores of kBlocks blocks of 16 tokens.
@@ -132,7 +133,8 @@ inline void attend_head(const AttentionArgs& args, std::size_t row, std::size_t 
 template <typename Element>
 inline void attend(const AttentionArgs& args) {
   for (std::size_t row = 0; row < args.rows; ++row)
-    for (std::size_t head = 0; head < args.shape.heads; ++head) attend_head<Element>(args, row, head);
+    for (std::size_t head = args.first_head; head < args.end_head; ++head)
+      attend_head<Element>(args, row, head);
 }
 
 }  // namespace iris_fast::IRIS_FAST_LEVEL

@@ -8,11 +8,11 @@
 namespace iris_fast::IRIS_FAST_LEVEL {
 
 // One tile: kRows rows from row `first` on, kVectors vectors of 16 columns from vector `vector` on.
-template <int kRows, int kVectors>
+template <int kRows, int kVectors, typename Weight>
 [[gnu::noinline]] void linear_tile(const LinearArgs& args, std::size_t first, std::size_t vector) {
   const float* a =
       args.a + first / kTileRows * args.inner * kTileRows + first % kTileRows * kLanes;  // row `first`
-  const float* weights = args.weights + vector * kLanes * args.inner;
+  const Weight* weights = static_cast<const Weight*>(args.weights) + vector * kLanes * args.inner;
   Vec16 sums[kRows][kVectors];
   for (int r = 0; r < kRows; ++r)
     for (int c = 0; c < kVectors; ++c) sums[r][c] = zero();
@@ -46,41 +46,42 @@ template <int kRows, int kVectors>
 }
 
 // The rows of a tile that fit: kRows, or what is left.
-template <int kRows, int kVectors>
+template <int kRows, int kVectors, typename Weight>
 inline void linear_rows(const LinearArgs& args, std::size_t first, std::size_t rows, std::size_t vector) {
   if constexpr (kRows > 0) {
     if (rows >= kRows)
-      linear_tile<kRows, kVectors>(args, first, vector);
+      linear_tile<kRows, kVectors, Weight>(args, first, vector);
     else
-      linear_rows<kRows - 1, kVectors>(args, first, rows, vector);
+      linear_rows<kRows - 1, kVectors, Weight>(args, first, rows, vector);
   }
 }
 
-template <int kVectors>
+template <int kVectors, typename Weight>
 inline void linear_panel(const LinearArgs& args, std::size_t vector) {
   constexpr int kRows = kLinearRows;
   static_assert(kTileRows % kRows == 0, "a tile of the product lies inside a tile of activations");
   for (std::size_t first = 0; first < args.rows; first += kRows)
-    linear_rows<kRows, kVectors>(args, first, args.rows - first, vector);
+    linear_rows<kRows, kVectors, Weight>(args, first, args.rows - first, vector);
 }
 
 // Panels of kVectors; what is left of the columns is one narrower panel.
-template <int kVectors>
+template <int kVectors, typename Weight>
 inline void linear_rest(const LinearArgs& args, std::size_t vector, std::size_t left) {
   if constexpr (kVectors > 0) {
     if (left == kVectors)
-      linear_panel<kVectors>(args, vector);
+      linear_panel<kVectors, Weight>(args, vector);
     else
-      linear_rest<kVectors - 1>(args, vector, left);
+      linear_rest<kVectors - 1, Weight>(args, vector, left);
   }
 }
 
+template <typename Weight>
 inline void linear(const LinearArgs& args) {
   const std::size_t vectors = args.columns / kLanes;
   std::size_t vector = 0;
   for (; vector + kLinearVectors <= vectors; vector += kLinearVectors)
-    linear_panel<kLinearVectors>(args, vector);
-  linear_rest<kLinearVectors - 1>(args, vector, vectors - vector);
+    linear_panel<kLinearVectors, Weight>(args, vector);
+  linear_rest<kLinearVectors - 1, Weight>(args, vector, vectors - vector);
 }
 
 }  // namespace iris_fast::IRIS_FAST_LEVEL

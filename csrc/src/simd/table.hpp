@@ -27,7 +27,8 @@ inline void convert_all(const From* x, std::size_t count, To* out) {
 constexpr KernelTable make_table(const char* name) {
   return {name,
           kLinearVectors,
-          linear,
+          linear<float>,
+          linear<std::uint16_t>,
           layer_norm,
           append<float>,
           append<std::uint16_t>,

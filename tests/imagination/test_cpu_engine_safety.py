@@ -1,0 +1,110 @@
+"""Fuzzing, signals, forks and idle threads of the C++ token engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from iris_fast.imagination.cpu_engine import CpuDream, pack_world_model
+from iris_fast.imagination.randomness import PhiloxDraws
+from iris_fast.models.cpu_weights import require_extension
+from iris_fast.models.transformer import TransformerConfig
+from tests.imagination.test_cpu_engine import VOCABULARY, inputs, make_dream
+from tests.models.agents import make_world_model, small_transformer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("seconds", [pytest.param(3), pytest.param(60, marks=pytest.mark.slow)])
+def test_random_calls_work_or_raise_and_crash_nothing(seconds: int) -> None:
+    """In a process of its own, whose crash would be seen."""
+    command = [sys.executable, "-m", "tests.imagination.fuzz_cpu_engine", "--seconds", str(seconds)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    for call in ("model", "dream", "step", "draw"):
+        for outcome in ("worked", "refused"):
+            assert f"{call} {outcome}" in ended.stdout, ended.stdout
+
+
+def test_a_signal_ends_a_step_that_threads_take_together() -> None:
+    """Batch 1: the threads that wait for each other all stop."""
+    config = TransformerConfig(num_layers=4, num_heads=2, embed_dim=256)
+    model = make_world_model(config, VOCABULARY)
+    first, actions = inputs(model, 1, 1)
+    dream = make_dream(model, first, threads=2, simd="portable")
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(10_000):
+            dream.step(actions[:, 0])
+    timer.join()
+    dream.restart(first, PhiloxDraws(0))
+    assert dream.step(actions[:, 0]).tokens is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_steps_a_batch_of_one() -> None:
+    model = make_world_model(small_transformer(), VOCABULARY)
+    first, actions = inputs(model, 1, 2)
+    dream = make_dream(model, first, threads=3)
+    dream.step(actions[:, 0])  # starts the threads, which the child will lack
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            dream.step(actions[:, 1])
+            code = 0
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+
+
+def test_threads_do_not_spin_between_steps() -> None:
+    model = make_world_model(small_transformer(), VOCABULARY)
+    first, actions = inputs(model, 1, 1)
+    dream = make_dream(model, first, threads=3)
+    dream.step(actions[:, 0])
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
+
+
+def test_dreams_that_share_threads_take_turns() -> None:
+    """Stepped from several Python threads: nobody waits for ever, and each gets its own numbers."""
+    model = make_world_model(small_transformer(), VOCABULARY)
+    first, actions = inputs(model, 1, 12)
+    expected = [make_dream(model, first, seed=seed).step(actions[:, 0]).tokens for seed in range(4)]
+    pool, packed = require_extension().ThreadPool(2), pack_world_model(model)
+    dreams = [CpuDream(model, packed, pool, first, PhiloxDraws(seed)) for seed in range(4)]
+    found: list[torch.Tensor | None] = [None] * 4
+
+    def run(index: int) -> None:
+        for step in range(12):
+            tokens = dreams[index].step(actions[:, step]).tokens
+            if step == 0:
+                found[index] = tokens
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine is not None and theirs is not None and torch.equal(mine, theirs)
