@@ -45,6 +45,15 @@ class CudaGraphs:
         self.pool = torch.cuda.graph_pool_handle()
 
     def capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
+        try:
+            return self._capture(function)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "a CUDA graph could not be captured: run without any by common.engine=oracle "
+                f"training.cuda_graphs=false ({error})"
+            ) from error
+
+    def _capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         with torch.cuda.device(self.device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -123,7 +132,9 @@ class GraphedCall:
 
     def _check(self, inputs: Mapping[str, Tensor | int]) -> None:
         if inputs.keys() != self._inputs.keys():
-            raise ValueError(f"captured with inputs {', '.join(self._inputs)}, called with {', '.join(inputs)}")
+            raise ValueError(
+                f"captured with inputs {', '.join(self._inputs)}, called with {', '.join(inputs)}"
+            )
         for name, value in inputs.items():
             held = self._inputs[name]
             if isinstance(value, Tensor) and (value.shape, value.dtype) != (held.shape, held.dtype):

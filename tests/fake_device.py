@@ -83,17 +83,17 @@ def fake_cuda() -> Iterator[None]:
         yield
 
 
-def on_fake_cuda(module: nn.Module) -> nn.Module:
-    """Puts tensors without data on `DEVICE` in place of a module's own; inside `fake_cuda`."""
+def without_data(module: nn.Module, device: torch.device = DEVICE) -> nn.Module:
+    """Puts tensors without data in place of a module's own; inside `fake_cuda`, or a FakeTensorMode for a CPU."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
-                part._parameters[name] = nn.Parameter(_fake(parameter), parameter.requires_grad)
+                part._parameters[name] = nn.Parameter(_fake(parameter, device), parameter.requires_grad)
         for name, buffer in part._buffers.items():
             if buffer is not None:
-                part._buffers[name] = _fake(buffer)
+                part._buffers[name] = _fake(buffer, device)
     return module
 
 
-def _fake(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=DEVICE)
+def _fake(tensor: Tensor, device: torch.device) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)

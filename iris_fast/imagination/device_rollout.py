@@ -123,9 +123,7 @@ class DeviceRollout:
             return fields, policy.state, tokens
         return fields, policy.state, self._frame(x, held + 1, slots, seed, positions[slots + 1 :])
 
-    def _frame(
-        self, x: Tensor, held: int, slots: int, seed: Tensor, positions: tuple[Tensor, ...]
-    ) -> Tensor:
+    def _frame(self, x: Tensor, held: int, slots: int, seed: Tensor, positions: tuple[Tensor, ...]) -> Tensor:
         """Samples a frame's tokens `(batch, 16)`, each from the features of what precedes it, into the cache."""
         tokens = []
         for slot in range(slots):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from iris_fast.models.tokenizer import Tokenizer
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class FrameDecoder:
@@ -23,19 +26,20 @@ class FrameDecoder:
         self._copies: list[tuple[Tensor, Tensor]] = []
         if dtype == torch.float32:
             return
-        self._from_codebook = copy.deepcopy(tokenizer.post_quant_conv).requires_grad_(False)
-        self._decoder = copy.deepcopy(tokenizer.decoder).requires_grad_(False)
-        for ours, theirs in (
-            (self._from_codebook, tokenizer.post_quant_conv),
-            (self._decoder, tokenizer.decoder),
-        ):
-            for module in ours.modules():
-                if isinstance(module, nn.Conv2d):
-                    for name, parameter in list(module.named_parameters(recurse=False)):
-                        setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
-            self._copies += [
-                (a, b.detach()) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
-            ]
+        self._from_codebook = self._copied(tokenizer.post_quant_conv)
+        self._decoder = self._copied(tokenizer.decoder)
+        self.refresh()
+
+    def _copied(self, module: Module) -> Module:
+        """The module with parameters of its own, those of convolutions in our dtype, still to be filled."""
+        ours: dict[int, Any] = {}
+        for part in module.modules():
+            for theirs in part.parameters(recurse=False):
+                dtype = self.dtype if isinstance(part, nn.Conv2d) else theirs.dtype
+                copied = nn.Parameter(torch.empty_like(theirs, dtype=dtype), requires_grad=False)
+                ours[id(theirs)] = copied
+                self._copies.append((copied, theirs.detach()))
+        return copy.deepcopy(module, ours)
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -1,7 +1,7 @@
 """The CUDA-graph engine: the oracle's rollouts of our kernels, recorded once and replayed.
 
-A rollout of up to 20 steps, from the burn-in to the last reward, is one graph for each (batch, horizon, burn-in):
-one launch from the host, with the seed, the frames and the tokens to start from copied into its inputs and the weights
+A rollout of up to 20 steps, from the burn-in to the last reward, is one graph for each (batch, horizon, burn-in): one
+launch from the host, with the seed, the frames and the tokens to start from copied into its inputs and the weights
 read where they are. What it records is tested without a GPU, against the oracle and for being free of any look from
 the host. As a graph on a GPU it has never run: none was to be had.
 """
@@ -93,9 +93,7 @@ class CudaGraphEngine:
         """What is captured for a stretch. Those of one batch size share a cache: each begins by emptying it."""
         if stretch.batch not in self._passes:
             self._passes[stretch.batch] = TokenPasses(self._weights, stretch.batch, self.options.precision)
-        return DeviceRollout(
-            stretch, self.agent.actor_critic, self._decoder, self._passes[stretch.batch]
-        )
+        return DeviceRollout(stretch, self.agent.actor_critic, self._decoder, self._passes[stretch.batch])
 
     def _bring_up_to_date(self) -> None:
         if self._addresses != addresses(self.agent.parameters()):

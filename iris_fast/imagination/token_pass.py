@@ -131,7 +131,9 @@ class TokenPasses:
         shape = (config.num_layers, 2, batch, config.num_heads, config.max_tokens, head_dim)
         self.cache = torch.zeros(shape, dtype=weights.dtype, device=device)
         self.places = torch.arange(config.max_tokens, device=device)
-        self.lengths = self.places.to(torch.int32)[:, None].repeat(1, batch)  # row i: a batch that holds i tokens
+        self.lengths = self.places.to(torch.int32)[:, None].repeat(
+            1, batch
+        )  # row i: a batch that holds i tokens
 
     def feed(self, tokens: Tensor, held: int) -> Tensor:
         """Features before the last LayerNorm, `(batch, new, embed_dim)` float32, of tokens that follow `held` ones.
@@ -140,7 +142,9 @@ class TokenPasses:
         """
         weights, new = self.weights, tokens.shape[1]
         if held + new > self.config.max_tokens:
-            raise ValueError(f"the cache holds {self.config.max_tokens} tokens; {held + new} were asked of it")
+            raise ValueError(
+                f"the cache holds {self.config.max_tokens} tokens; {held + new} were asked of it"
+            )
         x = token_embedding(
             tokens,
             weights.tokens,
@@ -158,12 +162,14 @@ class TokenPasses:
     def _attend(self, x: Tensor, layer: Layer, index: int, held: int) -> Tensor:
         packed = self._linear(x, layer.qkv, layer.ln1).unflatten(2, (3, self.config.num_heads, -1))
         query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)  # (batch, heads, new, head_dim), views
+        # The room that this pass needs: by it the kernel chooses how many parts it reads the cache in.
+        keys, values = self.cache[index, :, :, :, : held + x.shape[1]].unbind(0)
         attended = cached_attention(
             query,
             key,
             value,
-            self.cache[index, 0],
-            self.cache[index, 1],
+            keys,
+            values,
             self.lengths[held],
             causal=self.config.attention,
             tokens_per_block=self.config.tokens_per_block,
