@@ -92,7 +92,16 @@ class ActorCritic(nn.Module):
     def _recurrence_on_gpu(
         self, features: Tensor, state: LSTMState, mask: Tensor | None
     ) -> tuple[Tensor, LSTMState]:
-        """The same in few launches: cuDNN's LSTM over the sequence, or a fused cell a step where rows are masked."""
+        """The same in few launches: cuDNN's LSTM over the sequence, or a fused cell a step where rows are masked.
+
+        In float32 under autocast too, which would have cuDNN's LSTM in float16, and its gradient underflow.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            return self._fused_recurrence(features.float(), state, mask)
+
+    def _fused_recurrence(
+        self, features: Tensor, state: LSTMState, mask: Tensor | None
+    ) -> tuple[Tensor, LSTMState]:
         lstm = self.lstm
         weights = [lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh]
         if mask is None and features.shape[1] > 1:

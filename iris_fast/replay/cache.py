@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iris_fast.models.tokenizer import Tokenizer, in_pieces
 
-from .store import EpisodeStore
+from .store import EpisodeStore, on_device
 
 
 class FrameCache:
@@ -97,7 +97,7 @@ class FrameCache:
         return in_pieces(self.tokenizer.frames_of, tokens, pad=True)
 
     def _index(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.store.model_device)
+        return on_device(np.ascontiguousarray(numbers), self.store.model_device)
 
     def _make_tokens_storage(self) -> None:
         if self._tokens.shape[0] == 0:

@@ -286,6 +286,8 @@ class Trainer:
         part, position = self.parts[name], self.position
         self.agent.eval()
         self.agent.get_submodule(name).train()
+        if name == "tokenizer":
+            self.cache.invalidate()  # of the last epoch: its memory serves the tokenizer's step
         means = MetricMeans()
         if position.means is not None:
             means.load_state_dict(position.means, self.agent.device)
