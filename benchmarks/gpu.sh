@@ -56,6 +56,7 @@ step train 100 8 python3 -m iris_fast.train --game Pong --preset paper --run-dir
   evaluation.num_imagined_episodes=0
 cp "$scratch/run/logs/metrics.jsonl" "$out/train_metrics.jsonl" 2>/dev/null
 
+step same_learning 90 12 python3 -m benchmarks --only same_learning --json "$out"
 if [ -n "$checkout" ]; then
   step public 60 20 python3 -m benchmarks.public_steps "$checkout" "$out/public_steps.json"
 fi

@@ -20,6 +20,7 @@ from iris_fast.errors import RunStopped
 from iris_fast.graphs import CudaGraphs, Graphs, Tensors, Uncaptured
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.replay.cache import FrameCache
+from iris_fast.training.builder import steps_announcement
 from iris_fast.training.graphed_step import GraphedPartTrainer, make_part_trainer, preserved
 from iris_fast.training.optimization import Losses, PartTrainer, adam, adamw
 from iris_fast.training.part_losses import (
@@ -150,6 +151,15 @@ def test_fp16_is_not_captured() -> None:
     assert type(make_part_trainer(*settings, lambda seed: {}, losses_of, "fp16", 1, graphs)) is PartTrainer
     with pytest.raises(ValueError, match="fp16 are not captured"):
         GraphedPartTrainer(*settings, lambda seed: {}, losses_of, "fp16", 1, graphs)
+
+
+def test_a_run_says_whether_its_steps_are_captured() -> None:
+    said = {
+        overrides: steps_announcement(micro_config(*overrides))
+        for overrides in ((), ("common.precision=fp16",), ("training.cuda_graphs=false",))
+    }
+    assert [text.split(" ")[0] for text in said.values()] == ["captured", "launched", "launched"]
+    assert "fp16" in said["common.precision=fp16",]
 
 
 @pytest.mark.parametrize("part", PARTS)
