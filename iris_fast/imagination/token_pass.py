@@ -178,7 +178,8 @@ class TokenPasses:
 
     def _linear(self, x: Tensor, affine: Affine, norm: Norm | None = None, **options: Any) -> Tensor:
         around: dict[str, Any] = {} if norm is None else norm._asdict()
-        return layer_norm_linear(x, *affine, precision=self.precision, **around, **options)
+        around |= {"precision": self.precision, **options}
+        return layer_norm_linear(x, affine.weight, affine.bias, **around)
 
     def draw(self, head: HeadWeights, x: Tensor, seed: Tensor, position: Tensor, purpose: Purpose) -> Tensor:
         """One class `(batch,)` int64 of a head for each row of `x` `(batch, embed_dim)`.

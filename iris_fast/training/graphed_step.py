@@ -37,10 +37,10 @@ def preserved(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) 
     with torch.no_grad():
         for parameter, weight in zip(parameters, weights, strict=True):
             parameter.copy_(weight)
-        for parameter, state in optimizer.state.items():
+        for owner, state in optimizer.state.items():
             for name, value in _tensors(state):
-                if parameter in before:
-                    value.copy_(before[parameter][name])
+                if owner in before:
+                    value.copy_(before[owner][name])
                 else:
                     value.zero_()
 
