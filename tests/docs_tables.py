@@ -45,7 +45,9 @@ def memory_table() -> str:
         "world_model_step": "world model step",
         "actor_critic_step": "actor-critic step",
         "kv_cache": "KV cache of the rollout",
+        "engine_weights": "copies of weights for the rollout",
         "rollout_frames": "frames of the rollout",
+        "burn_in_features": "features of the burn-in",
         "token_cache": "cache of tokens",
     }
     rows = [[label, *(_gigabytes(side["bytes"][name]) for side in columns)] for name, label in uses.items()]

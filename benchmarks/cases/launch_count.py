@@ -4,7 +4,8 @@ Counted on tensors without data, at the paper's sizes, at PyTorch's dispatcher: 
 operation that computes, none for views and allocations. A call may be several kernels on a GPU (GroupNorm, a
 convolution's gradient), so the counts are lower bounds. Bytes are those of the tensors that go in and come out.
 
-An imagined step is counted twice: of the modules, and of the same arithmetic put together from our kernels. The
+An imagined step is counted of the oracle's modules, and of what the CUDA-graph engine captures, in float32 and in
+bfloat16; the LSTM cell of the policy is one launch of the latter on a GPU, and counted here as its parts. The
 tokenizer's training step is counted with and without `group_norm_swish`. In the other two what remains is already
 one launch for one operation of PyTorch's own: attention (SDPA), convolutions and the products of the LSTM
 (cuDNN, cuBLAS), cross-entropy; `kernel_torch_limits` measures those on a GPU.
@@ -29,21 +30,15 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.registry import case
 from iris_fast.agent import Agent
 from iris_fast.config import Config, preset_config, resolve
+from iris_fast.imagination.device_rollout import DeviceRollout, Stretch
 from iris_fast.imagination.dream import Dream
 from iris_fast.imagination.engine import Rollout
+from iris_fast.imagination.frame_decoder import FrameDecoder
 from iris_fast.imagination.randomness import PhiloxDraws, Purpose
-from iris_fast.kernels import (
-    cached_attention,
-    group_norm_swish,
-    layer_norm_linear,
-    linear_sample,
-    sample_categorical,
-    token_embedding,
-)
+from iris_fast.imagination.token_pass import InferenceWeights, TokenPasses
+from iris_fast.kernels import group_norm_swish
 from iris_fast.models.group_norm import EPS, GroupNorm
 from iris_fast.models.perceptual import LPIPS
-from iris_fast.models.transformer import KVCache
-from iris_fast.models.world_model import WorldModel
 from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
 
 ACTIONS = 6
@@ -135,55 +130,6 @@ def group_norm_of(fused: bool) -> Iterator[None]:
         yield
 
 
-class FusedDecoder:
-    """The world model's decoding step of our kernels: five launches a layer."""
-
-    def __init__(self, model: WorldModel, batch: int):
-        self.model: Any = model
-        self.cache: KVCache = model.new_cache(batch)
-        self.lengths = torch.zeros(batch, dtype=torch.int32)  # tokens held, on the device: also the position
-        self.held = model.frame_tokens  # the same for the host, to count the bytes of those tokens alone
-        self.packed = []  # query, key and value as one layer: done once after the weights have changed
-        blocks: Any = model.transformer.blocks
-        for block in blocks:
-            layers = (block.attn.query, block.attn.key, block.attn.value)
-            self.packed.append([torch.cat([getattr(x, n) for x in layers]) for n in ("weight", "bias")])
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Features (batch, dim) before the last LayerNorm of one new token each."""
-        actions, table = (embedding.weight for embedding in self.model.embedder.embedding_tables)
-        x = token_embedding(tokens, table, self.model.pos_emb.weight, self.lengths, more_table=actions)
-        for layer, block in enumerate(self.model.transformer.blocks):
-            x = self._attend(x, block, layer)
-            hidden = layer_norm_linear(x, *_affine(block.mlp[0]), **_norm(block.ln2), activation="gelu")
-            x = layer_norm_linear(hidden, *_affine(block.mlp[2]), residual=x)
-        self.lengths += 1
-        self.held += 1
-        return x
-
-    def _attend(self, x: Tensor, block: Any, layer: int) -> Tensor:
-        heads = self.model.config.num_heads
-        packed = layer_norm_linear(x, *self.packed[layer], **_norm(block.ln1))
-        query, key, value = packed.view(len(x), 3, heads, 1, -1).unbind(1)
-        keys, values = self.cache.storage[layer, :, :, :, : self.held + 1]
-        attended = cached_attention(query, key, value, keys, values, self.lengths)
-        return layer_norm_linear(attended.transpose(1, 2).flatten(1), *_affine(block.attn.proj), residual=x)
-
-    def sample(self, head: Any, x: Tensor, address: dict[str, Any], purpose: Purpose) -> Tensor:
-        first, last = head.head_module[0], head.head_module[2]
-        norm = _norm(self.model.transformer.ln_f)
-        hidden = layer_norm_linear(x, *_affine(first), **norm, activation="relu")
-        return linear_sample(hidden, *_affine(last), **address, purpose=int(purpose))
-
-
-def _affine(layer: nn.Linear) -> tuple[Tensor, Tensor]:
-    return layer.weight, layer.bias
-
-
-def _norm(layer: nn.LayerNorm) -> dict[str, Any]:
-    return {"norm_weight": layer.weight, "norm_bias": layer.bias, "eps": layer.eps}
-
-
 def imagined_step_plain(agent: Agent, batch: int) -> dict[str, Any]:
     """A step of the oracle in the middle of a rollout: decode, act, and 17 passes of the world model."""
     tokens = torch.zeros((batch, agent.world_model.frame_tokens), dtype=torch.int64)
@@ -199,28 +145,34 @@ def imagined_step_plain(agent: Agent, batch: int) -> dict[str, Any]:
         return counted(step)
 
 
-def imagined_step_ours(agent: Agent, batch: int) -> dict[str, Any]:
-    """The same of our kernels."""
-    model = agent.world_model
-    decoder = FusedDecoder(model, batch)
+def rollout_counts(agent: Agent, batch: int, steps: int, dtype: torch.dtype) -> dict[str, Any]:
+    """What the CUDA-graph engine captures for rollouts of so many steps that go on from a recurrent state."""
+    passes = TokenPasses(InferenceWeights(agent.world_model, dtype), batch)
+    stretch = Stretch(batch, steps, None, last=False)
+    rollout = DeviceRollout(stretch, agent.actor_critic, FrameDecoder(agent.tokenizer, dtype), passes)
     state = agent.actor_critic.initial_state(batch)
-    # What addresses a draw is on the device too: a captured graph draws anew at each replay.
-    seed, position = (torch.zeros((), dtype=torch.int64) for _ in range(2))
-    address: dict[str, Any] = {"seed": seed, "position": position, "row": torch.arange(batch)}
-    tokens = torch.zeros((batch, model.frame_tokens), dtype=torch.int64)
-
-    def step() -> None:
-        policy = agent.actor_critic(agent.tokenizer.frames_of(tokens).unsqueeze(1), state)
-        logits = policy.logits_actions.squeeze(1)
-        x = decoder.step(sample_categorical(logits, **address, purpose=int(Purpose.ACTION)))
-        decoder.sample(model.head_rewards, x, address, Purpose.REWARD)
-        decoder.sample(model.head_ends, x, address, Purpose.END)
-        for _ in range(model.frame_tokens):
-            position.add_(1)
-            x = decoder.step(decoder.sample(model.head_observations, x, address, Purpose.TOKEN))
-
+    seed, first_step = (torch.zeros((), dtype=torch.int64) for _ in range(2))
+    tokens = torch.zeros((batch, agent.world_model.frame_tokens), dtype=torch.int64)
+    inputs = {"seed": seed, "first_step": first_step, "tokens": tokens, **state._asdict()}
     with group_norm_of(fused=True):
-        return counted(step)
+        return counted(lambda: rollout(inputs))
+
+
+def imagined_step_ours(agent: Agent, batch: int, dtype: torch.dtype) -> dict[str, Any]:
+    """A step of the CUDA-graph engine: what a rollout of three steps has more than one of two."""
+    long, short = (rollout_counts(agent, batch, steps, dtype) for steps in (3, 2))
+    rows = {}
+    for name, row in long["operations"].items():
+        less = short["operations"].get(name, dict.fromkeys(row, 0))
+        more = {key: value - less[key] for key, value in row.items()}
+        if more["launches"]:
+            rows[name] = more
+    moved = sum(row["bytes_in"] + row["bytes_out"] for row in rows.values())
+    return {
+        "launches": sum(row["launches"] for row in rows.values()),
+        "bytes": moved,
+        "operations": rows,
+    }
 
 
 def training_step(
@@ -259,7 +211,8 @@ def measure(preset: str) -> dict[str, Any]:
         with torch.no_grad():
             found["imagined_step"] = {
                 "pytorch": imagined_step_plain(agent, part.batch_num_samples),
-                "ours": imagined_step_ours(agent, part.batch_num_samples),
+                "ours": imagined_step_ours(agent, part.batch_num_samples, torch.float32),
+                "ours_bfloat16": imagined_step_ours(agent, part.batch_num_samples, torch.bfloat16),
             }
         agent.train()
         frames = torch.zeros(

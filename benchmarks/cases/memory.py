@@ -14,6 +14,7 @@ from benchmarks.registry import case
 from iris_fast.agent import Agent
 from iris_fast.config import Config, preset_config, resolve
 from iris_fast.config.schema import memory_bytes
+from iris_fast.imagination.token_pass import InferenceWeights
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
@@ -84,7 +85,7 @@ def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
     world = config.world_model
     cache = world.num_layers * 2 * world.embed_dim * world.max_tokens * element
     batch = training.actor_critic.batch_num_samples
-    frame = 3 * size * size
+    frame, burn_in = 3 * size * size, training.actor_critic.burn_in
     horizon = training.actor_critic.imagine_horizon or 1
     tokenizer_rows = training.tokenizer.batch_num_samples // training.tokenizer.pieces
     return {
@@ -95,25 +96,37 @@ def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
         "world_model_step": saved_per_row(agent, world_model) * training.world_model.batch_num_samples,
         "actor_critic_step": saved_per_row(agent, actor_critic) * batch,
         "kv_cache": cache * batch,
-        "rollout_frames": (horizon + training.actor_critic.burn_in) * batch * frame * 4,
+        "engine_weights": engine_weights(agent, low_precision),
+        # Frames as the engine made them, stacked, given to the caller and put into the captured step; those to
+        # burn in on as they were gathered and in the engine's input.
+        "rollout_frames": (4 * horizon + 2 * burn_in) * batch * frame * 4,
+        "burn_in_features": burn_in * batch * (frame + 1.25 * config.actor_critic.channels[0] * size**2) * 4,
         "reconstruction_cache_whole": FRAMES * frame * 4,
         "token_cache": FRAMES * config.tokenizer.tokens_per_frame * 4,
     }
 
 
+def engine_weights(agent: Agent, low_precision: bool) -> int:
+    """Bytes of the weights that the CUDA-graph engine has copies of."""
+    if low_precision:
+        parts = (agent.world_model, agent.tokenizer.decoder, agent.tokenizer.post_quant_conv)
+        return 2 * sum(p.numel() for part in parts for p in part.parameters())
+    weights = InferenceWeights(agent.world_model, torch.float32)
+    return sum(layer.qkv.weight.nbytes + layer.qkv.bias.nbytes for layer in weights.layers)
+
+
 def peaks(parts: dict[str, float], cache_limit: float) -> dict[str, float]:
-    """Bytes in use at the height of each phase. The cache is empty while the tokenizer trains."""
+    """Bytes in use at the height of each phase, everything captured as CUDA graphs.
+
+    The three steps share one pool of memory, as large as the largest of them, which stays theirs between phases; so
+    does the engine's. The cache is empty while the tokenizer trains.
+    """
     always = parts["weights_gradients_adam"] + parts["perceptual_network"] + parts["replay"]
+    steps = max(parts[f"{part}_step"] for part in ("tokenizer", "world_model", "actor_critic"))
+    engine = sum(parts[name] for name in ("kv_cache", "engine_weights", "rollout_frames", "burn_in_features"))
     cache = min(cache_limit, parts["reconstruction_cache_whole"]) + parts["token_cache"]
-    return {
-        "tokenizer": always + parts["tokenizer_step"],
-        "world_model": always + cache + parts["world_model_step"],
-        "actor_critic": always
-        + cache
-        + parts["actor_critic_step"]
-        + parts["kv_cache"]
-        + parts["rollout_frames"],
-    }
+    held = always + steps + engine
+    return {"tokenizer": held, "world_model": held + cache, "actor_critic": held + cache}
 
 
 @case("memory", minutes=1)

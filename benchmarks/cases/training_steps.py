@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
 from benchmarks.cases.token_cache import ACTIONS, filled_store
 from benchmarks.registry import case
-from iris_fast.agent import Agent
-from iris_fast.config import preset_config
-from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.agent import PARTS, Agent
+from iris_fast.config import Config, apply_overrides, preset_config
+from iris_fast.graphs import CudaGraphs, Graphs, Tensors
+from iris_fast.imagination.engine import ImaginationEngine
+from iris_fast.imagination.factory import make_engine
+from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FrameCache
+from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.builder import prepare
-from iris_fast.training.optimization import PartTrainer, adam, adamw
+from iris_fast.training.graphed_step import make_part_trainer
+from iris_fast.training.optimization import Losses, PartTrainer, adam, adamw
 from iris_fast.training.part_losses import (
     imagination_start,
-    imagined_losses,
+    imagined_inputs,
+    rollout_losses,
+    segment_losses,
     tokenizer_frames,
-    world_model_losses,
+    world_model_inputs,
 )
-
-Losses = dict[str, torch.Tensor]
+from iris_fast.training.precision import autocast
 
 
 def timed(function: Callable[[int], object], repeats: int, device: torch.device) -> dict[str, float]:
@@ -42,53 +48,113 @@ def timed(function: Callable[[int], object], repeats: int, device: torch.device)
     return {"median": statistics.median(warm), "min": min(warm), "max": max(warm), "first": seconds[0]}
 
 
-def measure(preset: str, repeats: int) -> dict[str, Any]:
+def measure(preset: str, repeats: int, *overrides: str) -> dict[str, Any]:
     """Seconds of the three steps and of one rollout with a preset on this machine's device."""
-    config, device = prepare(preset_config(preset, "Pong"))
+    config, device = prepare(apply_overrides(preset_config(preset, "Pong"), list(overrides)))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     agent = Agent(config.agent, ACTIONS).to(device)
+    agent.tokenizer.attach_lpips(LPIPS().to(device))  # its weights are as good as any for its time
     store = filled_store(2000, config.env.train.size, seed=0)
     store.model_device = device
     cache = FrameCache(agent.tokenizer, store, max_bytes=4 * 10**9)
-    engine = OracleEngine(agent)
-    training, length = config.training, config.common.sequence_length or 1
-    part = training.actor_critic
-    horizon = part.imagine_horizon or 1
-
-    def tokenizer(seed: int) -> list[Losses]:
-        frames = tokenizer_frames(store, training.tokenizer.batch_num_samples, seed)
-        return [agent.tokenizer.losses(piece) for piece in frames.chunk(training.tokenizer.pieces)]
-
-    world_model = lambda seed: [  # noqa: E731
-        world_model_losses(agent, cache, training.world_model.batch_num_samples, length, seed)
-    ]
-    actor_critic = lambda seed: [  # noqa: E731
-        imagined_losses(agent, cache, engine, config, part.batch_num_samples, seed)
-    ]
-    rate = training.learning_rate
-    trainers = {
-        "tokenizer": (adam(agent.tokenizer.trained_parameters(), rate), tokenizer, training.tokenizer.pieces),
-        "world_model": (adamw(agent.world_model, rate, 0.01), world_model, 1),
-        "actor_critic": (adam(list(agent.actor_critic.parameters()), rate), actor_critic, 1),
+    engine = make_engine(agent, config.common.engine, config.common.precision)
+    graphs = CudaGraphs(device) if device.type == "cuda" and config.training.cuda_graphs else None
+    part = config.training.actor_critic
+    found: dict[str, Any] = {
+        "preset": preset,
+        "overrides": list(overrides),
+        "device": str(device),
+        "precision": config.common.precision,
+        "engine": engine.name,
+        "captured": graphs is not None,
     }
-    found: dict[str, Any] = {"preset": preset, "device": str(device), "precision": config.common.precision}
-    for name, (optimizer, losses, pieces) in trainers.items():
+    for name, trainer in trainers(agent, config, store, cache, engine, graphs).items():
         agent.eval()
         agent.get_submodule(name).train()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        trainer = PartTrainer(
-            name, getattr(training, name), parameters, optimizer, losses, config.common.precision, pieces
-        )
         found[name] = timed(lambda step, t=trainer: t.step(0, 1, step), repeats, device)  # type: ignore[misc]
     agent.eval()
     start = imagination_start(cache, part.batch_num_samples, part.burn_in, 0)
-    found["rollout"] = timed(lambda step: engine.imagine(start, horizon, step), repeats, device)
+    found["rollout"] = timed(
+        lambda step: engine.imagine(start, part.imagine_horizon or 1, step), repeats, device
+    )
     if device.type == "cuda":
         found["peak_bytes"] = torch.cuda.max_memory_allocated(device)
     return found
 
 
+def trainers(
+    agent: Agent,
+    config: Config,
+    store: EpisodeStore,
+    cache: FrameCache,
+    engine: ImaginationEngine,
+    graphs: Graphs | None,
+) -> dict[str, PartTrainer]:
+    """The trainers of the three parts as a run has them."""
+    training, precision = config.training, config.common.precision
+    sizes = {name: getattr(training, name).batch_num_samples for name in PARTS}
+    pieces, length = training.tokenizer.pieces, config.common.sequence_length or 1
+
+    def tokenizer_losses(inputs: Tensors) -> Iterator[Losses]:
+        for piece in inputs["frames"].chunk(pieces):
+            with autocast(precision, agent.device):
+                losses = agent.tokenizer.losses(piece)
+            yield losses
+
+    rate = training.learning_rate
+    optimizers = {
+        "tokenizer": adam(agent.tokenizer.trained_parameters(), rate),
+        "world_model": adamw(agent.world_model, rate, 0.01),
+        "actor_critic": adam(list(agent.actor_critic.parameters()), rate),
+    }
+    steps: dict[str, tuple[Callable[[int], Tensors], Callable[[Tensors], Iterable[Losses]]]] = {
+        "tokenizer": (
+            lambda seed: {"frames": tokenizer_frames(store, sizes["tokenizer"], seed)},
+            tokenizer_losses,
+        ),
+        "world_model": (
+            lambda seed: world_model_inputs(cache, sizes["world_model"], length, seed),
+            lambda inputs: [segment_losses(agent, inputs, precision)],
+        ),
+        "actor_critic": (
+            lambda seed: imagined_inputs(agent, cache, engine, config, sizes["actor_critic"], seed),
+            lambda inputs: [rollout_losses(agent, config, inputs)],
+        ),
+    }
+    return {
+        name: make_part_trainer(
+            name,
+            getattr(training, name),
+            [p for group in optimizers[name].param_groups for p in group["params"]],
+            optimizers[name],
+            *steps[name],
+            precision,
+            pieces if name == "tokenizer" else 1,
+            graphs,
+        )
+        for name in PARTS
+    }
+
+
+GPU_SIDES = {
+    "bf16": ("common.precision=bf16",),
+    "float32": (),
+    "bf16_eager": ("common.precision=bf16", "common.engine=oracle", "training.cuda_graphs=false"),
+}
+"""What is timed on a GPU beside each other: captured in two precisions, and with nothing captured."""
+
+
 @case("training_steps", minutes=3)
 def training_steps(quick: bool) -> dict[str, Any]:
     """Seconds of the tokenizer, world-model and actor-critic step and of a rollout (small on CPU, paper on GPU)."""
-    preset = "paper" if torch.cuda.is_available() else "small"
-    return measure("tiny" if quick else preset, 1 if quick else 10)
+    if not torch.cuda.is_available():
+        return measure("tiny" if quick else "small", 1 if quick else 10)
+    preset, repeats = ("tiny", 2) if quick else ("paper", 10)
+    found: dict[str, Any] = {}
+    for name, overrides in GPU_SIDES.items():
+        try:
+            found[name] = measure(preset, repeats, *overrides)
+        except RuntimeError as error:  # one that fails must not take the others with it
+            found[name] = {"error": str(error)}
+    return found

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iris_fast.models.actor_critic import LSTMState
 
-EngineName = Literal["auto", "oracle", "cpu"]
+EngineName = Literal["auto", "oracle", "cpu", "cuda_graph"]
 
 
 @dataclass

@@ -76,15 +76,52 @@ class ActorCritic(nn.Module):
 
     def recur(self, features: Tensor, state: LSTMState, mask: Tensor | None = None) -> ActorCriticOutput:
         """As `forward`, from the frames' features `(batch, time, count)`."""
-        lstm = self.lstm
-        projected = F.linear(features.flatten(0, 1), lstm.weight_ih, lstm.bias_ih)
+        recurrence = self._recurrence_on_gpu if features.is_cuda else self._recurrence
+        outputs, state = recurrence(features, state, mask)
+        values = self.critic_linear(outputs).squeeze(2).float()
+        return ActorCriticOutput(self.actor_linear(outputs).float(), values, state)
+
+    def _recurrence(
+        self, features: Tensor, state: LSTMState, mask: Tensor | None
+    ) -> tuple[Tensor, LSTMState]:
+        """Hidden states `(batch, time, lstm_dim)` and the state after them."""
+        projected = F.linear(features.flatten(0, 1), self.lstm.weight_ih, self.lstm.bias_ih)
         hidden = []
         for inputs, keep in self._steps(projected.unflatten(0, features.shape[:2]), mask):
             state = self._recur(inputs, state, keep)
             hidden.append(state.hx)
-        outputs = torch.stack(hidden, dim=1)
-        values = self.critic_linear(outputs).squeeze(2).float()
-        return ActorCriticOutput(self.actor_linear(outputs).float(), values, state)
+        return torch.stack(hidden, dim=1), state
+
+    def _recurrence_on_gpu(
+        self, features: Tensor, state: LSTMState, mask: Tensor | None
+    ) -> tuple[Tensor, LSTMState]:
+        """The same in few launches: cuDNN's LSTM over the sequence, or a fused cell a step where rows are masked.
+
+        In float32 under autocast too, which would have cuDNN's LSTM in float16, and its gradient underflow.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            return self._fused_recurrence(features.float(), state, mask)
+
+    def _fused_recurrence(
+        self, features: Tensor, state: LSTMState, mask: Tensor | None
+    ) -> tuple[Tensor, LSTMState]:
+        lstm = self.lstm
+        weights = [lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh]
+        if mask is None and features.shape[1] > 1:
+            layers = (state.hx.unsqueeze(0), state.cx.unsqueeze(0))
+            # cuDNN keeps what its gradient needs only when told that it trains.
+            outputs, hx, cx = torch.lstm(
+                features, layers, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
+            )
+            return outputs, LSTMState(hx.squeeze(0), cx.squeeze(0))
+        hidden = []
+        for inputs, keep in self._steps(features, mask):
+            hx, cx = torch.lstm_cell(inputs, state, *weights)
+            if keep is not None:
+                hx, cx = torch.where(keep, hx, state.hx), torch.where(keep, cx, state.cx)
+            state = LSTMState(hx, cx)
+            hidden.append(hx)
+        return torch.stack(hidden, dim=1), state
 
     def burn_in(self, frames: Tensor, mask: Tensor) -> LSTMState:
         """The state after frames `(batch, time, 3, 64, 64)`, left-padded where `mask` is False; no gradient."""
@@ -95,9 +132,10 @@ class ActorCritic(nn.Module):
             return self(frames, state, mask).state
 
     @staticmethod
-    def _steps(projected: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        for step in range(projected.shape[1]):
-            yield projected[:, step], None if mask is None else mask[:, step, None]
+    def _steps(inputs: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        # By unbind, whose gradient is one stack, where that of an index is as large as the sequence.
+        for step, part in enumerate(inputs.unbind(1)):
+            yield part, None if mask is None else mask[:, step, None]
 
     def _recur(self, inputs: Tensor, state: LSTMState, keep: Tensor | None) -> LSTMState:
         """One LSTM step from the projected input; gates in PyTorch's order: input, forget, cell, output."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from iris_fast.models.frame_codec import FrameCoder, coder_for
 from iris_fast.models.tokenizer import Tokenizer
 
-from .store import EpisodeStore
+from .store import EpisodeStore, on_device
 
 FRAMES_TOGETHER = 512  # gathered from the store at a time
 
@@ -106,7 +106,7 @@ class FrameCache:
         return self.coder.frames_of(tokens)
 
     def _index(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.store.model_device)
+        return on_device(np.ascontiguousarray(numbers), self.store.model_device)
 
     def _make_tokens_storage(self) -> None:
         if self._tokens.shape[0] == 0:

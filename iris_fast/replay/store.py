@@ -17,6 +17,14 @@ from iris_fast.errors import UserError
 PADDING_SLOT = 0
 
 
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """`array` on the device; the host does not wait there for what the device has still to do."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass
 class Episode:
     """One episode: the slots of its frames in order (the slot array may have room to grow) and its state."""
@@ -153,15 +161,16 @@ class EpisodeStore:
 
     def batch(self, segments: Segments) -> SegmentBatch:
         """Actions, rewards, ends and mask of the segments, on the models' device."""
-        index = torch.from_numpy(segments.slots).to(self.frames.device)
+        index = on_device(segments.slots, self.frames.device)
         actions, rewards, ends = (
             storage[index].to(self.model_device) for storage in (self.actions, self.rewards, self.ends)
         )
-        return SegmentBatch(actions, rewards, ends, torch.from_numpy(segments.mask).to(self.model_device))
+        return SegmentBatch(actions, rewards, ends, on_device(segments.mask, self.model_device))
 
     def gather_frames(self, slots: np.ndarray | Tensor) -> Tensor:
         """Frames `(*slots.shape, 3, size, size)` float32 in [0, 1] on the models' device."""
-        index = torch.as_tensor(slots).to(self.frames.device)
+        device = self.frames.device
+        index = slots.to(device) if isinstance(slots, Tensor) else on_device(slots, device)
         return self.frames[index].to(self.model_device).float().div_(255)
 
     def _allocate(self, count: int, growing: int) -> np.ndarray:

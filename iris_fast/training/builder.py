@@ -123,6 +123,15 @@ def perceptual_announcement(wanted: str, used: str) -> str:
     )
 
 
+def steps_announcement(config: Config) -> str:
+    """What a run on a GPU says about how its gradient steps are launched."""
+    if config.training.cuda_graphs and config.common.precision != "fp16":
+        return "captured as CUDA graphs (training.cuda_graphs=false: one by one)"
+    if config.training.cuda_graphs:
+        return "launched one by one, since fp16's are not captured (common.precision=bf16 has its steps captured)"
+    return "launched one by one (training.cuda_graphs=false)"
+
+
 def initial_parts(config: Config) -> tuple[str, ...]:
     """The parts to load from `initialization.path_to_checkpoint`; UserError for parts or path alone."""
     initialization = config.initialization
@@ -211,6 +220,8 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
         f"device: {device}, precision: {config.common.precision}, "
         f"imagination: {trainer.engine.name}, seed: {config.common.seed}"
     )
+    if device.type == "cuda":
+        say(f"gradient steps: {steps_announcement(config)}")
     if config.training.should:
         say(f"perceptual loss: {perceptual_announcement(wanted, config.tokenizer.perceptual)}")
         if config.tokenizer.background:
@@ -248,5 +259,11 @@ def _assemble(
         run.path, tensorboard=config.logging.tensorboard, wandb=wandb, run_config=to_dict(config)
     )
     return Trainer(
-        config, agent, env, make_engine(agent, config.common.engine), run, logger, frames_saved=frames_saved
+        config,
+        agent,
+        env,
+        make_engine(agent, config.common.engine, config.common.precision),
+        run,
+        logger,
+        frames_saved=frames_saved,
     )

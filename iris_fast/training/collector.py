@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iris_fast.acting import Policy
 from iris_fast.agent import Agent
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.imagination.randomness import Purpose, derive_seed
@@ -71,13 +72,20 @@ class Collector:
     """
 
     def __init__(
-        self, env: FrameVectorEnv, agent: Agent, store: EpisodeStore, config: ActingConfig, seed: int
+        self,
+        env: FrameVectorEnv,
+        agent: Agent,
+        store: EpisodeStore,
+        config: ActingConfig,
+        seed: int,
+        policy: Policy | None = None,
     ):
         self.env = env
         self.agent = agent
         self.store = store
         self.config = config
         self.seed = seed
+        self.policy = policy or Policy(agent)
         self.observations: np.ndarray | None = None
         self.state: LSTMState | None = None
         self.steps = 0  # vector steps since the run began; addresses the draws
@@ -110,7 +118,7 @@ class Collector:
     def _step(self, finished: dict[str, list[float]]) -> None:
         assert self.observations is not None and self.state is not None
         observations = self.observations
-        output = self.agent.policy(torch.from_numpy(observations).to(self.agent.device), self.state)
+        output = self.policy(observations, self.state)
         self.state = output.state
         actions = choose_actions(output.logits_actions.squeeze(1), self.config, self.seed, self.steps)
         self.observations, rewards, terminations, truncations, _ = self.env.step(actions)

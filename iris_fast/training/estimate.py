@@ -29,7 +29,10 @@ def estimate_seconds_per_unit(agent: Agent, config: Config, num_envs: int) -> di
     """Seconds that a unit of each phase is expected to take. The agent and its random state stay as they are."""
     with torch.random.fork_rng(devices=[agent.device] if agent.device.type == "cuda" else []):
         agent = copy.deepcopy(agent)
-        engine = make_engine(agent, config.common.engine)
+        # On a GPU nothing is captured for it, which would take longer than what it tells: so it overestimates there
+        # until an epoch has been measured.
+        on_gpu = agent.device.type == "cuda"
+        engine = make_engine(agent, "oracle" if on_gpu else config.common.engine)
         priors = _acting_seconds(agent, config, num_envs)
         if config.training.should:
             priors |= _training_seconds(agent, engine, config)

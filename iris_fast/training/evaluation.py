@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from iris_fast.acting import Policy
 from iris_fast.agent import Agent
 from iris_fast.config import Config
 from iris_fast.config.schema import memory_bytes
@@ -31,12 +32,21 @@ RECONSTRUCTED_FRAMES = 16
 class Evaluator:
     """Evaluates the agent without touching anything that training depends on."""
 
-    def __init__(self, config: Config, agent: Agent, engine: ImaginationEngine, run: RunFolder, backend: str):
+    def __init__(
+        self,
+        config: Config,
+        agent: Agent,
+        engine: ImaginationEngine,
+        run: RunFolder,
+        backend: str,
+        policy: Policy | None = None,
+    ):
         self.config = config
         self.agent = agent
         self.engine = engine
         self.run = run
         self.backend = backend
+        self.policy = policy or Policy(agent)
 
     def evaluate(
         self,
@@ -87,6 +97,7 @@ class Evaluator:
             keep_frames=self._capacity(),
             on_episode=on_episode,
             should_stop=should_stop,
+            policy=self.policy,
         )
 
     def _capacity(self) -> int:

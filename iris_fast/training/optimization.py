@@ -14,7 +14,8 @@ from iris_fast.errors import RunStopped
 from iris_fast.imagination.randomness import derive_seed
 
 Losses = dict[str, Tensor]
-SETTINGS = ("lr", "weight_decay")  # of an optimizer, which the configuration says and not the checkpoint
+# Of an optimizer, what the configuration and the device say and not the checkpoint.
+SETTINGS = ("lr", "weight_decay", "capturable")
 
 
 def weight_decay_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -25,14 +26,19 @@ def weight_decay_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.
 
 
 def adam(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=_on_gpu(parameters))
 
 
 def adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW with weight decay on the weights of Linear layers alone."""
     decayed, others = weight_decay_groups(module)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True, capturable=_on_gpu(decayed))
+
+
+def _on_gpu(parameters: list[nn.Parameter]) -> bool:
+    """Whether a CUDA graph may capture the optimizer's step, for which it counts its steps on the device."""
+    return parameters[0].is_cuda
 
 
 class MetricMeans:
@@ -95,23 +101,39 @@ class PartTrainer:
         """One optimizer step; returns its losses, their sum and the gradient norm before clipping."""
         self.optimizer.zero_grad(set_to_none=True)
         metrics: Losses = {}
-        share = 1 / (self.config.grad_acc_steps * self.pieces)
-        for batch in range(self.config.grad_acc_steps):
-            seed = derive_seed(run_seed, self.name, epoch, step, batch)
+        for seed in self.batch_seeds(run_seed, epoch, step):
             torch.manual_seed(seed)  # dropout
-            for losses in self.losses(seed):
-                total = torch.stack([loss.float() for loss in losses.values()]).sum()
-                self.scaler.scale(total * share).backward()
-                losses["total_loss"] = total
-                for name, loss in losses.items():
-                    metrics[name] = metrics.get(name, 0) + loss.detach() * share
-        self.scaler.unscale_(self.optimizer)
-        metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            self._accumulate(self.losses(seed), metrics)
+        self._clip(metrics)
         if self.device.type == "cpu" or step % self.CHECK_EVERY == 0:
             self.check_finite(metrics, epoch, step)
+        self._update()
+        return metrics
+
+    def batch_seeds(self, run_seed: int, epoch: int, step: int) -> list[int]:
+        """What the batches of a step are drawn from."""
+        return [
+            derive_seed(run_seed, self.name, epoch, step, batch)
+            for batch in range(self.config.grad_acc_steps)
+        ]
+
+    def _accumulate(self, pieces: Iterable[Losses], metrics: Losses) -> None:
+        """Adds the gradient of a batch's losses to the parameters', and the losses to `metrics`."""
+        share = 1 / (self.config.grad_acc_steps * self.pieces)
+        for losses in pieces:
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            self.scaler.scale(total * share).backward()
+            losses["total_loss"] = total
+            for name, loss in losses.items():
+                metrics[name] = metrics.get(name, 0) + loss.detach() * share
+
+    def _clip(self, metrics: Losses) -> None:
+        self.scaler.unscale_(self.optimizer)
+        metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+
+    def _update(self) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return metrics
 
     def check_finite(self, metrics: Losses, epoch: int, step: int) -> None:
         """RunStopped when the sum of the losses, or the gradient, has become NaN or infinite."""

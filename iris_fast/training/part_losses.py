@@ -1,10 +1,13 @@
 """The losses of each part on data drawn from the replay: what a gradient step of it minimises.
 
 One rule of precision: what is differentiated runs in the precision asked for; what is not (tokens and
-reconstructions of the cache, rollouts, acting) in float32, or TF32 where a GPU is told so.
+reconstructions of the cache, acting) in float32, or TF32 where a GPU is told so. Rollouts too, but those of the
+CUDA-graph engine: there bf16 and fp16 have the world model and the decoder in bfloat16.
 """
 
 from __future__ import annotations
+
+from dataclasses import fields
 
 from torch import Tensor
 
@@ -12,6 +15,7 @@ from iris_fast.agent import Agent
 from iris_fast.config.schema import Config
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart, Rollout
 from iris_fast.imagination.randomness import derive_seed, numpy_generator
+from iris_fast.models.actor_critic import LSTMState
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
@@ -19,6 +23,7 @@ from .actor_critic_step import ReturnsConfig, actor_critic_losses
 from .precision import autocast
 
 Losses = dict[str, Tensor]
+ROLLOUT_FIELDS = tuple(entry.name for entry in fields(Rollout) if entry.name != "start_state")
 
 
 def tokenizer_frames(store: EpisodeStore, batch: int, seed: int) -> Tensor:
@@ -32,16 +37,31 @@ def tokenizer_losses(agent: Agent, store: EpisodeStore, batch: int, seed: int) -
     return agent.tokenizer.losses(tokenizer_frames(store, batch, seed))
 
 
+def world_model_inputs(cache: FrameCache, batch: int, length: int, seed: int) -> dict[str, Tensor]:
+    """The arguments of `WorldModel.losses`: `batch` segments of `length` frames, from start."""
+    store = cache.store
+    segments = store.sample(numpy_generator(seed, "segments"), batch, length, from_start=True)
+    data = store.batch(segments)
+    return {
+        "tokens": cache.tokens(segments.slots),
+        "actions": data.actions,
+        "rewards": data.rewards,
+        "ends": data.ends,
+        "mask_padding": data.mask_padding,
+    }
+
+
 def world_model_losses(
     agent: Agent, cache: FrameCache, batch: int, length: int, seed: int, precision: str = "float32"
 ) -> Losses:
     """Losses on `batch` segments of `length` frames, from start."""
-    store = cache.store
-    segments = store.sample(numpy_generator(seed, "segments"), batch, length, from_start=True)
-    data = store.batch(segments)
-    tokens = cache.tokens(segments.slots)
+    return segment_losses(agent, world_model_inputs(cache, batch, length, seed), precision)
+
+
+def segment_losses(agent: Agent, inputs: dict[str, Tensor], precision: str) -> Losses:
+    """The world model's losses on what `world_model_inputs` gave."""
     with autocast(precision, agent.device):
-        return agent.world_model.losses(tokens, data.actions, data.rewards, data.ends, data.mask_padding)
+        return agent.world_model.losses(**inputs)
 
 
 def imagination_start(cache: FrameCache, batch: int, burn_in: int, seed: int) -> ImaginationStart:
@@ -67,14 +87,29 @@ def imagine(
     return engine.imagine(start, horizon, derive_seed(seed, "imagination"))
 
 
-def imagined_losses(
+def imagined_inputs(
     agent: Agent, cache: FrameCache, engine: ImaginationEngine, config: Config, batch: int, seed: int
-) -> Losses:
-    """The actor-critic's losses on `batch` imagined trajectories."""
+) -> dict[str, Tensor]:
+    """`batch` imagined trajectories, the fields of a `Rollout` by name; its start as `hx` and `cx`."""
     part = config.training.actor_critic
     horizon = part.imagine_horizon
     assert horizon is not None  # resolve() has filled it
     rollout = imagine(agent, cache, engine, batch, part.burn_in, horizon, seed)
+    return {name: getattr(rollout, name) for name in ROLLOUT_FIELDS} | rollout.start_state._asdict()
+
+
+def rollout_losses(agent: Agent, config: Config, inputs: dict[str, Tensor]) -> Losses:
+    """The actor-critic's losses on what `imagined_inputs` gave."""
+    part = config.training.actor_critic
+    steps = {name: inputs[name] for name in ROLLOUT_FIELDS}
+    rollout = Rollout(**steps, start_state=LSTMState(inputs["hx"], inputs["cx"]))
     returns = ReturnsConfig(part.gamma, part.lambda_, part.entropy_weight)
     with autocast(config.common.precision, agent.device):
         return actor_critic_losses(agent.actor_critic, rollout, returns)
+
+
+def imagined_losses(
+    agent: Agent, cache: FrameCache, engine: ImaginationEngine, config: Config, batch: int, seed: int
+) -> Losses:
+    """The actor-critic's losses on `batch` imagined trajectories."""
+    return rollout_losses(agent, config, imagined_inputs(agent, cache, engine, config, batch, seed))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from iris_fast.acting import Policy
 from iris_fast.agent import Agent
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.models.actor_critic import LSTMState
@@ -39,12 +40,14 @@ def play_episodes(
     keep_frames: int = 0,
     on_episode: Callable[[PlayedEpisode], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    policy: Policy | None = None,
 ) -> list[PlayedEpisode]:
     """Plays `num_episodes` whole episodes in all environments side by side.
 
     At most `keep_frames` frames are kept, over all episodes. `should_stop` is asked after each step; StopPlaying
     is raised when it says yes. Draws are addressed by `seed`.
     """
+    policy = policy or Policy(agent)
     shares = [
         num_episodes // env.num_envs + (row < num_episodes % env.num_envs) for row in range(env.num_envs)
     ]
@@ -54,7 +57,7 @@ def play_episodes(
     state = agent.actor_critic.initial_state(env.num_envs)
     kept = step = 0
     while any(shares):
-        output = agent.policy(torch.from_numpy(observations).to(agent.device), state)
+        output = policy(observations, state)
         actions = choose_actions(output.logits_actions.squeeze(1), config, seed, step)
         next_observations, rewards, terminations, truncations, _ = env.step(actions)
         ends = terminations | truncations

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
+from iris_fast.acting import Policy
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, to_dict
 from iris_fast.config.schema import memory_bytes
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import RunStopped
+from iris_fast.graphs import CudaGraphs, Tensors
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.replay.cache import FrameCache
@@ -23,10 +25,17 @@ from iris_fast.replay.store import EpisodeStore
 from .checkpoint import DatasetLog, explained_disk_errors, save_checkpoint
 from .collector import ActingConfig, Collector
 from .evaluation import Evaluator, save_steps
+from .graphed_step import make_part_trainer
 from .interrupts import StopRequest
 from .loggers import MetricLogger
-from .optimization import MetricMeans, PartTrainer, adam, adamw
-from .part_losses import imagined_losses, tokenizer_frames, world_model_losses
+from .optimization import Losses, MetricMeans, PartTrainer, adam, adamw
+from .part_losses import (
+    imagined_inputs,
+    rollout_losses,
+    segment_losses,
+    tokenizer_frames,
+    world_model_inputs,
+)
 from .precision import autocast
 from .progress import RunProgress
 from .run_folder import RunFolder
@@ -94,12 +103,15 @@ class Trainer:
         self.cache = FrameCache(
             agent.tokenizer, self.store, enabled=config.datasets.train.cache, max_bytes=cache_bytes
         )
+        captured = config.training.cuda_graphs and agent.device.type == "cuda"
+        self.graphs = CudaGraphs(agent.device) if captured else None
+        policy = Policy(agent, self.graphs)
         self.collector = Collector(
-            env, agent, self.store, self._acting(), derive_seed(self.seed, "collection")
+            env, agent, self.store, self._acting(), derive_seed(self.seed, "collection"), policy
         )
         self.engine = engine
         self.parts = self._make_parts()
-        self.evaluator = Evaluator(config, agent, engine, run, env.backend)
+        self.evaluator = Evaluator(config, agent, engine, run, env.backend, policy)
         self.dataset_log = DatasetLog()
         self.position = Position()
         self.env_steps = 0
@@ -143,30 +155,35 @@ class Trainer:
         }
         batch = {name: getattr(training, name).batch_num_samples for name in PARTS}
         precision = self.config.common.precision
-        losses = {
+        inputs: dict[str, Callable[[int], Tensors]] = {
+            "tokenizer": self._tokenizer_inputs,
+            "world_model": lambda seed: world_model_inputs(self.cache, batch["world_model"], length, seed),
+            "actor_critic": lambda seed: imagined_inputs(
+                agent, self.cache, self.engine, self.config, batch["actor_critic"], seed
+            ),
+        }
+        losses_of: dict[str, Callable[[Tensors], Iterable[Losses]]] = {
             "tokenizer": self._tokenizer_losses,
-            "world_model": lambda seed: [
-                world_model_losses(agent, self.cache, batch["world_model"], length, seed, precision)
-            ],
-            "actor_critic": lambda seed: [
-                imagined_losses(agent, self.cache, self.engine, self.config, batch["actor_critic"], seed)
-            ],
+            "world_model": lambda segments: [segment_losses(agent, segments, precision)],
+            "actor_critic": lambda rollout: [rollout_losses(agent, self.config, rollout)],
         }
         return {
-            name: PartTrainer(
+            name: make_part_trainer(
                 name,
                 getattr(training, name),
                 parameters[name],
                 optimizers[name],
-                losses[name],
-                self.config.common.precision,
+                inputs[name],
+                losses_of[name],
+                precision,
                 training.tokenizer.pieces if name == "tokenizer" else 1,
+                self.graphs,
             )
             for name in PARTS
         }
 
-    def _tokenizer_losses(self, seed: int) -> Iterator[dict[str, torch.Tensor]]:
-        """The losses of a batch of frames, in pieces; unused codes are restarted when it is time.
+    def _tokenizer_inputs(self, seed: int) -> Tensors:
+        """A batch of frames; unused codes are restarted when it is time.
 
         Not once the world model trains: it would have to learn the meaning of restarted codes anew.
         """
@@ -178,7 +195,11 @@ class Trainer:
         early = self.position.epoch <= self.config.training.world_model.start_after_epochs
         if every and early and self.position.step % every == 0:
             self.agent.tokenizer.restart_unused_codes(frames)
-        for piece in frames.chunk(training.pieces):
+        return {"frames": frames}
+
+    def _tokenizer_losses(self, inputs: Tensors) -> Iterator[Losses]:
+        """The losses of a batch of frames, in pieces."""
+        for piece in inputs["frames"].chunk(self.config.training.tokenizer.pieces):
             with autocast(self.config.common.precision, self.agent.device):
                 losses = self.agent.tokenizer.losses(piece)
             yield losses
@@ -265,6 +286,8 @@ class Trainer:
         part, position = self.parts[name], self.position
         self.agent.eval()
         self.agent.get_submodule(name).train()
+        if name == "tokenizer":
+            self.cache.invalidate()  # of the last epoch: its memory serves the tokenizer's step
         means = MetricMeans()
         if position.means is not None:
             means.load_state_dict(position.means, self.agent.device)

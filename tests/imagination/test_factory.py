@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
+from iris_fast.config.schema import Precision
 from iris_fast.errors import UserError
 from iris_fast.imagination import factory
 from iris_fast.imagination.cpu_engine import CpuEngine
 from iris_fast.imagination.factory import make_engine
+from iris_fast.imagination.graph_engine import CudaGraphEngine
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.kernels._extension import find_extension
 from tests.models.agents import micro_agent
@@ -36,3 +40,16 @@ def test_the_cpu_engine_is_refused_elsewhere() -> None:
     with pytest.raises(UserError, match="not on meta"):
         make_engine(agent, "cpu")
     assert type(make_engine(agent)) is OracleEngine
+
+
+def test_the_graph_engine_is_refused_without_a_gpu_and_knows_every_precision() -> None:
+    with pytest.raises(UserError, match=r"common\.engine=cuda_graph runs on a GPU, not on cpu"):
+        make_engine(micro_agent(), "cuda_graph")
+    assert set(factory.OF_PRECISION) == set(get_args(Precision))
+
+
+@pytest.mark.gpu
+def test_a_gpu_takes_graphs() -> None:
+    agent = micro_agent().to("cuda")
+    assert type(make_engine(agent)) is CudaGraphEngine
+    assert type(make_engine(agent, "oracle")) is OracleEngine

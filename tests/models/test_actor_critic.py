@@ -77,3 +77,24 @@ def test_burn_in_has_no_gradient(policy: ActorCritic) -> None:
 def test_burn_in_on_no_frames_is_the_initial_state(policy: ActorCritic) -> None:
     state = policy.burn_in(some_frames(0), torch.zeros(BATCH, 0, dtype=torch.bool))
     assert all(part.shape == (BATCH, 8) and (part == 0).all() for part in state)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("time", [1, 4])
+def test_the_recurrence_for_a_gpu_is_the_same(time: int, masked: bool) -> None:
+    """Its operations on the CPU: hidden states, last state and gradients."""
+    agent = micro_agent()
+    model = agent.actor_critic
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, time, model.lstm.input_size, generator=generator)
+    start = LSTMState(*torch.randn(2, 3, model.config.lstm_dim, generator=generator).unbind())
+    mask = torch.rand(3, time, generator=generator) > 0.5 if masked else None
+    found = []
+    for recurrence in (model._recurrence_on_gpu, model._recurrence):
+        model.zero_grad()
+        outputs, state = recurrence(features, start, mask)
+        (outputs.square().sum() + state.cx.sum()).backward()
+        gradients = [parameter.grad.clone() for parameter in model.lstm.parameters()]  # type: ignore[union-attr]
+        found.append([outputs, *state, *gradients])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,156 @@
+"""Functions of static tensors, captured once as CUDA graphs and replayed with new contents.
+
+A graph repeats the launches that were recorded, on the same memory: so what is to change between replays is
+copied into the tensors it was captured with, and weights must be updated in place. `Uncaptured` runs the same
+functions without a graph on any device, which is how they are tested without a GPU. `CudaGraphs` itself has never
+run: no GPU was to be had (docs/design.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+Body = Callable[[Tensors], Tensors]
+
+
+class Graphs(Protocol):
+    """Turns a function without arguments into one that repeats it on the same memory."""
+
+    device: torch.device
+
+    def capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
+        """What repeats `function`, and its outputs, which each repetition overwrites."""
+        ...
+
+
+class CudaGraphs:
+    """CUDA graphs that share one pool of memory, since no two of them ever run side by side.
+
+    So one graph's intermediate results lie where another's were, and its outputs must be copied before
+    another is replayed. `warm_up` runs come first, on a side stream: they compile kernels, choose algorithms and
+    allocate what libraries keep, none of which can be captured.
+    """
+
+    def __init__(self, device: torch.device, warm_up: int = 2):
+        if device.type != "cuda":
+            raise ValueError(f"a CUDA graph needs a CUDA device, not {device}")
+        self.device = device
+        self.warm_up = warm_up
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
+        try:
+            return self._capture(function)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "a CUDA graph could not be captured: run without any by common.engine=oracle "
+                f"training.cuda_graphs=false ({error})"
+            ) from error
+
+    def _capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(self.warm_up):
+                    function()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # Only this thread is watched for calls that a capture forbids: loggers have threads of their own.
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                outputs = function()
+        return graph.replay, outputs
+
+
+class Uncaptured:
+    """The same without a graph: each repetition runs the function, and copies its outputs where the first's are."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
+        outputs = {name: tensor.clone() for name, tensor in function().items()}
+
+        def repeat() -> None:
+            for name, tensor in function().items():
+                outputs[name].copy_(tensor)
+
+        return repeat, outputs
+
+
+class GraphedCall:
+    """`body(inputs)`, captured at the first call and replayed from then on.
+
+    `body` must do all its work on the device, without a look from the host at any number and without a choice
+    that depends on one. `preserve` is a context that undoes what running `body` changes, entered around warm-up
+    and capture.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        graphs: Graphs,
+        preserve: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ):
+        self.body = body
+        self.graphs = graphs
+        self.preserve = preserve
+        self._inputs: Tensors = {}
+        self._outputs: Tensors = {}
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, inputs: Mapping[str, Tensor | int]) -> Tensors:
+        """Outputs of `body` for inputs of the first call's names and shapes; valid until the next call.
+
+        Raises ValueError for another name, shape or dtype: they are part of what was captured.
+        """
+        if self._replay is None:
+            self._capture(inputs)
+        else:
+            self._check(inputs)
+            for name, value in inputs.items():
+                fill(self._inputs[name], value)
+        assert self._replay is not None
+        self._replay()
+        return self._outputs
+
+    def _capture(self, inputs: Mapping[str, Tensor | int]) -> None:
+        self._inputs = {name: self._static(value) for name, value in inputs.items()}
+        with self.preserve():
+            self._replay, self._outputs = self.graphs.capture(lambda: self.body(self._inputs))
+
+    def _static(self, value: Tensor | int) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.detach().to(self.graphs.device, copy=True)
+        return fill(torch.zeros((), dtype=torch.int64, device=self.graphs.device), value)
+
+    def _check(self, inputs: Mapping[str, Tensor | int]) -> None:
+        if inputs.keys() != self._inputs.keys():
+            raise ValueError(
+                f"captured with inputs {', '.join(self._inputs)}, called with {', '.join(inputs)}"
+            )
+        for name, value in inputs.items():
+            held = self._inputs[name]
+            if isinstance(value, Tensor) and (value.shape, value.dtype) != (held.shape, held.dtype):
+                raise ValueError(
+                    f"{name} was captured as {held.dtype} {tuple(held.shape)}, "
+                    f"called with {value.dtype} {tuple(value.shape)}"
+                )
+
+
+def fill(target: Tensor, value: Tensor | int) -> Tensor:
+    """Puts `value` in `target`: a tensor of its shape, or 64 bits of an int, without waiting for the device."""
+    if isinstance(value, Tensor):
+        return target.copy_(value, non_blocking=True)
+    return target.fill_(value - 2**64 if value >= 2**63 else value)
+
+
+def addresses(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """Where tensors lie: a graph that reads them holds while this does not change."""
+    return tuple(tensor.data_ptr() for tensor in tensors)

@@ -1,0 +1,135 @@
+"""A stretch of a rollout as one function of static tensors, all of it on the device: what a CUDA graph captures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iris_fast.graphs import Tensors
+from iris_fast.kernels import sample_categorical
+from iris_fast.models.actor_critic import ActorCritic, LSTMState
+from iris_fast.models.transformer import TransformerConfig
+
+from .frame_decoder import FrameDecoder
+from .randomness import Purpose
+from .token_pass import TokenPasses
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What is captured: `steps` steps of `batch` rollouts from an empty cache.
+
+    `burn_in`: frames before it, or None where it goes on from a recurrent state; `last`: its last step generates no
+    frame, since the rollout ends there.
+    """
+
+    batch: int
+    steps: int
+    burn_in: int | None
+    last: bool
+
+
+def stretches(horizon: int, batch: int, burn_in: int, config: TransformerConfig) -> list[Stretch]:
+    """The stretches of a rollout. One, up to as many steps as the context has blocks; beyond, the cache is
+    rebuilt from the current frame wherever the oracle rebuilds it.
+
+    Raises ValueError for a horizon below 1, and for a context that no step and frame fit into.
+    """
+    if horizon < 1:
+        raise ValueError(f"the horizon must be at least 1 step, not {horizon}")
+    whole = config.max_blocks - 1  # steps with a frame that follow the first frame
+    if whole < 1 and horizon > 1:
+        raise ValueError(
+            "a rollout of several steps needs a context of two blocks: raise world_model.max_blocks"
+        )
+    found: list[Stretch] = []
+    while horizon > whole + 1:
+        found.append(Stretch(batch, whole, None if found else burn_in, last=False))
+        horizon -= whole
+    return [*found, Stretch(batch, horizon, None if found else burn_in, last=True)]
+
+
+class DeviceRollout:
+    """Runs a stretch. Nothing in `__call__` looks at a number from the host or depends on one.
+
+    Inputs: `seed`, `first_step` () int64; `tokens` `(batch, 16)` int64; `burn_in_frames` `(batch, burn_in, 3, 64,
+    64)` and `burn_in_mask` `(batch, burn_in)`, or `hx` and `cx`. Outputs: the fields of a `Rollout` over the
+    stretch's steps, `start_hx` and `start_cx`, and where it goes on: `next_tokens`, `hx`, `cx`.
+    """
+
+    def __init__(
+        self, stretch: Stretch, actor_critic: ActorCritic, decoder: FrameDecoder, passes: TokenPasses
+    ):
+        self.stretch = stretch
+        self.actor_critic = actor_critic
+        self.decoder = decoder
+        self.passes = passes
+        block = passes.config.tokens_per_block
+        self.offsets = torch.arange((stretch.steps + 1) * block, device=passes.places.device)
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensors) -> Tensors:
+        block = self.passes.config.tokens_per_block
+        state = self._start_state(inputs)
+        outputs = {"start_hx": state.hx, "start_cx": state.cx}
+        # As () tensors these address the draws, and the kernels read them from where they lie.
+        positions = (inputs["first_step"] * block + self.offsets).unbind()
+        tokens = inputs["tokens"]
+        self.passes.feed(tokens, 0)
+        steps: list[Tensors] = []
+        for step in range(self.stretch.steps):
+            fields, state, tokens = self._step(
+                step, tokens, state, inputs["seed"], positions[step * block : (step + 2) * block]
+            )
+            steps.append(fields)
+        outputs |= {name: torch.stack([fields[name] for fields in steps], dim=1) for name in steps[0]}
+        outputs["rewards"] = outputs["rewards"].float() - 1
+        outputs["ends"] = outputs["ends"].bool()
+        return outputs | {"next_tokens": tokens, "hx": state.hx, "cx": state.cx}
+
+    def _start_state(self, inputs: Tensors) -> LSTMState:
+        if self.stretch.burn_in is None:
+            return LSTMState(inputs["hx"], inputs["cx"])
+        return self.actor_critic.burn_in(inputs["burn_in_frames"], inputs["burn_in_mask"])
+
+    def _step(
+        self, step: int, tokens: Tensor, state: LSTMState, seed: Tensor, positions: tuple[Tensor, ...]
+    ) -> tuple[Tensors, LSTMState, Tensor]:
+        """A step's fields, the state after it and the next frame's tokens (its own, after the last step).
+
+        `positions` are those of the draws of this block and of the next one.
+        """
+        passes, weights = self.passes, self.passes.weights
+        slots = tokens.shape[1]
+        frames = self.decoder.frames_of(tokens)
+        policy = self.actor_critic(frames.unsqueeze(1), state)
+        logits = policy.logits_actions.squeeze(1)
+        at_action = positions[slots]
+        actions = sample_categorical(logits, seed=seed, position=at_action, purpose=int(Purpose.ACTION))
+        held = slots + step * (slots + 1)
+        x = passes.feed((actions + len(weights.tokens))[:, None], held)[:, 0]
+        fields = {
+            "observations": frames,
+            "tokens": tokens,
+            "actions": actions,
+            "rewards": passes.draw(weights.rewards, x, seed, at_action, Purpose.REWARD),
+            "ends": passes.draw(weights.ends, x, seed, at_action, Purpose.END),
+            "logits_actions": logits,
+            "values": policy.values.squeeze(1),
+        }
+        if self.stretch.last and step == self.stretch.steps - 1:
+            return fields, policy.state, tokens
+        return fields, policy.state, self._frame(x, held + 1, slots, seed, positions[slots + 1 :])
+
+    def _frame(self, x: Tensor, held: int, slots: int, seed: Tensor, positions: tuple[Tensor, ...]) -> Tensor:
+        """Samples a frame's tokens `(batch, 16)`, each from the features of what precedes it, into the cache."""
+        tokens = []
+        for slot in range(slots):
+            token = self.passes.draw(
+                self.passes.weights.observations, x, seed, positions[slot], Purpose.TOKEN
+            )
+            tokens.append(token)
+            x = self.passes.feed(token[:, None], held + slot)[:, 0]
+        return torch.stack(tokens, dim=1)

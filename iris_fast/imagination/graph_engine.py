@@ -1,0 +1,114 @@
+"""The CUDA-graph engine: the oracle's rollouts of our kernels, recorded once and replayed.
+
+A rollout of up to 20 steps, from the burn-in to the last reward, is one graph for each (batch, horizon, burn-in): one
+launch from the host, with the seed, the frames and the tokens to start from copied into its inputs and the weights
+read where they are. What it records is tested without a GPU, against the oracle and for being free of any look from
+the host. As a graph on a GPU it has never run: none was to be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from iris_fast.agent import Agent
+from iris_fast.graphs import CudaGraphs, GraphedCall, Graphs, Tensors, addresses
+from iris_fast.models.actor_critic import LSTMState
+
+from .device_rollout import DeviceRollout, Stretch, stretches
+from .engine import ImaginationStart, Rollout
+from .frame_decoder import FrameDecoder
+from .token_pass import InferenceWeights, TokenPasses
+
+FIELDS = ("observations", "tokens", "actions", "rewards", "ends", "logits_actions", "values")
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """`dtype`: of the world model's and the decoder's weights, keys and values. In float32 the trajectory is the
+    oracle's, except where two choices lie within rounding; in bfloat16 its distribution is, within bfloat16's.
+    `precision`: of products of float32 in our kernels, "ieee" (exact), "tf32x3" (nearly) or "tf32".
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["ieee", "tf32x3", "tf32"] = "ieee"
+
+
+class CudaGraphEngine:
+    """Imagines by replaying graphs. The agent must be in evaluation mode, its weights in float32.
+
+    Weights are read in place, or copied into place at the first rollout after `weights_changed`; an agent whose
+    parameters have been moved is captured anew. What `imagine` returns is the caller's to keep.
+    """
+
+    name = "cuda_graph"
+
+    def __init__(self, agent: Agent, options: GraphOptions = GraphOptions(), graphs: Graphs | None = None):
+        """`graphs`: by default CUDA graphs on the agent's device; ValueError where that is no CUDA device."""
+        self.agent = agent
+        self.options = options
+        self.graphs = CudaGraphs(agent.device) if graphs is None else graphs
+        self._addresses: tuple[int, ...] = ()
+        self._stale: set[str] = set()
+        self._calls: dict[Stretch, GraphedCall] = {}
+        self._passes: dict[int, TokenPasses] = {}
+        self._prepare()
+
+    def weights_changed(self, parts: Iterable[str]) -> None:
+        self._stale.update(parts)
+
+    @torch.no_grad()
+    def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
+        """Rolls out `horizon` steps; ValueError outside evaluation mode and for a horizon below 1."""
+        if any(part.training for part in (self.agent, *self.agent.children())):
+            raise ValueError("imagination needs the agent in evaluation mode: call agent.eval()")
+        batch, burn_in = start.burn_in_mask.shape
+        plan = stretches(horizon, batch, burn_in, self.agent.world_model.config)
+        self._bring_up_to_date()
+        inputs: dict[str, Tensor | int] = {
+            "tokens": start.first_tokens,
+            "burn_in_frames": start.burn_in_frames,
+            "burn_in_mask": start.burn_in_mask,
+        }
+        found: list[Tensors] = []
+        done = 0
+        for stretch in plan:
+            found.append(self._run(stretch, inputs | {"seed": seed, "first_step": done}))
+            inputs = {"tokens": found[-1]["next_tokens"], "hx": found[-1]["hx"], "cx": found[-1]["cx"]}
+            done += stretch.steps
+        fields = {name: torch.cat([part[name] for part in found], dim=1) for name in FIELDS}
+        return Rollout(**fields, start_state=LSTMState(found[0]["start_hx"], found[0]["start_cx"]))
+
+    def _run(self, stretch: Stretch, inputs: Mapping[str, Tensor | int]) -> Tensors:
+        """A stretch's outputs, copied out of the graph's memory."""
+        if stretch not in self._calls:
+            self._calls[stretch] = GraphedCall(self.rollout(stretch), self.graphs)
+        return {name: tensor.clone() for name, tensor in self._calls[stretch](inputs).items()}
+
+    def rollout(self, stretch: Stretch) -> DeviceRollout:
+        """What is captured for a stretch. Those of one batch size share a cache: each begins by emptying it."""
+        if stretch.batch not in self._passes:
+            self._passes[stretch.batch] = TokenPasses(self._weights, stretch.batch, self.options.precision)
+        return DeviceRollout(stretch, self.agent.actor_critic, self._decoder, self._passes[stretch.batch])
+
+    def _bring_up_to_date(self) -> None:
+        if self._addresses != addresses(self.agent.parameters()):
+            self._prepare()
+        if "world_model" in self._stale:
+            self._weights.refresh()
+        if "tokenizer" in self._stale:
+            self._decoder.refresh()
+        self._stale.clear()
+
+    def _prepare(self) -> None:
+        """Begins anew with the parameters where they are now; what was captured before is dropped."""
+        dtype = getattr(torch, self.options.dtype)
+        self._calls.clear()
+        self._passes.clear()
+        self._weights = InferenceWeights(self.agent.world_model, dtype)
+        self._decoder = FrameDecoder(self.agent.tokenizer, dtype)
+        self._addresses = addresses(self.agent.parameters())

@@ -1,0 +1,197 @@
+"""The world model's decoding pass of our kernels: five launches a layer, over a static key-value cache.
+
+A pass is a token embedding, in each layer LayerNorm + query, key and value; append + attention; output projection +
+residual; LayerNorm + first layer of the MLP + GELU; second layer + residual; and for a draw the last LayerNorm +
+first layer of a head + ReLU, and its last layer with the draw: 53 launches a token at 10 layers. What decides where a
+pass writes is known when it is captured: its place in the cache is a Python number, and a row of a table on the
+device for the kernels, so that no counter has to be raised between launches.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from iris_fast.kernels import cached_attention, layer_norm_linear, linear_sample, token_embedding
+from iris_fast.models.world_model import Head, WorldModel
+
+from .randomness import Purpose
+
+
+class Affine(NamedTuple):
+    """A linear layer: `weight` `(out, dim)` and `bias` `(out,)`."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class Norm(NamedTuple):
+    """A LayerNorm, under the names that `layer_norm_linear` has for it."""
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    eps: float
+
+
+class Layer(NamedTuple):
+    """The weights of one Transformer block; `qkv` is query, key and value one below the other."""
+
+    ln1: Norm
+    qkv: Affine
+    proj: Affine
+    ln2: Norm
+    mlp_in: Affine
+    mlp_out: Affine
+
+
+class HeadWeights(NamedTuple):
+    """A head: Linear, ReLU, Linear."""
+
+    first: Affine
+    last: Affine
+
+
+class InferenceWeights:
+    """A world model's weights as the passes want them: packed and in `dtype`, the model's own where they are so.
+
+    LayerNorms stay as they are. `refresh` copies the model's weights of now into those that are copies, in place.
+    """
+
+    def __init__(self, model: WorldModel, dtype: torch.dtype):
+        self.model = model
+        self.dtype = dtype
+        self._copies: list[tuple[Tensor, Tensor]] = []  # (ours, the model's)
+        blocks: Any = model.transformer.blocks
+        self.layers = [self._layer(block) for block in blocks]
+        self.ln_f = _norm(model.transformer.ln_f)
+        actions, tokens = (table.weight for table in model.embedder.embedding_tables)
+        self.actions, self.tokens = self._of(actions), self._of(tokens)  # type: ignore[arg-type]
+        self.positions = self._of(model.pos_emb.weight)
+        self.observations, self.rewards, self.ends = (
+            self._head(head) for head in (model.head_observations, model.head_rewards, model.head_ends)
+        )
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """To be called when the model's weights have changed."""
+        for ours, theirs in self._copies:
+            ours.copy_(theirs)
+
+    def _layer(self, block: Any) -> Layer:
+        attention, mlp = block.attn, block.mlp
+        return Layer(
+            _norm(block.ln1),
+            self._affine(attention.query, attention.key, attention.value),
+            self._affine(attention.proj),
+            _norm(block.ln2),
+            self._affine(mlp[0]),
+            self._affine(mlp[2]),
+        )
+
+    def _head(self, head: Head) -> HeadWeights:
+        first, last = head.head_module[0], head.head_module[2]
+        return HeadWeights(self._affine(first), self._affine(last))
+
+    def _affine(self, *layers: Any) -> Affine:
+        return Affine(self._of(*(x.weight for x in layers)), self._of(*(x.bias for x in layers)))
+
+    def _of(self, *parameters: Tensor) -> Tensor:
+        """Parameters one below the other in our dtype; a single one that has it is shared."""
+        first = parameters[0].detach()
+        if len(parameters) == 1 and first.dtype == self.dtype:
+            return first
+        rows = sum(len(parameter) for parameter in parameters)
+        ours = torch.empty((rows, *first.shape[1:]), dtype=self.dtype, device=first.device)
+        for part, theirs in zip(ours.split([len(p) for p in parameters]), parameters, strict=True):
+            self._copies.append((part, theirs.detach()))
+        return ours
+
+
+def _norm(layer: nn.LayerNorm) -> Norm:
+    return Norm(layer.weight.detach(), layer.bias.detach(), layer.eps)
+
+
+class TokenPasses:
+    """Passes of a batch of sequences that share a length. Everything it keeps is allocated once.
+
+    `precision` is that of products of float32 in the kernels: "ieee", "tf32x3" or "tf32". The residual stream is
+    float32 in every dtype; keys and values are of the weights' dtype.
+    """
+
+    def __init__(self, weights: InferenceWeights, batch: int, precision: str = "ieee"):
+        config = weights.model.config
+        device = weights.positions.device
+        self.weights = weights
+        self.config = config
+        self.precision = precision
+        head_dim = config.embed_dim // config.num_heads
+        shape = (config.num_layers, 2, batch, config.num_heads, config.max_tokens, head_dim)
+        self.cache = torch.zeros(shape, dtype=weights.dtype, device=device)
+        self.places = torch.arange(config.max_tokens, device=device)
+        self.lengths = self.places.to(torch.int32)[:, None].repeat(
+            1, batch
+        )  # row i: a batch that holds i tokens
+
+    def feed(self, tokens: Tensor, held: int) -> Tensor:
+        """Features before the last LayerNorm, `(batch, new, embed_dim)` float32, of tokens that follow `held` ones.
+
+        `tokens`: `(batch, new)` int64, where vocab_size + i is action i.
+        """
+        weights, new = self.weights, tokens.shape[1]
+        if held + new > self.config.max_tokens:
+            raise ValueError(
+                f"the cache holds {self.config.max_tokens} tokens; {held + new} were asked of it"
+            )
+        x = token_embedding(
+            tokens,
+            weights.tokens,
+            weights.positions,
+            self.places[held : held + new],
+            more_table=weights.actions,
+            dtype=torch.float32,
+        )
+        for index, layer in enumerate(weights.layers):
+            x = self._attend(x, layer, index, held)
+            hidden = self._linear(x, layer.mlp_in, layer.ln2, activation="gelu")
+            x = self._linear(hidden, layer.mlp_out, residual=x)
+        return x
+
+    def _attend(self, x: Tensor, layer: Layer, index: int, held: int) -> Tensor:
+        packed = self._linear(x, layer.qkv, layer.ln1).unflatten(2, (3, self.config.num_heads, -1))
+        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)  # (batch, heads, new, head_dim), views
+        # The room that this pass needs: by it the kernel chooses how many parts it reads the cache in.
+        keys, values = self.cache[index, :, :, :, : held + x.shape[1]].unbind(0)
+        attended = cached_attention(
+            query,
+            key,
+            value,
+            keys,
+            values,
+            self.lengths[held],
+            causal=self.config.attention,
+            tokens_per_block=self.config.tokens_per_block,
+        )
+        return self._linear(attended.transpose(1, 2).flatten(2), layer.proj, residual=x)
+
+    def _linear(self, x: Tensor, affine: Affine, norm: Norm | None = None, **options: Any) -> Tensor:
+        around: dict[str, Any] = {} if norm is None else norm._asdict()
+        around |= {"precision": self.precision, **options}
+        return layer_norm_linear(x, affine.weight, affine.bias, **around)
+
+    def draw(self, head: HeadWeights, x: Tensor, seed: Tensor, position: Tensor, purpose: Purpose) -> Tensor:
+        """One class `(batch,)` int64 of a head for each row of `x` `(batch, embed_dim)`.
+
+        `seed`, `position`: () int64 on the device; the draw is the oracle's at that address.
+        """
+        hidden = self._linear(x, head.first, self.weights.ln_f, activation="relu")
+        return linear_sample(
+            hidden,
+            *head.last,
+            seed=seed,
+            position=position,
+            purpose=int(purpose),
+            precision=self.precision,
+        )

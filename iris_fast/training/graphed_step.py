@@ -1,0 +1,135 @@
+"""Gradient steps as CUDA graphs: losses, gradients, clipping and the optimizer in one replay.
+
+What a step is drawn from is chosen on the host and gathered on the device first, and copied into the graph's inputs;
+dropout draws from PyTorch's generator, whose seed a replay reads anew. As graphs on a GPU these steps have never run:
+none was to be had. What they capture is tested uncaptured, against the eager steps, bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iris_fast.config.schema import PartConfig
+from iris_fast.graphs import GraphedCall, Graphs, Tensors
+
+from .optimization import Losses, PartTrainer
+
+
+@contextmanager
+def preserved(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Undoes in place what gradient steps inside it do to parameters, optimizer and generators.
+
+    What the optimizer makes at its first step stays, as zeros: as it was made.
+    """
+    weights = [parameter.detach().clone() for parameter in parameters]
+    before = {
+        parameter: {name: value.clone() for name, value in _tensors(state)}
+        for parameter, state in optimizer.state.items()
+    }
+    devices = {parameter.device for parameter in parameters if parameter.is_cuda}
+    with torch.random.fork_rng(devices=list(devices)):
+        yield
+    with torch.no_grad():
+        for parameter, weight in zip(parameters, weights, strict=True):
+            parameter.copy_(weight)
+        for owner, state in optimizer.state.items():
+            for name, value in _tensors(state):
+                if owner in before:
+                    value.copy_(before[owner][name])
+                else:
+                    value.zero_()
+
+
+def _tensors(state: dict[str, Any]) -> list[tuple[str, Tensor]]:
+    return [(name, value) for name, value in state.items() if isinstance(value, Tensor)]
+
+
+class GraphedPartTrainer(PartTrainer):
+    """A `PartTrainer` whose step is captured at the first one.
+
+    `inputs(seed)` gives what the losses of a batch are computed from, by name, on the device; `losses_of` computes
+    them in pieces and may not look at a number from the host. Losses that are not finite end the run within
+    `CHECK_EVERY` steps, before anything is saved. With `grad_acc_steps` above 1 the dropout of all batches goes on
+    from the first one's seed. Not for fp16, whose scaling is kept eager.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: PartConfig,
+        parameters: list[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        inputs: Callable[[int], Tensors],
+        losses_of: Callable[[Tensors], Iterable[Losses]],
+        precision: str,
+        pieces: int,
+        graphs: Graphs,
+    ):
+        if precision == "fp16":
+            raise ValueError("gradient steps in fp16 are not captured: use PartTrainer, or bf16")
+        super().__init__(
+            name, config, parameters, optimizer, lambda seed: losses_of(inputs(seed)), precision, pieces
+        )
+        self.inputs = inputs
+        self.losses_of = losses_of
+        self.graphs = graphs
+        self._call = self._new_call()
+
+    def step(self, run_seed: int, epoch: int, step: int) -> Losses:
+        """One optimizer step; its losses, their sum and the gradient norm before clipping."""
+        seeds = self.batch_seeds(run_seed, epoch, step)
+        torch.manual_seed(seeds[0])  # dropout, as in an eager step
+        inputs = {
+            f"{batch}.{name}": value
+            for batch, seed in enumerate(seeds)
+            for name, value in self.inputs(seed).items()
+        }
+        metrics = {name: value.clone() for name, value in self._call(inputs).items()}
+        if step % self.CHECK_EVERY == 0:
+            self.check_finite(metrics, epoch, step)
+        return metrics
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._call = self._new_call()  # the optimizer's state lies elsewhere now
+
+    def _new_call(self) -> GraphedCall:
+        return GraphedCall(self._body, self.graphs, lambda: preserved(self.parameters, self.optimizer))
+
+    def _body(self, inputs: Tensors) -> Tensors:
+        for parameter in self.parameters:
+            parameter.grad = None  # so that the backward pass writes gradients instead of adding to them
+        metrics: Losses = {}
+        for batch in range(self.config.grad_acc_steps):
+            prefix = f"{batch}."
+            own = {n.removeprefix(prefix): value for n, value in inputs.items() if n.startswith(prefix)}
+            self._accumulate(self.losses_of(own), metrics)
+        self._clip(metrics)
+        self._update()
+        return metrics
+
+
+def make_part_trainer(
+    name: str,
+    config: PartConfig,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    inputs: Callable[[int], Tensors],
+    losses_of: Callable[[Tensors], Iterable[Losses]],
+    precision: str,
+    pieces: int,
+    graphs: Graphs | None,
+) -> PartTrainer:
+    """A trainer whose steps `graphs` capture; eager ones without, and in fp16."""
+    if graphs is None or precision == "fp16":
+        return PartTrainer(
+            name, config, parameters, optimizer, lambda seed: losses_of(inputs(seed)), precision, pieces
+        )
+    return GraphedPartTrainer(
+        name, config, parameters, optimizer, inputs, losses_of, precision, pieces, graphs
+    )

@@ -1,0 +1,62 @@
+"""The policy as it is captured: the agent's own, for frames of the host and a state that goes on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from iris_fast.acting import Policy
+from iris_fast.graphs import CudaGraphs, GraphedCall, Uncaptured
+from tests.fake_device import DEVICE, OnDeviceAlone, fake_cuda, without_data
+from tests.models.agents import micro_agent
+
+
+def frames(batch: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (batch, 3, 64, 64), dtype=np.uint8)
+
+
+def test_captured_it_is_the_agents_policy_step_by_step() -> None:
+    agent = micro_agent()
+    captured, plain = Policy(agent, Uncaptured(torch.device("cpu"))), Policy(agent)
+    for batch in (2, 3, 2):
+        state = expected_state = agent.actor_critic.initial_state(batch)
+        for step in range(3):
+            found, expected = captured(frames(batch, step), state), plain(frames(batch, step), expected_state)
+            assert torch.equal(found.logits_actions, expected.logits_actions)
+            assert torch.equal(found.values, expected.values)
+            state, expected_state = found.state, expected.state
+        assert all(map(torch.equal, state, expected_state))
+
+
+def test_what_is_captured_never_looks_at_a_number_nor_leaves_the_device() -> None:
+    agent = micro_agent()
+    policy = Policy(agent, Uncaptured(torch.device("cpu")))
+    with fake_cuda():
+        without_data(agent)
+        state = agent.actor_critic.initial_state(2)
+        inputs = {"frames": torch.empty((2, 3, 64, 64), dtype=torch.uint8, device=DEVICE), **state._asdict()}
+        with OnDeviceAlone():
+            assert policy._act(inputs)["logits_actions"].shape == (2, 1, 3)
+
+
+def test_a_captured_function_takes_what_it_was_captured_with() -> None:
+    call = GraphedCall(lambda inputs: {"y": inputs["x"] + inputs["n"]}, Uncaptured(torch.device("cpu")))
+    assert call({"x": torch.ones(2), "n": 2**64 - 1})["y"].tolist() == [0.0, 0.0]
+    outputs = call({"x": torch.zeros(2), "n": 5})
+    assert outputs["y"].tolist() == [5.0, 5.0]
+    with pytest.raises(ValueError, match=r"x was captured as torch.float32 \(2,\), called with .* \(3,\)"):
+        call({"x": torch.ones(3), "n": 5})
+    with pytest.raises(ValueError, match="captured with inputs x, n, called with x"):
+        call({"x": torch.ones(2)})
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_captured_policy_is_the_agents() -> None:
+    agent = micro_agent().to("cuda")
+    captured, plain = Policy(agent, CudaGraphs(torch.device("cuda"))), Policy(agent)
+    state = agent.actor_critic.initial_state(2)
+    for step in range(3):
+        found, expected = captured(frames(2, step), state), plain(frames(2, step), state)
+        torch.testing.assert_close(found.logits_actions, expected.logits_actions)
+        state = found.state

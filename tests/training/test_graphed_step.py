@@ -1,0 +1,223 @@
+"""Gradient steps as they are captured: run uncaptured they are the eager steps, and they never look at a number."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from benchmarks.cases.launch_count import group_norm_of
+from iris_fast.agent import PARTS, Agent
+from iris_fast.config import Config, resolve
+from iris_fast.config.schema import PartConfig
+from iris_fast.errors import RunStopped
+from iris_fast.graphs import CudaGraphs, Graphs, Tensors, Uncaptured
+from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.replay.cache import FrameCache
+from iris_fast.training.builder import steps_announcement
+from iris_fast.training.graphed_step import GraphedPartTrainer, make_part_trainer, preserved
+from iris_fast.training.optimization import Losses, PartTrainer, adam, adamw
+from iris_fast.training.part_losses import (
+    imagined_inputs,
+    rollout_losses,
+    segment_losses,
+    tokenizer_frames,
+    world_model_inputs,
+)
+from tests.fake_device import without_data
+from tests.micro import micro_config
+from tests.models.agents import micro_agent
+from tests.replay.episodes import noise_store
+
+CPU = torch.device("cpu")
+Inputs = Callable[[int], Tensors]
+LossesOf = Callable[[Tensors], Iterable[Losses]]
+
+
+def data_and_losses(
+    agent: Agent, config: Config, precision: str = "float32"
+) -> dict[str, tuple[Inputs, LossesOf]]:
+    """What each part draws and minimises, as the trainer has it."""
+    store = noise_store(1, 2, 12)
+    cache, engine = FrameCache(agent.tokenizer, store), OracleEngine(agent)
+    return {
+        "tokenizer": (
+            lambda seed: {"frames": tokenizer_frames(store, 4, seed)},
+            lambda inputs: map(agent.tokenizer.losses, inputs["frames"].chunk(2)),
+        ),
+        "world_model": (
+            lambda seed: world_model_inputs(cache, 3, 4, seed),
+            lambda inputs: [segment_losses(agent, inputs, precision)],
+        ),
+        "actor_critic": (
+            lambda seed: imagined_inputs(agent, cache, engine, config, 3, seed),
+            lambda inputs: [rollout_losses(agent, config, inputs)],
+        ),
+    }
+
+
+def trained(part: str, graphs: Graphs | None, **settings: object) -> tuple[Agent, PartTrainer]:
+    """An agent whose `part` is in training mode, and its trainer: eager, or with steps that `graphs` capture."""
+    config = resolve(micro_config())
+    agent = micro_agent()
+    agent.get_submodule(part).train()
+    parameters = list(agent.get_submodule(part).parameters())
+    optimizer = adamw(agent.world_model, 1e-2, 0.1) if part == "world_model" else adam(parameters, 1e-2)
+    inputs, losses_of = data_and_losses(agent, config)[part]
+    own: PartConfig = replace(getattr(config.training, part), **settings)
+    pieces = 2 if part == "tokenizer" else 1
+    trainer = make_part_trainer(
+        part, own, parameters, optimizer, inputs, losses_of, "float32", pieces, graphs
+    )
+    return agent, trainer
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_captured_steps_are_the_eager_ones_bit_by_bit(part: str) -> None:
+    """Weights, losses and gradient norms of three steps, dropout and clipping included."""
+    agent, captured = trained(part, Uncaptured(CPU), max_grad_norm=0.05)
+    reference, eager = trained(part, None, max_grad_norm=0.05)
+    assert type(captured) is GraphedPartTrainer and type(eager) is PartTrainer
+    for step in range(3):
+        found, expected = captured.step(0, 1, step), eager.step(0, 1, step)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), (step, name)
+    assert expected["grad_norm"] > 0.05
+    for (name, ours), theirs in zip(agent.named_parameters(), reference.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    started = micro_agent().get_submodule(part)
+    trained_part = agent.get_submodule(part)
+    assert not all(map(torch.equal, trained_part.parameters(), started.parameters()))
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "actor_critic"])  # without dropout
+def test_accumulated_gradients_too(part: str) -> None:
+    agent, captured = trained(part, Uncaptured(CPU), grad_acc_steps=2)
+    reference, eager = trained(part, None, grad_acc_steps=2)
+    for step in range(2):
+        found, expected = captured.step(0, 1, step), eager.step(0, 1, step)
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert all(map(torch.equal, agent.parameters(), reference.parameters()))
+
+
+def test_a_step_after_loading_is_that_of_a_run_that_went_on() -> None:
+    agent, captured = trained("world_model", Uncaptured(CPU))
+    captured.step(0, 1, 0)
+    weights = {name: value.clone() for name, value in agent.state_dict().items()}
+    state = copy.deepcopy(captured.state_dict())
+    other, resumed = trained("world_model", Uncaptured(CPU))
+    resumed.step(0, 1, 7)  # captured before the checkpoint is loaded
+    other.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    expected, found = captured.step(0, 1, 1), resumed.step(0, 1, 1)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert all(map(torch.equal, agent.parameters(), other.parameters()))
+
+
+def test_preserved_undoes_steps_and_leaves_the_generator_alone() -> None:
+    _, trainer = trained("actor_critic", None)
+    before = [p.detach().clone() for p in trainer.parameters]
+    generator = torch.get_rng_state()
+    with preserved(trainer.parameters, trainer.optimizer):
+        trainer.step(0, 1, 0)
+        assert not all(map(torch.equal, before, trainer.parameters))
+    assert all(map(torch.equal, before, trainer.parameters))
+    assert torch.equal(torch.get_rng_state(), generator)
+    states = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    assert states and not any(value.any() for value in states)
+
+
+def test_losses_that_are_not_finite_stop_the_run() -> None:
+    agent, trainer = trained("actor_critic", Uncaptured(CPU))
+    with torch.no_grad():
+        agent.actor_critic.critic_linear.bias.fill_(math.nan)
+    with pytest.raises(RunStopped, match="actor critic total_loss became nan"):
+        trainer.step(0, 1, 0)
+
+
+def test_fp16_is_not_captured() -> None:
+    model = torch.nn.Linear(2, 2)
+    parameters = list(model.parameters())
+    settings = ("tokenizer", PartConfig(), parameters, adam(parameters, 1e-3))
+    losses_of: LossesOf = lambda inputs: [{"a": model.weight.sum()}]  # noqa: E731
+    graphs = Uncaptured(CPU)
+    assert type(make_part_trainer(*settings, lambda seed: {}, losses_of, "fp16", 1, graphs)) is PartTrainer
+    with pytest.raises(ValueError, match="fp16 are not captured"):
+        GraphedPartTrainer(*settings, lambda seed: {}, losses_of, "fp16", 1, graphs)
+
+
+def test_a_run_says_whether_its_steps_are_captured() -> None:
+    said = {
+        overrides: steps_announcement(micro_config(*overrides))
+        for overrides in ((), ("common.precision=fp16",), ("training.cuda_graphs=false",))
+    }
+    assert [text.split(" ")[0] for text in said.values()] == ["captured", "launched", "launched"]
+    assert "fp16" in said["common.precision=fp16",]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_is_captured_never_looks_at_a_number(part: str) -> None:
+    """Losses, gradients, clipping and the optimizer, on tensors without data, with GroupNorm's kernel as on a GPU.
+
+    (On a CPU's: PyTorch cannot differentiate on a device that is not there.)
+    """
+    agent, trainer = trained(part, Uncaptured(CPU))
+    assert isinstance(trainer, GraphedPartTrainer)
+    inputs = trainer.inputs(0)
+    with FakeTensorMode(), group_norm_of(fused=True):
+        without_data(agent, CPU)
+        trainer.parameters = list(agent.get_submodule(part).parameters())
+        trainer.optimizer = adam(trainer.parameters, 1e-3)
+        example = {f"0.{name}": torch.empty(value.shape, dtype=value.dtype) for name, value in inputs.items()}
+        metrics = trainer._body(example)
+        assert metrics and all(value.shape == () for value in metrics.values())
+        assert len(trainer.optimizer.state) > 1
+
+
+def test_the_check_finds_a_look() -> None:
+    _, trainer = trained("world_model", Uncaptured(CPU))
+    assert isinstance(trainer, GraphedPartTrainer)
+    trainer.losses_of = lambda inputs: [{"a": trainer.parameters[0].sum() * float(inputs["x"])}]
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(DataDependentOutputException):
+        trainer._body({"0.x": torch.ones(())})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("part", PARTS)
+def test_on_a_gpu_captured_steps_are_the_eager_ones(part: str) -> None:
+    found: list[list[Tensor]] = []
+    for graphed in (True, False):
+        agent, trainer = trained_on_gpu(part, graphed)
+        norms = [float(trainer.step(0, 1, step)["total_loss"]) for step in range(3)]
+        found.append([torch.tensor(norms), *(p.detach().cpu() for p in agent.parameters())])
+    for captured, eager in zip(*found, strict=True):
+        torch.testing.assert_close(captured, eager, rtol=1e-3, atol=1e-4)
+
+
+def trained_on_gpu(part: str, graphed: bool) -> tuple[Agent, PartTrainer]:
+    config = resolve(micro_config())
+    agent = micro_agent().to("cuda")
+    agent.get_submodule(part).train()
+    parameters = list(agent.get_submodule(part).parameters())
+    store = noise_store(1, 2, 12)
+    store.model_device = torch.device("cuda")
+    cache, engine = FrameCache(agent.tokenizer, store), OracleEngine(agent)
+    inputs: dict[str, Inputs] = {
+        "tokenizer": lambda seed: {"frames": tokenizer_frames(store, 4, seed)},
+        "world_model": lambda seed: world_model_inputs(cache, 3, 4, seed),
+        "actor_critic": lambda seed: imagined_inputs(agent, cache, engine, config, 3, seed),
+    }
+    losses_of = data_and_losses(agent, config)[part][1]
+    graphs = CudaGraphs(torch.device("cuda")) if graphed else None
+    own = getattr(config.training, part)
+    pieces = 2 if part == "tokenizer" else 1
+    return agent, make_part_trainer(
+        part, own, parameters, adam(parameters, 1e-3), inputs[part], losses_of, "float32", pieces, graphs
+    )
