@@ -23,7 +23,7 @@ class Work:
     `other_models` are sides whose operations are others, so that no rate of these is given.
     """
 
-    flops: float
+    flops: float | None
     units: dict[str, float]
     bytes_of: Callable[[str], float] | None = None
     other_models: tuple[str, ...] = ()
@@ -57,8 +57,9 @@ def measured(
 ) -> dict[str, Any]:
     """The record of one size: seconds, rates with their share of the ceilings, ratios to the first side (ours)."""
     first, *others = times
+    if work.flops is not None:
+        facts = facts | {"flops": work.flops}
     return facts | {
-        "flops": work.flops,
         "seconds": {name: timing.summary() for name, timing in times.items()},
         "rates": {name: _rates(name, timing.median, work, machine, dtype) for name, timing in times.items()},
         "speedup_over": {name: ratio_interval(times[name].seconds, times[first].seconds) for name in others},
@@ -67,7 +68,7 @@ def measured(
 
 def _rates(side: str, seconds: float, work: Work, machine: Machine, dtype: torch.dtype) -> dict[str, float]:
     found = {f"{unit}_a_second": count / seconds for unit, count in work.units.items()}
-    if side in work.other_models:
+    if side in work.other_models or work.flops is None:
         return found
     found |= {
         "flops_a_second": work.flops / seconds,

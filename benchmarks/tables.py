@@ -8,7 +8,10 @@ from typing import Any
 
 from .systems.client import LABELS
 
-LISTS = ("sizes", "shapes", "draws", "layers", "batches")
+LISTS = (
+    *("sizes", "shapes", "draws", "layers", "batches"),
+    *("by_batch", "by_horizon", "by_threads", "by_environments", "by_replay"),
+)
 NOT_LABELS = ("bytes", "flops", "amount", "fits_in_l2")
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -55,6 +58,8 @@ def rows_of(sizes: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             for key, value in size.items()
             if isinstance(value, (int, str, list)) and key not in (*NOT_LABELS, "error", "left_out")
         )
+        if "seconds" not in size and not size.keys() & {"error", "left_out"}:
+            continue  # it holds something else than a size
         if "seconds" not in size:
             why = size.get("error") or f"left out: {size.get('left_out', 'not measured')}"
             rows.append([label, why])

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.report import speed_table
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, Config, preset_config, resolve
 
@@ -116,7 +117,11 @@ PRESET_ROWS: list[Row] = [
     ),
 ]
 
-TABLES: dict[str, Callable[[], str]] = {"presets": presets_table, "memory": memory_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "presets": presets_table,
+    "memory": memory_table,
+    "speed": speed_table,
+}
 
 
 def with_tables(text: str) -> str:
@@ -133,7 +138,7 @@ def with_tables(text: str) -> str:
 
 
 def main() -> None:
-    for path in sorted((ROOT / "docs").glob("*.md")):
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text(encoding="utf-8")
         if (fresh := with_tables(text)) != text:
             path.write_text(fresh, encoding="utf-8")

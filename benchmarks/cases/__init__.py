@@ -3,6 +3,8 @@
 from . import (
     ball,
     compiled_kernels,
+    environments,
+    gradient_steps,
     kernel_cached_attention,
     kernel_group_norm_swish,
     kernel_lambda_returns,
@@ -14,14 +16,18 @@ from . import (
     launch_count,
     memory,
     rollout,
+    scaling,
     token_cache,
     token_generation,
     training_steps,
+    whole_run,
 )
 
 __all__ = [
     "ball",
     "compiled_kernels",
+    "environments",
+    "gradient_steps",
     "kernel_cached_attention",
     "kernel_group_norm_swish",
     "kernel_lambda_returns",
@@ -33,7 +39,9 @@ __all__ = [
     "launch_count",
     "memory",
     "rollout",
+    "scaling",
     "token_cache",
     "token_generation",
     "training_steps",
+    "whole_run",
 ]

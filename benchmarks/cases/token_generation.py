@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.agreement import weights_of
@@ -11,17 +12,17 @@ from benchmarks.cases.rollout import agreeing, kv_bytes, predicted_seconds
 from benchmarks.comparison import Work, in_turn, machine_of, measured
 from benchmarks.registry import Run, compared_case
 from benchmarks.systems.weights import ACTIONS
-from benchmarks.timing import Timing
+from benchmarks.timing import Timing, ratio_interval
 from benchmarks.work import token_work
 
-CPU_SIZES = ((1, 3), (16, 2), (64, 1))  # (batch, rounds); a round is 19 steps, so 19 pairs of times
+CPU_SIZES = ((1, 1), (16, 1), (64, 1))  # (batch, rounds); a round is 19 steps, so 19 pairs of times
 GPU_SIZES = ((1, 5), (16, 5), (64, 5), (256, 3))
 
 
 def measure_batch(run: Run, sides: list[str], batch: int, rounds: int, steps: int) -> dict[str, Any]:
     """Seconds of `steps` steps from an empty cache; each side's steps belong together by their cache length.
 
-    Ratios are of the sums over a round, with an interval over pairs of steps where there is one round alone.
+    Ratios are of the sums over all rounds, with an interval over the pairs of steps.
     """
     agent = weights_of(run).agent
     generator = torch.Generator().manual_seed(batch)
@@ -45,6 +46,10 @@ def measure_batch(run: Run, sides: list[str], batch: int, rounds: int, steps: in
     found = measured({"batch": batch, "steps": steps}, times, work, machine_of(run), torch.float32)
     found["step_seconds"] = {
         side: [sum(step) / len(step) for step in zip(*turns, strict=True)] for side, turns in seconds.items()
+    }
+    pairs = {side: [step for turn in turns for step in turn] for side, turns in seconds.items()}
+    found["speedup_over"] = {
+        side: ratio_interval(pairs[side], pairs[sides[0]], of=np.mean) for side in sides[1:]
     }
     return found | {"amount": batch * steps}
 

@@ -55,6 +55,22 @@ class System(Protocol):
         """
         ...
 
+    def play(self, frames: Tensor) -> float:
+        """Seconds of acting on raw frames `(batch, 3, 64, 64)`: reconstruction, policy, one draw a row."""
+        ...
+
+    def reconstruct(self, frames: Tensor) -> float:
+        """Seconds of encoding and decoding frames `(batch, 3, 64, 64)`."""
+        ...
+
+    def losses(self, part: str, batch: Arrays, horizon: int) -> dict[str, float]:
+        """`loss` and `grad_norm` of a part on a batch of segments, dropout off (not of another model)."""
+        ...
+
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
+        """Seconds of a gradient step; with `cached`, tokens and reconstructions are there before it begins."""
+        ...
+
 
 def seconds_of(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     """Seconds until the device has finished, and the result."""

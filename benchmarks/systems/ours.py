@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
-from iris_fast.agent import Agent
+from iris_fast.agent import PARTS, Agent
 from iris_fast.imagination.cpu_engine import CpuDream, CpuEngine, CpuOptions
 from iris_fast.imagination.dream import Dream
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
@@ -18,6 +19,7 @@ from iris_fast.kernels._extension import find_extension
 from iris_fast.models.world_model import WorldModel
 
 from .interface import Arrays, seconds_of
+from .training import OurLosses, Steps, loss_and_gradient
 from .weights import agent_from_file
 
 
@@ -61,6 +63,8 @@ class OurSystem:
         else:
             self.engine = OracleEngine(self.agent)
         self._dream = None
+        self._losses = OurLosses(self.agent, self.engine)
+        self._steps = Steps({part: self.agent.get_submodule(part) for part in PARTS}, self.device)
 
     @torch.no_grad()
     def dream(self, first: Tensor, actions: Tensor, tokens: Tensor | None) -> Arrays:
@@ -128,3 +132,33 @@ class OurSystem:
             }
 
         return seconds_of(imagine, self.device)
+
+    def play(self, frames: Tensor) -> float:
+        raw, state = (
+            (frames * 255).to(self.device, torch.uint8),
+            self.agent.actor_critic.initial_state(len(frames)),
+        )
+
+        def act() -> None:
+            Categorical(logits=self.agent.policy(raw, state).logits_actions[:, 0]).sample()
+
+        return seconds_of(act, self.device)[0]
+
+    @torch.no_grad()
+    def reconstruct(self, frames: Tensor) -> float:
+        frames, tokenizer = frames.to(self.device), self.agent.tokenizer
+        return seconds_of(lambda: tokenizer.frames_of(tokenizer.tokens_of(frames)), self.device)[0]
+
+    def losses(self, part: str, batch: Arrays, horizon: int) -> dict[str, float]:
+        moved = {name: value.to(self.device) for name, value in batch.items()}
+        module = self.agent.get_submodule(part)
+        return loss_and_gradient(part, module, lambda: self._losses.total(part, moved, horizon, 0))
+
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
+        moved = {name: value.to(self.device) for name, value in batch.items()}
+        held = self._losses.cached(part, moved) if cached else None
+        module = self.agent.get_submodule(part)
+        training = (
+            [] if part == "actor_critic" else [module]
+        )  # it has no dropout, and imagination wants it so
+        return self._steps.seconds(part, lambda: self._losses.total(part, moved, horizon, 0, held), training)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from iris_fast.agent import PARTS
 from iris_fast.interop.checkout import public_agent
 from iris_fast.interop.public import to_public
 
 from .interface import Arrays, seconds_of
+from .training import RETURNS, Steps, loss_and_gradient
 from .weights import ACTIONS, load_agent_file
 
 
@@ -32,6 +34,7 @@ class PublicSystem:
             self.agent = public_agent(self.checkout, config, ACTIONS, with_lpips=perceptual is not None)
         self.agent.load_state_dict(to_public(own, config, perceptual))
         self.agent.to(self.device).eval()
+        self._steps = Steps({part: getattr(self.agent, part) for part in PARTS}, self.device)
 
     def _new_cache(self, batch: int) -> Any:
         model = self.agent.world_model
@@ -107,3 +110,47 @@ class PublicSystem:
             "ends": output.ends.bool(),
             "observations": output.observations.float() / 255,
         }
+
+    @torch.no_grad()
+    def play(self, frames: Tensor) -> float:
+        frames, agent = frames.to(self.device), self.agent
+        agent.actor_critic.reset(len(frames))
+        return seconds_of(lambda: agent.act(frames), self.device)[0]
+
+    @torch.no_grad()
+    def reconstruct(self, frames: Tensor) -> float:
+        frames, tokenizer = frames.to(self.device), self.agent.tokenizer
+        return seconds_of(
+            lambda: tokenizer.encode_decode(frames, should_preprocess=True, should_postprocess=True),
+            self.device,
+        )[0]
+
+    def _total(self, part: str, batch: Arrays, horizon: int) -> Tensor:
+        agent = self.agent
+        if part == "tokenizer":
+            loss = agent.tokenizer.compute_loss(batch)
+        elif part == "world_model":
+            loss = agent.world_model.compute_loss(batch, agent.tokenizer)
+        else:
+            loss = agent.actor_critic.compute_loss(
+                batch,
+                agent.tokenizer,
+                agent.world_model,
+                imagine_horizon=horizon,
+                gamma=RETURNS.gamma,
+                lambda_=RETURNS.lambda_,
+                entropy_weight=RETURNS.entropy_weight,
+            )
+        total: Tensor = loss.loss_total
+        return total
+
+    def losses(self, part: str, batch: Arrays, horizon: int) -> dict[str, float]:
+        moved = {name: value.to(self.device) for name, value in batch.items()}
+        module = getattr(self.agent, part)
+        return loss_and_gradient(part, module, lambda: self._total(part, moved, horizon))
+
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
+        assert not cached, "the public implementation has no cache of tokens"
+        moved = {name: value.to(self.device) for name, value in batch.items()}
+        module = getattr(self.agent, part)
+        return self._steps.seconds(part, lambda: self._total(part, moved, horizon), [module])

@@ -130,3 +130,30 @@ class SimulusionSystem:
             "ends": found["continues"] < 0.5,
             "observations": found["frames"][:, :horizon],
         }
+
+    def play(self, frames: Tensor) -> float:
+        frames = frames.to(self.device)
+        return seconds_of(lambda: self.agent.act(self.agent.reconstruct(frames)), self.device)[0]
+
+    def reconstruct(self, frames: Tensor) -> float:
+        frames = frames.to(self.device)
+        return seconds_of(lambda: self.agent.reconstruct(frames), self.device)[0]
+
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
+        """Its own update. Its tokenizer's needs weights from the network for the perceptual loss: not run."""
+        assert not cached, "Simulusion has no cache of tokens"
+        moved = {name: value.to(self.device) for name, value in batch.items()}
+        observations, agent = moved["observations"], self.agent
+        if part == "world_model":
+            before = (moved[name][:, :-1] for name in ("actions", "rewards", "ends"))
+            return seconds_of(lambda: agent.update_transformer(observations, *before), self.device)[0]
+        if part == "actor_critic":
+            return seconds_of(lambda: self._actor_critic_step(observations, horizon), self.device)[0]
+        raise ValueError("Simulusion's tokenizer is not trained here: its perceptual loss needs a download")
+
+    def _actor_critic_step(self, observations: Tensor, horizon: int) -> None:
+        before = self.agent.reconstruct(observations[:, :-1])
+        trajectory = self.agent.imagine_rollout(
+            observations[:, -1], horizon=horizon, burn_in_frames=before, stop_on_termination=False
+        )
+        self.agent.update_actor_critic(trajectory)
