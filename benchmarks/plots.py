@@ -178,11 +178,15 @@ def _stacked(axis: Axes, bars: Mapping[str, Mapping[str, float]], unit: str, div
         for label, width in zip(order, widths, strict=True):
             left[label] += width
     for label in order:
-        axis.text(totals[label], label, f" {totals[label]:.3g} {unit}", va="center", fontsize=9)
+        axis.text(totals[label], label, f" {_three_digits(totals[label])} {unit}", va="center", fontsize=9)
     axis.set_xlim(0, max(totals.values()) * 1.15)
     axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     for spine in ("top", "right"):
         axis.spines[spine].set_visible(False)
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def cost_growth(results: Results) -> Any:

@@ -28,6 +28,7 @@ def text_of(name: str, result: Mapping[str, Any]) -> str:
         for side, facts in result.get("agreement", {}).items()
         if not facts["same_model"]
     ]
+    parts += [f"  left out: {result['left_out']}"] if "left_out" in result else []
     for key, sizes in lists:
         parts.append(
             aligned(HEAD, rows_of(sizes)) if len(lists) == 1 else f"{key}\n{aligned(HEAD, rows_of(sizes))}"
@@ -95,7 +96,7 @@ def _row(size: Mapping[str, Any], side: str, timing: Mapping[str, float], first:
         f"{peak:.0%}" if peak is not None else "",
         f"{moved / 1e9:.3g}" if moved else "",
         f"{copied:.0%}" if copied is not None else "",
-        ratio(size.get("speedup_over", {}).get(side)),
+        ratio(size.get("speedup_over", {}).get(side) or size.get(f"speedup_over_{side}")),
     ]
 
 

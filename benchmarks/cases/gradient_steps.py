@@ -111,4 +111,6 @@ def gradient_steps(run: Run) -> dict[str, Any]:
             sizes.append({"part": part, "left_out": "the time is up"})
             continue
         sizes.append(measure_part(run, part, sides, 2 if run.quick or run.device.type == "cpu" else 5))
+    for side in sides:  # the steps have changed them
+        run.systems.worker(side).call("load", weights_of(run).file)
     return found | {"sizes": sizes}

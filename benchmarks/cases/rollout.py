@@ -66,6 +66,17 @@ def agreeing(run: Run) -> tuple[list[str], dict[str, Any]]:
     return sides, header(run, agreement) | {"not_timed": refused}
 
 
+NO_PARTS = "the engine of this device makes rollouts as one graph, with no part apart: see the case rollout"
+
+
+def agreeing_parts(run: Run) -> tuple[list[str], dict[str, Any]]:
+    """As `agreeing`; no sides where ours has no parts to be timed apart."""
+    sides, found = agreeing(run)
+    if sides[:1] == ["ours"] and not agreement_of(run)["ours"]["has_parts"]:
+        return [], found | {"left_out": NO_PARTS}
+    return sides, found
+
+
 def predicted_seconds(sizes: list[dict[str, Any]], amount: float) -> float:
     """Seconds of a size of `amount` steps, rounds and warming up included, from the largest size so far."""
     done = [size for size in sizes if "seconds" in size]
@@ -108,7 +119,7 @@ def rollout_whole(run: Run) -> dict[str, Any]:
 @compared_case("frame_decoding", minutes=1)
 def frame_decoding(run: Run) -> dict[str, Any]:
     """Frames decoded from tokens, by number of frames."""
-    sides, found = agreeing(run)
+    sides, found = agreeing_parts(run)
     agent, machine = weights_of(run).agent, machine_of(run)
     plan = ((2, 2),) if run.quick else DECODED_CPU if run.device.type == "cpu" else DECODED_GPU
     plan = tuple(size for size in plan if run.takes(size[0]))

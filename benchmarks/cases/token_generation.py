@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.agreement import weights_of
-from benchmarks.cases.rollout import agreeing, kv_bytes, predicted_seconds
+from benchmarks.cases.rollout import agreeing_parts, kv_bytes, predicted_seconds
 from benchmarks.comparison import Work, in_turn, machine_of, measured
 from benchmarks.registry import Run, compared_case
 from benchmarks.systems.weights import ACTIONS
@@ -57,7 +57,7 @@ def measure_batch(run: Run, sides: list[str], batch: int, rounds: int, steps: in
 @compared_case("token_generation", minutes=2)
 def token_generation(run: Run) -> dict[str, Any]:
     """Token passes a second by batch size, from an empty cache until the context is full."""
-    sides, found = agreeing(run)
+    sides, found = agreeing_parts(run)
     plan = ((2, 2),) if run.quick else CPU_SIZES if run.device.type == "cpu" else GPU_SIZES
     if run.full:
         plan = tuple((batch, max(3, rounds)) for batch, rounds in plan)

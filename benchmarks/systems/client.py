@@ -28,7 +28,7 @@ LABELS = {
     "ours": "ours",
     "ours_float16_cache": "ours, float16 cache",
     "ours_uncached": "ours, without the epoch's cache",
-    "pytorch": "plain PyTorch (our oracle)",
+    "pytorch": "plain PyTorch",
     "public": "public",
     "public_tuned": "public, glibc tuned",
     "simulusion": "Simulusion",
@@ -136,8 +136,12 @@ class Systems:
             kind = kinds.get(side, side.removesuffix("_tuned"))
             checkout = self.checkout if kind == "public" else None
             environment = TUNED if side.endswith("_tuned") else None
-            self._workers[side] = Worker(kind, self.device, self.threads, checkout, environment)
+            self._workers[side] = self.start(kind, checkout, environment)
         return self._workers[side]
+
+    def start(self, kind: str, checkout: Path | None, environment: dict[str, str] | None) -> Worker:
+        """A process with a system of this kind."""
+        return Worker(kind, self.device, self.threads, checkout, environment)
 
     def close(self) -> None:
         while self._workers:

@@ -23,6 +23,10 @@ class System(Protocol):
     same_model: bool
     difference: str
 
+    def has_parts(self) -> bool:
+        """Whether tokens and frames can be made apart from a rollout (not by an engine that is one graph)."""
+        ...
+
     def load(self, weights: Path) -> None:
         """Takes the weights of a file of `weights.save_agent`."""
         ...

@@ -66,6 +66,9 @@ class OurSystem:
         self._losses = OurLosses(self.agent, self.engine)
         self._steps = Steps({part: self.agent.get_submodule(part) for part in PARTS}, self.device)
 
+    def has_parts(self) -> bool:
+        return isinstance(self.engine, OracleEngine)  # the C++ engine is one too
+
     @torch.no_grad()
     def dream(self, first: Tensor, actions: Tensor, tokens: Tensor | None) -> Arrays:
         first, actions = first.to(self.device), actions.to(self.device)
@@ -90,10 +93,11 @@ class OurSystem:
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> tuple[float, Tensor]:
         tokens = tokens.to(self.device)
-        if isinstance(self.engine, OracleEngine):
-            self.engine.weights_changed(["tokenizer"])  # so that no frame is remembered
-            return seconds_of(lambda: self.engine.frames_of(tokens), self.device)  # type: ignore[attr-defined]
-        return seconds_of(lambda: self.agent.tokenizer.frames_of(tokens), self.device)
+        engine = self.engine
+        if not isinstance(engine, OracleEngine):
+            raise TypeError(f"the engine {engine.name} decodes no frames apart from a rollout")
+        engine.weights_changed(["tokenizer"])  # so that no frame is remembered
+        return seconds_of(lambda: engine.frames_of(tokens), self.device)
 
     @torch.no_grad()
     def act(self, frames: Tensor) -> tuple[float, Arrays]:

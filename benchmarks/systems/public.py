@@ -40,6 +40,9 @@ class PublicSystem:
         model = self.agent.world_model
         return model.transformer.generate_empty_keys_values(n=batch, max_tokens=model.config.max_tokens)
 
+    def has_parts(self) -> bool:
+        return True
+
     @torch.no_grad()
     def dream(self, first: Tensor, actions: Tensor, tokens: Tensor | None) -> Arrays:
         assert tokens is not None, "the public implementation replays the frames of another side"

@@ -59,6 +59,9 @@ class SimulusionSystem:
         )
         return IRISAgent(settings, ACTIONS, self.device).eval()
 
+    def has_parts(self) -> bool:
+        return True
+
     @torch.no_grad()
     def dream(self, first: Tensor, actions: Tensor, tokens: Tensor | None) -> Arrays:
         """The features at each action, from a cache that was primed with the frames before it."""
