@@ -4,47 +4,118 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
+
+import torch
 
 from iris_fast.errors import UserError, nearest, run_command
 
 from . import cases  # noqa: F401  (registers the cases)
-from .registry import CASES, circumstances
+from .registry import CASES, Run, circumstances
+from .systems.client import Systems
+from .tables import text_of
+
+# In this order, since `projection` is made from those before it, and time may run out on the kernels.
+FIRST = (
+    *("rollout", "token_generation", "frame_decoding", "gradient_steps"),
+    *("playing", "environments", "projection"),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure iris_fast on this machine, beside others. `python -m benchmarks report` makes tables "
+        "and plots of results that are there.",
+    )
+    parser.add_argument(
+        "--only", help="cases to run, separated by commas (default: those of --list with a star)"
+    )
+    parser.add_argument(
+        "--reference", type=Path, metavar="CHECKOUT", help="compare with this eloialonso/iris"
+    )
+    parser.add_argument("--peer", action="append", default=[], help="compare with a package: simulusion")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
+    parser.add_argument("--threads", type=int, help="threads of every side (default: the number of cores)")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="write one JSON file for each case there")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sizes: a smoke test")
+    parser.add_argument("--full", action="store_true", help="all sizes, however long they take")
+    parser.add_argument("--batches", help="of rollouts, tokens and decoded frames these sizes alone: 1,16")
+    parser.add_argument("--minutes", type=float, default=10, help="leave out sizes that would end later (10)")
+    parser.add_argument("--list", action="store_true", help="print the cases and exit")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measure iris_fast on this machine."
-    )
-    parser.add_argument("--only", help="cases to run, separated by commas (default: all)")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sizes: a smoke test")
-    parser.add_argument("--json", type=Path, metavar="FOLDER", help="write one JSON file for each case there")
-    parser.add_argument("--list", action="store_true", help="print the cases and exit")
-    arguments = parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["report"]:
+        from .report import main as report
+
+        return report(argv[1:])
+    arguments = build_parser().parse_args(argv)
     if arguments.list:
         for entry in CASES.values():
-            print(f"{entry.name:24} about {entry.minutes:g} min  {entry.description}")
+            star = "*" if entry.default else " "
+            print(f"{star} {entry.name:24} about {entry.minutes:g} min  {entry.description}")
         return 0
-    names = arguments.only.split(",") if arguments.only else list(CASES)
+    names = chosen_cases(arguments.only)
+    device = choose_device(arguments.device)
+    torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
+    systems = Systems(device, torch.get_num_threads(), arguments.reference, tuple(arguments.peer))
+    run = Run(arguments.quick, systems, arguments.full, arguments.minutes * 60)
+    run.batches = tuple(map(int, arguments.batches.split(","))) if arguments.batches else None
+    try:
+        for name in names:
+            run_case(run, name, arguments.json)
+    finally:
+        systems.close()
+    return 0
+
+
+def chosen_cases(only: str | None) -> list[str]:
+    """The named cases, or the default ones; UserError for a name that is none."""
+    if only is None:
+        others = [entry.name for entry in CASES.values() if entry.default and entry.name not in FIRST]
+        return [*FIRST, *others]
+    names = only.split(",")
     for name in names:
         if name not in CASES:
             raise UserError(
                 f"there is no benchmark case '{name}'{nearest(name, list(CASES))}; --list shows all"
             )
-    for name in names:
-        print(f"{name}: {CASES[name].description}", file=sys.stderr, flush=True)
-        result = {
-            "case": name,
-            "quick": arguments.quick,
-            **circumstances(),
-            "result": CASES[name].run(arguments.quick),
-        }
-        print(json.dumps(result["result"], indent=1))
-        if arguments.json:
-            arguments.json.mkdir(parents=True, exist_ok=True)
-            (arguments.json / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+    return names
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device; the GPUs that were not chosen are hidden, so that every case takes this one."""
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif name is not None and name.startswith("cuda:"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = name.removeprefix("cuda:")
+    elif name not in (None, "cuda"):
+        raise UserError(f"--device {name}: choose cpu, cuda or cuda:N")
+    available = torch.cuda.is_available()
+    if not available and name not in (None, "cpu"):
+        raise UserError(f"--device {name}: this machine, or this build of PyTorch, has no such device")
+    return torch.device("cuda" if available else "cpu")
+
+
+def run_case(run: Run, name: str, folder: Path | None) -> None:
+    """Runs one case, prints its table and writes its file."""
+    entry = CASES[name]
+    if not run.has_time_for(0):
+        print(f"{name}: left out, the time is up (--minutes, or --only {name})", file=sys.stderr, flush=True)
+        return
+    print(f"{name}: {entry.description}", file=sys.stderr, flush=True)
+    result = entry.run(run)
+    run.results[name] = result
+    record = {"case": name, "quick": run.quick, **circumstances(), "result": result}
+    print(text_of(name, result), flush=True)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,37 +8,96 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
+from .systems.client import Systems
+
 Result = dict[str, Any]
-PACKAGES = ("torch", "triton", "numpy", "gymnasium", "ale-py", "envpool")
+PACKAGES = ("torch", "triton", "numpy", "gymnasium", "ale-py", "envpool", "simulusion")
+
+
+@dataclass
+class Run:
+    """One call of the command: what was asked for, and what its cases share.
+
+    `full` lifts the limit of time and adds the sizes that do not fit in it; `batches`, where given, are the only
+    batch sizes to take; `results` are those of the cases so
+    far; `shared` holds what is measured once a run.
+    """
+
+    quick: bool
+    systems: Systems
+    full: bool = False
+    seconds: float = 600.0
+    batches: tuple[int, ...] | None = None
+    began: float = field(default_factory=time.monotonic)
+    results: dict[str, Result] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return self.systems.device
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Whether something that takes so long ends in time."""
+        return self.full or time.monotonic() - self.began + seconds <= self.seconds
+
+    def takes(self, batch: int) -> bool:
+        """Whether this batch size was asked for."""
+        return self.batches is None or batch in self.batches
+
+    def once(self, name: str, make: Callable[[Run], Any]) -> Any:
+        """What `make` gives, called at the first time."""
+        if name not in self.shared:
+            self.shared[name] = make(self)
+        return self.shared[name]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A measurement: `run(quick)` gives plain data; `minutes` is what it takes on two CPU cores."""
+    """A measurement: `run(Run)` gives plain data; `minutes` is what it takes on two CPU cores.
+
+    `default`: whether it runs where no cases are named.
+    """
 
     name: str
-    run: Callable[[bool], Result]
+    run: Callable[[Run], Result]
     description: str
     minutes: float
+    default: bool
 
 
 CASES: dict[str, Case] = {}
+Quick = Callable[[bool], Result]
+Compared = Callable[[Run], Result]
 
 
-def case(name: str, minutes: float) -> Callable[[Callable[[bool], Result]], Callable[[bool], Result]]:
-    """Registers a function as a case; the first line of its docstring describes it."""
+def case(name: str, minutes: float, default: bool = False) -> Callable[[Quick], Quick]:
+    """Registers a function of `quick` as a case; the first line of its docstring describes it."""
 
-    def register(run: Callable[[bool], Result]) -> Callable[[bool], Result]:
-        CASES[name] = Case(name, run, (run.__doc__ or "").strip().splitlines()[0], minutes)
+    def register(run: Quick) -> Quick:
+        CASES[name] = Case(name, lambda of: run(of.quick), _first_line(run), minutes, default)
         return run
 
     return register
+
+
+def compared_case(name: str, minutes: float, default: bool = True) -> Callable[[Compared], Compared]:
+    """Registers a function of the `Run`, which compares the run's systems."""
+
+    def register(run: Compared) -> Compared:
+        CASES[name] = Case(name, run, _first_line(run), minutes, default)
+        return run
+
+    return register
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().splitlines()[0]
 
 
 def circumstances() -> Result:

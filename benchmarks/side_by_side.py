@@ -36,9 +36,9 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def measured_machine(quick: bool) -> Machine:
-    """The GPU, or else the CPU, with its ceilings."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def measured_machine(quick: bool, device: torch.device | None = None) -> Machine:
+    """The device (None: the GPU, or else the CPU) with its ceilings."""
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtypes = [torch.float32, torch.bfloat16] if device.type == "cuda" else [torch.float32]
     rates = {dtype: matrix_rate(device, dtype, 512 if quick else None) for dtype in dtypes}
     return Machine(device, copy_bandwidth(device, 16 if quick else 512), rates, 3 if quick else 9)

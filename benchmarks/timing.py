@@ -57,16 +57,23 @@ def time_sides(
 
 
 def ratio_interval(
-    slow: Sequence[float], fast: Sequence[float], confidence: float = 0.95, resamples: int = 2000
+    slow: Sequence[float],
+    fast: Sequence[float],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    of: Callable[..., np.ndarray] = np.median,
 ) -> dict[str, float]:
-    """How many times faster the second side is: ratio of medians, with a bootstrap interval over paired rounds."""
+    """How many times faster the second side is: ratio of medians, with a bootstrap interval over paired rounds.
+
+    `of`: what of the rounds is compared; `np.mean` where pairs are parts of a whole, whose sums matter.
+    """
     pairs = np.stack([slow, fast], axis=1)
     chosen = np.random.default_rng(0).integers(0, len(pairs), (resamples, len(pairs)))
-    medians = np.median(pairs[chosen], axis=1)
+    medians = of(pairs[chosen], axis=1)
     tail = 50 * (1 - confidence)
     low, high = np.percentile(medians[:, 0] / medians[:, 1], (tail, 100 - tail))
     return {
-        "ratio": float(np.median(pairs[:, 0]) / np.median(pairs[:, 1])),
+        "ratio": float(of(pairs[:, 0]) / of(pairs[:, 1])),
         "low": float(low),
         "high": float(high),
     }

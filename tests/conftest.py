@@ -4,12 +4,19 @@ interpreting its kernels (which it decides when it is first imported)."""
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--reference", type=Path, default=None, help="a checkout of the public implementation to test against"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.report import speed_table
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, Config, preset_config, resolve
 from tests.kernels_table import kernels_table
@@ -125,6 +126,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "presets": presets_table,
     "memory": memory_table,
     "kernels": lambda: kernels_table(markdown),
+    "speed": speed_table,
 }
 
 
@@ -142,7 +144,7 @@ def with_tables(text: str) -> str:
 
 
 def main() -> None:
-    for path in (ROOT / "kernels" / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for path in (ROOT / "README.md", ROOT / "kernels" / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text(encoding="utf-8")
         if (fresh := with_tables(text)) != text:
             path.write_text(fresh, encoding="utf-8")

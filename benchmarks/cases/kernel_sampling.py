@@ -157,7 +157,7 @@ def measure_layer(
     return found
 
 
-@case("kernel_sampling", minutes=2)
+@case("kernel_sampling", minutes=0.2, default=True)
 def kernel_sampling(quick: bool) -> dict[str, Any]:
     """One draw a row over rows and classes, and a linear layer with its draw; beside PyTorch and FlashInfer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,147 +1,73 @@
-"""Imagined tokens a second in the world model: the C++ engine beside the oracle's PyTorch loop, on the CPU."""
+"""Imagined tokens of every system's world model, step by step until the context is full."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
 
-from benchmarks.registry import case
-from benchmarks.timing import copy_bandwidth, matrix_rate
-from iris_fast.agent import Agent
-from iris_fast.config import preset_config, resolve
-from iris_fast.imagination.cpu_engine import CpuDream, CpuEngine, CpuOptions
-from iris_fast.imagination.dream import Dream
-from iris_fast.imagination.randomness import PhiloxDraws
-from iris_fast.models.world_model import WorldModel
+from benchmarks.agreement import weights_of
+from benchmarks.cases.rollout import agreeing_parts, kv_bytes, predicted_seconds
+from benchmarks.comparison import Work, in_turn, machine_of, measured
+from benchmarks.registry import Run, compared_case
+from benchmarks.systems.weights import ACTIONS
+from benchmarks.timing import Timing, ratio_interval
+from benchmarks.work import token_work
 
-ACTIONS = 6
-# What is kept in half precision, with the tolerance of logits against the oracle's, as a share of the largest.
-SIDES = {
-    "cpu_float32": (CpuOptions(), 1e-4),
-    "cpu_float16": (CpuOptions(kv_dtype="float16"), 1e-2),
-    "cpu_float16_weights": (CpuOptions(kv_dtype="float16", weights_dtype="float16"), 1e-2),
-}
-CPU = torch.device("cpu")
+CPU_SIZES = ((1, 1), (16, 1), (64, 1))  # (batch, rounds); a round is 19 steps, so 19 pairs of times
+GPU_SIZES = ((1, 5), (16, 5), (64, 5), (256, 3))
 
 
-def disagreement(world_model: WorldModel, dream: CpuDream, first: Tensor, actions: Tensor) -> float:
-    """The largest difference from the oracle of the logits after the first action, as a share of the largest."""
-    logits = dream.step_with_logits(actions, generate_frame=False)[1]
-    cache = world_model.new_cache(len(first))
-    with torch.no_grad():
-        world_model.step(world_model.embedder.tokens(first), cache)
-        features = world_model.step(world_model.embedder.actions(actions).unsqueeze(1), cache).squeeze(1)
-        pairs = [
-            (logits.rewards, world_model.head_rewards(features)),
-            (logits.ends, world_model.head_ends(features)),
-        ]
-    return max(float((ours - theirs).abs().amax() / theirs.abs().amax()) for ours, theirs in pairs)
+def measure_batch(run: Run, sides: list[str], batch: int, rounds: int, steps: int) -> dict[str, Any]:
+    """Seconds of `steps` steps from an empty cache; each side's steps belong together by their cache length.
 
-
-def seconds_of(start: Callable[[], Dream | CpuDream], actions: Tensor) -> list[float]:
-    """Seconds of each step from the start until the context is full; the first includes feeding the first frame."""
-    seconds = []
-    began = time.perf_counter()
-    dream = start()
-    for step in range(actions.shape[1]):
-        dream.step(actions[:, step])
-        now = time.perf_counter()
-        seconds.append(now - began)
-        began = now
-    return seconds
-
-
-def work(world_model: WorldModel, batch: int, steps: int, kv_bytes: int) -> dict[str, float]:
-    """FLOPs of the products and bytes of keys and values read in `steps` steps of a batch."""
-    config = world_model.config
-    linears = [m for m in world_model.transformer.modules() if isinstance(m, nn.Linear)]
-    head = [m for m in world_model.head_observations.modules() if isinstance(m, nn.Linear)]
-    block = config.tokens_per_block
-    layers, heads = (sum(m.weight.numel() for m in found) for found in (linears, head))
-    # Passes of 16 first tokens and of whole blocks; the first token of a frame has a head, its last none.
-    tokens = world_model.frame_tokens + steps * block
-    positions = range(world_model.frame_tokens, tokens)
-    kept = 2 * config.num_layers * config.embed_dim * kv_bytes
-    return {
-        "flops": 2.0 * batch * (layers * tokens + heads * world_model.frame_tokens * steps),
-        "kv_bytes": float(batch * kept * sum(position + 1 for position in positions)),
-    }
-
-
-def measure_batch(
-    agent: Agent, batch: int, steps: int, rounds: int, ceilings: dict[str, float]
-) -> dict[str, Any]:
-    """Passes a second of every side at one batch size, sides interleaved round by round."""
-    world_model = agent.world_model
+    Ratios are of the sums over all rounds, with an interval over the pairs of steps.
+    """
+    agent = weights_of(run).agent
     generator = torch.Generator().manual_seed(batch)
-    vocabulary = agent.config.tokenizer.vocab_size
-    first = torch.randint(vocabulary, (batch, world_model.frame_tokens), generator=generator)
+    first = torch.randint(agent.config.tokenizer.vocab_size, (batch, 16), generator=generator)
     actions = torch.randint(ACTIONS, (batch, steps), generator=generator)
-    draws = PhiloxDraws(0)
-    sides: dict[str, Callable[[], Dream | CpuDream]] = {"oracle": lambda: Dream(world_model, first, draws)}
-    found: dict[str, Any] = {"batch": batch, "steps": steps, "rounds": rounds}
-    for name, (options, tolerance) in SIDES.items():
-        dream = CpuEngine(agent, options).dream(first, draws)
-        error = disagreement(world_model, dream, first, actions[:, 0])
-        found[name] = {"logits_differ_by": error}
-        if error <= tolerance:
-            sides[name] = lambda dream=dream: dream.restart(first, draws) or dream  # type: ignore[misc]
-        else:
-            found[name]["not_timed"] = "its logits are not the oracle's"
-    for start in sides.values():
-        seconds_of(start, actions[:, :1])  # warms up
-    seconds: dict[str, list[list[float]]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, start in sides.items():
-            seconds[name].append(seconds_of(start, actions))
-    for name, runs in seconds.items():
-        found.setdefault(name, {}).update(
-            summary(runs, world_model, batch, 2 if "float16" in name else 4, ceilings)
-        )
-        found[name]["times_the_oracle"] = found["oracle"]["seconds"] / found[name]["seconds"]
-    return found
-
-
-def summary(
-    runs: list[list[float]], world_model: WorldModel, batch: int, kv_bytes: int, ceilings: dict[str, float]
-) -> dict[str, Any]:
-    """Medians over rounds, and how much of the time the floors of products and of memory are."""
-    steps = len(runs[0])
-    total = statistics.median(sum(run) for run in runs)
-    floor = work(world_model, batch, steps, kv_bytes)
-    return {
-        "seconds": total,
-        "passes_a_second": steps * world_model.config.tokens_per_block / total,
-        "tokens_a_second": batch * steps * world_model.config.tokens_per_block / total,
-        "step_seconds": [statistics.median(step) for step in zip(*runs, strict=True)],
-        **floor,
-        "share_of_matrix_rate": floor["flops"] / ceilings["flops_a_second"] / total,
-        "share_of_copy_bandwidth": floor["kv_bytes"] / ceilings["bytes_a_second"] / total,
+    calls = {
+        side: lambda number, side=side: run.systems.worker(side).call("generate", first, actions)
+        for side in sides
     }
+    for side in sides:
+        run.systems.worker(side).call("generate", first, actions[:, :1])  # warms up
+    seconds = in_turn(calls, rounds)
+    times = {side: Timing(tuple(sum(turn) for turn in found)) for side, found in seconds.items()}
+    floor = token_work(agent.world_model, batch, steps)
+    passes = steps * agent.world_model.config.tokens_per_block
+    work = Work(
+        floor.flops,
+        {"passes": float(passes), "tokens": float(batch * passes)},
+        lambda side: floor.kv_numbers * kv_bytes(side),
+    )
+    found = measured({"batch": batch, "steps": steps}, times, work, machine_of(run), torch.float32)
+    found["step_seconds"] = {
+        side: [sum(step) / len(step) for step in zip(*turns, strict=True)] for side, turns in seconds.items()
+    }
+    pairs = {side: [step for turn in turns for step in turn] for side, turns in seconds.items()}
+    found["speedup_over"] = {
+        side: ratio_interval(pairs[side], pairs[sides[0]], of=np.mean) for side in sides[1:]
+    }
+    return found | {"amount": batch * steps}
 
 
-@case("token_generation", minutes=6)
-def token_generation(quick: bool) -> dict[str, Any]:
-    """Token passes a second of the C++ engine and of the oracle's loop: paper world model, batch 64, 16 and 1."""
-    agent = Agent(resolve(preset_config("tiny" if quick else "paper", "Pong")).agent, ACTIONS).eval()
-    ceilings = {
-        "flops_a_second": matrix_rate(CPU, torch.float32, 512 if quick else None),
-        "bytes_a_second": copy_bandwidth(CPU, 32 if quick else 512),
-    }
-    steps = 2 if quick else agent.world_model.config.max_blocks - 1
-    batches = (4, 1) if quick else (64, 16, 1)
-    # The oracle takes about 50 ms a pass at batch 64, so 16 s a round; small batches take more rounds.
-    rounds = {64: 3, 16: 5, 1: 9}
-    return {
-        "preset": "tiny" if quick else "paper",
-        "threads": torch.get_num_threads(),
-        "ceilings": ceilings,
-        "batches": [
-            measure_batch(agent, batch, steps, 1 if quick else rounds[batch], ceilings) for batch in batches
-        ],
-    }
+@compared_case("token_generation", minutes=2)
+def token_generation(run: Run) -> dict[str, Any]:
+    """Token passes a second by batch size, from an empty cache until the context is full."""
+    sides, found = agreeing_parts(run)
+    plan = ((2, 2),) if run.quick else CPU_SIZES if run.device.type == "cpu" else GPU_SIZES
+    if run.full:
+        plan = tuple((batch, max(3, rounds)) for batch, rounds in plan)
+    plan = tuple(size for size in plan if run.takes(size[0]))
+    steps = 2 if run.quick else weights_of(run).agent.world_model.config.max_blocks - 1
+    sizes: list[dict[str, Any]] = []
+    for batch, rounds in plan if sides[:1] == ["ours"] else ():
+        needed = predicted_seconds(sizes, batch * (steps * rounds + 1))
+        if not run.has_time_for(needed):
+            sizes.append({"batch": batch, "left_out": f"it would take {needed:.0f} s"})
+            continue
+        sizes.append(measure_batch(run, sides, batch, rounds, steps))
+    return found | {"sizes": sizes}

@@ -46,6 +46,11 @@ class OracleEngine:
         if "tokenizer" in parts and self._memo is not None:
             self._memo.forget()
 
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        """What the policy sees, `(batch, 3, 64, 64)` in [0, 1], of tokens `(batch, 16)`."""
+        decoder = self._memo or self.agent.tokenizer
+        return decoder.frames_of(tokens)
+
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
         return self.imagine_with(start, horizon, PhiloxDraws(seed))
 
@@ -67,8 +72,7 @@ class OracleEngine:
     def _step(
         self, dream: Dream, state: LSTMState, draws: Draws, recorder: _Recorder, last: bool
     ) -> LSTMState:
-        decoder = self._memo or self.agent.tokenizer
-        frames = decoder.frames_of(dream.tokens)
+        frames = self.frames_of(dream.tokens)
         policy = self._policy(frames.unsqueeze(1), state)
         logits = policy.logits_actions.squeeze(1)
         tokens_per_block = dream.world_model.config.tokens_per_block

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,12 +14,6 @@ from iris_fast.models.perceptual import LPIPS
 from iris_fast.models.tokenizer import TokenizerConfig
 from iris_fast.models.transformer import TransformerConfig
 from tests.golden.recipe import STATE_DICT_FILE, golden_agent, golden_lpips, golden_state_dict
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--reference", type=Path, default=None, help="a checkout of the public implementation to test against"
-    )
 
 
 def small_config(**world_model: object) -> AgentConfig:

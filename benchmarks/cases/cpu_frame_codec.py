@@ -73,8 +73,8 @@ def measure(
     return found
 
 
-@case("frame_decoding", minutes=4)
-def frame_decoding(quick: bool) -> dict[str, Any]:
+@case("cpu_frame_codec", minutes=4)
+def cpu_frame_codec(quick: bool) -> dict[str, Any]:
     """Frames a second of the C++ codec and of PyTorch's modules: decoding and encoding, batch 64, 16 and 1."""
     preset = "tiny" if quick else "paper"
     torch.manual_seed(0)

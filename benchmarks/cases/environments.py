@@ -1,0 +1,79 @@
+"""Agent steps a second of the Atari environments: envpool beside ale-py, by number of environments."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.comparison import Work, in_turn, machine_of, measured
+from benchmarks.registry import Run, compared_case
+from benchmarks.timing import Timing
+from iris_fast.envs import EnvConfig, make_vector_env
+from iris_fast.envs.interface import FrameVectorEnv
+
+CONFIG = EnvConfig(max_episode_steps=108_000, noop_max=1, done_on_life_loss=False)  # the test environment's
+COMPARED = 20  # steps whose frames and rewards are compared
+SIZES, QUICK_SIZES = (1, 2, 4, 8, 16), (2,)
+
+
+class Player:
+    """A vector environment and the actions it is given, the same for every backend."""
+
+    def __init__(self, backend: str, num_envs: int):
+        self.env: FrameVectorEnv = make_vector_env("Pong", CONFIG, num_envs=num_envs, seed=0, backend=backend)
+        self.actions = np.random.default_rng(0).integers(0, 6, (4096, num_envs))
+        self.taken = 0
+
+    def play(self, steps: int) -> list[np.ndarray]:
+        """Takes `steps` steps; the last frames and all rewards."""
+        rewards = []
+        observations = np.empty(0)
+        for _ in range(steps):
+            actions = self.actions[self.taken % len(self.actions)]
+            observations, reward, ended, truncated, _ = self.env.step(actions)
+            self.taken += 1
+            rewards.append(reward)
+            if (ended | truncated).any():
+                observations, _ = self.env.reset(options={"reset_mask": ended | truncated})
+        return [observations, np.stack(rewards)]
+
+    def seconds(self, steps: int) -> float:
+        import time
+
+        began = time.perf_counter()
+        self.play(steps)
+        return time.perf_counter() - began
+
+
+def measure(run: Run, num_envs: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Both backends with the same seed and actions, their frames and rewards compared before."""
+    facts: dict[str, Any] = {"environments": num_envs, "steps": steps}
+    players = {name: Player(name, num_envs) for name in ("envpool", "ale")}
+    try:
+        seen = {name: [player.env.reset()[0], *player.play(COMPARED)] for name, player in players.items()}
+        for ours, theirs in zip(seen["envpool"], seen["ale"], strict=True):
+            if not np.array_equal(ours, theirs):
+                return facts | {"error": "the backends' frames or rewards differ: not timed"}
+        calls = {name: lambda _, player=player: player.seconds(steps) for name, player in players.items()}
+        found = in_turn(calls, rounds)
+    finally:
+        for player in players.values():
+            player.env.close()
+    times = {name: Timing(tuple(turn[0] for turn in turns)) for name, turns in found.items()}
+    work = Work(None, {"agent_steps": float(num_envs * steps)})
+    return measured(facts, times, work, machine_of(run), torch.float32)
+
+
+@compared_case("environments", minutes=0.3)
+def environments(run: Run) -> dict[str, Any]:
+    """Agent steps a second of Pong (4 raw frames each): envpool beside ale-py, by number of environments."""
+    missing = [
+        name for name, module in (("envpool", "envpool"), ("ale-py", "ale_py")) if not find_spec(module)
+    ]
+    if missing:
+        return {"sizes": [{"environments": 1, "left_out": f"{missing[0]} is not installed"}]}
+    sizes, steps, rounds = (QUICK_SIZES, 20, 2) if run.quick else (SIZES, 150, 5)
+    return {"device": "cpu", "sizes": [measure(run, count, steps, rounds) for count in sizes]}

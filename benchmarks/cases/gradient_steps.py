@@ -1,0 +1,116 @@
+"""The three gradient steps of the paper's agent: ours, the public implementation's, Simulusion's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.agreement import FLOAT32, other_models, weights_of
+from benchmarks.cases.rollout import agreeing
+from benchmarks.comparison import Work, in_turn, machine_of, measured
+from benchmarks.registry import Run, compared_case
+from benchmarks.systems.weights import ACTIONS, noise_frames
+from benchmarks.timing import Timing
+from iris_fast.agent import PARTS
+
+LENGTH, BURN_IN = 20, 20
+# (batch, horizon) of a part. The paper's batches take minutes on two cores; `projection` scales these up.
+CPU_SIZES = {"tokenizer": (4, 0), "world_model": (2, 0), "actor_critic": (2, 20)}
+GPU_SIZES = {"tokenizer": (64, 0), "world_model": (64, 0), "actor_critic": (64, 20)}
+QUICK_SIZES = {"tokenizer": (2, 0), "world_model": (2, 0), "actor_critic": (2, 2)}
+UNITS = {"tokenizer": "frames", "world_model": "frames", "actor_critic": "imagined_steps"}
+
+
+def segments(part: str, batch: int, quick: bool) -> dict[str, Tensor]:
+    """A batch as the replay gives it: single frames, 20 of them, or 20 of burn-in and the one to start from."""
+    time = {"tokenizer": 1, "world_model": LENGTH, "actor_critic": BURN_IN + 1}[part]
+    time = min(time, 3) if quick else time
+    generator = torch.Generator().manual_seed(batch)
+    return {
+        "observations": noise_frames(batch * time, seed=batch).unflatten(0, (batch, time)),
+        "actions": torch.randint(ACTIONS, (batch, time), generator=generator),
+        "rewards": torch.randint(-1, 2, (batch, time), generator=generator).float(),
+        "ends": torch.zeros(batch, time, dtype=torch.int64),
+        "mask_padding": torch.ones(batch, time, dtype=torch.bool),
+    }
+
+
+def disagreement(run: Run, part: str, sides: list[str], quick: bool) -> dict[str, str]:
+    """Sides whose loss or gradient norm is another one than plain PyTorch's on the same batch, and how."""
+    weights = weights_of(run)
+    batch, horizon = segments(part, 2, quick=True), min(2, QUICK_SIZES[part][1])
+    file = weights.steep_file if part == "actor_critic" else weights.file  # so that draws are the same
+    found: dict[str, str] = {}
+    expected: dict[str, float] = {}
+    for side in ["pytorch", *(side for side in sides if side != "pytorch")]:
+        worker = run.systems.worker(side)
+        worker.call("load", file)
+        numbers = worker.call("losses", part, batch, horizon)
+        worker.call("load", weights.file)
+        expected = expected or numbers
+        for name, number in numbers.items():
+            gap = abs(number - expected[name]) / max(abs(expected[name]), 1e-30)
+            if not gap <= FLOAT32:
+                found[side] = f"its {name} of the {part} step differs by {gap:.2g}: not timed"
+    return found
+
+
+def measure_part(run: Run, part: str, sides: list[str], rounds: int) -> dict[str, Any]:
+    """Seconds of one part's step by every side, and of the actor-critic's also those of its rollout alone."""
+    sizes = QUICK_SIZES if run.quick else CPU_SIZES if run.device.type == "cpu" else GPU_SIZES
+    batch, horizon = sizes[part]
+    data = segments(part, batch, run.quick)
+    others = other_models(run)
+    comparable = [side for side in sides if side not in others]
+    refused = disagreement(run, part, comparable, run.quick)
+    facts: dict[str, Any] = {"part": part, "batch": batch, "not_timed": refused}
+    if "ours" in refused:
+        return facts | {"error": refused["ours"]}
+    kept = [side for side in sides if side not in refused and (side not in others or part != "tokenizer")]
+    calls = {}
+    for side in kept:
+        call = run.systems.worker(side).call
+        if side == "ours" and part != "tokenizer":
+            calls["ours"] = lambda _, call=call: call("train", part, data, horizon, True)
+            calls["ours_uncached"] = lambda _, call=call: call("train", part, data, horizon, False)
+        elif side != "pytorch":
+            calls[side] = lambda _, call=call: call("train", part, data, horizon, False)
+    for side in kept:
+        if side != "pytorch":
+            run.systems.worker(side).call("train", part, data, min(horizon, 2), False)  # warms up
+    times = {side: Timing(tuple(t[0] for t in turns)) for side, turns in in_turn(calls, rounds).items()}
+    count = batch * (horizon or data["observations"].shape[1])
+    work = Work(None, {UNITS[part]: float(count)})
+    if horizon:
+        facts |= {"horizon": horizon, "rollout_seconds": _rollout_seconds(run, kept, batch, horizon, rounds)}
+    return measured(facts, times, work, machine_of(run), torch.float32)
+
+
+def _rollout_seconds(run: Run, sides: list[str], batch: int, horizon: int, rounds: int) -> dict[str, float]:
+    """Medians of the rollout without burn-in and gradient, which the whole step has besides."""
+    frames = noise_frames(batch, seed=batch)
+    calls = {
+        side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]
+        for side in sides
+        if side != "pytorch"
+    }
+    found = in_turn(calls, rounds)
+    return {side: Timing(tuple(turn[0] for turn in turns)).median for side, turns in found.items()}
+
+
+@compared_case("gradient_steps", minutes=1.5)
+def gradient_steps(run: Run) -> dict[str, Any]:
+    """The three gradient steps of the paper's agent, on a CPU with small batches."""
+    sides, found = agreeing(run)
+    sides = [side for side in sides if side != "ours_float16_cache"]
+    sizes: list[dict[str, Any]] = []
+    for part in PARTS if sides[:1] == ["ours"] else ():
+        if not run.has_time_for(30):
+            sizes.append({"part": part, "left_out": "the time is up"})
+            continue
+        sizes.append(measure_part(run, part, sides, 2 if run.quick or run.device.type == "cpu" else 5))
+    for side in sides:  # the steps have changed them
+        run.systems.worker(side).call("load", weights_of(run).file)
+    return found | {"sizes": sizes}

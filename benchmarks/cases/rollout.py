@@ -1,0 +1,148 @@
+"""Imagination of every system: whole rollouts by the front door, and frames decoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.agreement import agreement_of, other_models, refusals, weights_of
+from benchmarks.comparison import Work, header, in_turn, machine_of, measured
+from benchmarks.registry import Run, compared_case
+from benchmarks.systems.weights import noise_frames
+from benchmarks.timing import Timing
+from benchmarks.work import decode_flops, encode_flops, policy_flops, token_work
+
+# (batch, horizon, rounds). On two CPU cores the public implementation takes 3.7 s a step at batch 64.
+CPU_SIZES = ((1, 8, 3), (16, 4, 3), (64, 3, 3))
+CPU_FULL = ((256, 2, 2),)
+CPU_LARGE, CPU_LARGE_WITHOUT = 64, ("ours_float16_cache", "pytorch")  # minutes; other cases have them
+GPU_SIZES = ((1, 20, 5), (16, 20, 5), (64, 20, 5), (256, 20, 3))
+DECODED_CPU = ((1, 15), (16, 5), (64, 3))  # (frames, rounds)
+DECODED_GPU = ((1, 15), (16, 15), (64, 15), (256, 9), (1024, 5))
+
+
+def kv_bytes(side: str) -> int:
+    """Bytes of a number in that side's cache."""
+    return 2 if side == "ours_float16_cache" else 4
+
+
+def rollout_work(run: Run, batch: int, horizon: int) -> Work:
+    """One encoding, `horizon` frames decoded and acted on; the last step has its action's token pass alone."""
+    agent = weights_of(run).agent
+    block = agent.world_model.config.tokens_per_block
+    tokens = token_work(agent.world_model, batch, horizon - 1, last_action=True)
+    flops = tokens.flops + batch * (
+        encode_flops(agent) + horizon * (decode_flops(agent) + policy_flops(agent))
+    )
+    units = {"imagined_steps": float(batch * horizon), "tokens": float(batch * ((horizon - 1) * block + 1))}
+    return Work(flops, units, lambda side: tokens.kv_numbers * kv_bytes(side), other_models(run))
+
+
+def measure_rollout(run: Run, sides: list[str], batch: int, horizon: int, rounds: int) -> dict[str, Any]:
+    """Seconds of rollouts from `batch` frames of noise. Every frame that ours decodes is another one."""
+    frames = noise_frames(batch, seed=batch)
+    facts: dict[str, Any] = {"batch": batch, "horizon": horizon}
+    for side in sides:
+        run.systems.worker(side).call("rollout", frames, 1, 0)  # warms up
+    rows = run.systems.worker("ours").call("rollout", frames, horizon, 0)[1]["tokens"].flatten(0, 1)
+    if (share := len(rows.unique(dim=0)) / len(rows)) < 1:
+        return facts | {"error": f"only {share:.0%} of the frames are distinct: not timed"}
+    calls = {
+        side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]
+        for side in sides
+    }
+    seconds = in_turn(calls, rounds)
+    times = {side: Timing(tuple(sum(turn) for turn in found)) for side, found in seconds.items()}
+    work = rollout_work(run, batch, horizon)
+    return measured(facts, times, work, machine_of(run), torch.float32)
+
+
+def agreeing(run: Run) -> tuple[list[str], dict[str, Any]]:
+    """The sides that may be timed, ours first, and the head of the result."""
+    agreement = agreement_of(run)
+    refused = refusals(agreement)
+    sides = [side for side in run.systems.sides() if side not in refused]
+    return sides, header(run, agreement) | {"not_timed": refused}
+
+
+NO_PARTS = "the engine of this device makes rollouts as one graph, with no part apart: see the case rollout"
+
+
+def agreeing_parts(run: Run) -> tuple[list[str], dict[str, Any]]:
+    """As `agreeing`; no sides where ours has no parts to be timed apart."""
+    sides, found = agreeing(run)
+    if sides[:1] == ["ours"] and not agreement_of(run)["ours"]["has_parts"]:
+        return [], found | {"left_out": NO_PARTS}
+    return sides, found
+
+
+def predicted_seconds(sizes: list[dict[str, Any]], amount: float) -> float:
+    """Seconds of a size of `amount` steps, rounds and warming up included, from the largest size so far."""
+    done = [size for size in sizes if "seconds" in size]
+    if not done:
+        return 0.0
+    last = done[-1]
+    each = sum(timing["median"] for timing in last["seconds"].values()) / last["amount"]
+    return each * amount
+
+
+@compared_case("rollout", minutes=3)
+def rollout(run: Run) -> dict[str, Any]:
+    """Rollouts by batch size, from raw frames, by each system's own imagination."""
+    sides, found = agreeing(run)
+    plan = CPU_SIZES + (CPU_FULL if run.full else ()) if run.device.type == "cpu" else GPU_SIZES
+    if run.quick:
+        plan = ((2, 2, 2),)
+    plan = tuple(size for size in plan if run.takes(size[0]))
+    sizes: list[dict[str, Any]] = []
+    for batch, horizon, rounds in plan if sides[:1] == ["ours"] else ():
+        needed = predicted_seconds(sizes, batch * (horizon * rounds + 1))
+        if not run.has_time_for(needed):
+            sizes.append({"batch": batch, "horizon": horizon, "left_out": f"it would take {needed:.0f} s"})
+            continue
+        lean = batch >= CPU_LARGE and run.device.type == "cpu" and not run.full
+        kept = [side for side in sides if not lean or side not in CPU_LARGE_WITHOUT]
+        sizes.append(measure_rollout(run, kept, batch, horizon, rounds) | {"amount": batch * horizon})
+    return found | {"sizes": sizes}
+
+
+@compared_case("rollout_whole", minutes=12, default=False)
+def rollout_whole(run: Run) -> dict[str, Any]:
+    """The paper's rollout whole: 64 × 20 steps by every system (minutes a round on a CPU)."""
+    sides, found = agreeing(run)
+    batch, horizon, rounds = (2, 3, 1) if run.quick else (64, 20, 3)
+    sizes = [measure_rollout(run, sides, batch, horizon, rounds)] if sides[:1] == ["ours"] else []
+    return found | {"sizes": sizes}
+
+
+@compared_case("frame_decoding", minutes=1)
+def frame_decoding(run: Run) -> dict[str, Any]:
+    """Frames decoded from tokens, by number of frames."""
+    sides, found = agreeing_parts(run)
+    agent, machine = weights_of(run).agent, machine_of(run)
+    plan = ((2, 2),) if run.quick else DECODED_CPU if run.device.type == "cpu" else DECODED_GPU
+    plan = tuple(size for size in plan if run.takes(size[0]))
+    sizes: list[dict[str, Any]] = []
+    for batch, rounds in plan if sides[:1] == ["ours"] else ():
+        needed = predicted_seconds(sizes, batch * (rounds + 1))
+        if not run.has_time_for(needed):
+            sizes.append({"batch": batch, "left_out": f"it would take {needed:.0f} s"})
+            continue
+        generator = torch.Generator().manual_seed(batch)
+        tokens = torch.randint(
+            agent.config.tokenizer.vocab_size, (rounds + 1, batch, 16), generator=generator
+        )
+        calls = {
+            side: lambda number, side=side: run.systems.worker(side).call("decode", tokens[number])[0]  # noqa: B023
+            for side in sides
+            if side != "ours_float16_cache"  # it decodes as ours does
+        }
+        for call in calls.values():
+            call(rounds)  # warms up
+        times = {
+            side: Timing(tuple(turn[0] for turn in found)) for side, found in in_turn(calls, rounds).items()
+        }
+        work = Work(batch * decode_flops(agent), {"frames": float(batch)}, None, other_models(run))
+        sizes.append(measured({"batch": batch}, times, work, machine, torch.float32) | {"amount": batch})
+    return found | {"sizes": sizes}

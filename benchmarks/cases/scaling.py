@@ -1,0 +1,161 @@
+"""How cost grows: with batch, horizon, environments, threads and the frames in the replay."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.agreement import weights_of
+from benchmarks.cases.environments import Player
+from benchmarks.cases.token_cache import filled_store
+from benchmarks.comparison import machine_of
+from benchmarks.registry import Run, compared_case
+from benchmarks.systems.client import Systems
+from benchmarks.systems.weights import ACTIONS, noise_frames
+from benchmarks.timing import Timing
+from iris_fast.imagination.randomness import numpy_generator
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+HORIZONS = (5, 10, 19, 20, 40, 60, 80, 100)
+ENVIRONMENTS = (1, 2, 4, 8, 16)
+REPLAYS = (1_000, 3_000, 10_000, 30_000, 100_000)
+LONG_BATCH = 16  # of the rollouts by horizon
+
+
+def slope(sizes: list[float], seconds: list[float]) -> float:
+    """The power of the size that time grows with, by least squares of logarithms: 1 is linear."""
+    x, y = np.log(sizes), np.log(seconds)
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def by_batch(run: Run) -> list[dict[str, Any]]:
+    """Token passes and decoding, each by batch, of ours; three rounds each."""
+    worker, config = run.systems.worker("ours"), weights_of(run).agent.config
+    found = []
+    for batch in (1, 2) if run.quick else BATCHES:
+        generator = torch.Generator().manual_seed(batch)
+        first = torch.randint(config.tokenizer.vocab_size, (batch, 16), generator=generator)
+        actions = torch.randint(ACTIONS, (batch, 3), generator=generator)
+        steps = [sum(worker.call("generate", first, actions)) for _ in range(4)][1:]
+        frames = [
+            worker.call("decode", (first + number) % config.tokenizer.vocab_size)[0] for number in range(3)
+        ]
+        found.append(
+            {
+                "batch": batch,
+                "steps": 3,
+                "seconds": {
+                    "tokens": Timing(tuple(steps)).summary(),
+                    "decoding": Timing(tuple(frames)).summary(),
+                },
+            }
+        )
+    return found
+
+
+def by_horizon(run: Run) -> list[dict[str, Any]]:
+    """Seconds of each of 100 steps, summed up to the horizon; past 19 steps the context is rebuilt."""
+    worker, config = run.systems.worker("ours"), weights_of(run).agent.config
+    batch, longest = (2, 3) if run.quick else (LONG_BATCH, HORIZONS[-1])
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(config.tokenizer.vocab_size, (batch, 16), generator=generator)
+    actions = torch.randint(ACTIONS, (batch, longest), generator=generator)
+    worker.call("generate", first, actions[:, :1])
+    steps = np.median([worker.call("generate", first, actions) for _ in range(1 if run.quick else 3)], axis=0)
+    horizons = (1, 3) if run.quick else HORIZONS
+    return [
+        {"horizon": horizon, "batch": batch, "seconds": {"tokens": _alone(float(steps[:horizon].sum()))}}
+        for horizon in horizons
+    ] + [{"step_seconds": [float(second) for second in steps]}]
+
+
+def by_threads(run: Run) -> list[dict[str, Any]]:
+    """A rollout with one thread and with two, in processes of their own."""
+    batch, horizon = (2, 2) if run.quick else (64, 3)
+    found = []
+    for threads in (1,) if run.quick else (1, 2):
+        systems = Systems(run.device, threads, None, ())
+        try:
+            worker = systems.worker("ours")
+            worker.call("load", weights_of(run).file)
+            frames = noise_frames(batch, seed=batch)
+            seconds = [worker.call("rollout", frames, horizon, number)[0] for number in range(4)][1:]
+        finally:
+            systems.close()
+        found.append(
+            {"threads": threads, "batch": batch, "seconds": {"rollout": Timing(tuple(seconds)).summary()}}
+        )
+    return found
+
+
+def by_environments(run: Run) -> list[dict[str, Any]]:
+    """A vector step of Pong by number of environments."""
+    found = []
+    for count in (1, 2) if run.quick else ENVIRONMENTS:
+        timings = {}
+        for backend in ("envpool", "ale"):
+            player = Player(backend, count)
+            player.env.reset()
+            player.play(20)
+            steps = 10 if run.quick else 100
+            timings[backend] = Timing(tuple(player.seconds(steps) / steps for _ in range(3))).summary()
+            player.env.close()
+        found.append({"environments": count, "seconds": timings})
+    return found
+
+
+def by_replay(run: Run) -> list[dict[str, Any]]:
+    """A batch of 64 segments drawn and gathered, by frames in the replay."""
+    found = []
+    for frames in (400,) if run.quick else REPLAYS:
+        store = filled_store(frames, 64, seed=0)
+
+        def draw(number: int, store: Any = store) -> float:
+            began = time.perf_counter()
+            segments = store.sample(numpy_generator(number, "segments"), 64, 20, from_start=True)
+            store.batch(segments)
+            store.gather_frames(segments.slots.reshape(-1))
+            return time.perf_counter() - began
+
+        seconds = [draw(number) for number in range(6)][1:]
+        found.append({"frames": frames, "seconds": {"batch of 64 × 20": Timing(tuple(seconds)).summary()}})
+    return found
+
+
+def _alone(seconds: float) -> dict[str, float]:
+    return {"median": seconds, "quartile_1": seconds, "quartile_3": seconds, "rounds": 1}
+
+
+def slopes(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """By what is varied and what is timed: the power that time grows with over the whole range."""
+    powers: dict[str, dict[str, float]] = {}
+    for name, sizes in found.items():
+        timed = [size for size in sizes if "seconds" in size]
+        if len(timed) < 2:
+            continue
+        key = next(iter(timed[0]))
+        x = [float(size[key]) for size in timed]
+        powers[name] = {
+            side: slope(x, [size["seconds"][side]["median"] for size in timed])
+            for side in timed[0]["seconds"]
+        }
+        assert all(math.isfinite(power) for power in powers[name].values())
+    return powers
+
+
+@compared_case("scaling", minutes=8, default=False)
+def scaling(run: Run) -> dict[str, Any]:
+    """How cost grows with batch, horizon, environments, threads and frames in the replay (ours)."""
+    run.systems.worker("ours").call("load", weights_of(run).file)
+    found = {
+        "by_batch": by_batch(run),
+        "by_horizon": by_horizon(run),
+        "by_threads": by_threads(run),
+        "by_environments": by_environments(run),
+        "by_replay": by_replay(run),
+    }
+    return machine_of(run).facts() | {"threads": run.systems.threads, "powers": slopes(found)} | found

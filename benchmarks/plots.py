@@ -1,0 +1,226 @@
+"""Plots of results as PNG: speed by batch, where a rollout's time goes, a whole run by phase, how cost grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from .projection import PHASES
+from .systems.client import LABELS
+
+Results = Mapping[str, Mapping[str, Any]]
+COLOURS = {
+    "ours": "#0b6e4f",
+    "ours_float16_cache": "#66b88f",
+    "pytorch": "#7a7a7a",
+    "public": "#c1440e",
+    "public_tuned": "#e8a87c",
+    "simulusion": "#33658a",
+}
+PART_COLOURS = ("#264653", "#2a9d8f", "#e9c46a", "#f4a261", "#e76f51", "#9d4edd")
+HOUR = 3600
+
+
+def draw_all(results: Results, folder: Path) -> list[Path]:
+    """Draws what the results allow; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for name, draw in PLOTS.items():
+        figure = draw(results)
+        if figure is not None:
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=140, bbox_inches="tight", metadata={"Software": None})
+            plt.close(figure)
+            drawn.append(path)
+    return drawn
+
+
+def timed_sizes(results: Results, case: str) -> list[Mapping[str, Any]]:
+    """The sizes of a case that have times."""
+    return [size for size in results.get(case, {}).get("sizes", []) if "seconds" in size]
+
+
+def speed_by_batch(results: Results) -> Any:
+    """Imagined steps and tokens a second against batch size, below their rooflines."""
+    panels = [
+        ("rollout", "imagined_steps", "rollouts: imagined steps a second"),
+        ("token_generation", "tokens", "world model alone: tokens a second"),
+        ("frame_decoding", "frames", "decoder alone: frames a second"),
+    ]
+    panels = [panel for panel in panels if timed_sizes(results, panel[0])]
+    if not panels:
+        return None
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.4), squeeze=False)
+    for axis, (case, unit, title) in zip(axes[0], panels, strict=True):
+        sizes = timed_sizes(results, case)
+        for side in sizes[0]["seconds"]:
+            points = [
+                (size["batch"], size["rates"][side][f"{unit}_a_second"])
+                for size in sizes
+                if side in size["rates"]
+            ]
+            style = "--" if side == "ours_float16_cache" else "-"
+            axis.plot(
+                *zip(*points, strict=True),
+                style,
+                marker="o",
+                color=COLOURS.get(side),
+                label=LABELS.get(side, side),
+            )
+        _roofline(axis, results[case], sizes, unit)
+        _log_batches(axis, [size["batch"] for size in sizes])
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("batch")
+        axis.grid(True, which="both", alpha=0.2)
+    axes[0][-1].legend(fontsize=8, loc="best")
+    axes[0][0].legend(fontsize=8, loc="best")
+    figure.tight_layout()
+    return figure
+
+
+def _roofline(axis: Axes, result: Mapping[str, Any], sizes: list[Mapping[str, Any]], unit: str) -> None:
+    """The rate at which the measured products, or the measured copy, would be all that takes time."""
+    rate = result["matrix_rates"]["float32"]
+    points = []
+    for size in sizes:
+        ours = size["rates"]["ours"]
+        count = ours[f"{unit}_a_second"] * size["seconds"]["ours"]["median"]
+        floor = size["flops"] / rate
+        if "bytes_a_second" in ours:
+            moved = ours["bytes_a_second"] * size["seconds"]["ours"]["median"]
+            floor = max(floor, moved / result["copy_bandwidth"])
+        points.append((size["batch"], count / floor))
+    axis.plot(*zip(*points, strict=True), ":", color="black", label="roofline (float32)")
+
+
+def _log_batches(axis: Axes, batches: list[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xticks(batches, [str(batch) for batch in batches])
+
+
+def rollout_parts(results: Results) -> Any:
+    """Milliseconds of an imagined step by part, at the largest batch that rollout, tokens and decoding share."""
+    by_batch = [
+        {size["batch"]: size for size in timed_sizes(results, case)}
+        for case in ("rollout", "token_generation", "frame_decoding")
+    ]
+    shared = set(by_batch[0]) & set(by_batch[1]) & set(by_batch[2])
+    if not shared:
+        return None
+    batch = max(shared)
+    rollout, tokens, decoding = (sizes[batch] for sizes in by_batch)
+    parts = step_parts(rollout, tokens, decoding)
+    figure, axis = plt.subplots(figsize=(8, 0.7 * len(parts) + 1.6))
+    _stacked(axis, {LABELS.get(side, side): found for side, found in parts.items()}, "s", 1)
+    axis.set_xlabel(f"seconds of an imagined step, batch {batch} (rollouts of {rollout['horizon']} steps)")
+    figure.tight_layout()
+    return figure
+
+
+def step_parts(
+    rollout: Mapping[str, Any], tokens: Mapping[str, Any], decoding: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Seconds of a step of a rollout by side and part; the rest is what the two parts leave of the whole."""
+    horizon = rollout["horizon"]
+    found = {}
+    for side, timing in rollout["seconds"].items():
+        decoder = "ours" if side == "ours_float16_cache" else side
+        if side not in tokens["step_seconds"] or decoder not in decoding["seconds"]:
+            continue
+        step = timing["median"] / horizon
+        # The last step of a rollout generates no frame.
+        generation = sum(tokens["step_seconds"][side][: horizon - 1]) / horizon
+        frames = decoding["seconds"][decoder]["median"]
+        rest = max(0.0, step - generation - frames)
+        found[side] = {
+            "decoding": frames,
+            "tokens": generation,
+            "rest: first frame encoded, policy, draws of actions": rest,
+        }
+    return found
+
+
+def run_by_phase(results: Results) -> Any:
+    """Projected hours of a whole run by phase, one bar a system."""
+    seconds = results.get("projection", {}).get("seconds")
+    if not seconds:
+        return None
+    figure, axis = plt.subplots(figsize=(8, 0.7 * len(seconds) + 1.6))
+    bars = {
+        LABELS.get(side, side): {
+            phase.replace("_", " "): phases[phase] for phase in PHASES if phases.get(phase)
+        }
+        for side, phases in seconds.items()
+    }
+    _stacked(axis, bars, "h", HOUR)
+    axis.set_xlabel("projected hours of an Atari-100k run of the paper's agent (600 epochs)")
+    figure.tight_layout()
+    return figure
+
+
+def _stacked(axis: Axes, bars: Mapping[str, Mapping[str, float]], unit: str, divisor: float) -> None:
+    """Horizontal stacked bars, the first on top, each with its total."""
+    names = list(dict.fromkeys(name for parts in bars.values() for name in parts))
+    order = list(bars)[::-1]
+    totals = {label: sum(bars[label].values()) / divisor for label in order}
+    left = dict.fromkeys(order, 0.0)
+    for name, colour in zip(names, PART_COLOURS, strict=False):
+        widths = [bars[label].get(name, 0.0) / divisor for label in order]
+        axis.barh(order, widths, left=[left[label] for label in order], color=colour, label=name)
+        for label, width in zip(order, widths, strict=True):
+            left[label] += width
+    for label in order:
+        axis.text(totals[label], label, f" {_three_digits(totals[label])} {unit}", va="center", fontsize=9)
+    axis.set_xlim(0, max(totals.values()) * 1.15)
+    axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    for spine in ("top", "right"):
+        axis.spines[spine].set_visible(False)
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def cost_growth(results: Results) -> Any:
+    """Seconds against what grows, on logarithmic axes, with the line that a linear cost would follow."""
+    scaling = results.get("scaling", {})
+    panels = [
+        (key, [size for size in scaling.get(key, []) if "seconds" in size])
+        for key in ("by_batch", "by_horizon", "by_environments", "by_replay", "by_threads")
+    ]
+    panels = [(key, sizes) for key, sizes in panels if len(sizes) > 1]
+    if not panels:
+        return None
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.9 * len(panels), 3.8), squeeze=False)
+    for axis, (_, sizes) in zip(axes[0], panels, strict=True):
+        what = next(iter(sizes[0]))
+        x = [size[what] for size in sizes]
+        for index, side in enumerate(sizes[0]["seconds"]):
+            y = [size["seconds"][side]["median"] for size in sizes]
+            colour = PART_COLOURS[index]
+            axis.plot(x, y, marker="o", color=colour, label=side)
+            axis.plot(x, [y[-1] * value / x[-1] for value in x], ":", color=colour, linewidth=1)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel(what.replace("_", " "))
+        axis.set_title(f"seconds by {what.replace('_', ' ')} (dotted: linear)", fontsize=9)
+        axis.legend(fontsize=8)
+        axis.grid(True, which="both", alpha=0.2)
+    figure.tight_layout()
+    return figure
+
+
+PLOTS = {
+    "speed_by_batch": speed_by_batch,
+    "rollout_parts": rollout_parts,
+    "run_by_phase": run_by_phase,
+    "cost_growth": cost_growth,
+}

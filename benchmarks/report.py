@@ -1,0 +1,158 @@
+"""`python -m benchmarks report`: tables and plots of results that are there, and the README's speed table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from iris_fast.errors import UserError
+
+from .projection import PHASES
+from .registry import CASES
+from .systems.client import LABELS
+from .tables import ceilings, duration, text_of
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "cpu"
+BEGIN, END = "<!-- table:speed -->\n", "<!-- end:speed -->"
+NOT_YET = "No comparison is recorded yet: `python -m benchmarks --json benchmarks/results/cpu` writes one."
+# What the README shows: the case, its sizes' words, and the seconds of one unit.
+ROWS = (
+    ("rollout", "imagined step, batch {batch}", lambda size: size["horizon"]),
+    ("token_generation", "17 token passes, batch {batch}", lambda size: size["steps"]),
+    ("frame_decoding", "{batch} frames decoded", lambda size: 1),
+    ("gradient_steps", "{part} step, batch {batch}", lambda size: 1),
+    ("playing", "{what}, batch {batch}", lambda size: 1),
+)
+COLUMNS = ("ours", "ours_float16_cache", "pytorch", "public", "public_tuned", "simulusion")
+
+
+def main(argv: list[str]) -> int:
+    """Rebuilds everything from JSON files."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks report", description="Make tables and plots of results that are there."
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=RESULTS, help="where the JSON files are")
+    parser.add_argument("--out", type=Path, help="where report.md and plots go (default: the same folder)")
+    parser.add_argument(
+        "--readme", type=Path, default=ROOT / "README.md", help="whose speed table to replace"
+    )
+    arguments = parser.parse_args(argv)
+    records = read_records(arguments.folder)
+    if not records:
+        raise UserError(f"{arguments.folder} holds no results: write some with --json {arguments.folder}")
+    out = arguments.out or arguments.folder
+    out.mkdir(parents=True, exist_ok=True)
+    from .plots import draw_all  # here, since matplotlib takes a second
+
+    plots = draw_all({name: record["result"] for name, record in records.items()}, out)
+    report = out / "report.md"
+    report.write_text(report_text(records, plots), encoding="utf-8")
+    print("\n".join(str(path) for path in (report, *plots)))
+    if arguments.folder.resolve() == RESULTS or arguments.readme != ROOT / "README.md":
+        text = arguments.readme.read_text(encoding="utf-8")
+        arguments.readme.write_text(with_speed_table(text, arguments.folder), encoding="utf-8")
+    return 0
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records of registered cases by name, in the order of the registry."""
+    found = {}
+    for name in CASES:
+        path = folder / f"{name}.json"
+        if path.is_file():
+            found[name] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def report_text(records: Mapping[str, Mapping[str, Any]], plots: Sequence[Path]) -> str:
+    """Markdown: the machine, the plots, the projection and every case's table."""
+    lines = ["# Results", ""]
+    for title, names in _by_circumstances(records).items():
+        lines += [f"- {title}: {', '.join(names)}"]
+    lines += [""] + [f"![{path.stem}]({path.name})" for path in plots] + [""]
+    if table := projection_table(records.get("projection", {}).get("result", {})):
+        lines += ["## A whole run, projected", "", table, ""]
+    for name, record in records.items():
+        text = text_of(name, record["result"])
+        if not text.startswith("{"):  # a case without a table is read in its file
+            lines += [f"## {name}", "", CASES[name].description, "", "```text", text.rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _by_circumstances(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, record in records.items():
+        machine = record["machine"]
+        what = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
+        versions = f"torch {record['versions']['torch']}, Python {record['python']}"
+        quick = ", quick (a smoke test)" if record["quick"] else ""
+        found.setdefault(f"{what}, {versions}, commit {record['commit']}{quick}", []).append(name)
+    return found
+
+
+def projection_table(result: Mapping[str, Any]) -> str:
+    """Hours by phase, a column for each system."""
+    if not result.get("seconds"):
+        return ""
+    sides = list(result["seconds"])
+    rows = [
+        [phase.replace("_", " "), *(f"{result['seconds'][side][phase] / 3600:.3g}" for side in sides)]
+        for phase in PHASES
+    ]
+    totals = [f"**{sum(result['seconds'][side].values()) / 3600:.3g}**" for side in sides]
+    head = ["hours", *(LABELS.get(side, side) for side in sides)]
+    return markdown(head, [*rows, ["**all**", *totals]])
+
+
+def speed_table(folder: Path = RESULTS) -> str:
+    """The README's table: seconds of a unit by system, how many times ours in brackets; or that there is none."""
+    records = read_records(folder)
+    if "rollout" not in records:
+        return NOT_YET
+    sizes = [
+        (words.format(**{key: _plain(value) for key, value in size.items()}), unit(size), size)
+        for case, words, unit in ROWS
+        for size in records.get(case, {}).get("result", {}).get("sizes", [])
+        if "seconds" in size
+    ]
+    sides = [side for side in COLUMNS if any(side in size["seconds"] for _, _, size in sizes)]
+    rows = [[words, *(_cell(size, side, units) for side in sides)] for words, units, size in sizes]
+    record = records["rollout"]
+    machine = record["machine"]
+    what = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
+    quick = " (`--quick`: a smoke test)" if record["quick"] else ""
+    caption = (
+        f"Median seconds{quick}; in brackets how many times as long as ours. {what}, commit "
+        f"{record['commit']}; {ceilings(record['result'])}."
+    )
+    return f"{markdown(['', *(LABELS[side] for side in sides)], rows)}\n\n{caption}"
+
+
+def _plain(value: Any) -> str:
+    return str(value).replace("_", " ")
+
+
+def _cell(size: Mapping[str, Any], side: str, units: float) -> str:
+    if side not in size["seconds"]:
+        return "–"
+    seconds = duration(size["seconds"][side]["median"] / units)
+    interval = size["speedup_over"].get(side)
+    return seconds if interval is None else f"{seconds} ({interval['ratio']:.2g}×)"
+
+
+def with_speed_table(text: str, folder: Path = RESULTS) -> str:
+    """The text with what stands between the marks made anew; UserError where there are no marks."""
+    before, begun, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not begun or not ended:
+        raise UserError(f"no speed table to replace: put {BEGIN.strip()} and {END} where it goes")
+    return f"{before}{BEGIN}{speed_table(folder)}\n{END}{after}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)

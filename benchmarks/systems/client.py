@@ -1,0 +1,148 @@
+"""Starts the systems' processes and asks them in turn, so that one of them works at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import torch
+
+from iris_fast.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+# glibc told to keep large blocks instead of giving them back to the system after each operation.
+TUNED = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "1073741824",
+}
+LABELS = {
+    "ours": "ours",
+    "ours_float16_cache": "ours, float16 cache",
+    "ours_uncached": "ours, without the epoch's cache",
+    "pytorch": "plain PyTorch",
+    "public": "public",
+    "public_tuned": "public, glibc tuned",
+    "simulusion": "Simulusion",
+}
+
+
+class Worker:
+    """A system in its process. Raises RuntimeError with what it printed when a call fails there."""
+
+    def __init__(
+        self,
+        kind: str,
+        device: torch.device,
+        threads: int,
+        checkout: Path | None = None,
+        environment: dict[str, str] | None = None,
+    ):
+        command = [sys.executable, "-m", "benchmarks.systems.worker", kind, "--threads", str(threads)]
+        command += ["--device", str(device)]
+        if checkout is not None:
+            command += ["--reference", str(checkout.resolve())]
+        clean = {name: value for name, value in os.environ.items() if name not in TUNED}
+        path = os.pathsep.join(filter(None, [str(ROOT), clean.get("PYTHONPATH", "")]))
+        self.kind = kind
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=ROOT,
+            env=clean | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)} | (environment or {}),
+        )
+        self._answer()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """The result of `method(*arguments)` there, tensors on the CPU; an attribute's value likewise."""
+        assert self._process.stdin is not None
+        try:
+            pickle.dump((method, arguments), self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer's end says why
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        try:
+            status, value = pickle.load(self._process.stdout)
+        except EOFError:
+            self._process.wait()
+            status, value = "error", f"it ended with code {self._process.returncode}:\n{self._printed()}"
+        if status == "error":
+            raise RuntimeError(f"the system '{self.kind}' failed: {value}")
+        return value
+
+    def _printed(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")[-4000:]
+
+    def close(self) -> None:
+        """Ends the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self._process.wait(timeout=60)
+        self._log.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Systems:
+    """The workers of a run by side, the first ours; started when first asked for, ended by `close`."""
+
+    def __init__(self, device: torch.device, threads: int, checkout: Path | None, peers: tuple[str, ...]):
+        self.device, self.threads, self.checkout = device, threads, checkout
+        self.peers = peers
+        self._workers: dict[str, Worker] = {}
+        for peer in peers:
+            if peer != "simulusion":
+                raise UserError(f"--peer {peer}: the only peer there is a comparison for is simulusion")
+            if find_spec(peer) is None:
+                raise UserError(
+                    "--peer simulusion: it is not installed; pip install --no-deps simulusion einops"
+                )
+
+    def sides(self) -> list[str]:
+        """The names of the sides, in the order of tables."""
+        cpu = self.device.type == "cpu"
+        found = ["ours", "ours_float16_cache", "pytorch"] if cpu else ["ours", "pytorch"]
+        if self.checkout is not None:
+            found += ["public", "public_tuned"] if cpu else ["public"]
+        return found + list(self.peers)
+
+    def worker(self, side: str) -> Worker:
+        if side not in self._workers:
+            kinds = {"ours": "engine", "ours_float16_cache": "float16", "pytorch": "oracle"}
+            kind = kinds.get(side, side.removesuffix("_tuned"))
+            checkout = self.checkout if kind == "public" else None
+            environment = TUNED if side.endswith("_tuned") else None
+            self._workers[side] = self.start(kind, checkout, environment)
+        return self._workers[side]
+
+    def start(self, kind: str, checkout: Path | None, environment: dict[str, str] | None) -> Worker:
+        """A process with a system of this kind."""
+        return Worker(kind, self.device, self.threads, checkout, environment)
+
+    def close(self) -> None:
+        while self._workers:
+            self._workers.popitem()[1].close()

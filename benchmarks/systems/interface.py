@@ -1,0 +1,87 @@
+"""What a system under comparison can be asked; `worker.py` calls it, in the system's own process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Arrays = dict[str, Tensor]
+
+
+class System(Protocol):
+    """One implementation of IRIS holding the weights it was given last. Seconds exclude warming up and pipes.
+
+    `same_model`: whether it computes what the oracle does from the same weights; where it does not, `difference`
+    says in what, and only `features` is comparable.
+    """
+
+    same_model: bool
+    difference: str
+
+    def has_parts(self) -> bool:
+        """Whether tokens and frames can be made apart from a rollout (not by an engine that is one graph)."""
+        ...
+
+    def load(self, weights: Path) -> None:
+        """Takes the weights of a file of `weights.save_agent`."""
+        ...
+
+    def dream(self, first: Tensor, actions: Tensor, tokens: Tensor | None) -> Arrays:
+        """Logits of steps from tokens `first` `(batch, 16)` by `actions` `(batch, steps)`.
+
+        `tokens` `(batch, steps, 16)` are the frames to take as generated; a system that can only sample ignores
+        them and gives its own as `tokens`. Gives `rewards`, `ends` `(batch, steps, classes)` and `observations`
+        `(batch, steps, 16, vocab_size)`, or for another model `features` `(batch, steps, embed_dim)`.
+        """
+        ...
+
+    def decode(self, tokens: Tensor) -> tuple[float, Tensor]:
+        """Seconds and frames `(batch, 3, 64, 64)` in [0, 1] of tokens `(batch, 16)`."""
+        ...
+
+    def act(self, frames: Tensor) -> tuple[float, Arrays]:
+        """Seconds, `logits` `(batch, actions)` and `values` `(batch,)` of the policy's first step on frames."""
+        ...
+
+    def generate(self, first: Tensor, actions: Tensor) -> list[float]:
+        """Seconds of each step from an empty cache: action pass, sampling, 16 token passes. Starts anew."""
+        ...
+
+    def rollout(self, frames: Tensor, horizon: int, seed: int) -> tuple[float, Arrays]:
+        """Seconds of a rollout by the system's front door, from frames `(batch, 3, 64, 64)` without burn-in.
+
+        Gives `actions`, `rewards`, `ends` `(batch, horizon)` and `observations` `(batch, horizon, 3, 64, 64)`.
+        """
+        ...
+
+    def play(self, frames: Tensor) -> float:
+        """Seconds of acting on raw frames `(batch, 3, 64, 64)`: reconstruction, policy, one draw a row."""
+        ...
+
+    def reconstruct(self, frames: Tensor) -> float:
+        """Seconds of encoding and decoding frames `(batch, 3, 64, 64)`."""
+        ...
+
+    def losses(self, part: str, batch: Arrays, horizon: int) -> dict[str, float]:
+        """`loss` and `grad_norm` of a part on a batch of segments, dropout off (not of another model)."""
+        ...
+
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
+        """Seconds of a gradient step; with `cached`, tokens and reconstructions are there before it begins."""
+        ...
+
+
+def seconds_of(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """Seconds until the device has finished, and the result."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    result = function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began, result

@@ -1,0 +1,168 @@
+"""Ours: the default engine of the device, the C++ engine with a float16 cache, and the oracle in plain PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical
+
+from iris_fast.agent import PARTS, Agent
+from iris_fast.imagination.cpu_engine import CpuDream, CpuEngine, CpuOptions
+from iris_fast.imagination.dream import Dream
+from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
+from iris_fast.imagination.factory import make_engine
+from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.imagination.randomness import PhiloxDraws
+from iris_fast.kernels._extension import find_extension
+from iris_fast.models.world_model import WorldModel
+
+from .interface import Arrays, seconds_of
+from .training import OurLosses, Steps, loss_and_gradient
+from .weights import agent_from_file
+
+
+def replayed(model: WorldModel, first: Tensor, actions: Tensor, tokens: Tensor) -> Arrays:
+    """The oracle's logits and features when it is fed given frames: what every side is compared with."""
+    cache = model.new_cache(len(first))
+    model.step(model.embedder.tokens(first), cache)
+    found: dict[str, list[Tensor]] = {"features": [], "rewards": [], "ends": [], "observations": []}
+    for step in range(actions.shape[1]):
+        features = model.step(model.embedder.actions(actions[:, step]).unsqueeze(1), cache)
+        found["features"].append(features[:, 0])
+        found["rewards"].append(model.head_rewards(features[:, 0]))
+        found["ends"].append(model.head_ends(features[:, 0]))
+        after = model.step(model.embedder.tokens(tokens[:, step]), cache)
+        found["observations"].append(model.head_observations(torch.cat([features, after[:, :-1]], dim=1)))
+    return {name: torch.stack(values, dim=1) for name, values in found.items()}
+
+
+class OurSystem:
+    """`kind`: "engine" for the device's default, "float16" for the C++ engine with that cache, "oracle"."""
+
+    KINDS = ("engine", "float16", "oracle")
+    same_model = True
+    difference = ""
+
+    def __init__(self, kind: str, device: torch.device):
+        self.kind, self.device = kind, device
+        self.agent: Agent
+        self.engine: ImaginationEngine
+        self._dream: CpuDream | None = None
+        extension = find_extension()
+        if device.type == "cpu" and extension is not None:
+            extension.keep_large_blocks()  # as every command of ours does when it starts
+
+    def load(self, weights: Path) -> None:
+        self.agent = agent_from_file(weights, self.device)
+        if self.kind == "engine":
+            self.engine = make_engine(self.agent)
+        elif self.kind == "float16":
+            self.engine = CpuEngine(self.agent, CpuOptions(kv_dtype="float16"))
+        else:
+            self.engine = OracleEngine(self.agent)
+        self._dream = None
+        self._losses = OurLosses(self.agent, self.engine)
+        self._steps = Steps({part: self.agent.get_submodule(part) for part in PARTS}, self.device)
+
+    def has_parts(self) -> bool:
+        return isinstance(self.engine, OracleEngine)  # the C++ engine is one too
+
+    @torch.no_grad()
+    def dream(self, first: Tensor, actions: Tensor, tokens: Tensor | None) -> Arrays:
+        first, actions = first.to(self.device), actions.to(self.device)
+        if not isinstance(self.engine, CpuEngine):
+            if tokens is None:
+                tokens = self._sampled(first, actions)
+            return replayed(self.agent.world_model, first, actions, tokens.to(self.device)) | {
+                "tokens": tokens
+            }
+        dream = self.engine.dream(first, PhiloxDraws(0))
+        steps = [dream.step_with_logits(actions[:, step]) for step in range(actions.shape[1])]
+        found = {
+            name: torch.stack([getattr(logits, name) for _, logits in steps], dim=1)
+            for name in ("rewards", "ends", "observations")
+        }
+        return found | {"tokens": torch.stack([outcome.tokens for outcome, _ in steps], dim=1)}  # type: ignore[misc]
+
+    def _sampled(self, first: Tensor, actions: Tensor) -> Tensor:
+        dream = Dream(self.agent.world_model, first, PhiloxDraws(0))
+        return torch.stack([dream.step(a).tokens for a in actions.unbind(1)], dim=1)  # type: ignore[misc]
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> tuple[float, Tensor]:
+        tokens = tokens.to(self.device)
+        engine = self.engine
+        if not isinstance(engine, OracleEngine):
+            raise TypeError(f"the engine {engine.name} decodes no frames apart from a rollout")
+        engine.weights_changed(["tokenizer"])  # so that no frame is remembered
+        return seconds_of(lambda: engine.frames_of(tokens), self.device)
+
+    @torch.no_grad()
+    def act(self, frames: Tensor) -> tuple[float, Arrays]:
+        frames = frames.to(self.device).unsqueeze(1)
+        state = self.agent.actor_critic.initial_state(len(frames))
+        seconds, output = seconds_of(lambda: self.agent.actor_critic(frames, state), self.device)
+        return seconds, {"logits": output.logits_actions[:, 0], "values": output.values[:, 0]}
+
+    @torch.no_grad()
+    def generate(self, first: Tensor, actions: Tensor) -> list[float]:
+        first, actions = first.to(self.device), actions.to(self.device)
+        draws = PhiloxDraws(0)
+        dream: Dream | CpuDream
+        if not isinstance(self.engine, CpuEngine):
+            dream = Dream(self.agent.world_model, first, draws)
+        elif self._dream is not None and self._dream.tokens.shape == first.shape:
+            self._dream.restart(first, draws)  # in the memory that there is, as rollouts do
+            dream = self._dream
+        else:
+            dream = self._dream = self.engine.dream(first, draws)
+        return [seconds_of(lambda a=a: dream.step(a), self.device)[0] for a in actions.unbind(1)]  # type: ignore[misc]
+
+    @torch.no_grad()
+    def rollout(self, frames: Tensor, horizon: int, seed: int) -> tuple[float, Arrays]:
+        frames = frames.to(self.device)
+        self.engine.weights_changed(["tokenizer"])
+        no_frames = frames.new_zeros(len(frames), 0, *frames.shape[1:])
+        no_mask = torch.ones(len(frames), 0, dtype=torch.bool, device=self.device)
+
+        def imagine() -> Arrays:
+            tokens = self.agent.tokenizer.tokens_of(frames)
+            rollout = self.engine.imagine(ImaginationStart(no_frames, no_mask, tokens), horizon, seed)
+            return {
+                name: getattr(rollout, name)
+                for name in ("actions", "rewards", "ends", "observations", "tokens")
+            }
+
+        return seconds_of(imagine, self.device)
+
+    def play(self, frames: Tensor) -> float:
+        raw, state = (
+            (frames * 255).to(self.device, torch.uint8),
+            self.agent.actor_critic.initial_state(len(frames)),
+        )
+
+        def act() -> None:
+            Categorical(logits=self.agent.policy(raw, state).logits_actions[:, 0]).sample()
+
+        return seconds_of(act, self.device)[0]
+
+    @torch.no_grad()
+    def reconstruct(self, frames: Tensor) -> float:
+        frames, tokenizer = frames.to(self.device), self.agent.tokenizer
+        return seconds_of(lambda: tokenizer.frames_of(tokenizer.tokens_of(frames)), self.device)[0]
+
+    def losses(self, part: str, batch: Arrays, horizon: int) -> dict[str, float]:
+        moved = {name: value.to(self.device) for name, value in batch.items()}
+        module = self.agent.get_submodule(part)
+        return loss_and_gradient(part, module, lambda: self._losses.total(part, moved, horizon, 0))
+
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
+        moved = {name: value.to(self.device) for name, value in batch.items()}
+        held = self._losses.cached(part, moved) if cached else None
+        module = self.agent.get_submodule(part)
+        training = (
+            [] if part == "actor_critic" else [module]
+        )  # it has no dropout, and imagination wants it so
+        return self._steps.seconds(part, lambda: self._losses.total(part, moved, horizon, 0, held), training)

@@ -1,0 +1,162 @@
+"""Simulusion, a library with an IRIS of its own; measured by its public methods where it is installed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iris_fast.agent import AgentConfig
+
+from .interface import Arrays, seconds_of
+from .weights import ACTIONS, load_agent_file, simulusion_trunk
+
+
+class SimulusionSystem:
+    """Its agent at the paper's sizes. Its Transformer takes our weights; its autoencoder, heads and policy differ."""
+
+    same_model = False
+    difference = (
+        "the Transformer has the same weights; heads (one linear layer), autoencoder (0.77 M parameters of a "
+        "decoder without attention, where the paper's has more) and policy are its own, randomly initialised"
+    )
+
+    def __init__(self, device: torch.device):
+        logging.disable(logging.INFO)
+        self.device = device
+        self.agent: Any = None
+
+    def load(self, weights: Path) -> None:
+        config, own, _ = load_agent_file(weights)
+        if self.agent is None:
+            self.agent = self._make(config)
+        transformer = self.agent.transformer
+        trunk = simulusion_trunk(own, config.world_model)
+        missing = transformer.load_state_dict(trunk, strict=False)
+        if missing.unexpected_keys:
+            raise ValueError(f"this version of Simulusion has no {missing.unexpected_keys[0]}")
+        positions = own["world_model.pos_emb.weight"]
+        with torch.no_grad():
+            transformer.pos_embedding[0, : len(positions)] = positions
+
+    def _make(self, config: AgentConfig) -> Any:
+        from simulusion.configs.iris_config import IRISConfig
+        from simulusion.models.iris_agent import IRISAgent
+
+        sizes = config.world_model
+        settings = IRISConfig(
+            vocab_size=config.tokenizer.vocab_size,
+            token_embedding_dim=config.tokenizer.embed_dim,
+            encoder_channels=config.tokenizer.autoencoder.ch,
+            decoder_depth=config.tokenizer.autoencoder.ch,
+            transformer_embed_dim=sizes.embed_dim,
+            transformer_layers=sizes.num_layers,
+            transformer_heads=sizes.num_heads,
+            perceptual_weight=0.0,  # no rollout needs it, and its weights would come from the network
+        )
+        return IRISAgent(settings, ACTIONS, self.device).eval()
+
+    def has_parts(self) -> bool:
+        return True
+
+    @torch.no_grad()
+    def dream(self, first: Tensor, actions: Tensor, tokens: Tensor | None) -> Arrays:
+        """The features at each action, from a cache that was primed with the frames before it."""
+        assert tokens is not None, "Simulusion replays the frames of another side"
+        first, actions, tokens = (tensor.to(self.device) for tensor in (first, actions, tokens))
+        frames = torch.cat([first.unsqueeze(1), tokens], dim=1)
+        transformer, features = self.agent.transformer, []
+        for step in range(actions.shape[1]):
+            cache = transformer.init_cache(len(first), self.device)
+            position = transformer.prime_cache(frames[:, : step + 1], actions[:, :step], cache)
+            features.append(transformer.generate_frame_cached(actions[:, step], cache, position)[2])
+        return {"features": torch.stack(features, dim=1)}
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> tuple[float, Tensor]:
+        side = int(tokens.shape[1] ** 0.5)
+        grid, agent = tokens.to(self.device).unflatten(1, (side, side)), self.agent
+        return seconds_of(
+            lambda: agent.decoder(agent.encoder.quantizer.decode_indices(grid)).clamp(0, 1), self.device
+        )
+
+    @torch.no_grad()
+    def act(self, frames: Tensor) -> tuple[float, Arrays]:
+        frames = frames.to(self.device).unsqueeze(1)
+        seconds, (logits, values, _) = seconds_of(
+            lambda: self.agent.forward_actor_critic(frames), self.device
+        )
+        return seconds, {"logits": logits[:, 0], "values": values[:, 0]}
+
+    @torch.no_grad()
+    def generate(self, first: Tensor, actions: Tensor) -> list[float]:
+        transformer, (batch, steps) = self.agent.transformer, actions.shape
+        first, actions = first.to(self.device), actions.to(self.device)
+        cache, decode_step = self._cache(batch, first.shape[1] + steps * (first.shape[1] + 1))
+        position = 0
+
+        def step(action: Tensor) -> None:
+            nonlocal position
+            if position == 0:
+                position = transformer.prime_cache(first.unsqueeze(1), None, cache)
+            _, _, features, position = transformer.generate_frame_cached(
+                action, cache, position, decode_step=decode_step
+            )
+            transformer.expected_reward(features)
+            transformer.termination_head(features)
+
+        return [seconds_of(lambda a=a: step(a), self.device)[0] for a in actions.unbind(1)]  # type: ignore[misc]
+
+    def _cache(self, batch: int, tokens: int) -> tuple[Any, Any]:
+        """A cache and, on a GPU, its captured step, as its own rollout makes them."""
+        from simulusion.models.iris_transformer import GraphedDecodeStep
+
+        cache = self.agent.transformer.init_cache(batch, self.device, max_len=tokens)
+        cuda = self.device.type == "cuda"
+        return cache, GraphedDecodeStep(self.agent.transformer, cache, batch) if cuda else None
+
+    @torch.no_grad()
+    def rollout(self, frames: Tensor, horizon: int, seed: int) -> tuple[float, Arrays]:
+        """Its `imagine_rollout`, which generates and decodes one frame more: the value after the last step."""
+        torch.manual_seed(seed)
+        frames = frames.to(self.device)
+        seconds, found = seconds_of(
+            lambda: self.agent.imagine_rollout(frames, horizon=horizon, stop_on_termination=False),
+            self.device,
+        )
+        return seconds, {
+            "actions": found["actions"],
+            "rewards": found["rewards"],
+            "ends": found["continues"] < 0.5,
+            "observations": found["frames"][:, :horizon],
+        }
+
+    def play(self, frames: Tensor) -> float:
+        frames = frames.to(self.device)
+        return seconds_of(lambda: self.agent.act(self.agent.reconstruct(frames)), self.device)[0]
+
+    def reconstruct(self, frames: Tensor) -> float:
+        frames = frames.to(self.device)
+        return seconds_of(lambda: self.agent.reconstruct(frames), self.device)[0]
+
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
+        """Its own update. Its tokenizer's needs weights from the network for the perceptual loss: not run."""
+        assert not cached, "Simulusion has no cache of tokens"
+        moved = {name: value.to(self.device) for name, value in batch.items()}
+        observations, agent = moved["observations"], self.agent
+        if part == "world_model":
+            before = (moved[name][:, :-1] for name in ("actions", "rewards", "ends"))
+            return seconds_of(lambda: agent.update_transformer(observations, *before), self.device)[0]
+        if part == "actor_critic":
+            return seconds_of(lambda: self._actor_critic_step(observations, horizon), self.device)[0]
+        raise ValueError("Simulusion's tokenizer is not trained here: its perceptual loss needs a download")
+
+    def _actor_critic_step(self, observations: Tensor, horizon: int) -> None:
+        before = self.agent.reconstruct(observations[:, :-1])
+        trajectory = self.agent.imagine_rollout(
+            observations[:, -1], horizon=horizon, burn_in_frames=before, stop_on_termination=False
+        )
+        self.agent.update_actor_critic(trajectory)

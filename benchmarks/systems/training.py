@@ -1,0 +1,115 @@
+"""Gradient steps of the systems: the same losses on the same batch, one optimizer step, timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iris_fast.agent import Agent
+from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
+from iris_fast.models.tokenizer import in_pieces
+from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
+from iris_fast.training.optimization import adam, adamw
+
+from .interface import Arrays, seconds_of
+
+LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, 0.01, 10.0
+RETURNS = ReturnsConfig()
+
+
+def parameters_of(part: str, module: nn.Module) -> list[nn.Parameter]:
+    """What is trained: all but the perceptual network."""
+    return [p for name, p in module.named_parameters() if not name.startswith("lpips.")]
+
+
+def optimizer_of(part: str, module: nn.Module) -> torch.optim.Optimizer:
+    """The paper's optimizer of a part."""
+    if part == "world_model":
+        return adamw(module, LEARNING_RATE, WEIGHT_DECAY)
+    return adam(parameters_of(part, module), LEARNING_RATE)
+
+
+def loss_and_gradient(part: str, module: nn.Module, loss: Callable[[], Tensor]) -> dict[str, float]:
+    """`loss` and the norm of its gradient, with nothing changed."""
+    parameters = parameters_of(part, module)
+    module.zero_grad(set_to_none=True)
+    total = loss()
+    total.backward()
+    squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
+    module.zero_grad(set_to_none=True)
+    return {"loss": float(total), "grad_norm": float(torch.stack(squares).sum().sqrt())}
+
+
+class Steps:
+    """Takes timed gradient steps on the parts of an agent, whose losses it is given."""
+
+    def __init__(self, modules: dict[str, nn.Module], device: torch.device):
+        self.modules, self.device = modules, device
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    def seconds(self, part: str, loss: Callable[[], Tensor], training: Iterable[nn.Module]) -> float:
+        """Seconds of loss, gradient, clipping and optimizer step; `training` are the modules with dropout."""
+        module = self.modules[part]
+        if part not in self._optimizers:
+            self._optimizers[part] = optimizer_of(part, module)
+        optimizer, parameters = self._optimizers[part], parameters_of(part, module)
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            loss().backward()
+            nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+            optimizer.step()
+
+        for each in self.modules.values():
+            each.eval()
+        for each in training:
+            each.train()
+        seconds, _ = seconds_of(step, self.device)
+        for each in self.modules.values():
+            each.eval()
+        return seconds
+
+
+class OurLosses:
+    """The losses of our agent on a batch of segments, as training computes them.
+
+    `batch`: `observations` `(batch, time, 3, 64, 64)` in [0, 1]; `actions`, `rewards`, `ends`, `mask_padding`
+    `(batch, time)`. For the actor-critic all frames but the last burn in.
+    """
+
+    def __init__(self, agent: Agent, engine: ImaginationEngine):
+        self.agent, self.engine = agent, engine
+
+    @torch.no_grad()
+    def cached(self, part: str, batch: Arrays) -> Any:
+        """What the epoch's cache holds of a batch: tokens, or the start of rollouts."""
+        observations, tokenizer = batch["observations"], self.agent.tokenizer
+        if part == "world_model":
+            return in_pieces(tokenizer.tokens_of, observations.flatten(0, 1)).unflatten(
+                0, observations.shape[:2]
+            )
+        if part == "actor_critic":
+            before, mask = observations[:, :-1], batch["mask_padding"]
+            seen = in_pieces(lambda f: tokenizer.frames_of(tokenizer.tokens_of(f)), before.flatten(0, 1))
+            return ImaginationStart(
+                seen.view(before.shape), mask[:, :-1], tokenizer.tokens_of(observations[:, -1])
+            )
+        return None
+
+    def total(self, part: str, batch: Arrays, horizon: int, seed: int, cached: Any = None) -> Tensor:
+        """The sum of a part's losses; `cached`: what `cached` gave, None to compute it here."""
+        if part == "tokenizer":
+            losses = self.agent.tokenizer.losses(batch["observations"].flatten(0, 1))
+        elif part == "world_model":
+            tokens = self.cached(part, batch) if cached is None else cached
+            names = ("actions", "rewards", "ends", "mask_padding")
+            losses = self.agent.world_model.losses(tokens, *(batch[name] for name in names))
+        else:
+            start = self.cached(part, batch) if cached is None else cached
+            self.engine.weights_changed(["actor_critic"])
+            rollout = self.engine.imagine(start, horizon, seed)
+            losses = actor_critic_losses(self.agent.actor_critic, rollout, RETURNS)
+        return torch.stack([loss.float() for loss in losses.values()]).sum()

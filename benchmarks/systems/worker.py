@@ -1,0 +1,81 @@
+"""The process of one system: reads calls from its standard input, answers on its standard output."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from .interface import System
+
+
+def make_system(kind: str, device: torch.device, checkout: Path | None) -> System:
+    """The system of a kind: `engine`, `float16`, `oracle`, `public` or `simulusion`."""
+    if kind == "public":
+        from .public import PublicSystem
+
+        assert checkout is not None
+        return PublicSystem(checkout, device)
+    if kind == "simulusion":
+        from .simulusion import SimulusionSystem
+
+        return SimulusionSystem(device)
+    from .ours import OurSystem
+
+    if kind not in OurSystem.KINDS:
+        raise ValueError(f"there is no system '{kind}'")
+    return OurSystem(kind, device)
+
+
+def to_cpu(value: Any) -> Any:
+    """The same with every tensor in it on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().contiguous()
+    if isinstance(value, dict):
+        return {key: to_cpu(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(to_cpu(item) for item in value)
+    return value
+
+
+def serve(system: System, calls: BinaryIO, answers: BinaryIO) -> None:
+    """Answers calls (method, arguments) until the input ends: ("ok", result) or ("error", text)."""
+    while True:
+        try:
+            method, arguments = pickle.load(calls)
+        except EOFError:
+            return
+        try:
+            target = getattr(system, method)
+            answer = ("ok", to_cpu(target(*arguments) if callable(target) else target))
+        except Exception:  # it goes to the caller, whole
+            answer = ("error", traceback.format_exc())
+        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.systems.worker")
+    parser.add_argument("kind")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--reference", type=Path)
+    arguments = parser.parse_args()
+    # What other code prints must not land among the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    torch.set_num_threads(arguments.threads)
+    system = make_system(arguments.kind, torch.device(arguments.device), arguments.reference)
+    pickle.dump(("ok", None), answers)
+    answers.flush()
+    serve(system, sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main()

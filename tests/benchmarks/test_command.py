@@ -1,0 +1,80 @@
+"""`python -m benchmarks`: its options, the files it writes, and the limit of time."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import choose_device, chosen_cases, main
+from benchmarks.cases.gradient_steps import disagreement, gradient_steps
+from benchmarks.cases.scaling import slope, slopes
+from benchmarks.registry import CASES, Run
+from iris_fast.errors import UserError
+from tests.commands import Say
+
+
+def test_a_case_prints_a_table_and_writes_its_file(
+    tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which --device cpu sets
+    arguments = ["--quick", "--only", "kernel_lambda_returns", "--json", str(tmp_path), "--threads", "1"]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    record = json.loads((tmp_path / "kernel_lambda_returns.json").read_text())
+    assert record["quick"] and record["case"] == "kernel_lambda_returns" and record["machine"]["cores"]
+    (shape,) = record["result"]["shapes"]
+    text = capsys.readouterr().out
+    row = next(line for line in text.splitlines() if "plain PyTorch" in line)
+    assert f"{shape['speedup_over_pytorch']['ratio']:.3g}×" in row and "GB/s" in text
+
+
+def test_what_there_is_not_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no benchmark case 'rolout'.*rollout"):
+        chosen_cases("rolout")
+    with pytest.raises(UserError, match="choose cpu, cuda"):
+        choose_device("tpu")
+    with pytest.raises(UserError, match="only peer"):
+        main(["--peer", "another", "--only", "rollout"])
+
+
+def test_the_list_marks_the_default_cases(capsys: Say) -> None:
+    assert main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(CASES)
+    assert {line.split()[1] for line in lines if line.startswith("*")} == set(chosen_cases(None))
+    assert chosen_cases(None)[0] == "rollout" and chosen_cases(None).count("projection") == 1
+
+
+def test_the_time_that_is_left_decides(run: Run) -> None:
+    other = Run(quick=True, systems=run.systems, seconds=10, began=time.monotonic() - 8)
+    assert other.has_time_for(1) and not other.has_time_for(3)
+    assert Run(quick=True, systems=run.systems, seconds=0, full=True).has_time_for(100)
+
+
+def test_gradient_steps_agree_and_are_timed(run: Run) -> None:
+    sizes = {size["part"]: size for size in gradient_steps(run)["sizes"]}
+    assert list(sizes) == ["tokenizer", "world_model", "actor_critic"]
+    assert list(sizes["world_model"]["seconds"]) == ["ours", "ours_uncached"]
+    assert all(size["not_timed"] == {} for size in sizes.values())
+    assert sizes["actor_critic"]["rollout_seconds"]["ours"] > 0
+
+
+def test_another_loss_is_a_disagreement(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = run.systems.worker("ours").call
+
+    def off(method: str, *arguments: object) -> object:
+        found = call(method, *arguments)
+        return {name: 1.01 * value for name, value in found.items()} if method == "losses" else found
+
+    monkeypatch.setattr(run.systems.worker("ours"), "call", off)
+    found = disagreement(run, "tokenizer", ["ours"], True)
+    assert "differs by 0.01: not timed" in found["ours"]
+
+
+def test_powers_of_growth() -> None:
+    assert slope([1, 10, 100], [2, 20, 200]) == pytest.approx(1)
+    assert slope([1, 4, 16], [3, 6, 12]) == pytest.approx(0.5)
+    sizes = [{"batch": n, "seconds": {"tokens": {"median": 2.0 * n}}} for n in (1, 2, 8)]
+    assert slopes({"by_batch": sizes, "by_threads": sizes[:1]}) == {"by_batch": {"tokens": pytest.approx(1)}}

@@ -1,0 +1,216 @@
+"""Tables, plots and the README's speed table from result files; and the projection's arithmetic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks import report
+from benchmarks.plots import step_parts
+from benchmarks.projection import PHASES, paper_units, project
+from benchmarks.registry import CASES
+from benchmarks.tables import duration, text_of
+from iris_fast.errors import UserError
+from tests.commands import Say
+
+SIDES = {"ours": 1.0, "ours_float16_cache": 0.8, "pytorch": 2.0, "public": 3.0, "public_tuned": 2.5}
+HEADER = {
+    "device": "cpu",
+    "copy_bandwidth": 1e10,
+    "matrix_rates": {"float32": 1e11},
+    "agreement": {},
+    "not_timed": {"simulusion": "its features differ from the oracle's by 0.5 of the largest: not timed"},
+}
+
+
+def timing(seconds: float) -> dict[str, float]:
+    return {"median": seconds, "quartile_1": 0.9 * seconds, "quartile_3": 1.1 * seconds, "rounds": 3}
+
+
+def size(sides: dict[str, float], unit: str, **facts: Any) -> dict[str, Any]:
+    """A made-up size whose seconds are given by side."""
+    return facts | {
+        "flops": 1e9,
+        "seconds": {side: timing(seconds) for side, seconds in sides.items()},
+        "rates": {
+            side: {
+                f"{unit}_a_second": 10 / seconds,
+                "flops_a_second": 1e9 / seconds,
+                "share_of_matrix_rate": 1e9 / seconds / 1e11,
+                "bytes_a_second": 1e8 / seconds,
+                "share_of_copy_bandwidth": 1e8 / seconds / 1e10,
+            }
+            for side, seconds in sides.items()
+        },
+        "speedup_over": {
+            side: {"ratio": seconds / sides["ours"], "low": 0.9, "high": 4.0}
+            for side, seconds in sides.items()
+            if side != "ours"
+        },
+    }
+
+
+def scaled(sides: dict[str, float], factor: float) -> dict[str, float]:
+    return {side: factor * seconds for side, seconds in sides.items()}
+
+
+def made_up_results() -> dict[str, dict[str, Any]]:
+    decoding = {side: seconds for side, seconds in SIDES.items() if side != "ours_float16_cache"}
+    trained = {side: SIDES[side] for side in ("ours", "public", "public_tuned")}
+    cached = trained | {"ours_uncached": 1.5}
+    tokens = {"step_seconds": {side: [seconds / 10] * 19 for side, seconds in SIDES.items()}, "steps": 19}
+    rollouts = [size(scaled(SIDES, batch), "imagined_steps", batch=batch, horizon=2) for batch in (1, 16, 64)]
+    actor_critic = size(cached, "imagined_steps", part="actor_critic", batch=2, horizon=20)
+    actor_critic["rollout_seconds"] = scaled(trained, 0.5)
+    return {
+        "rollout": HEADER | {"sizes": [*rollouts, {"batch": 256, "left_out": "it would take 90 s"}]},
+        "token_generation": HEADER | {"sizes": [size(SIDES, "tokens", batch=64, **tokens)]},
+        "frame_decoding": HEADER | {"sizes": [size(scaled(decoding, 0.2), "frames", batch=64)]},
+        "gradient_steps": HEADER
+        | {
+            "sizes": [
+                size(trained, "frames", part="tokenizer", batch=4),
+                size(cached, "frames", part="world_model", batch=2),
+                actor_critic,
+            ]
+        },
+        "playing": HEADER
+        | {
+            "sizes": [
+                size(trained, "frames", what="act", batch=1),
+                size(trained, "frames", what="act", batch=8),
+                size(trained, "frames", what="encode and decode", batch=10),
+            ]
+        },
+        "environments": {
+            "device": "cpu",
+            "sizes": [
+                size({"ours": 1.0, "ale": 2.0}, "agent_steps", environments=1, steps=1000),
+                size({"ours": 4.0, "ale": 8.0}, "agent_steps", environments=8, steps=1000),
+            ],
+        },
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Result files of every case above, with a projection and a scaling."""
+    results = made_up_results()
+    results["projection"] = project(results)
+    growth = [
+        {"batch": batch, "steps": 3, "seconds": {"tokens": timing(0.1 * batch)}} for batch in (1, 8, 64)
+    ]
+    results["scaling"] = {"device": "cpu", "powers": {}, "by_batch": growth}
+    machine = {"processor": "a processor", "cores": 2, "gpu": None, "system": "Linux"}
+    facts = {
+        "quick": False,
+        "commit": "abc123",
+        "machine": machine,
+        "python": "3.11",
+        "versions": {"torch": "2"},
+    }
+    for name, result in results.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"case": name, **facts, "result": result}))
+    return tmp_path
+
+
+def test_the_report_has_tables_and_plots_of_what_is_there(folder: Path, capsys: Say, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}old\n{report.END}\nafter\n")
+    out = tmp_path / "out"
+    assert report.main([str(folder), "--out", str(out), "--readme", str(readme)]) == 0
+    names = ["speed_by_batch", "rollout_parts", "run_by_phase", "cost_growth"]
+    assert capsys.readouterr().out.split() == [
+        str(out / "report.md"),
+        *(str(out / f"{n}.png") for n in names),
+    ]
+    for name in names:
+        with Image.open(out / f"{name}.png") as picture:
+            assert picture.width > 400 and picture.height > 200
+            assert len(picture.convert("RGB").getcolors(2**20) or []) > 20  # something is drawn on it
+    text = (out / "report.md").read_text()
+    assert "a processor, 2 cores, torch 2, Python 3.11, commit abc123" in text
+    assert "left out: it would take 90 s" in text and "by 0.5 of the largest: not timed" in text
+    table = readme.read_text()
+    assert table.startswith("before\n") and table.endswith(f"{report.END}\nafter\n") and "old" not in table
+    assert "| imagined step, batch 64 | 32 s | 25.6 s (0.8×) | 64 s (2×) | 96 s (3×) | 80 s (2.5×) |" in table
+    assert "| tokenizer step, batch 4 | 1 s | – | – | 3 s (3×) | 2.5 s (2.5×) |" in table
+
+
+def test_no_results_are_said_to_be_none(tmp_path: Path) -> None:
+    assert report.speed_table(tmp_path) == report.NOT_YET
+    with pytest.raises(UserError, match="holds no results"):
+        report.main([str(tmp_path)])
+    with pytest.raises(UserError, match="table:speed"):
+        report.with_speed_table("no marks", tmp_path)
+
+
+def test_a_side_that_disagreed_is_in_no_row() -> None:
+    text = text_of("rollout", made_up_results()["rollout"])
+    rows = [line for line in text.splitlines() if "Simulusion" in line]
+    assert rows == ["  Simulusion: its features differ from the oracle's by 0.5 of the largest: not timed"]
+
+
+def test_a_size_with_an_error_prints_no_time() -> None:
+    text = text_of("rollout", HEADER | {"sizes": [{"batch": 3, "error": "outputs differ: not timed"}]})
+    assert "batch 3  outputs differ: not timed" in text and " s " not in text.splitlines()[-1]
+
+
+def test_the_parts_of_a_step_sum_to_it() -> None:
+    results = made_up_results()
+    sizes = [
+        results[case]["sizes"][-2 if case == "rollout" else -1]
+        for case in ("rollout", "token_generation", "frame_decoding")
+    ]
+    parts = step_parts(*sizes)
+    assert list(parts) == list(SIDES)
+    for side, found in parts.items():
+        assert sum(found.values()) == pytest.approx(64 * SIDES[side] / 2)
+        assert found["tokens"] == pytest.approx(SIDES[side] / 10 / 2)  # of two steps one generates a frame
+
+
+def test_the_schedule_is_the_papers() -> None:
+    _, units = paper_units()
+    assert units.agent_steps == 100_000
+    assert units.steps == {"tokenizer": 595 * 200, "world_model": 575 * 200, "actor_critic": 550 * 200}
+    assert units.test_vector_steps == 120 * 16 * 1000 // 8
+    # From epoch 26 on the replay's frames (200 more an epoch, 100,000 from epoch 500) are fewer than are drawn.
+    assert units.frames_cached == sum(min(200 * epoch, 100_000) for epoch in range(26, 601))
+
+
+def test_the_projection_adds_up_by_hand() -> None:
+    found = project(made_up_results())
+    assert found["left_out_sides"].keys() == {"ours_float16_cache", "pytorch"}
+    _, units = paper_units()
+    public, ours = found["seconds"]["public"], found["seconds"]["ours"]
+    assert public["collection"] == pytest.approx(100_000 * (0.001 + 3.0))
+    assert public["tokenizer"] == pytest.approx(119_000 * 3.0 * 256 / 4)
+    assert public["world_model"] == pytest.approx(115_000 * 3.0 * 64 / 2)
+    imagined, besides = 64 * 3.0 / (64 * 2), (3.0 - 1.5) * 64 / 2
+    assert public["actor_critic"] == pytest.approx(110_000 * (imagined * 64 * 20 + besides))
+    assert public["evaluation"] == pytest.approx(units.test_vector_steps * (0.004 + 3.0))
+    assert public["cache"] == 0.0 and ours["cache"] == pytest.approx(units.frames_cached * 0.1)
+    assert list(ours) == list(PHASES)
+
+
+def test_a_projection_without_measurements_says_what_it_needs() -> None:
+    results = made_up_results()
+    del results["playing"]
+    assert project(results) == {"left_out": "needs the cases playing in the same run"}
+
+
+def test_durations_have_units_that_suit() -> None:
+    assert [duration(s) for s in (12.34, 0.01234, 1.5e-6, 2e-8)] == ["12.3 s", "12.3 ms", "1.5 µs", "0.02 µs"]
+
+
+def test_the_default_cases_are_those_of_ten_minutes() -> None:
+    default = [entry for entry in CASES.values() if entry.default]
+    assert {"rollout", "token_generation", "frame_decoding", "gradient_steps", "environments"} <= {
+        entry.name for entry in default
+    }
+    assert sum(entry.minutes for entry in default) <= 10
+    assert not CASES["scaling"].default and not CASES["rollout_whole"].default
