@@ -2,6 +2,7 @@
 
 Its agent of the paper's size, run as a black box from a checkout, on this machine's device, on batches already there:
 forward and backward of each part's loss (imagination and burn-in inside the actor-critic's), without the optimizer.
+On a CPU two rows and two steps of each, to see that it runs.
 Its perceptual network has random weights here, which takes the same time.
 """
 
@@ -36,28 +37,35 @@ def batch_of(rows: int, time: int, size: int, device: torch.device) -> dict[str,
 def main(checkout: Path, path: Path) -> None:
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    config = resolve(preset_config("paper" if on_gpu else "tiny", "Pong"))
+    config = resolve(preset_config("paper", "Pong"))
     training, size, length = config.training, config.env.train.size, config.common.sequence_length or 1
-    agent = public_agent(checkout, config.agent, ACTIONS, with_lpips=on_gpu).to(device)
+    agent = public_agent(checkout, config.agent, ACTIONS, with_lpips=True).to(device)
     part = training.actor_critic
     settings: dict[str, Any] = {
-        "imagine_horizon": part.imagine_horizon,
+        "imagine_horizon": part.imagine_horizon if on_gpu else 2,
         "gamma": part.gamma,
         "lambda_": part.lambda_,
         "entropy_weight": part.entropy_weight,
     }
     # Half a batch twice, as its memory asks for on most GPUs: its step takes twice the seconds given here.
-    frames = batch_of(training.tokenizer.batch_num_samples // 2, 1, size, device)
-    segments = batch_of(training.world_model.batch_num_samples, length, size, device)
-    starts = batch_of(part.batch_num_samples, part.burn_in + 1, size, device)
+    rows = (
+        training.tokenizer.batch_num_samples // 2,
+        training.world_model.batch_num_samples,
+        part.batch_num_samples,
+    )
+    times = 1, length, part.burn_in + 1
+    if not on_gpu:
+        rows, times = (2, 2, 2), (1, 2, 3)
+    frames, segments, starts = (
+        batch_of(count, time, size, device) for count, time in zip(rows, times, strict=True)
+    )
     losses: dict[str, Callable[[], Any]] = {
         "world_model": lambda: agent.world_model.compute_loss(segments, agent.tokenizer),
         "actor_critic": lambda: agent.actor_critic.compute_loss(
             starts, agent.tokenizer, agent.world_model, **settings
         ),
+        "tokenizer_half_batch": lambda: agent.tokenizer.compute_loss(frames),
     }
-    if on_gpu:
-        losses["tokenizer_half_batch"] = lambda: agent.tokenizer.compute_loss(frames)
 
     def step(name: str) -> None:
         agent.zero_grad(set_to_none=True)

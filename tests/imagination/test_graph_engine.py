@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from iris_fast.agent import Agent
 from iris_fast.graphs import Uncaptured
-from iris_fast.imagination.device_rollout import Stretch, stretches
+from iris_fast.imagination.device_rollout import DeviceRollout, Stretch, stretches
 from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.frame_decoder import FrameDecoder
 from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
@@ -194,7 +194,9 @@ def test_with_every_kernel_in_the_interpreter() -> None:
 
 def run_without_data(agent: Agent, options: GraphOptions, stretch: Stretch) -> dict[str, torch.Tensor]:
     without_data(agent)
-    engine = CudaGraphEngine(agent, options, Uncaptured(DEVICE))
+    dtype = getattr(torch, options.dtype)
+    passes = TokenPasses(InferenceWeights(agent.world_model, dtype), stretch.batch, options.precision)
+    rollout = DeviceRollout(stretch, agent.actor_critic, FrameDecoder(agent.tokenizer, dtype), passes)
     batch, width = stretch.batch, agent.config.actor_critic.lstm_dim
     inputs = {
         "seed": torch.zeros((), dtype=torch.int64, device=DEVICE),
@@ -206,7 +208,6 @@ def run_without_data(agent: Agent, options: GraphOptions, stretch: Stretch) -> d
     else:
         inputs["burn_in_frames"] = torch.zeros(batch, stretch.burn_in, 3, 64, 64, device=DEVICE)
         inputs["burn_in_mask"] = torch.ones(batch, stretch.burn_in, dtype=torch.bool, device=DEVICE)
-    rollout = engine.rollout(stretch)
     with OnDeviceAlone():
         return rollout(inputs)
 
