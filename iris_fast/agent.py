@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .models.actor_critic import ActorCritic, ActorCriticConfig, ActorCriticOutput, LSTMState
+from .models.frame_codec import FrameCodec, FrameCoder, has_codec, make_codec
 from .models.tokenizer import Tokenizer, TokenizerConfig
 from .models.transformer import TransformerConfig
 from .models.world_model import WorldModel
@@ -37,6 +38,7 @@ class Agent(nn.Module):
         self.actor_critic = ActorCritic(
             config.actor_critic, num_actions, config.tokenizer.autoencoder.resolution
         )
+        self._codec: FrameCodec | None = None  # made when first needed
 
     @property
     def device(self) -> torch.device:
@@ -45,7 +47,21 @@ class Agent(nn.Module):
     @torch.no_grad()
     def reconstruct(self, frames: Tensor) -> Tensor:
         """What the policy sees of frames `(batch, 3, 64, 64)` uint8: decoded, clamped to [0, 1]."""
-        return self.tokenizer.frames_of(self.tokenizer.tokens_of(frames.float() / 255))
+        return self.seen(frames.float() / 255)
+
+    @torch.no_grad()
+    def seen(self, frames: Tensor) -> Tensor:
+        """As `reconstruct`, of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
+        coder = self._coder()
+        return coder.frames_of(coder.tokens_of(frames))
+
+    def _coder(self) -> FrameCoder:
+        """The tokenizer by the C++ codec where that is possible, else by its own modules."""
+        if not has_codec(self.tokenizer):
+            return self.tokenizer
+        if self._codec is None:
+            self._codec = make_codec(self.tokenizer)
+        return self._codec
 
     @torch.no_grad()
     def policy(self, frames: Tensor, state: LSTMState) -> ActorCriticOutput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import ModuleType
 from typing import Any
 
@@ -38,5 +39,6 @@ def weight_arrays(module: nn.Module, skip: tuple[str, ...] = ()) -> dict[str, ND
 
 
 def weight_versions(module: nn.Module) -> list[tuple[int, int]]:
-    """Another list after any change of a parameter in place, such as an optimizer's step or loading weights."""
-    return [(parameter.data_ptr(), parameter._version) for parameter in module.parameters()]
+    """Another list after any change of a weight in place, such as an optimizer's step or loading a checkpoint."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -20,7 +21,7 @@ NOT_NEEDED = ("lpips.", "background_known")
 
 
 class FrameCoder(Protocol):
-    """Both directions of a tokenizer for batches of any size; a row's result does not depend on the others."""
+    """Both directions of a tokenizer, for a batch of any size."""
 
     def frames_of(self, tokens: Tensor) -> Tensor:
         """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64."""
@@ -32,7 +33,7 @@ class FrameCoder(Protocol):
 
 
 class TokenizerPieces:
-    """The tokenizer's PyTorch modules, on pieces of one size, as a `FrameCoder`."""
+    """The tokenizer's PyTorch modules on pieces of one size, so that no row's result depends on the others."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -44,13 +45,21 @@ class TokenizerPieces:
         return in_pieces(self.tokenizer.tokens_of, frames, pad=True)
 
 
-def coder_for(tokenizer: Tokenizer) -> FrameCoder:
-    """The C++ codec where there is one for this tokenizer: float32 on a CPU, the extension built."""
+def has_codec(tokenizer: Tokenizer) -> bool:
+    """Whether `FrameCodec` can stand in for the tokenizer: float32 on a CPU, the extension built."""
     weight = tokenizer.embedding.weight
-    extension = find_extension()
-    if extension is None or weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return TokenizerPieces(tokenizer)
-    return FrameCodec(tokenizer, extension.ThreadPool(torch.get_num_threads()))
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return on_cpu and find_extension() is not None
+
+
+def make_codec(tokenizer: Tokenizer) -> FrameCodec:
+    """A codec with threads of its own, as many as PyTorch's. Raises as `pack_tokenizer`."""
+    return FrameCodec(tokenizer, require_extension().ThreadPool(torch.get_num_threads()))
+
+
+def coder_for(tokenizer: Tokenizer) -> FrameCoder:
+    """The C++ codec where that is possible, else the tokenizer's modules on pieces of one size."""
+    return make_codec(tokenizer) if has_codec(tokenizer) else TokenizerPieces(tokenizer)
 
 
 def pack_tokenizer(tokenizer: Tokenizer, simd: str = "auto") -> _C.FrameModel:
@@ -92,6 +101,11 @@ class FrameCodec:
         self._simd = simd
         self._packed: _C.FrameCodec | None = None
         self._packed_weights: list[tuple[int, int]] = []
+
+    def __deepcopy__(self, memo: dict[int, object]) -> FrameCodec:
+        """A codec of the tokenizer's copy, on the same threads."""
+        tokenizer = copy.deepcopy(self.tokenizer, memo)
+        return FrameCodec(tokenizer, self._pool, group_size=self._group_size, simd=self._simd)
 
     def frames_of(self, tokens: Tensor) -> Tensor:
         """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64."""

@@ -163,8 +163,7 @@ class Collector:
         if not mask.any():
             return self.agent.actor_critic.initial_state(count)
         frames = self.store.gather_frames(slots).flatten(0, 1)
-        with torch.no_grad():
-            seen = self.agent.tokenizer.frames_of(self.agent.tokenizer.tokens_of(frames))
+        seen = self.agent.seen(frames)
         mask_tensor = torch.from_numpy(mask).to(self.agent.device)
         return self.agent.actor_critic.burn_in(seen.unflatten(0, (count, length)), mask_tensor)
 

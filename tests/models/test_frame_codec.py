@@ -166,6 +166,29 @@ def test_weights_are_packed_again_when_they_changed() -> None:
     assert torch.equal(codec.frames_of(tokens), before[0])
 
 
+def test_a_new_background_is_a_new_weight() -> None:
+    tokenizer = make_tokenizer("small")
+    assert tokenizer.config.background
+    codec, (tokens, frames) = make_codec(tokenizer), inputs(tokenizer, 2)
+    before = codec.frames_of(tokens)
+    tokenizer.set_background(frames)
+    after = codec.frames_of(tokens)
+    assert not torch.allclose(before, after, atol=1e-3)
+    torch.testing.assert_close(after, tokenizer.frames_of(tokens), rtol=0, atol=1e-4)
+
+
+def test_a_deep_copy_is_of_the_copied_tokenizer() -> None:
+    tokenizer = make_tokenizer("tiny")
+    codec, tokens = make_codec(tokenizer), inputs(tokenizer, 2)[0]
+    before = codec.frames_of(tokens)
+    copied_tokenizer, copied = copy.deepcopy((tokenizer, codec))
+    assert copied.tokenizer is copied_tokenizer
+    with torch.no_grad():
+        tokenizer.embedding.weight.neg_()
+    assert torch.equal(copied.frames_of(tokens), before)
+    assert not torch.equal(codec.frames_of(tokens), before)
+
+
 def test_the_coder_for_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_tokenizer("tiny")
     assert isinstance(coder_for(tokenizer), FrameCodec)
