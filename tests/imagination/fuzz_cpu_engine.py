@@ -111,7 +111,7 @@ class Fuzzer:
             "embedder.embedding_tables.0.weight": (sizes["actions"], width),
             "embedder.embedding_tables.1.weight": (sizes["vocabulary"], width),
         }
-        linears = {}
+        linears: dict[str, tuple[int, int]] = {}
         for layer in range(sizes["layers"]):
             block = f"transformer.blocks.{layer}"
             linears |= {f"{block}.attn.{part}": (width, width) for part in ("query", "key", "value", "proj")}
