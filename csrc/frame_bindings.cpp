@@ -54,7 +54,7 @@ void without_gil(const Compute& compute) {
     const py::gil_scoped_release release;
     compute([&signalled] {
       const py::gil_scoped_acquire acquire;
-      signalled = PyErr_CheckSignals() != 0;
+      if (!signalled) signalled = PyErr_CheckSignals() != 0;  // asked again while threads come to their end
       return signalled;
     });
   } catch (const Interrupted&) {

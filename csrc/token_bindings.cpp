@@ -99,7 +99,7 @@ py::tuple step(TokenDream& dream, const py::array& actions, bool generate_frame,
     const py::gil_scoped_release release;
     dream.step(actions_data, output, [&signalled] {
       const py::gil_scoped_acquire acquire;
-      signalled = PyErr_CheckSignals() != 0;
+      if (!signalled) signalled = PyErr_CheckSignals() != 0;  // asked again while threads come to their end
       return signalled;
     });
   } catch (const Interrupted&) {

@@ -29,10 +29,10 @@ def by_the_modules(agent: Agent, frames: Tensor) -> Tensor:
 
 def test_reconstructions_are_the_tokenizers(agent: Agent) -> None:
     frames = some_frames(5)
-    torch.testing.assert_close(agent.reconstruct(frames), by_the_modules(agent, frames), rtol=0, atol=1e-5)
+    torch.testing.assert_close(agent.reconstruct(frames), by_the_modules(agent, frames), rtol=0, atol=5e-5)
     with torch.no_grad():  # as a gradient step does
         agent.tokenizer.decoder.conv_out.weight.mul_(3)
-    torch.testing.assert_close(agent.reconstruct(frames), by_the_modules(agent, frames), rtol=0, atol=1e-5)
+    torch.testing.assert_close(agent.reconstruct(frames), by_the_modules(agent, frames), rtol=0, atol=5e-5)
 
 
 def test_a_copy_sees_by_its_own_weights(agent: Agent) -> None:
