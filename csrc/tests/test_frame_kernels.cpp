@@ -33,7 +33,7 @@ std::vector<float> at_every_level(const Compute& compute) {
   for (const KernelTable* table : levels) {
     const std::vector<float> found = compute(*table->frames);
     CHECK(found.size() == expected.size());
-    CHECK(std::memcmp(found.data(), expected.data(), found.size() * sizeof(float)) == 0);
+    CHECK(found.empty() || std::memcmp(found.data(), expected.data(), found.size() * sizeof(float)) == 0);
   }
   return expected;
 }
