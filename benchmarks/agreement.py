@@ -37,7 +37,10 @@ def small_config() -> AgentConfig:
 
 
 class Weights:
-    """The agent whose weights all sides have, and the files that they load: one ordinary, one with steep heads."""
+    """The agent whose weights all sides have, and the files that they load.
+
+    `file`: as it is; `steep_file`: with steep heads; `perceptual_file`: as it is, with the perceptual network.
+    """
 
     def __init__(self, config: AgentConfig):
         self._folder = tempfile.TemporaryDirectory(prefix="iris_fast_benchmark_")
@@ -45,9 +48,16 @@ class Weights:
         self.steep = random_agent(config, steep=True)
         folder = Path(self._folder.name)
         self.file, self.steep_file = folder / "agent.pt", folder / "steep.pt"
-        lpips = random_lpips()
-        save_agent(self.agent, self.file, lpips)
-        save_agent(self.steep, self.steep_file, lpips)
+        self._perceptual_file = folder / "perceptual.pt"
+        save_agent(self.agent, self.file)
+        save_agent(self.steep, self.steep_file)
+
+    @property
+    def perceptual_file(self) -> Path:
+        """Made when first asked for."""
+        if not self._perceptual_file.exists():
+            save_agent(self.agent, self._perceptual_file, random_lpips())
+        return self._perceptual_file
 
 
 def weights_of(run: Run) -> Weights:

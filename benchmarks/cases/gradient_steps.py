@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,18 +38,26 @@ def segments(part: str, batch: int, quick: bool) -> dict[str, Tensor]:
     }
 
 
+def file_of(run: Run, part: str) -> Path:
+    """The weights that a part is trained from: the tokenizer needs the perceptual network."""
+    weights = weights_of(run)
+    return weights.perceptual_file if part == "tokenizer" else weights.file
+
+
 def disagreement(run: Run, part: str, sides: list[str], quick: bool) -> dict[str, str]:
     """Sides whose loss or gradient norm is another one than plain PyTorch's on the same batch, and how."""
     weights = weights_of(run)
     batch, horizon = segments(part, 2, quick=True), min(2, QUICK_SIZES[part][1])
-    file = weights.steep_file if part == "actor_critic" else weights.file  # so that draws are the same
+    # Steep heads, so that draws are the same.
+    compared = weights.steep_file if part == "actor_critic" else file_of(run, part)
     found: dict[str, str] = {}
     expected: dict[str, float] = {}
     for side in ["pytorch", *(side for side in sides if side != "pytorch")]:
         worker = run.systems.worker(side)
-        worker.call("load", file)
+        worker.call("load", compared)
         numbers = worker.call("losses", part, batch, horizon)
-        worker.call("load", weights.file)
+        if compared != file_of(run, part):
+            worker.call("load", file_of(run, part))
         expected = expected or numbers
         for name, number in numbers.items():
             gap = abs(number - expected[name]) / max(abs(expected[name]), 1e-30)

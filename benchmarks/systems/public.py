@@ -27,11 +27,14 @@ class PublicSystem:
     def __init__(self, checkout: Path, device: torch.device):
         self.checkout, self.device = checkout, device
         self.agent: Any = None
+        self._with_lpips = False
 
     def load(self, weights: Path) -> None:
         config, own, perceptual = load_agent_file(weights)
-        if self.agent is None:
-            self.agent = public_agent(self.checkout, config, ACTIONS, with_lpips=perceptual is not None)
+        with_lpips = perceptual is not None
+        if self.agent is None or self._with_lpips != with_lpips:
+            self.agent = public_agent(self.checkout, config, ACTIONS, with_lpips=with_lpips)
+            self._with_lpips = with_lpips
         self.agent.load_state_dict(to_public(own, config, perceptual))
         self.agent.to(self.device).eval()
         self._steps = Steps({part: getattr(self.agent, part) for part in PARTS}, self.device)
