@@ -560,6 +560,7 @@ def slow_dream(threads: int) -> tuple[CpuDream, Tensor]:
     return make_dream(model, first, threads=threads, group_size=4, simd="portable"), actions[:, 0]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_ends_a_step_and_the_dream_can_be_restarted() -> None:
     dream, actions = slow_dream(threads=2)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))

@@ -34,6 +34,7 @@ def test_random_calls_work_or_raise_and_crash_nothing(seconds: int) -> None:
             assert f"{call} {outcome}" in ended.stdout, ended.stdout
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_ends_a_step_that_threads_take_together() -> None:
     """Batch 1: the threads that wait for each other all stop."""
     config = TransformerConfig(num_layers=4, num_heads=2, embed_dim=256)

@@ -343,6 +343,7 @@ def test_calls_from_several_threads_at_once() -> None:
     assert len(found) == 3
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupting_a_call() -> None:
     tokenizer = make_tokenizer("small")
     codec = make_codec(tokenizer, threads=2)
