@@ -16,6 +16,7 @@ from benchmarks.report import speed_table
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, Config, preset_config, resolve
 from tests.kernels_table import kernels_table
+from tests.results_tables import ball_table, learning_table, steps_table
 
 ROOT = Path(__file__).parents[1]
 MEMORY_FILE = Path("benchmarks") / "results" / "cpu" / "memory.json"
@@ -127,6 +128,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": memory_table,
     "kernels": lambda: kernels_table(markdown),
     "speed": speed_table,
+    "steps": lambda: steps_table(markdown),
+    "learning": lambda: learning_table(markdown),
+    "ball": lambda: ball_table(markdown),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Callable
@@ -148,29 +147,3 @@ def test_every_command_has_a_help_that_fits_a_terminal(capsys: Say) -> None:
         text = capsys.readouterr().out
         assert text.startswith("usage: python -m iris_fast.")
         assert max(map(len, text.splitlines())) <= 110
-
-
-def test_measured_seconds_are_those_of_the_result_files() -> None:
-    """Each figure of the README's table of seconds is a median of a file in benchmarks/results, rounded."""
-    results = ROOT / "benchmarks" / "results" / "cpu"
-    steps, cache = (
-        json.loads((results / f"{n}.json").read_text())["result"] for n in ("training_steps", "token_cache")
-    )
-    pairs = [
-        cache["seconds"][f"{part}_{side}"]["median"]
-        for part in ("world_model", "starts")
-        for side in ("with", "without")
-    ]
-    table = {
-        "tokenizer step": [steps["tokenizer"]["median"]],
-        "world-model step": [steps["world_model"]["median"]],
-        "actor-critic step": [steps["actor_critic"]["median"]],
-        "of which the rollout": [steps["rollout"]["median"]],
-        "data of a world-model step": pairs[:2],
-        "start of a rollout": pairs[2:],
-    }
-    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
-    for start, seconds in table.items():
-        row = next(line for line in rows if line.startswith(f"| {start}"))
-        written = [float(number) for number in row.split("|")[2].split("/")]
-        assert written == [float(f"{value:.2g}") for value in seconds], start
