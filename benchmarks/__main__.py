@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.list:
         for entry in CASES.values():
             star = "*" if entry.default else " "
-            print(f"{star} {entry.name:24} about {entry.minutes:g} min  {entry.description}")
+            print(f"{entry.name:24} {star} about {entry.minutes:g} min  {entry.description}")
         return 0
     names = chosen_cases(arguments.only)
     device = choose_device(arguments.device)

@@ -87,7 +87,7 @@ def predicted_seconds(sizes: list[dict[str, Any]], amount: float) -> float:
     return each * amount
 
 
-@compared_case("rollout", minutes=3)
+@compared_case("rollout", minutes=2.8)
 def rollout(run: Run) -> dict[str, Any]:
     """Rollouts by batch size, from raw frames, by each system's own imagination."""
     sides, found = agreeing(run)

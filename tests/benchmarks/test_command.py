@@ -43,7 +43,7 @@ def test_the_list_marks_the_default_cases(capsys: Say) -> None:
     assert main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(CASES)
-    assert {line.split()[1] for line in lines if line.startswith("*")} == set(chosen_cases(None))
+    assert {line.split()[0] for line in lines if line.split()[1] == "*"} == set(chosen_cases(None))
     assert chosen_cases(None)[0] == "rollout" and chosen_cases(None).count("projection") == 1
 
 
