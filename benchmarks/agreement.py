@@ -18,10 +18,9 @@ from .registry import Run
 from .systems.ours import replayed
 from .systems.weights import ACTIONS, noise_frames, random_agent, random_lpips, save_agent
 
-TOLERANCE = {"ours_float16_cache": 2e-2}
-FLOAT32 = (
-    1e-3  # the largest difference, as a share of the largest number: ten layers of another order of sums
-)
+TOLERANCE = {"ours_float16_cache": 2e-3}
+# The largest difference, as a share of the largest number: ten layers of sums in another order.
+FLOAT32 = 1e-4
 BATCH, STEPS, SEED = 2, 2, 5
 
 

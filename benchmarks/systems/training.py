@@ -40,7 +40,7 @@ def loss_and_gradient(part: str, module: nn.Module, loss: Callable[[], Tensor]) 
     total.backward()
     squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
     module.zero_grad(set_to_none=True)
-    return {"loss": float(total), "grad_norm": float(torch.stack(squares).sum().sqrt())}
+    return {"loss": float(total.detach()), "grad_norm": float(torch.stack(squares).sum().sqrt())}
 
 
 class Steps:
