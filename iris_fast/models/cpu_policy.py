@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .actor_critic import POOLINGS, ActorCritic, ActorCriticOutput, LSTMState
-from .cpu_weights import require_extension, weight_arrays, weight_versions
+from .cpu_weights import WeightVersions, require_extension, weight_arrays, weight_versions
 
 if TYPE_CHECKING:
     from iris_fast import _C
@@ -40,7 +40,7 @@ class CpuPolicy:
         self._group_size = group_size
         self._simd = simd
         self._packed: _C.PolicyFeatures | None = None
-        self._packed_weights: list[tuple[int, int]] = []
+        self._packed_weights: WeightVersions = []
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, state: LSTMState, mask: Tensor | None = None) -> ActorCriticOutput:

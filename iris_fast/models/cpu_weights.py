@@ -38,7 +38,14 @@ def weight_arrays(module: nn.Module, skip: tuple[str, ...] = ()) -> dict[str, ND
     return weights
 
 
-def weight_versions(module: nn.Module) -> list[tuple[int, int]]:
-    """Another list after any change of a weight in place, such as an optimizer's step or loading a checkpoint."""
+WeightVersions = list[tuple[int, int, float]]
+
+
+def weight_versions(module: nn.Module) -> WeightVersions:
+    """Another list after any change of a weight in place, such as an optimizer's step or loading a checkpoint.
+
+    PyTorch counts a tensor's versions, but its fused optimizers do not count theirs: so an element of each tensor
+    is looked at too. A step moves every parameter that has a gradient, so one of so many elements gives it away.
+    """
     tensors = itertools.chain(module.parameters(), module.buffers())
-    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+    return [(t.data_ptr(), t._version, float(t.detach()[(-1,) * t.dim()])) for t in tensors if t.numel()]

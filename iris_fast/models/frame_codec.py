@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iris_fast.kernels._extension import find_extension
 
-from .cpu_weights import require_extension, weight_arrays, weight_versions
+from .cpu_weights import WeightVersions, require_extension, weight_arrays, weight_versions
 from .group_norm import EPS
 from .tokenizer import Tokenizer, in_pieces, nearest_codeword
 
@@ -100,7 +100,7 @@ class FrameCodec:
         self._group_size = group_size
         self._simd = simd
         self._packed: _C.FrameCodec | None = None
-        self._packed_weights: list[tuple[int, int]] = []
+        self._packed_weights: WeightVersions = []
 
     def __deepcopy__(self, memo: dict[int, object]) -> FrameCodec:
         """A codec of the tokenizer's copy, on the same threads."""

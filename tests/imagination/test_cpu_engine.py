@@ -32,6 +32,7 @@ from iris_fast.kernels import philox_uniform
 from iris_fast.kernels._extension import find_extension
 from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel
+from iris_fast.training.optimization import adam
 from tests.models.agents import NUM_ACTIONS, make_world_model, micro_agent, small_transformer
 
 EXTENSION = find_extension()
@@ -611,3 +612,24 @@ def test_a_forked_process_steps_on() -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert ended == (child, 0)
+
+
+def test_training_steps_reach_the_engine() -> None:
+    """The trainer's own optimizers between rollouts of one engine, which imagines as the oracle does."""
+    agent = micro_agent()
+    engine = CpuEngine(agent, CpuOptions(threads=1))
+    start = make_start(agent, 2)
+    engine.imagine(start, 3, seed=0)
+    for part in ("tokenizer", "world_model", "actor_critic"):
+        parameters = list(agent.get_submodule(part).parameters())
+        optimizer = adam(parameters, 0.02)
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        if part != "actor_critic":  # which imagines between its own steps
+            engine.weights_changed([part])
+        found, expected = engine.imagine(start, 3, seed=1), OracleEngine(agent).imagine(start, 3, seed=1)
+        torch.testing.assert_close(found.observations[:, 0], expected.observations[:, 0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            found.logits_actions[:, 0], expected.logits_actions[:, 0], rtol=0, atol=1e-4
+        )

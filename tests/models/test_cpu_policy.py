@@ -86,11 +86,12 @@ def test_the_same_bits_for_any_threads_groups_and_simd_level(
     assert torch.equal(other.features(frames[-1:]), plain[-1:])
 
 
-def test_weights_are_packed_again_when_they_changed() -> None:
+@pytest.mark.parametrize("fused", [False, True])  # fused optimizers do not count versions of what they change
+def test_weights_are_packed_again_when_they_changed(fused: bool) -> None:
     module, policy = make_policy("tiny")
     frames = some_frames("tiny", 2)
     before = policy.features(frames)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, fused=fused)
     module.features(frames).sum().backward()
     optimizer.step()
     after = policy.features(frames)

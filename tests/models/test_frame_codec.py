@@ -151,11 +151,12 @@ def test_the_same_bits_for_any_threads_groups_and_simd_level(
         assert torch.equal(found[-1:], other.frames_of(tokens[-1:]))  # whatever else is in the batch
 
 
-def test_weights_are_packed_again_when_they_changed() -> None:
+@pytest.mark.parametrize("fused", [False, True])  # fused optimizers do not count versions of what they change
+def test_weights_are_packed_again_when_they_changed(fused: bool) -> None:
     tokenizer = make_tokenizer("tiny")
     codec, (tokens, frames) = make_codec(tokenizer), inputs(tokenizer, 2)
     before = codec.frames_of(tokens), codec.latents_of(frames)
-    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=0.1, fused=fused)
     torch.stack(list(tokenizer.losses(frames).values())).sum().backward()
     optimizer.step()
     after = codec.frames_of(tokens), codec.latents_of(frames)
