@@ -29,9 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """One thread for PyTorch: on a busy machine two that wait for each other are ten times slower."""
+    """One thread for PyTorch: on a busy machine two that wait for each other are ten times slower.
+
+    Before each test, since a command that a test has called may have set more.
+    """
     torch.set_num_threads(1)
 
 

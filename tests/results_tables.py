@@ -29,7 +29,7 @@ def steps_table(markdown: Markdown) -> str:
         ["tokenizer step", _seconds(found["tokenizer"]["median"])],
         ["world-model step", _seconds(found["world_model"]["median"])],
         ["actor-critic step", _seconds(found["actor_critic"]["median"])],
-        [f"of which the rollout (engine `{found['engine']}`)", _seconds(found["rollout"]["median"])],
+        [f"of which the rollout (engine `{found.get('engine', 'oracle')}`)", _seconds(found["rollout"]["median"])],
         ["data of a world-model step with the per-epoch cache / without", pair("world_model")],
         ["start of a rollout (burn-in frames decoded) with the cache / without", pair("starts")],
     ]
@@ -72,6 +72,8 @@ def _pong_row() -> list[str]:
 
 def ball_table(markdown: Markdown) -> str:
     """Errors on Pong's ball after the same steps with each choice of perceptual loss."""
+    if not (RESULTS / "ball.json").is_file():
+        return "Not recorded yet: `python -m benchmarks --only ball --json benchmarks/results/cpu` does it."
     found = record("ball")["result"]
     names = {
         "objects": "`objects` with `tokenizer.background` (`small`)",
