@@ -528,7 +528,7 @@ def group_norm_swish_reference(
 ) -> Tensor:
     """`group_norm_swish` by PyTorch's own GroupNorm and SiLU, in the dtype of x."""
     _check(x, num_groups, weight, bias)
-    normed = F.group_norm(x, num_groups, weight.to(x.dtype), bias.to(x.dtype), eps)
+    normed = torch.group_norm(x, num_groups, weight.to(x.dtype), bias.to(x.dtype), eps)
     return F.silu(normed) if swish else normed
 
 

@@ -47,7 +47,7 @@ def plain_gradients(
 ) -> list[Tensor]:
     """Gradients of x, weight and bias by PyTorch's own GroupNorm and SiLU in their dtype."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, weight, bias)]
-    normed = F.group_norm(leaves[0], groups, leaves[1], leaves[2], EPS)
+    normed = torch.group_norm(leaves[0], groups, leaves[1], leaves[2], EPS)
     (F.silu(normed) if swish else normed).backward(grad)
     return [leaf.grad for leaf in leaves]  # type: ignore[misc]
 
