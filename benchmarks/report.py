@@ -10,6 +10,7 @@ from typing import Any
 
 from iris_fast.errors import UserError
 
+from . import cases  # noqa: F401  (registers the cases)
 from .projection import PHASES
 from .registry import CASES
 from .systems.client import LABELS

@@ -77,11 +77,8 @@ def _row(size: Mapping[str, Any], side: str, timing: Mapping[str, float], first:
     flops = rates.get("flops_a_second", size["flops"] / seconds if size.get("flops") else None)
     moved = rates.get("bytes_a_second", size["bytes"] / seconds if size.get("bytes") else None)
     peak, copied = rates.get("share_of_matrix_rate"), rates.get("share_of_copy_bandwidth")
-    if side == first:
-        peak, copied = (
-            size.get("share_of_matrix_rate", peak),
-            size.get("share_of_copy_bandwidth", copied),
-        )
+    peak = _share(size.get("share_of_matrix_rate"), side, first, peak)
+    copied = _share(size.get("share_of_copy_bandwidth"), side, first, copied)
     units = [
         f"{scaled(rate)} {unit.removesuffix('_a_second').replace('_', ' ')}"
         for unit, rate in rates.items()
@@ -98,6 +95,13 @@ def _row(size: Mapping[str, Any], side: str, timing: Mapping[str, float], first:
         f"{copied:.0%}" if copied is not None else "",
         ratio(size.get("speedup_over", {}).get(side) or size.get(f"speedup_over_{side}")),
     ]
+
+
+def _share(found: Any, side: str, first: str, otherwise: float | None) -> float | None:
+    """A side's share of a ceiling: a case gives one number for its first side, or one for each by name."""
+    if isinstance(found, dict):
+        return found.get(side, otherwise)
+    return otherwise if found is None or side != first else found
 
 
 def ratio(interval: Mapping[str, float] | None) -> str:
