@@ -29,7 +29,10 @@ def steps_table(markdown: Markdown) -> str:
         ["tokenizer step", _seconds(found["tokenizer"]["median"])],
         ["world-model step", _seconds(found["world_model"]["median"])],
         ["actor-critic step", _seconds(found["actor_critic"]["median"])],
-        [f"of which the rollout (engine `{found.get('engine', 'oracle')}`)", _seconds(found["rollout"]["median"])],
+        [
+            f"of which the rollout (engine `{found.get('engine', 'oracle')}`)",
+            _seconds(found["rollout"]["median"]),
+        ],
         ["data of a world-model step with the per-epoch cache / without", pair("world_model")],
         ["start of a rollout (burn-in frames decoded) with the cache / without", pair("starts")],
     ]
