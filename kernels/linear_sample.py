@@ -8,9 +8,8 @@ block of rows (from the cache), 8 a token. FLOPs: 2 rows classes dim. Up to 512 
 program holds all logits of its rows: 16 rows while few programs would leave multiprocessors idle, and 32 or 64
 for many. So 64 rows take 4 programs, each of which reads all weights: for 512 classes of 256 numbers that is 0.25 MB
 of bfloat16 at what one multiprocessor reads from the cache, some 4 microseconds where a launch is 3. Classes split
-over programs would need a second launch to combine them, and gain nothing at that size. Beyond 512 classes that is
-what is done: the first launch keeps of each chunk of 512 its largest logit and its mass; the second chooses a row's
-chunk; the third, with the products of the first, computes again the chunks that some row of its block drew.
+over programs would need a second launch to combine them, and gain nothing at that size; beyond 512 classes that is
+what is done (`linear_sample_many_classes`).
 """
 
 from __future__ import annotations
@@ -20,70 +19,16 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ._categorical import (
-    address_words,
-    choose_chunk,
-    chunk_information,
-    draw_from_tile,
-    exp_nonpositive,
-    mass_scale,
-    masses_of,
-    readable,
-    scaled_distance,
-    search_chunk,
-)
+from ._categorical import address_words, draw_from_tile, mass_scale
 from ._draw_arguments import checked_address, checked_truncation
 from ._registration import NAMESPACE
-from ._rounding import dot_of, rounded_to
 from ._triton import jit, num_multiprocessors, on_its_device, require_triton, tl, triton
+from .linear_sample_many_classes import launch_many_classes, linear_tile
 from .sample_categorical import Sample, invert, sample_without_info
 
 _TILE_CLASSES = 512
 _SPAN = 32
 PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16")
-
-
-@jit
-def _linear_tile(
-    x,  # (rows, dim), numbers of a row adjacent
-    x_stride,
-    weight,  # (classes, dim), numbers of a class adjacent
-    weight_stride,
-    bias,  # (classes,), or None
-    index,  # (BLOCK_ROWS,) int64: which rows
-    first_class,
-    rows,
-    classes,
-    dim,
-    HAS_BIAS: tl.constexpr,
-    TO_BFLOAT16: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-):
-    """Logits (BLOCK_ROWS, BLOCK_CLASSES) float32, -inf past the last class."""
-    column = first_class.to(tl.int64) + tl.arange(0, BLOCK_CLASSES)
-    part = tl.arange(0, BLOCK_DIM)
-    logits = tl.zeros([index.shape[0], BLOCK_CLASSES], tl.float32)
-    for start in range(0, dim, BLOCK_DIM):
-        inside = start + part < dim
-        left = tl.load(
-            x + index[:, None] * x_stride + start + part[None, :],
-            mask=(index < rows)[:, None] & inside[None, :],
-            other=0.0,
-        )
-        right = tl.load(
-            weight + column[None, :] * weight_stride + start + part[:, None],
-            mask=(column < classes)[None, :] & inside[:, None],
-            other=0.0,
-        )
-        if TO_BFLOAT16:
-            left = rounded_to(left.to(tl.float32), tl.bfloat16)
-            right = rounded_to(right.to(tl.float32), tl.bfloat16)
-        logits = dot_of(left, right, logits, PRECISION)
-    if HAS_BIAS:
-        logits += tl.load(bias + column, mask=column < classes, other=0.0).to(tl.float32)[None, :]
-    return readable(tl.where((column < classes)[None, :], logits, -float("inf")))
 
 
 @jit(do_not_specialize=["purpose", "top_k"])
@@ -123,7 +68,7 @@ def _linear_sample_kernel(
 ):
     index = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     inside = index < rows
-    logits = _linear_tile(
+    logits = linear_tile(
         x,
         x_stride,
         weight,
@@ -159,162 +104,6 @@ def _linear_sample_kernel(
     if WITH_INFO:
         tl.store(log_probs + index, log_prob, mask=inside)
         tl.store(entropies + index, entropy, mask=inside)
-
-
-@jit
-def _linear_chunk_sums_kernel(
-    x,  # (rows, dim), numbers of a row adjacent
-    x_stride,
-    weight,  # (classes, dim), numbers of a class adjacent
-    weight_stride,
-    bias,  # (classes,), or None
-    maxima,  # out: (rows, chunks) float32: the largest logit of each chunk
-    sums,  # out: (rows, chunks) int64: its mass, relative to that
-    moments,  # out: (rows, chunks) float32: its sum of p x, relative to that, or None
-    rows,
-    classes,
-    dim,
-    num_chunks,
-    temperature,
-    scale,
-    HAS_BIAS: tl.constexpr,
-    HAS_TEMPERATURE: tl.constexpr,
-    WITH_INFO: tl.constexpr,
-    TO_BFLOAT16: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-):
-    index = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    chunk = tl.program_id(1)
-    logits = _linear_tile(
-        x,
-        x_stride,
-        weight,
-        weight_stride,
-        bias,
-        index,
-        chunk.to(tl.int64) * BLOCK_CLASSES,
-        rows,
-        classes,
-        dim,
-        HAS_BIAS,
-        TO_BFLOAT16,
-        PRECISION,
-        BLOCK_CLASSES,
-        BLOCK_DIM,
-    )
-    largest = tl.max(logits, axis=1)
-    distance = scaled_distance(logits, largest[:, None], temperature, HAS_TEMPERATURE)
-    probabilities = exp_nonpositive(distance)
-    slot = index * num_chunks + chunk
-    tl.store(maxima + slot, largest, mask=index < rows)
-    tl.store(sums + slot, tl.sum(masses_of(probabilities, scale), axis=1), mask=index < rows)
-    if WITH_INFO:
-        tl.store(moments + slot, tl.sum(probabilities * distance, axis=1), mask=index < rows)
-
-
-@jit(do_not_specialize=["purpose"])
-def _choose_chunk_kernel(
-    maxima,  # (rows, chunks) float32
-    sums,  # (rows, chunks) int64
-    moments,  # (rows, chunks) float32, or None
-    seed,  # () int64
-    row,  # (rows,) int64, or None
-    position,  # (rows,) int64
-    position_stride,
-    chosen,  # out: (rows,) int32: the chunk of the draw
-    thresholds,  # out: (rows,) int64: the mass to pass in it, -1 where the row is no distribution
-    log_probs,  # out: (rows,) float32: what remains but for x in the chunk, or None
-    entropies,  # out: (rows,) float32, or None
-    rows,
-    num_chunks,
-    purpose,
-    temperature,
-    scale,
-    HAS_ROW: tl.constexpr,
-    HAS_TEMPERATURE: tl.constexpr,
-    WITH_INFO: tl.constexpr,
-    BLOCK_CHUNKS: tl.constexpr,
-):
-    index = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
-    slot = tl.arange(0, BLOCK_CHUNKS)[None, :]
-    offset = index[:, None] * num_chunks + slot
-    chunk_maxima = tl.load(maxima + offset, mask=slot < num_chunks, other=-float("inf"))
-    chunk_sums = tl.load(sums + offset, mask=slot < num_chunks, other=0)
-    word = address_words(seed, row, position, position_stride, purpose, index, index < rows, HAS_ROW)
-    chunk, threshold, shift, factor, own_shift, valid = choose_chunk(
-        chunk_maxima, chunk_sums, word, temperature, HAS_TEMPERATURE
-    )
-    tl.store(chosen + index, tl.where(valid, chunk, 0))
-    tl.store(thresholds + index, tl.where(valid, threshold, -1))
-    if WITH_INFO:
-        chunk_moments = tl.load(moments + offset, mask=slot < num_chunks, other=0.0)
-        log_prob, entropy = chunk_information(
-            tl.zeros_like(own_shift), own_shift, chunk_sums, chunk_moments, shift, factor, scale, valid
-        )
-        tl.store(log_probs + index, log_prob)
-        tl.store(entropies + index, entropy)
-
-
-@jit
-def _linear_chunk_sample_kernel(
-    x,  # (rows, dim), numbers of a row adjacent
-    x_stride,
-    weight,  # (classes, dim), numbers of a class adjacent
-    weight_stride,
-    bias,  # (classes,), or None
-    chosen,  # (rows,) int32
-    thresholds,  # (rows,) int64
-    tokens,  # out: (rows,) int64; each is written by the program of the chunk that holds it
-    log_probs,  # in and out: (rows,) float32, or None
-    rows,
-    classes,
-    dim,
-    temperature,
-    scale,
-    HAS_BIAS: tl.constexpr,
-    HAS_TEMPERATURE: tl.constexpr,
-    WITH_INFO: tl.constexpr,
-    TO_BFLOAT16: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-    SPAN: tl.constexpr,
-):
-    index = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    own = tl.program_id(1)
-    here = (index < rows) & (tl.load(chosen + index, mask=index < rows, other=-1) == own)
-    if tl.max(here.to(tl.int32), axis=0) > 0:
-        logits = _linear_tile(
-            x,
-            x_stride,
-            weight,
-            weight_stride,
-            bias,
-            index,
-            own.to(tl.int64) * BLOCK_CLASSES,
-            rows,
-            classes,
-            dim,
-            HAS_BIAS,
-            TO_BFLOAT16,
-            PRECISION,
-            BLOCK_CLASSES,
-            BLOCK_DIM,
-        )
-        distance = scaled_distance(logits, tl.max(logits, axis=1)[:, None], temperature, HAS_TEMPERATURE)
-        probabilities = exp_nonpositive(distance)
-        threshold = tl.load(thresholds + index, mask=here, other=-1)
-        within = tl.where(threshold >= 0, search_chunk(probabilities, threshold, scale, SPAN), 0)
-        tl.store(tokens + index, own.to(tl.int64) * BLOCK_CLASSES + within, mask=here)
-        if WITH_INFO:
-            column = tl.arange(0, BLOCK_CLASSES)[None, :]
-            drawn = tl.sum(tl.where(column == within[:, None], distance, 0.0), axis=1)
-            remainder = tl.load(log_probs + index, mask=here, other=0.0)
-            tl.store(log_probs + index, remainder + drawn, mask=here)
 
 
 @on_its_device
@@ -373,54 +162,19 @@ def launch_linear_sample(
         "BLOCK_ROWS": block_rows,
         "BLOCK_CLASSES": block_classes,
         "BLOCK_DIM": block_dim,
+        "SPAN": min(_SPAN, block_classes),
         "num_warps": num_warps or default_warps,
         "num_stages": num_stages,
     }
-    blocks, chunks = triton.cdiv(rows, block_rows), triton.cdiv(classes, block_classes)
-    draw_flags = {"HAS_ROW": row is not None, "SPAN": min(_SPAN, block_classes)}
-    if chunks == 1:
-        numbers = (rows, classes, dim, purpose, temperature, top_k, top_p, scale)
-        limits = {"HAS_TOP_K": top_k > 0, "HAS_TOP_P": top_p < 1.0}
-        _linear_sample_kernel[(blocks,)](
-            *operands, *address, *outputs, *numbers, **flags, **draw_flags, **limits
+    if classes > block_classes:
+        launch_many_classes(
+            operands, address, outputs, (rows, classes, dim), (temperature, scale), purpose, flags
         )
         return outputs
-    maxima, moments = torch.empty(2, rows, chunks, dtype=torch.float32, device=x.device).unbind()
-    sums = torch.empty(rows, chunks, dtype=torch.int64, device=x.device)
-    parts = (maxima, sums, moments if with_info else None)
-    chosen = torch.empty(rows, dtype=torch.int32, device=x.device)
-    thresholds = torch.empty(rows, dtype=torch.int64, device=x.device)
-    sizes = (rows, classes, dim)
-    _linear_chunk_sums_kernel[(blocks, chunks)](
-        *operands, *parts, *sizes, chunks, temperature, scale, **flags
-    )
-    _choose_chunk_kernel[(rows,)](
-        *parts,
-        *address,
-        chosen,
-        thresholds,
-        *outputs[1:],
-        rows,
-        chunks,
-        purpose,
-        temperature,
-        scale,
-        HAS_ROW=row is not None,
-        HAS_TEMPERATURE=temperature != 1.0,
-        WITH_INFO=with_info,
-        BLOCK_CHUNKS=triton.next_power_of_2(chunks),
-        num_warps=1,
-    )
-    _linear_chunk_sample_kernel[(blocks, chunks)](
-        *operands,
-        chosen,
-        thresholds,
-        *outputs[:2],
-        *sizes,
-        temperature,
-        scale,
-        SPAN=min(_SPAN, block_classes),
-        **flags,
+    numbers = (rows, classes, dim, purpose, temperature, top_k, top_p, scale)
+    limits = {"HAS_TOP_K": top_k > 0, "HAS_TOP_P": top_p < 1.0, "HAS_ROW": row is not None}
+    _linear_sample_kernel[(triton.cdiv(rows, block_rows),)](
+        *operands, *address, *outputs, *numbers, **flags, **limits
     )
     return outputs
 
