@@ -11,6 +11,7 @@
 #include "iris_fast/policy_features.hpp"
 #include "iris_fast/simd_level.hpp"
 #include "weight_arguments.hpp"
+#include "without_gil.hpp"
 
 namespace py = pybind11;
 
@@ -19,48 +20,29 @@ namespace {
 
 using Shape = std::vector<std::size_t>;
 
-std::size_t axis_of(const py::dict& weights, const std::string& name, py::ssize_t dimensions,
-                    py::ssize_t axis) {
-  return static_cast<std::size_t>(require<float>(weight_named(weights, name), name, dimensions).shape(axis));
-}
-
 std::shared_ptr<FrameModel> make_model(const py::dict& weights, std::size_t resolution,
                                        const std::vector<std::size_t>& widths, std::size_t residual_blocks,
                                        const std::vector<std::size_t>& attention_resolutions,
                                        std::size_t norm_groups, float norm_epsilon, const std::string& simd) {
+  WeightArguments named(weights);
   const FrameModelConfig config{resolution,
-                                axis_of(weights, "encoder.conv_in.weight", 4, 1),
-                                axis_of(weights, "encoder.conv_in.weight", 4, 0),
+                                named.axis("encoder.conv_in.weight", 4, 1),
+                                named.axis("encoder.conv_in.weight", 4, 0),
                                 widths,
                                 residual_blocks,
                                 attention_resolutions,
-                                axis_of(weights, "pre_quant_conv.weight", 4, 1),
-                                axis_of(weights, "embedding.weight", 2, 1),
-                                axis_of(weights, "embedding.weight", 2, 0),
+                                named.axis("pre_quant_conv.weight", 4, 1),
+                                named.axis("embedding.weight", 2, 1),
+                                named.axis("embedding.weight", 2, 0),
                                 norm_groups,
                                 norm_epsilon,
-                                weights.contains("background")};
+                                named.contains("background")};
   config.validate();
-  return std::make_shared<FrameModel>(
+  auto model = std::make_shared<FrameModel>(
       config, kernels_for(simd),
-      [&](const std::string& name, const Shape& shape) { return weight_data(weights, name, shape); });
-}
-
-// Calls compute(stop) without the GIL; a signal's exception comes out as itself.
-template <typename Compute>
-void without_gil(const Compute& compute) {
-  bool signalled = false;
-  try {
-    const py::gil_scoped_release release;
-    compute([&signalled] {
-      const py::gil_scoped_acquire acquire;
-      if (!signalled) signalled = PyErr_CheckSignals() != 0;  // asked again while threads come to their end
-      return signalled;
-    });
-  } catch (const Interrupted&) {
-    if (signalled) throw py::error_already_set();
-    throw;
-  }
+      [&](const std::string& name, const Shape& shape) { return named.data(name, shape); });
+  named.require_all_used();
+  return model;
 }
 
 std::size_t batch_of(const py::array& array, const char* name) {
@@ -96,13 +78,15 @@ std::unique_ptr<PolicyFeatures> make_policy(const py::dict& weights, std::shared
                                             std::size_t group_size, const std::string& simd) {
   if (convolutions < 1 || convolutions > 10)
     throw py::value_error("convolutions must be in [1, 10], not " + std::to_string(convolutions));
-  PolicyFeaturesConfig config{resolution, axis_of(weights, "conv1.weight", 4, 1), {}};
+  WeightArguments named(weights);
+  PolicyFeaturesConfig config{resolution, named.axis("conv1.weight", 4, 1), {}};
   for (std::size_t i = 1; i <= convolutions; ++i)
-    config.widths.push_back(axis_of(weights, "conv" + std::to_string(i) + ".weight", 4, 0));
-  const auto find = [&](const std::string& name, const Shape& shape) {
-    return weight_data(weights, name, shape);
-  };
-  return std::make_unique<PolicyFeatures>(config, kernels_for(simd), find, std::move(pool), group_size);
+    config.widths.push_back(named.axis("conv" + std::to_string(i) + ".weight", 4, 0));
+  const auto find = [&](const std::string& name, const Shape& shape) { return named.data(name, shape); };
+  auto policy =
+      std::make_unique<PolicyFeatures>(config, kernels_for(simd), find, std::move(pool), group_size);
+  named.require_all_used();
+  return policy;
 }
 
 py::array_t<float> policy_features(PolicyFeatures& policy, const py::array& frames) {

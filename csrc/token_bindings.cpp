@@ -13,6 +13,7 @@
 #include "iris_fast/token_dream.hpp"
 #include "iris_fast/token_model.hpp"
 #include "weight_arguments.hpp"
+#include "without_gil.hpp"
 
 namespace py = pybind11;
 
@@ -29,11 +30,8 @@ std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t laye
                                        std::size_t tokens_per_block, std::size_t max_blocks,
                                        bool block_causal, float layer_norm_epsilon, const std::string& simd,
                                        const std::string& weights_dtype) {
-  const auto rows = [&](const std::string& name, py::ssize_t axis = 0) {
-    const py::ssize_t dimensions = 2;
-    return static_cast<std::size_t>(
-        require<float>(weight_named(weights, name), name, dimensions).shape(axis));
-  };
+  WeightArguments named(weights);
+  const auto rows = [&](const std::string& name, py::ssize_t axis = 0) { return named.axis(name, 2, axis); };
   const TokenModelConfig config{tokens_per_block,
                                 max_blocks,
                                 layers,
@@ -46,10 +44,13 @@ std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t laye
                                 block_causal,
                                 layer_norm_epsilon};
   config.validate();
-  return std::make_shared<TokenModel>(config, kernels_for(simd), precision(weights_dtype, "weights_dtype"),
-                                      [&](const std::string& name, const std::vector<std::size_t>& shape) {
-                                        return weight_data(weights, name, shape);
-                                      });
+  auto model =
+      std::make_shared<TokenModel>(config, kernels_for(simd), precision(weights_dtype, "weights_dtype"),
+                                   [&](const std::string& name, const std::vector<std::size_t>& shape) {
+                                     return named.data(name, shape);
+                                   });
+  named.require_all_used();
+  return model;
 }
 
 void restart(TokenDream& dream, const py::array& first_tokens, std::uint64_t seed, std::uint32_t first_row) {
@@ -94,18 +95,7 @@ py::tuple step(TokenDream& dream, const py::array& actions, bool generate_frame,
   const DreamOutput output{rewards.mutable_data(),  ends.mutable_data(),  data_of(tokens),
                            data_of(logits_rewards), data_of(logits_ends), data_of(logits_observations)};
   const std::int64_t* actions_data = actions_buffer.data();
-  bool signalled = false;
-  try {
-    const py::gil_scoped_release release;
-    dream.step(actions_data, output, [&signalled] {
-      const py::gil_scoped_acquire acquire;
-      if (!signalled) signalled = PyErr_CheckSignals() != 0;  // asked again while threads come to their end
-      return signalled;
-    });
-  } catch (const Interrupted&) {
-    if (signalled) throw py::error_already_set();
-    throw;
-  }
+  without_gil([&](const std::function<bool()>& stop) { dream.step(actions_data, output, stop); });
   return py::make_tuple(rewards, ends, tokens, logits_rewards, logits_ends, logits_observations);
 }
 

@@ -1,20 +1,13 @@
 // A model's weights as a Python dictionary of NumPy arrays, and arrays of a required shape.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include "array_arguments.hpp"
 
 namespace iris_fast {
-
-inline pybind11::array weight_named(const pybind11::dict& weights, const std::string& name) {
-  namespace py = pybind11;
-  if (!weights.contains(name.c_str())) throw py::key_error("the weights lack " + name);
-  const py::object found = weights[name.c_str()];
-  if (!py::isinstance<py::array>(found)) throw py::type_error(name + " must be a NumPy array");
-  return py::reinterpret_borrow<py::array>(found);
-}
 
 inline std::string text(const std::vector<std::size_t>& shape) {
   std::string result;
@@ -33,10 +26,48 @@ pybind11::array_t<T> require_shape(const pybind11::array& array, const std::stri
   return checked;
 }
 
-// The named weight's data, of exactly that shape; the dictionary keeps it alive.
-inline const float* weight_data(const pybind11::dict& weights, const std::string& name,
-                                const std::vector<std::size_t>& shape) {
-  return require_shape<float>(weight_named(weights, name), name, shape).data();
-}
+// The weights that a model is made from. What was asked for stays alive as long as this does, also where the
+// dictionary makes its arrays when they are asked for.
+class WeightArguments {
+ public:
+  explicit WeightArguments(const pybind11::dict& named) : named_(named) {}
+
+  bool contains(const std::string& name) const { return named_.contains(name.c_str()); }
+
+  // The size of an axis of the named weight, which must have so many. Throws Python's KeyError, TypeError or
+  // ValueError, as `data` does.
+  std::size_t axis(const std::string& name, pybind11::ssize_t dimensions, pybind11::ssize_t axis) {
+    return static_cast<std::size_t>(require<float>(array(name), name, dimensions).shape(axis));
+  }
+
+  // The named weight's data, of exactly that shape.
+  const float* data(const std::string& name, const std::vector<std::size_t>& shape) {
+    return require_shape<float>(array(name), name, shape).data();
+  }
+
+  // Throws ValueError naming a weight that nobody asked for: these are another model's weights.
+  void require_all_used() const {
+    namespace py = pybind11;
+    for (const auto& item : named_) {
+      const std::string name = py::str(item.first).cast<std::string>();
+      if (used_.count(name) == 0)
+        throw py::value_error("the weights have " + name + ", which this model has not");
+    }
+  }
+
+ private:
+  const pybind11::array& array(const std::string& name) {
+    namespace py = pybind11;
+    const auto known = used_.find(name);
+    if (known != used_.end()) return known->second;
+    if (!contains(name)) throw py::key_error("the weights lack " + name);
+    const py::object found = named_[name.c_str()];
+    if (!py::isinstance<py::array>(found)) throw py::type_error(name + " must be a NumPy array");
+    return used_.emplace(name, py::reinterpret_borrow<py::array>(found)).first->second;
+  }
+
+  const pybind11::dict& named_;
+  std::map<std::string, pybind11::array> used_;
+};
 
 }  // namespace iris_fast

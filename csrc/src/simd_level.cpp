@@ -2,6 +2,10 @@
 
 #include <stdexcept>
 
+#if defined(IRIS_FAST_HAS_AVX2)
+#include <cpuid.h>
+#endif
+
 namespace iris_fast {
 
 // The build names the levels that it compiled.
@@ -16,12 +20,25 @@ extern const KernelTable kernels_neon;
 #endif
 extern const KernelTable kernels_portable;
 
+#if defined(IRIS_FAST_HAS_AVX2)
+namespace {
+
+// Conversions of half precision, which a hypervisor may hide although every processor with AVX2 has them.
+// Older compilers' __builtin_cpu_supports does not know them.
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
+}  // namespace
+#endif
+
 std::vector<const KernelTable*> supported_levels() {
   std::vector<const KernelTable*> found;
   // The compiler's run-time checks ask the operating system too whether it saves the registers.
 #if defined(IRIS_FAST_HAS_AVX2)
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("avx") && has_f16c();
 #endif
 #if defined(IRIS_FAST_HAS_AVX512)
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -29,7 +46,7 @@ std::vector<const KernelTable*> supported_levels() {
     found.push_back(&kernels_avx512);
 #endif
 #if defined(IRIS_FAST_HAS_AVX2)
-  if (avx2) found.push_back(&kernels_avx2);  // every processor with AVX2 and FMA has F16C
+  if (avx2) found.push_back(&kernels_avx2);
 #endif
 #if defined(IRIS_FAST_HAS_NEON)
   found.push_back(&kernels_neon);

@@ -10,12 +10,8 @@
 #include <thread>
 #include <vector>
 
-#if defined(_WIN32)
-#include <process.h>
-#define getpid _getpid
-#else
-#include <unistd.h>
-#endif
+#include "iris_fast/float_environment.hpp"
+#include "iris_fast/process.hpp"
 
 namespace iris_fast {
 namespace {
@@ -58,7 +54,11 @@ class Context final : public TaskContext {
     const auto now = std::chrono::steady_clock::now();
     if (now - polled_ < kPollEvery) return;
     polled_ = now;
-    if (run_.stop()) run_.fail(std::make_exception_ptr(Interrupted()));
+    try {
+      if (run_.stop()) run_.fail(std::make_exception_ptr(Interrupted()));
+    } catch (...) {
+      run_.fail(std::current_exception());  // only once the workers are done may it leave `run`
+    }
   }
 
  private:
@@ -68,6 +68,7 @@ class Context final : public TaskContext {
 };
 
 void work(Run& run, std::size_t worker, Context& context) {
+  const DefaultFloatEnvironment environment;
   try {
     while (!run.stopping) {
       const std::size_t index = run.next.fetch_add(1);
@@ -82,10 +83,10 @@ void work(Run& run, std::size_t worker, Context& context) {
 }  // namespace
 
 struct ThreadPool::State {
-  const int process = getpid();
-  std::mutex turn;  // held for the whole of a run
+  const int process = process_id();
   std::mutex mutex;
-  std::condition_variable wake, idle;
+  std::condition_variable wake, idle, freed;
+  std::thread::id owner;  // the caller whose run it is; nobody's by default
   Run* run = nullptr;
   std::size_t generation = 0, busy = 0;
   bool ending = false;
@@ -108,6 +109,30 @@ struct ThreadPool::State {
     }
   }
 
+  // Waits for the runs of other callers. False when this one's was stopped meanwhile.
+  bool take(Run& run, Context& context) {
+    std::unique_lock<std::mutex> lock(mutex);
+    if (owner == std::this_thread::get_id())
+      throw std::runtime_error(
+          "this pool is already at work for this thread, which cannot use it from a signal");
+    while (!freed.wait_for(lock, kPollEvery, [&] { return owner == std::thread::id(); })) {
+      lock.unlock();
+      context.poll();
+      if (run.stopping) return false;
+      lock.lock();
+    }
+    owner = std::this_thread::get_id();
+    return true;
+  }
+
+  void give_back() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      owner = std::thread::id();
+    }
+    freed.notify_one();
+  }
+
   void start_workers(std::size_t count) {
     const std::lock_guard<std::mutex> lock(mutex);
     while (workers.size() < count) {
@@ -126,6 +151,15 @@ struct ThreadPool::State {
   }
 };
 
+// A caller's turn, which it has taken, until it ends.
+struct ThreadPool::Turn {
+  State& state;
+  explicit Turn(State& state) : state(state) {}
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  ~Turn() { state.give_back(); }
+};
+
 ThreadPool::ThreadPool(std::size_t threads) : threads_(threads) {
   if (threads < 1 || threads > kMostThreads)
     throw std::invalid_argument("threads must be in [1, " + std::to_string(kMostThreads) + "], not " +
@@ -134,14 +168,14 @@ ThreadPool::ThreadPool(std::size_t threads) : threads_(threads) {
 
 ThreadPool::~ThreadPool() {
   State* state = state_.load();
-  if (state == nullptr || state->process != getpid()) return;  // a parent's threads cannot be joined here
+  if (state == nullptr || state->process != process_id()) return;  // a parent's threads cannot be joined here
   state->end_workers();
   delete state;
 }
 
 ThreadPool::State& ThreadPool::state() {
   State* current = state_.load();
-  if (current != nullptr && current->process == getpid()) return *current;
+  if (current != nullptr && current->process == process_id()) return *current;
   // What a fork left behind is not freed: its locks and threads are the parent's.
   auto fresh = std::make_unique<State>();
   if (state_.compare_exchange_strong(current, fresh.get())) current = fresh.release();
@@ -153,9 +187,8 @@ void ThreadPool::run(std::size_t count, const Task& task, const std::function<bo
   Context context(run, true);
   if (count <= 1 || threads_ == 1) {
     work(run, 0, context);
-  } else {
-    State& state = this->state();
-    const std::lock_guard<std::mutex> turn(state.turn);
+  } else if (State& state = this->state(); state.take(run, context)) {
+    const Turn turn(state);
     state.start_workers(threads_ - 1);
     {
       const std::lock_guard<std::mutex> lock(state.mutex);

@@ -43,18 +43,18 @@ void require_range(const char* what, const std::int64_t* values, std::size_t cou
                                   std::to_string(values[i]) + " at index " + std::to_string(i));
 }
 
-// Holds a flag up for as long as it lives.
+// Has a dream for as long as it lives.
 class Holding {
  public:
-  explicit Holding(std::atomic<bool>& flag) : flag_(flag) {
-    if (flag_.exchange(true)) throw std::runtime_error("this dream is already in use by another thread");
+  explicit Holding(InUse& what) : what_(what) {
+    if (!what_.take()) throw std::runtime_error("this dream is already in use by another thread");
   }
-  ~Holding() { flag_ = false; }
+  ~Holding() { what_.give_back(); }
   Holding(const Holding&) = delete;
   Holding& operator=(const Holding&) = delete;
 
  private:
-  std::atomic<bool>& flag_;
+  InUse& what_;
 };
 
 }  // namespace
@@ -78,9 +78,11 @@ TokenDream::TokenDream(std::shared_ptr<const TokenModel> model, std::shared_ptr<
       tokens_(batch_ * model_->config().slots()) {}
 
 void TokenDream::restart(const std::int64_t* tokens, std::uint64_t seed, std::uint32_t first_row) {
-  const Holding holding(stepping_);
-  require_range("first_tokens", tokens, tokens_.size(), model_->config().vocabulary);
-  std::copy_n(tokens, tokens_.size(), tokens_.begin());
+  const Holding holding(in_use_);
+  // A copy, so that what was checked is what is used: the caller's array may change while no lock is held.
+  std::vector<std::int64_t> checked(tokens, tokens + tokens_.size());
+  require_range("first_tokens", checked.data(), checked.size(), model_->config().vocabulary);
+  tokens_.swap(checked);
   seed_ = seed;
   first_row_ = first_row;
   steps_ = 0;
@@ -91,19 +93,18 @@ void TokenDream::restart(const std::int64_t* tokens, std::uint64_t seed, std::ui
 
 void TokenDream::step(const std::int64_t* actions, const DreamOutput& output,
                       const std::function<bool()>& stop) {
-  const Holding holding(stepping_);
+  const Holding holding(in_use_);
   const TokenModelConfig& config = model_->config();
   if (broken_)
     throw std::runtime_error("this dream was not started, or its last step was interrupted: restart it");
-  // A copy, so that what was checked is what is used: the caller's array may change while no lock is held.
   actions_.assign(actions, actions + batch_);
   require_range("actions", actions_.data(), batch_, config.actions);
   if ((steps_ + 2) * config.tokens_per_block > std::numeric_limits<std::uint32_t>::max())
     throw std::overflow_error("a dream ends where its draws' positions exceed 32 bits, after " +
-                              std::to_string(steps_) + " steps: restart it");
+                              std::to_string(steps()) + " steps: restart it");
   const std::size_t passes = output.tokens != nullptr ? config.tokens_per_block : 1;
   const bool full = length_ + passes > config.max_tokens();
-  const Step step{output, empty_ || full, full ? config.slots() : length_};
+  const Step step{output, empty_ || full, full ? config.slots() : length()};
   broken_ = true;
   const std::size_t groups = (batch_ + group_ - 1) / group_;
   // Members of a team wait for each other, so all must run at once: there are no more of them than threads.

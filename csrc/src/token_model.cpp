@@ -8,7 +8,7 @@
 namespace iris_fast {
 namespace {
 
-// Far above any model in use, and low enough that no product of sizes overflows.
+// Far above any model in use, and low enough that no product of a layer's sizes overflows.
 constexpr std::size_t kLargestSize = std::size_t{1} << 20;
 constexpr std::size_t kMostLayers = 1024;
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from types import ModuleType
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from iris_fast.kernels._extension import find_extension
 
@@ -38,14 +39,25 @@ def weight_arrays(module: nn.Module, skip: tuple[str, ...] = ()) -> dict[str, ND
     return weights
 
 
-WeightVersions = list[tuple[int, int, float]]
+WeightVersions = list[tuple[int, int, float | None]]
 
 
-def weight_versions(module: nn.Module) -> WeightVersions:
+def weight_versions(module: nn.Module, skip: tuple[str, ...] = ()) -> WeightVersions:
     """Another list after any change of a weight in place, such as an optimizer's step or loading a checkpoint.
 
-    PyTorch counts a tensor's versions, but its fused optimizers do not count theirs: so an element of each tensor
-    is looked at too. A step moves every parameter that has a gradient, so one of so many elements gives it away.
+    Weights whose names start as in `skip` do not count. PyTorch counts a tensor's versions, but its fused optimizers
+    do not count theirs: so an element of each tensor is looked at too. A step moves every parameter that has a
+    gradient, so one of so many elements gives it away.
     """
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return [(t.data_ptr(), t._version, float(t.detach()[(-1,) * t.dim()])) for t in tensors if t.numel()]
+    named = itertools.chain(module.named_parameters(), module.named_buffers())
+    return [_version(tensor) for name, tensor in named if tensor.numel() and not name.startswith(skip)]
+
+
+def _version(tensor: Tensor) -> tuple[int, int, float | None]:
+    element = float(tensor.detach()[(-1,) * tensor.dim()])
+    counted = 0 if tensor.is_inference() else tensor._version  # inference tensors have no count
+    return (
+        tensor.data_ptr(),
+        counted,
+        None if math.isnan(element) else element,
+    )  # NaN would differ from itself

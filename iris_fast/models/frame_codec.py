@@ -122,7 +122,7 @@ class FrameCodec:
         return tokens.view(latents.shape[:2])
 
     def _codec(self) -> _C.FrameCodec:
-        weights = weight_versions(self.tokenizer)
+        weights = weight_versions(self.tokenizer, skip=NOT_NEEDED)
         if self._packed is None or weights != self._packed_weights:
             packed: _C.FrameCodec = require_extension().FrameCodec(
                 pack_tokenizer(self.tokenizer, self._simd), self._pool, group_size=self._group_size

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 #include <new>
 #include <utility>
 
@@ -11,12 +12,19 @@
 
 namespace iris_fast {
 
+// a · b, or std::bad_array_new_length where no size is so large.
+inline std::size_t checked_product(std::size_t a, std::size_t b) {
+  if (b != 0 && a > std::numeric_limits<std::size_t>::max() / b) throw std::bad_array_new_length();
+  return a * b;
+}
+
 // Uninitialised memory of `count` elements of T, which must be a trivial type. Moves, does not copy.
 template <typename T>
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   explicit AlignedBuffer(std::size_t count) : size_(count) {
+    checked_product(count, sizeof(T));
     if (count == 0) return;
     data_ = static_cast<T*>(::operator new(count * sizeof(T), alignment()));
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -11,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "iris_fast/process.hpp"
 #include "iris_fast/thread_pool.hpp"
 
 namespace iris_fast {
@@ -36,7 +36,7 @@ class GroupedWork {
     const std::size_t threads = pool_->threads();
     const std::size_t share = std::clamp<std::size_t>((batch + threads - 1) / threads, 1, most_together_);
     const std::size_t group = group_ > 0 ? group_ : share;
-    const Turn turn(busy_);
+    const Turn turn(in_use_);
     Passes own(turn.mine ? 0 : threads);
     Passes& passes = turn.mine ? passes_ : own;
     const auto task = [&](std::size_t index, std::size_t worker, TaskContext& context) {
@@ -51,19 +51,19 @@ class GroupedWork {
   using Passes = std::vector<std::unique_ptr<Pass>>;  // one a worker
 
   struct Turn {
-    std::atomic<bool>& busy;
+    InUse& passes;
     const bool mine;
-    explicit Turn(std::atomic<bool>& busy) : busy(busy), mine(!busy.exchange(true)) {}
+    explicit Turn(InUse& passes) : passes(passes), mine(passes.take()) {}
     Turn(const Turn&) = delete;
     Turn& operator=(const Turn&) = delete;
     ~Turn() {
-      if (mine) busy = false;
+      if (mine) passes.give_back();
     }
   };
 
   std::shared_ptr<ThreadPool> pool_;
   std::size_t group_, most_together_;
-  std::atomic<bool> busy_{false};
+  InUse in_use_;
   Passes passes_;  // of the call whose turn it is
 };
 

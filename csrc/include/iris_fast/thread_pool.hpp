@@ -38,11 +38,13 @@ class ThreadPool {
   std::size_t threads() const { return threads_; }
 
   // Runs task(0 … count - 1) and waits for them. `stop` is asked by the calling thread every 50 ms; when it
-  // says true, tasks end at their next check and this throws Interrupted. What a task throws is thrown here.
+  // says true, tasks end at their next check and this throws Interrupted. What a task or `stop` throws is
+  // thrown here; std::runtime_error where `stop` itself runs something on this pool.
   void run(std::size_t count, const Task& task, const std::function<bool()>& stop);
 
  private:
   struct State;
+  struct Turn;
   State& state();
 
   std::size_t threads_;

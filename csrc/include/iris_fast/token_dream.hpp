@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "iris_fast/process.hpp"
 #include "iris_fast/thread_pool.hpp"
 #include "iris_fast/token_model.hpp"
 #include "iris_fast/token_pass.hpp"
@@ -29,13 +30,13 @@ struct DreamOutput {
   float* logits_observations;  // (batch, slots, vocabulary)
 };
 
-// Steps all episodes by groups of sequences. A group goes through all passes of a step without waiting for
-// others, while its keys and values are in a cache: on one thread and without barriers, or, where there are
-// more threads than groups, on a team of them. Draws are addressed as in iris_fast/imagination/dream.py, so
-// nothing depends on groups or threads.
+// Steps all episodes by groups of sequences: a product reads its weights once for a group, and a group goes
+// through all passes of a step without waiting for others, on one thread and without barriers, or, where
+// there are more threads than groups, on a team of them. Draws are addressed as in
+// iris_fast/imagination/dream.py, so nothing depends on groups or threads.
 class TokenDream {
  public:
-  // `group`: sequences that go together; 0 for even shares of the batch, of 8 to 32. Throws
+  // `group`: sequences that go together; 0 for even shares of the batch, of at most 32. Throws
   // std::invalid_argument for sizes out of range, std::bad_alloc when the cache does not fit in memory.
   TokenDream(std::shared_ptr<const TokenModel> model, std::shared_ptr<ThreadPool> pool, std::size_t batch,
              Precision cache_type, std::size_t group, DrawPurposes purposes);
@@ -78,10 +79,10 @@ class TokenDream {
   std::vector<std::int64_t> actions_;               // (batch,): of the step under way
   std::uint64_t seed_ = 0;
   std::uint32_t first_row_ = 0;
-  std::size_t steps_ = 0, length_ = 0;
-  bool empty_ = true;   // the cache does not hold the current frame yet
-  bool broken_ = true;  // not started, or a step did not end
-  std::atomic<bool> stepping_{false};
+  std::atomic<std::size_t> steps_{0}, length_{0};  // read while a step is under way
+  bool empty_ = true;                              // the cache does not hold the current frame yet
+  bool broken_ = true;                             // not started, or a step did not end
+  InUse in_use_;
 };
 
 }  // namespace iris_fast

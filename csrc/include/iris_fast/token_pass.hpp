@@ -16,8 +16,8 @@ class KeyValueCache {
   KeyValueCache(const TokenModelConfig& config, std::size_t sequences, Precision type)
       : type_(type),
         layer_bytes_(config.cache_shape().layer_elements() * (type == Precision::kHalf ? 2 : 4)),
-        sequence_bytes_(config.layers * layer_bytes_),
-        storage_(sequences * sequence_bytes_) {}
+        sequence_bytes_(checked_product(config.layers, layer_bytes_)),
+        storage_(checked_product(sequences, sequence_bytes_)) {}
 
   Precision type() const { return type_; }
   void* layer(std::size_t sequence, std::size_t layer) {

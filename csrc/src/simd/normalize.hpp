@@ -1,6 +1,8 @@
 // Statistics over positions, GroupNorm's application with swish, max-pooling, and softmax over rows.
 #pragma once
 
+#include <limits>
+
 #include "iris_fast/frame_kernels.hpp"
 #include "level.hpp"
 #include "vector_math.hpp"
@@ -60,7 +62,7 @@ inline void pool(const float* x, std::size_t size, std::size_t channels, float* 
 }
 
 inline void softmax(float* x, std::size_t rows, std::size_t columns, std::size_t valid, float scale) {
-  constexpr float kInfinity = __builtin_inff();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const Vec16 factor = broadcast(scale);
   for (std::size_t r = 0; r < rows; ++r, x += columns) {
     for (std::size_t i = valid; i < columns; ++i) x[i] = -kInfinity;

@@ -1,0 +1,143 @@
+"""The C++ engine beside signals, forks and the settings of other threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from iris_fast.imagination.cpu_engine import CpuDream, pack_world_model
+from iris_fast.imagination.randomness import PhiloxDraws
+from iris_fast.models.cpu_weights import require_extension
+from iris_fast.models.transformer import TransformerConfig
+from tests.imagination.test_cpu_engine import VOCABULARY, inputs, make_dream
+from tests.models.agents import make_world_model, small_transformer
+
+SLOW = TransformerConfig(num_layers=4, num_heads=2, embed_dim=256)
+"""Of a world model whose steps take a while."""
+
+
+class Stepping:
+    """Steps a dream in a thread of its own until it is told to stop."""
+
+    def __init__(self, dream: CpuDream, actions: torch.Tensor):
+        self.dream = dream
+        self.actions = actions
+        self.ending = False
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self.ending:
+            self.dream.step(self.actions)
+
+    def __enter__(self) -> Stepping:
+        self.thread.start()
+        time.sleep(0.1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ending = True
+        self.thread.join()
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_signal_ends_the_wait_for_threads_that_another_call_has() -> None:
+    """The other call goes on; this one's dream is restarted."""
+    model = make_world_model(SLOW, VOCABULARY)
+    first, actions = inputs(model, 16, 1)
+    pool, packed = require_extension().ThreadPool(2), pack_world_model(model, "portable")
+    busy, waiting = (CpuDream(model, packed, pool, first, PhiloxDraws(seed)) for seed in (0, 1))
+    with Stepping(busy, actions[:, 0]):
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            for _ in range(10_000):
+                waiting.step(actions[:, 0])
+        timer.join()
+    waiting.restart(first, PhiloxDraws(1))
+    assert waiting.step(actions[:, 0]).tokens is not None
+
+
+def test_a_signal_handler_cannot_use_the_threads_that_it_interrupts() -> None:
+    model = make_world_model(SLOW, VOCABULARY)
+    first, actions = inputs(model, 16, 1)
+    pool, packed = require_extension().ThreadPool(2), pack_world_model(model, "portable")
+    dream, other = (CpuDream(model, packed, pool, first, PhiloxDraws(seed)) for seed in (0, 1))
+    previous = signal.signal(signal.SIGUSR1, lambda *_: other.step(actions[:, 0]))
+    try:
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
+        with pytest.raises(RuntimeError, match="already at work for this thread"):
+            for _ in range(10_000):
+                dream.step(actions[:, 0])
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_steps_and_length_can_be_read_while_a_step_is_under_way() -> None:
+    model = make_world_model(small_transformer(), VOCABULARY)
+    first, actions = inputs(model, 8, 1)
+    dream = make_dream(model, first, threads=2)
+    seen: set[int] = set()
+    with Stepping(dream, actions[:, 0]):
+        deadline = time.monotonic() + 30
+        while len(seen) < 3 and time.monotonic() < deadline:
+            seen.add(dream._dream.steps)
+            assert 0 < dream._dream.length <= model.config.max_tokens
+    assert len(seen) >= 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_forked_during_a_step_starts_its_dream_anew() -> None:
+    """In the child nobody steps it any more: its unfinished step is said to be so, and `restart` mends it."""
+    model = make_world_model(SLOW, VOCABULARY)
+    first, actions = inputs(model, 16, 1)
+    dream = make_dream(model, first, threads=2, simd="portable")
+    expected = make_dream(model, first).step(actions[:, 0]).tokens
+    assert expected is not None
+    with Stepping(dream, actions[:, 0]):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                try:
+                    dream.step(actions[:, 0])
+                except RuntimeError as error:
+                    code = 2 if "restart it" in str(error) else 3
+                if code == 2:
+                    dream.restart(first, PhiloxDraws(0))
+                    tokens = dream.step(actions[:, 0]).tokens
+                    code = 0 if tokens is not None and torch.equal(tokens, expected) else 4
+            finally:
+                os._exit(code)
+        deadline = time.monotonic() + 60
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if ended == (0, 0):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert ended == (child, 0)
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor has no such setting")
+def test_denormal_numbers_are_kept_whatever_the_calling_thread_does_with_its_own() -> None:
+    model = make_world_model(small_transformer(), VOCABULARY)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e-40)  # below the least normal number
+    first, actions = inputs(model, 4, 1)
+    expected = make_dream(model, first).step_with_logits(actions[:, 0])[1].rewards
+    assert (expected != 0).any() and expected.abs().max() < torch.finfo(torch.float32).tiny
+    for threads in (1, 2):
+        torch.set_flush_denormal(True)
+        try:
+            found = make_dream(model, first, threads=threads).step_with_logits(actions[:, 0])[1].rewards
+        finally:
+            torch.set_flush_denormal(False)
+        assert found.numpy().tobytes() == expected.numpy().tobytes()
