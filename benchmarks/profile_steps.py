@@ -17,7 +17,7 @@ from benchmarks.cases.training_steps import trainers
 from iris_fast.agent import Agent
 from iris_fast.config import apply_overrides, preset_config
 from iris_fast.graphs import CudaGraphs
-from iris_fast.imagination.factory import make_engine
+from iris_fast.imagination.factory import engine_of
 from iris_fast.replay.cache import FrameCache
 from iris_fast.training.builder import prepare
 from iris_fast.training.part_losses import imagination_start
@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
     store.model_device = device
     part = config.training.actor_critic
     cache = FrameCache(agent.tokenizer, store, max_bytes=10**9)
-    engine = make_engine(agent, config.common.engine, config.common.precision)
+    engine = engine_of(agent, config.common)
     start = imagination_start(cache, part.batch_num_samples, part.burn_in, 0)
     horizon = part.imagine_horizon or 1
     write_profile(lambda seed: engine.imagine(start, horizon, seed), folder / "rollout.txt", device)

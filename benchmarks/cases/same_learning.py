@@ -13,7 +13,7 @@ from benchmarks.registry import case
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import apply_overrides, preset_config
 from iris_fast.graphs import CudaGraphs, Graphs, Uncaptured
-from iris_fast.imagination.factory import make_engine
+from iris_fast.imagination.factory import engine_of
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FrameCache
 from iris_fast.training.builder import prepare
@@ -30,7 +30,7 @@ def losses_of_run(preset: str, steps: int, seed: int, *overrides: str) -> dict[s
     store = filled_store(500, config.env.train.size, seed=0)
     store.model_device = device
     cache = FrameCache(agent.tokenizer, store, max_bytes=10**9)
-    engine = make_engine(agent, config.common.engine, config.common.precision)
+    engine = engine_of(agent, config.common)
     graphs: Graphs | None = None
     if config.training.cuda_graphs:
         graphs = CudaGraphs(device) if device.type == "cuda" else Uncaptured(device)

@@ -15,7 +15,7 @@ from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, apply_overrides, preset_config
 from iris_fast.graphs import CudaGraphs, Graphs, Tensors
 from iris_fast.imagination.engine import ImaginationEngine
-from iris_fast.imagination.factory import make_engine
+from iris_fast.imagination.factory import engine_of
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
@@ -58,7 +58,7 @@ def measure(preset: str, repeats: int, *overrides: str) -> dict[str, Any]:
     store = filled_store(2000, config.env.train.size, seed=0)
     store.model_device = device
     cache = FrameCache(agent.tokenizer, store, max_bytes=4 * 10**9)
-    engine = make_engine(agent, config.common.engine, config.common.precision)
+    engine = engine_of(agent, config.common)
     graphs = CudaGraphs(device) if device.type == "cuda" and config.training.cuda_graphs else None
     part = config.training.actor_critic
     found: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -17,15 +17,13 @@ from iris_fast.models.frame_codec import FrameCodec
 from iris_fast.models.world_model import WorldModel
 
 from .dream import DreamStep
-from .engine import ImaginationStart, Rollout
+from .engine import HalfOrFloat, ImaginationStart, Rollout
 from .frame_memo import FrameMemo
 from .oracle import OracleEngine, _Recorder
 from .randomness import Draws, PhiloxDraws, Purpose
 
 if TYPE_CHECKING:
     from iris_fast._C import ThreadPool, TokenDream, TokenModel
-
-HalfOrFloat = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from iris_fast.models.actor_critic import LSTMState
 
 EngineName = Literal["auto", "oracle", "cpu", "cuda_graph"]
+HalfOrFloat = Literal["float32", "float16"]
 
 
 @dataclass

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from iris_fast.agent import Agent
 from iris_fast.errors import UserError
 from iris_fast.kernels._extension import find_extension
 from iris_fast.kernels._triton import triton
+from iris_fast.models.frame_codec import has_codec
 
-from .cpu_engine import CpuEngine
-from .engine import EngineName, ImaginationEngine
+from .cpu_engine import CpuEngine, CpuOptions
+from .engine import EngineName, HalfOrFloat, ImaginationEngine
 from .graph_engine import CudaGraphEngine, GraphOptions
 from .oracle import OracleEngine
+
+if TYPE_CHECKING:
+    from iris_fast.config.schema import CommonConfig
 
 OF_PRECISION = {
     "float32": GraphOptions(),
@@ -21,8 +27,18 @@ OF_PRECISION = {
 """The CUDA-graph engine's arithmetic for each `common.precision`."""
 
 
-def make_engine(agent: Agent, name: EngineName = "auto", precision: str = "float32") -> ImaginationEngine:
+def make_engine(
+    agent: Agent,
+    name: EngineName = "auto",
+    precision: str = "float32",
+    *,
+    kv_dtype: HalfOrFloat = "float32",
+    weights_dtype: HalfOrFloat = "float32",
+) -> ImaginationEngine:
     """The engine of that name for `agent`; `auto` takes the C++ one on a CPU, CUDA graphs on a GPU, else the oracle.
+
+    `precision` is that of the CUDA-graph engine, `kv_dtype` and `weights_dtype` are the C++ engine's (`CpuOptions`);
+    a float64 agent on a CPU gets the oracle.
 
     Raises UserError where the agent's device, or this installation, does not have the engine that was asked for.
     """
@@ -38,8 +54,24 @@ def make_engine(agent: Agent, name: EngineName = "auto", precision: str = "float
         )
     if name == "cuda_graph" and triton is None:
         raise UserError("common.engine=cuda_graph needs Triton: pip install triton")
-    if name == "cpu" or (name == "auto" and device == "cpu" and built):
-        return CpuEngine(agent)
+    if name == "cpu" or (name == "auto" and built and has_codec(agent.tokenizer)):
+        return CpuEngine(agent, CpuOptions(kv_dtype=kv_dtype, weights_dtype=weights_dtype))
+    if (kv_dtype, weights_dtype) != ("float32", "float32"):
+        raise UserError(
+            "common.kv_dtype and common.weights_dtype are settings of the C++ engine on a CPU: leave them out, "
+            "or set common.engine=cpu"
+        )
     if name == "cuda_graph" or (name == "auto" and device == "cuda" and triton is not None):
         return CudaGraphEngine(agent, OF_PRECISION[precision])
     return OracleEngine(agent)
+
+
+def engine_of(agent: Agent, common: CommonConfig) -> ImaginationEngine:
+    """The engine that a run's configuration asks for. Raises as `make_engine`."""
+    return make_engine(
+        agent,
+        common.engine,
+        common.precision,
+        kv_dtype=common.kv_dtype,
+        weights_dtype=common.weights_dtype,
+    )

@@ -16,7 +16,7 @@ from iris_fast.config.schema import memory_bytes
 from iris_fast.envs import make_vector_env
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import UserError
-from iris_fast.imagination.factory import make_engine
+from iris_fast.imagination.factory import engine_of
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.interop.files import Weights, check_fits, lpips_weights, read_weights
 from iris_fast.interop.lpips_files import find_lpips
@@ -262,7 +262,7 @@ def _assemble(
         config,
         agent,
         env,
-        make_engine(agent, config.common.engine, config.common.precision),
+        engine_of(agent, config.common),
         run,
         logger,
         frames_saved=frames_saved,

@@ -12,7 +12,7 @@ import torch
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config
 from iris_fast.imagination.engine import ImaginationEngine
-from iris_fast.imagination.factory import make_engine
+from iris_fast.imagination.factory import engine_of, make_engine
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
@@ -32,7 +32,7 @@ def estimate_seconds_per_unit(agent: Agent, config: Config, num_envs: int) -> di
         # On a GPU nothing is captured for it, which would take longer than what it tells: so it overestimates there
         # until an epoch has been measured.
         on_gpu = agent.device.type == "cuda"
-        engine = make_engine(agent, "oracle" if on_gpu else config.common.engine)
+        engine = make_engine(agent, "oracle") if on_gpu else engine_of(agent, config.common)
         priors = _acting_seconds(agent, config, num_envs)
         if config.training.should:
             priors |= _training_seconds(agent, engine, config)

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 
-from iris_fast.config.schema import Precision
+from iris_fast.config.schema import CommonConfig, Precision
 from iris_fast.errors import UserError
 from iris_fast.imagination import factory
 from iris_fast.imagination.cpu_engine import CpuEngine
-from iris_fast.imagination.factory import make_engine
+from iris_fast.imagination.factory import engine_of, make_engine
 from iris_fast.imagination.graph_engine import CudaGraphEngine
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.kernels._extension import find_extension
 from tests.models.agents import micro_agent
 
 needs_extension = pytest.mark.skipif(find_extension() is None, reason="the C++ extension is not built")
+
+
+@needs_extension
+def test_a_configuration_says_what_the_extension_keeps_in_half_precision() -> None:
+    common = CommonConfig(kv_dtype="float16", weights_dtype="float16")
+    engine = engine_of(micro_agent(), common)
+    assert isinstance(engine, CpuEngine)
+    assert (engine.options.kv_dtype, engine.options.weights_dtype) == ("float16", "float16")
+    with pytest.raises(
+        UserError, match=r"common\.kv_dtype and common\.weights_dtype are settings of the C\+\+"
+    ):
+        engine_of(micro_agent(), replace(common, engine="oracle"))
+
+
+def test_a_float64_agent_gets_the_oracle() -> None:
+    assert type(make_engine(micro_agent().double())) is OracleEngine
 
 
 @needs_extension
