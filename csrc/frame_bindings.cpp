@@ -9,6 +9,7 @@
 
 #include "iris_fast/frame_codec.hpp"
 #include "iris_fast/policy_features.hpp"
+#include "iris_fast/policy_recurrence.hpp"
 #include "iris_fast/simd_level.hpp"
 #include "weight_arguments.hpp"
 #include "without_gil.hpp"
@@ -101,6 +102,38 @@ py::array_t<float> policy_features(PolicyFeatures& policy, const py::array& fram
   return features;
 }
 
+std::unique_ptr<PolicyRecurrence> make_recurrence(const py::dict& weights, std::shared_ptr<ThreadPool> pool,
+                                                  const std::string& simd) {
+  WeightArguments named(weights);
+  const PolicyRecurrenceConfig config{named.axis("lstm.weight_ih", 2, 1), named.axis("lstm.weight_hh", 2, 1),
+                                      named.axis("actor_linear.weight", 2, 0)};
+  const auto find = [&](const std::string& name, const Shape& shape) { return named.data(name, shape); };
+  auto recurrence = std::make_unique<PolicyRecurrence>(config, kernels_for(simd), find, std::move(pool));
+  named.require_all_used();
+  return recurrence;
+}
+
+py::tuple recur(PolicyRecurrence& recurrence, const py::array& features, const py::array& hidden,
+                const py::array& cells) {
+  const PolicyRecurrenceConfig& config = recurrence.config();
+  const std::size_t batch = batch_of(features, "features");
+  const auto checked = require_shape<float>(features, "features", {batch, config.features});
+  const auto checked_hidden = require_shape<float>(hidden, "hidden", {batch, config.width});
+  const auto checked_cells = require_shape<float>(cells, "cells", {batch, config.width});
+  py::array_t<float> next_hidden(Shape{batch, config.width}), next_cells(Shape{batch, config.width});
+  py::array_t<float> logits(Shape{batch, config.actions}), values(Shape{batch});
+  const RecurrenceStep step{checked.data(),
+                            checked_hidden.data(),
+                            checked_cells.data(),
+                            batch,
+                            next_hidden.mutable_data(),
+                            next_cells.mutable_data(),
+                            logits.mutable_data(),
+                            values.mutable_data()};
+  without_gil([&](const std::function<bool()>& stop) { recurrence.run(step, stop); });
+  return py::make_tuple(next_hidden, next_cells, logits, values);
+}
+
 }  // namespace
 }  // namespace iris_fast
 
@@ -140,4 +173,16 @@ void bind_frame_codec(py::module_& module) {
       .def("compute", &policy_features, "frames"_a,
            "Features (batch, count) float32 of frames (batch, channels, resolution, resolution) float32 in "
            "[0, 1].");
+
+  py::class_<PolicyRecurrence>(
+      module, "PolicyRecurrence",
+      "The policy's LSTM cell and its two heads (lstm., actor_linear. and critic_linear. of its state dict), "
+      "copied\n"
+      "and packed. KeyError, TypeError or ValueError naming a weight that does not fit.")
+      .def(py::init(&make_recurrence), "weights"_a, py::arg("pool").none(false), py::kw_only(),
+           "simd"_a = "auto")
+      .def("step", &recur, "features"_a, "hidden"_a, "cells"_a,
+           "Next hidden and cell state (batch, width), logits (batch, actions) and values (batch,), float32, "
+           "from\n"
+           "features (batch, count) and the state.");
 }

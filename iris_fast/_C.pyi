@@ -53,6 +53,14 @@ class PolicyFeatures:
     ) -> None: ...
     def compute(self, frames: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
+class PolicyRecurrence:
+    def __init__(
+        self, weights: Mapping[str, NDArray[np.float32]], pool: ThreadPool, *, simd: str = "auto"
+    ) -> None: ...
+    def step(
+        self, features: NDArray[np.float32], hidden: NDArray[np.float32], cells: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
+
 class TokenModel:
     def __init__(
         self,

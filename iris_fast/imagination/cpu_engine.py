@@ -170,7 +170,7 @@ class CpuDream:
 
 
 class CpuEngine(OracleEngine):
-    """The oracle with its dream, its frame decoder and its policy's convolutions in C++.
+    """The oracle with its dream, its frame decoder and its policy in C++.
 
     The agent must be in evaluation mode, in float32 on the CPU. Weights are packed at the first rollout, and
     again at the first one after `weights_changed`. The same seed gives the oracle's rollout, except where two

@@ -1,4 +1,4 @@
-"""The actor-critic with its convolutions in C++ (`csrc/`), for rollouts on a CPU."""
+"""The actor-critic in C++ (`csrc/`), for rollouts on a CPU."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from .cpu_weights import WeightVersions, require_extension, weight_arrays, weigh
 if TYPE_CHECKING:
     from iris_fast import _C
 
-NOT_NEEDED = ("lstm.", "critic_linear.", "actor_linear.")
+RECURRENT = ("lstm.", "critic_linear.", "actor_linear.")
+"""How the names of the recurrent part's weights begin; the others are the convolutions'."""
 
 
 class CpuPolicy:
     """`ActorCritic` without gradients: the same results to float32 rounding.
+
+    Equal bits for any number of threads, any other rows in the batch, and any SIMD level.
 
     Weights are packed at the first call and again at the first one after they have changed. Raises RuntimeError
     without the C++ extension, ValueError for weights that are not float32 on the CPU.
@@ -39,14 +42,25 @@ class CpuPolicy:
         self._resolution = resolution
         self._group_size = group_size
         self._simd = simd
-        self._packed: _C.PolicyFeatures | None = None
+        self._packed: tuple[_C.PolicyFeatures, _C.PolicyRecurrence] | None = None
         self._packed_weights: WeightVersions = []
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, state: LSTMState, mask: Tensor | None = None) -> ActorCriticOutput:
         """As `ActorCritic.forward`."""
-        features = self.features(frames.flatten(0, 1))
-        return self.actor_critic.recur(features.unflatten(0, frames.shape[:2]), state, mask)
+        batch, time = frames.shape[:2]
+        features = self.features(frames.flatten(0, 1)).unflatten(0, (batch, time))
+        logits = frames.new_empty(batch, time, self.actor_critic.actor_linear.out_features)
+        values = frames.new_empty(batch, time)
+        recurrence = self._models()[1]
+        for step in range(time):
+            arrays = (part.contiguous().numpy() for part in (features[:, step], *state))
+            hx, cx, logits[:, step], values[:, step] = map(torch.from_numpy, recurrence.step(*arrays))
+            if mask is not None:
+                keep = mask[:, step, None]
+                hx, cx = torch.where(keep, hx, state.hx), torch.where(keep, cx, state.cx)
+            state = LSTMState(hx, cx)
+        return ActorCriticOutput(logits, values, state)
 
     def burn_in(self, frames: Tensor, mask: Tensor) -> LSTMState:
         """As `ActorCritic.burn_in`."""
@@ -55,15 +69,24 @@ class CpuPolicy:
 
     def features(self, frames: Tensor) -> Tensor:
         """Flattened features of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
+        return torch.from_numpy(self._models()[0].compute(frames.contiguous().numpy()))
+
+    def _models(self) -> tuple[_C.PolicyFeatures, _C.PolicyRecurrence]:
         weights = weight_versions(self.actor_critic)
         if self._packed is None or weights != self._packed_weights:
-            packed: _C.PolicyFeatures = require_extension().PolicyFeatures(
-                weight_arrays(self.actor_critic, skip=NOT_NEEDED),
+            extension, arrays = require_extension(), weight_arrays(self.actor_critic)
+            recurrent = {name: array for name, array in arrays.items() if name.startswith(RECURRENT)}
+            convolutions = {name: array for name, array in arrays.items() if name not in recurrent}
+            features: _C.PolicyFeatures = extension.PolicyFeatures(
+                convolutions,
                 self._pool,
                 resolution=self._resolution,
                 convolutions=POOLINGS,
                 group_size=self._group_size,
                 simd=self._simd,
             )
-            self._packed, self._packed_weights = packed, weights
-        return torch.from_numpy(self._packed.compute(frames.contiguous().numpy()))
+            recurrence: _C.PolicyRecurrence = extension.PolicyRecurrence(
+                recurrent, self._pool, simd=self._simd
+            )
+            self._packed, self._packed_weights = (features, recurrence), weights
+        return self._packed

@@ -1,4 +1,4 @@
-"""The actor-critic with its convolutions in C++ computes what the PyTorch module computes."""
+"""The actor-critic in C++ computes what the PyTorch module computes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from torch import Tensor
 
 from iris_fast.config.presets import PRESETS
 from iris_fast.kernels._extension import find_extension
-from iris_fast.models.actor_critic import ActorCritic, ActorCriticConfig
-from iris_fast.models.cpu_policy import NOT_NEEDED, CpuPolicy
+from iris_fast.models.actor_critic import (
+    ActorCritic,
+    ActorCriticConfig,
+    ActorCriticOutput,
+    LSTMState,
+)
+from iris_fast.models.cpu_policy import RECURRENT, CpuPolicy
 from iris_fast.models.cpu_weights import weight_arrays
 from tests.models.agents import redrawn
 
@@ -68,6 +73,69 @@ def test_steps_and_burn_in_are_the_modules() -> None:
     assert not policy.burn_in(frames[:, :0], mask[:, :0]).hx.any()
 
 
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+@torch.no_grad()
+def test_outputs_are_no_further_from_the_exact_ones_than_pytorchs(name: str) -> None:
+    module, policy = make_policy(name)
+    frames, state = some_frames(name, 5, 3), LSTMState(*torch.randn(2, 5, module.config.lstm_dim))
+    exact = copy.deepcopy(module).double()(frames.double(), LSTMState(*(part.double() for part in state)))
+    ours, theirs = policy(frames, state), module(frames, state)
+    for found, expected, right in zip(flat(ours), flat(theirs), flat(exact), strict=True):
+        assert found.shape == expected.shape and found.dtype == torch.float32
+        error, allowed = ((part - right).square().mean().sqrt() for part in (found, expected))
+        assert error <= 2 * allowed + 1e-7
+    assert exact.logits_actions.std() > 0.05
+
+
+def flat(output: ActorCriticOutput) -> list[Tensor]:
+    return [output.logits_actions, output.values, *output.state]
+
+
+@given(
+    name=st.sampled_from(["tiny", "odd"]),
+    batch=st.integers(1, 19),
+    threads=st.integers(1, 3),
+    simd=st.sampled_from(LEVELS),
+)
+@settings(max_examples=20, deadline=None)
+def test_outputs_have_the_same_bits_for_any_threads_rows_and_simd_level(
+    name: str, batch: int, threads: int, simd: str
+) -> None:
+    frames = some_frames(name, batch, 2, seed=batch)
+    module, plain = make_policy(name)
+    state = LSTMState(*torch.randn(2, batch, module.config.lstm_dim))
+    expected = flat(plain(frames, state))
+    other = make_policy(name, 0, threads, 0, simd)[1]
+    last = LSTMState(*(part[-1:] for part in state))
+    for found, alone, right in zip(
+        flat(other(frames, state)), flat(other(frames[-1:], last)), expected, strict=True
+    ):
+        assert torch.equal(found, right)
+        assert torch.equal(alone, right[-1:])
+
+
+def test_states_that_do_not_fit_are_refused() -> None:
+    module, policy = make_policy("tiny")
+    frames, state = some_frames("tiny", 2, 1), module.initial_state(2)
+    with pytest.raises(ValueError, match=r"hidden must have shape \(2, \d+\), got \(3, \d+\)"):
+        policy(frames, module.initial_state(3))
+    with pytest.raises(TypeError, match="cells must be float32"):
+        policy(frames, LSTMState(state.hx, state.cx.double()))
+    assert EXTENSION is not None
+    weights = {name: array for name, array in weight_arrays(module).items() if name.startswith(RECURRENT)}
+    for broken, kind, message in (
+        ({**weights, "lstm.bias_hh": np.zeros(3, np.float32)}, ValueError, "lstm.bias_hh must have shape"),
+        ({**weights, "another": np.zeros(3, np.float32)}, ValueError, "have another"),
+        (
+            {name: array for name, array in weights.items() if name[0] != "c"},
+            KeyError,
+            "critic_linear",
+        ),
+    ):
+        with pytest.raises(kind, match=message):
+            EXTENSION.PolicyRecurrence(broken, EXTENSION.ThreadPool(1))
+
+
 @given(
     name=st.sampled_from(["tiny", "odd"]),
     batch=st.integers(0, 19),
@@ -115,7 +183,7 @@ def test_sizes_that_cannot_be_are_named(
     arguments: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     assert EXTENSION is not None
-    weights = weight_arrays(make_policy("tiny")[0], skip=NOT_NEEDED)
+    weights = weight_arrays(make_policy("tiny")[0], skip=RECURRENT)
     with pytest.raises(kind, match=message):
         EXTENSION.PolicyFeatures(weights, EXTENSION.ThreadPool(1), **arguments)
 
@@ -123,7 +191,7 @@ def test_sizes_that_cannot_be_are_named(
 def test_weights_and_frames_that_do_not_fit_are_refused() -> None:
     assert EXTENSION is not None
     module, policy = make_policy("tiny")
-    weights = weight_arrays(module, skip=NOT_NEEDED)
+    weights = weight_arrays(module, skip=RECURRENT)
     broken = {**weights, "conv2.bias": np.zeros(3, np.float32)}
     with pytest.raises(ValueError, match=r"conv2.bias must have shape \(16,\), got \(3,\)"):
         EXTENSION.PolicyFeatures(broken, EXTENSION.ThreadPool(1), resolution=64)

@@ -94,6 +94,15 @@ struct AttentionArgs {
   float* out;                 // (rows, heads · padded_dim), tiled
 };
 
+// An LSTM's cell from its gates: c = σ(forget) c + σ(input) tanh(cell), h = σ(output) tanh(c).
+struct LstmCellArgs {
+  const float* gates;  // (rows, 4 · width): input, forget, cell, output; width a multiple of 16
+  std::size_t rows;    //
+  std::size_t width;   //
+  float* cells;        // (rows, width), in and out
+  float* hidden;       // out: (rows, width), tiled
+};
+
 struct KernelTable {
   const char* name;
   std::size_t panel_vectors;  // columns / 16 of a full panel of packed weights
@@ -105,9 +114,12 @@ struct KernelTable {
   void (*append_half)(const AttentionArgs&);
   void (*attend_float)(const AttentionArgs&);  // `tokens`: tokens seen, at least 1
   void (*attend_half)(const AttentionArgs&);
+  void (*lstm_cell)(const LstmCellArgs&);
   // Elementwise over a multiple of 16 elements; for tests.
   void (*exp_nonpositive)(const float* x, std::size_t count, float* out);
   void (*gelu)(const float* x, std::size_t count, float* out);
+  void (*sigmoid)(const float* x, std::size_t count, float* out);
+  void (*tanh)(const float* x, std::size_t count, float* out);
   void (*to_half)(const float* x, std::size_t count, std::uint16_t* out);
   void (*from_half)(const std::uint16_t* x, std::size_t count, float* out);
   const FrameKernels* frames;

@@ -9,6 +9,7 @@
 #include "iris_fast/aligned_buffer.hpp"
 #include "iris_fast/find_weight.hpp"
 #include "iris_fast/kernel_table.hpp"
+#include "iris_fast/packed_linear.hpp"
 
 namespace iris_fast {
 
@@ -36,13 +37,6 @@ struct TokenModelConfig {
 
   // Throws std::invalid_argument naming the first size that cannot be.
   void validate() const;
-};
-
-// A linear layer with padded rows and columns, packed by panels.
-struct PackedLinear {
-  std::size_t inner, columns;            // multiples of 16
-  AlignedBuffer<unsigned char> weights;  // of the model's precision
-  AlignedBuffer<float> bias;
 };
 
 struct PackedNorm {

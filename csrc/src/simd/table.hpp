@@ -6,6 +6,7 @@
 #include "layer_norm.hpp"
 #include "level.hpp"
 #include "linear.hpp"
+#include "lstm_cell.hpp"
 #include "vector_math.hpp"
 
 namespace iris_fast::IRIS_FAST_LEVEL {
@@ -16,6 +17,14 @@ inline void exp_nonpositive_all(const float* x, std::size_t count, float* out) {
 
 inline void gelu_all(const float* x, std::size_t count, float* out) {
   for (std::size_t i = 0; i < count; i += kLanes) store(out + i, gelu(load(x + i)));
+}
+
+inline void sigmoid_all(const float* x, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; i += kLanes) store(out + i, sigmoid(load(x + i)));
+}
+
+inline void tanh_all(const float* x, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; i += kLanes) store(out + i, hyperbolic_tangent(load(x + i)));
 }
 
 // Conversion between float32 and half precision, either way.
@@ -34,8 +43,11 @@ constexpr KernelTable make_table(const char* name) {
           append<std::uint16_t>,
           attend<float>,
           attend<std::uint16_t>,
+          lstm_cell,
           exp_nonpositive_all,
           gelu_all,
+          sigmoid_all,
+          tanh_all,
           convert_all<float, std::uint16_t>,
           convert_all<std::uint16_t, float>,
           &frame_kernels};

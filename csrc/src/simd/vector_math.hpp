@@ -1,4 +1,4 @@
-// exp and GELU over Vec16.
+// exp, GELU, the logistic function and tanh over Vec16.
 #pragma once
 
 #include "level.hpp"
@@ -41,6 +41,37 @@ inline Vec16 gelu(Vec16 x) {
   const Vec16 complement = exp_nonpositive(multiply(polynomial, subtract(zero(), z)));
   const Vec16 half_size = multiply(size, broadcast(-0.5f));
   return fma(half_size, complement, maximum(zero(), x));
+}
+
+// `negative` for the lanes of x below 0, else `other`; their sum, a NaN, for NaN.
+inline Vec16 by_sign(Vec16 x, Vec16 negative, Vec16 other) {
+  constexpr float kLeast = 1.40129846e-45f;  // the least number above 0
+  return add(zero_where_less(x, zero(), other),
+             zero_where_less(subtract(zero(), x), broadcast(kLeast), negative));
+}
+
+// 1 / (1 + exp(-x)), relatively exact to rounding on both sides. NaN for NaN.
+inline Vec16 sigmoid(Vec16 x) {
+  const Vec16 power = exp_nonpositive(subtract(zero(), absolute(x)));
+  const Vec16 share = divide(broadcast(1.0f), add(broadcast(1.0f), power));
+  return by_sign(x, multiply(power, share), share);
+}
+
+// tanh(x): below 5/8 as x + x^3 P(x^2), with P fitted so that the largest relative error is least (4.2e-9),
+// above as ±(1 - e) / (1 + e) with e = exp(-2|x|). NaN for NaN.
+inline Vec16 hyperbolic_tangent(Vec16 x) {
+  constexpr float kBelow = -0.624999940f;  // minus the number before 5/8
+  const Vec16 size = absolute(x), square = multiply(x, x);
+  Vec16 polynomial = broadcast(-5.717042341e-03f);
+  polynomial = fma(polynomial, square, broadcast(2.065058493e-02f));
+  polynomial = fma(polynomial, square, broadcast(-5.374349738e-02f));
+  polynomial = fma(polynomial, square, broadcast(1.333149128e-01f));
+  polynomial = fma(polynomial, square, broadcast(-3.333328392e-01f));
+  const Vec16 small = fma(multiply(polynomial, square), x, x);
+  const Vec16 power = exp_nonpositive(multiply(size, broadcast(-2.0f)));
+  const Vec16 large = divide(subtract(broadcast(1.0f), power), add(broadcast(1.0f), power));
+  return add(zero_where_less(size, broadcast(0.625f), by_sign(x, subtract(zero(), large), large)),
+             zero_where_less(subtract(zero(), size), broadcast(kBelow), small));
 }
 
 }  // namespace iris_fast::IRIS_FAST_LEVEL

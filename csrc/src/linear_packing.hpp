@@ -1,0 +1,69 @@
+// How linear layers are packed: parts side by side, rows and columns padded.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "iris_fast/kernel_table.hpp"
+#include "iris_fast/packed_linear.hpp"
+
+namespace iris_fast {
+
+inline AlignedBuffer<float> zeros(std::size_t count) {
+  AlignedBuffer<float> buffer(count);
+  std::fill_n(buffer.data(), count, 0.0f);
+  return buffer;
+}
+
+// Where an index of a layer's inputs or outputs goes: dense, or by heads that are each padded to whole
+// vectors; from `first` on.
+struct Padding {
+  std::size_t group, padded_group, first = 0;
+
+  std::size_t operator()(std::size_t index) const {
+    return first + index / group * padded_group + index % group;
+  }
+};
+
+// Packs parts of a layer that share their input: part p fills the columns from p · columns / parts on.
+class Packer {
+ public:
+  Packer(std::size_t panel_vectors, std::size_t inner, std::size_t columns)
+      : panel_(panel_vectors * kLanes), linear_{round_up(inner, kLanes), round_up(columns, kLanes), {}, {}} {
+    weights_ = zeros(linear_.inner * linear_.columns);
+    linear_.bias = zeros(linear_.columns);
+  }
+
+  // `weight` (outputs, inputs) row-major and `bias` (outputs,), columns from `first` on.
+  void add(const float* weight, const float* bias, std::size_t outputs, std::size_t inputs, std::size_t first,
+           Padding out, Padding in) {
+    for (std::size_t o = 0; o < outputs; ++o) {
+      const std::size_t column = first + out(o), panel_start = column / panel_ * panel_;
+      const std::size_t width = std::min(panel_, linear_.columns - panel_start);
+      float* target = weights_.data() + panel_start * linear_.inner + column % panel_;
+      for (std::size_t i = 0; i < inputs; ++i) target[in(i) * width] = weight[o * inputs + i];
+      linear_.bias.data()[column] = bias[o];
+    }
+  }
+
+  PackedLinear take(const KernelTable& kernels, Precision precision) {
+    const bool half = precision == Precision::kHalf;
+    linear_.weights = AlignedBuffer<unsigned char>(weights_.size() * (half ? 2 : 4));
+    if (half)
+      kernels.to_half(weights_.data(), weights_.size(),
+                      reinterpret_cast<std::uint16_t*>(linear_.weights.data()));
+    else
+      std::memcpy(linear_.weights.data(), weights_.data(), weights_.size() * sizeof(float));
+    return std::move(linear_);
+  }
+
+ private:
+  std::size_t panel_;
+  AlignedBuffer<float> weights_;
+  PackedLinear linear_;
+};
+
+}  // namespace iris_fast
