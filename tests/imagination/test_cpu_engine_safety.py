@@ -23,15 +23,17 @@ from tests.models.agents import make_world_model, small_transformer
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("seconds", [pytest.param(3), pytest.param(60, marks=pytest.mark.slow)])
-def test_random_calls_work_or_raise_and_crash_nothing(seconds: int) -> None:
+@pytest.mark.parametrize(
+    "limit", [pytest.param("--calls=600"), pytest.param("--seconds=60", marks=pytest.mark.slow)]
+)
+def test_random_calls_work_or_raise_and_crash_nothing(limit: str) -> None:
     """In a process of its own, whose crash would be seen."""
-    command = [sys.executable, "-m", "tests.imagination.fuzz_cpu_engine", "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "tests.imagination.fuzz_cpu_engine", limit]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    for call in ("model", "dream", "step", "draw"):
+    for call in ("model", "dream", "step", "draw", "frame_model", "encode", "decode", "policy", "features"):
         for outcome in ("worked", "refused"):
-            assert f"{call} {outcome}" in ended.stdout, ended.stdout
+            assert f"\n{call} {outcome}" in "\n" + ended.stdout, ended.stdout
 
 
 @pytest.mark.usefixtures("interruptible")
