@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import threading
@@ -42,6 +43,7 @@ if EXTENSION is None:
 LEVELS: list[str] = EXTENSION.simd_levels()
 VOCABULARY = 11
 ROUNDING = 2.0**-23
+STATE_ROUNDING = 1e-5  # of frames and of what the policy makes of them, all of the order of 1
 
 # Sizes with and without padding: heads of 8, 5, 16 and 80 dimensions, blocks of 5 tokens and of 17.
 CONFIGS = {
@@ -157,9 +159,9 @@ def forced_logits(
 
 
 def double(model: WorldModel) -> WorldModel:
-    copy = WorldModel(model.config, VOCABULARY, NUM_ACTIONS)
-    copy.load_state_dict(model.state_dict())
-    return copy.eval().double()
+    exact = WorldModel(model.config, VOCABULARY, NUM_ACTIONS)
+    exact.load_state_dict(model.state_dict())
+    return exact.eval().double()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -209,17 +211,25 @@ def gap(
 
 
 def assert_same_but_for_rounding(agent: Agent, ours: Rollout, theirs: Rollout, seed: int) -> int:
-    """Rows are equal up to a first difference, where both choices lie within rounding. How many rows differ."""
+    """Rows are equal up to a first difference, where both choices lie within rounding. How many rows differ.
+
+    Of what is not drawn, all that comes before the difference agrees to rounding.
+    """
     differing = 0
+    for mine, other in zip(ours.start_state, theirs.start_state, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=STATE_ROUNDING)
     model = agent.world_model
     block, slots = model.config.tokens_per_block, model.frame_tokens
     for row in range(ours.actions.shape[0]):
         found = first_difference(ours, theirs, row)
+        step, name = found or (ours.actions.shape[1], "")
+        same = step + (name not in ("", "tokens"))  # a step's frame and policy come before what it draws
+        for field in ("observations", "logits_actions", "values"):
+            mine, other = getattr(ours, field)[row, :same], getattr(theirs, field)[row, :same]
+            torch.testing.assert_close(mine, other, rtol=0, atol=STATE_ROUNDING)
         if found is None:
-            assert torch.allclose(ours.values[row], theirs.values[row], atol=1e-5)
             continue
         differing += 1
-        step, name = found
         assert step > 0 or name != "tokens", "both start from the same frame"
         mine, other = getattr(ours, name)[row, step], getattr(theirs, name)[row, step]
         slot = slots
@@ -289,14 +299,30 @@ def test_the_oracles_rollout(agent: Agent, seed: int) -> None:
             assert getattr(ours, entry.name).shape == getattr(theirs, entry.name).shape
 
 
+def changed(rollout: Rollout, name: str) -> Rollout:
+    """The rollout with one number of one row changed."""
+    other = copy.deepcopy(rollout)
+    value = other.start_state.cx if name == "start_state" else getattr(other, name)
+    place = (2, 1, *[0] * (value.dim() - 2))
+    classes = {"tokens": VOCABULARY, "actions": NUM_ACTIONS, "ends": 2}
+    if name == "rewards":
+        value[place] = (value[place] + 2) % 3 - 1
+    elif name in classes:
+        value[place] = (value[place].long() + 1) % classes[name]
+    else:
+        value[place] += 1e-4
+    return other
+
+
 def test_a_difference_that_is_not_rounding_is_seen(agent: Agent) -> None:
-    """The check of the test above fails for a rollout with one reward changed."""
+    """The check of the test above fails for a rollout with one number changed, whichever it is."""
     start = make_start(agent, 4)
     theirs = OracleEngine(agent).imagine(start, 3, 0)
     ours = CpuEngine(agent, CpuOptions(threads=1)).imagine(start, 3, 0)
-    ours.rewards[2, 1] = (ours.rewards[2, 1] + 2) % 3 - 1
-    with pytest.raises(AssertionError):
-        assert_same_but_for_rounding(agent, ours, theirs, 0)
+    assert_same_but_for_rounding(agent, ours, theirs, 0)
+    for entry in fields(ours):
+        with pytest.raises(AssertionError):
+            assert_same_but_for_rounding(agent, changed(ours, entry.name), theirs, 0)
 
 
 def test_an_engine_repeats_itself_whatever_it_ran_before(agent: Agent) -> None:
