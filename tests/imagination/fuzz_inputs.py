@@ -57,8 +57,8 @@ def has_form(argument: Any, dtype: Any, shape: tuple[int, ...], limit: int | Non
 
 
 def are_weights(weights: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether each name holds a float32 array of its shape."""
-    return all(
+    """Whether each name, and no other, holds a float32 array of its shape."""
+    return weights.keys() == shapes.keys() and all(
         isinstance(weights.get(name), np.ndarray) and has_form(weights[name], np.float32, shape)
         for name, shape in shapes.items()
     )
@@ -118,13 +118,15 @@ class Inputs:
         return changed
 
     def spoiled_weights(self, weights: dict[str, Array]) -> dict[str, Any]:
-        """The weights; every third time with one of them spoiled or missing."""
+        """The weights; every third time with one of them spoiled or missing, or with one too many."""
         result: dict[str, Any] = dict(weights)
         if self.chance(0.33):
             name = self.pick(sorted(result))
             result[name] = self.spoiled(result[name], 1.0)
             if self.chance(0.2):
                 del result[name]
+            elif self.chance(0.1):
+                result[f"another.{name}"] = weights[name]
         return result
 
     def filled(self, shapes: dict[str, tuple[int, ...]], scale: float = 1.0) -> dict[str, Array]:

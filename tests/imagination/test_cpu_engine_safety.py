@@ -17,6 +17,7 @@ from iris_fast.imagination.cpu_engine import CpuDream, pack_world_model
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
+from tests.imagination.forks import forked
 from tests.imagination.test_cpu_engine import VOCABULARY, assert_bit_equal, inputs, make_dream, play
 from tests.models.agents import make_world_model, small_transformer
 
@@ -53,19 +54,6 @@ def test_a_signal_ends_a_step_that_threads_take_together() -> None:
     assert dream.step(actions[:, 0]).tokens is not None
 
 
-def exit_code(process: int, seconds: float) -> int | None:
-    """A child's exit code; None, and its end, if it takes longer."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    return None
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("batch", [1, 8])  # of one, threads go through each pass together
@@ -76,19 +64,12 @@ def test_a_forked_process_steps_on(batch: int) -> None:
     expected = play(make_dream(model, first), actions)[1:]
     dream = make_dream(model, first, threads=3, group_size=1)
     dream.step(actions[:, 0])  # starts the threads, which the child will lack
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            assert_bit_equal(play(dream, actions[:, 1:]), expected)
-            code = 0
-        finally:
-            os._exit(code)
-    try:
+
+    def step_on() -> None:
         assert_bit_equal(play(dream, actions[:, 1:]), expected)
-    finally:
-        code_of_child = exit_code(child, seconds=60)
-    assert code_of_child == 0
+
+    with forked(step_on):
+        step_on()
 
 
 def test_threads_do_not_spin_between_steps() -> None:
