@@ -26,8 +26,9 @@ binding_tests() { # libraries to load first: Python itself is not built with san
   (
     cd "$scratch"
     export LD_PRELOAD="$1"
-    python -m pytest -q -p no:cacheprovider tests/imagination/test_cpu_engine*.py tests/models/test_cpu_*.py \
-      tests/models/test_frame_codec.py
+    # What a sanitizer says of a process that it ends would be lost where pytest captures more.
+    python -m pytest -q --capture=sys -p no:cacheprovider tests/imagination/test_cpu_engine*.py \
+      tests/models/test_cpu_*.py tests/models/test_frame_codec.py
     python -m tests.imagination.fuzz_cpu_engine --seconds "${FUZZ_SECONDS:-60}"
   )
 }
