@@ -26,8 +26,9 @@ binding_tests() { # libraries to load first: Python itself is not built with san
   (
     cd "$scratch"
     export LD_PRELOAD="$1"
-    python -m pytest -q -p no:cacheprovider tests/imagination/test_cpu_engine.py \
-      tests/imagination/test_cpu_engine_safety.py tests/models/test_frame_codec.py tests/models/test_cpu_policy.py
+    # What a sanitizer says of a process that it ends would be lost where pytest captures more.
+    python -m pytest -q --capture=sys -p no:cacheprovider tests/imagination/test_cpu_engine*.py \
+      tests/models/test_cpu_*.py tests/models/test_frame_codec.py
     python -m tests.imagination.fuzz_cpu_engine --seconds "${FUZZ_SECONDS:-60}"
   )
 }
@@ -43,8 +44,9 @@ address() {
 }
 
 thread() {
-  # Only memory that the extension itself touches is looked at: PyTorch's own threads are not built for it.
-  export TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1
+  # Only memory that the extension itself touches is looked at: PyTorch's own threads are not built for it. By itself
+  # the sanitizer ends a process that starts threads after a fork of several, as the tests of forks do.
+  export TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1:die_after_fork=0
   build thread thread
   ctest --test-dir "$scratch/build_thread" --output-on-failure
   binding_tests "$(library libtsan.so) $(library libstdc++.so)"

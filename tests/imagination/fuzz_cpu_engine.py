@@ -1,6 +1,6 @@
-"""Feeds the token engine random shapes, types, layouts and values: each call works, or raises what it may raise.
+"""Feeds the C++ engine random shapes, types, layouts and values: each call works, or raises what it may raise.
 
-    python -m tests.imagination.fuzz_cpu_engine --seconds 60
+    python -m tests.imagination.fuzz_cpu_engine --seconds 60    # or --calls 500, the same ones every time
 
 Prints how many calls of each kind worked and were refused. A crash ends the process; the seed repeats it.
 """
@@ -8,6 +8,7 @@ Prints how many calls of each kind worked and were refused. A crash ends the pro
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,81 +16,42 @@ from typing import Any
 
 import numpy as np
 
-from iris_fast.models.cpu_weights import require_extension
+from tests.imagination.fuzz_frames import MODEL_REFUSALS, FrameCalls
+from tests.imagination.fuzz_inputs import VALUES, Refused, are_weights, attempt, has_form, is_calm
 
-Array = np.ndarray[Any, Any]
-REFUSALS = (ValueError, TypeError, KeyError, RuntimeError, OverflowError, MemoryError)
-DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool", "complex64", "object")
-VALUES = (0, 1, -1, 2, 5, 2**31, -(2**63), 2**63 - 1, float("nan"), float("inf"), -1e38, 1e-40, 7e4)
 HEADS = ("rewards", "ends", "observations")
+CLASSES = (3, 2)  # of rewards and ends
 
 
-def unaligned(array: Array) -> Array:
-    """A copy that begins one byte past where its elements should."""
-    room = np.zeros(array.nbytes + 1, np.uint8)[1:]
-    copy = room.view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-class Fuzzer:
+class Fuzzer(FrameCalls):
     """One stream of random calls; `seed` decides all of them."""
 
     def __init__(self, seed: int):
-        self.random = np.random.default_rng(seed)
-        self.extension = require_extension()
+        super().__init__(seed)
         self.models: list[tuple[Any, dict[str, int]]] = []
         self.dreams: list[tuple[Any, dict[str, int]]] = []
         self.counts: Counter[str] = Counter()
 
-    def run(self, seconds: float) -> None:
-        calls = (self.model, self.dream, self.restart, self.step, self.step, self.draw, self.pool)
+    def run(self, seconds: float, most: float = math.inf) -> None:
+        """Calls for so long, or so often."""
+        calls: list[Callable[[], Any]] = [
+            self.model,
+            self.dream,
+            self.restart,
+            self.step,
+            self.step,
+            self.draw,
+        ]
+        calls += [self.pool, self.frame_model, self.decode, self.encode, self.policy, self.features]
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            call: Callable[[], None] = self.pick(calls)
+        while time.monotonic() < end and self.counts.total() < most:
+            call = self.pick(calls)
             name = call.__name__
             try:
                 call()
                 self.counts[f"{name} worked"] += 1
-            except REFUSALS:
+            except Refused:
                 self.counts[f"{name} refused"] += 1
-
-    def pick(self, options: Any) -> Any:
-        return options[int(self.random.integers(len(options)))]
-
-    def chance(self, probability: float) -> bool:
-        return bool(self.random.random() < probability)
-
-    def size(self) -> int:
-        return int(self.random.integers(0, 40)) if self.chance(0.97) else self.pick((2**20, 2**40, 2**62))
-
-    def spoiled(self, array: Array) -> Any:
-        """The array, or something that is not quite it."""
-        if self.chance(0.9):
-            return array
-        way = self.random.integers(9)
-        if way == 0:
-            return array.astype(self.pick(DTYPES), casting="unsafe")
-        if way == 1:
-            return array[..., ::-1]
-        if way == 2:
-            return np.asfortranarray(array)
-        if way == 3:
-            return array[:-1]
-        if way == 4:
-            return array[None]
-        if way == 5:
-            return np.repeat(array, 2, axis=-1)[..., ::2]
-        if way == 6:
-            return unaligned(array)
-        if way == 7:
-            return self.pick((None, 3, [1, 2], "text", np.float32(1), np.zeros(0, np.int64)))
-        changed = array.copy()
-        if changed.size:
-            value = self.pick(VALUES)
-            with np.errstate(all="ignore"):
-                changed.flat[int(self.random.integers(changed.size))] = np.array(value).astype(changed.dtype)
-        return changed
 
     def sizes(self) -> dict[str, int]:
         heads = int(self.random.integers(1, 4))
@@ -103,8 +65,8 @@ class Fuzzer:
             "actions": int(self.random.integers(1, 8)),
         }
 
-    def weights(self, sizes: dict[str, int]) -> dict[str, Array]:
-        """A state dict of these sizes."""
+    def shapes(self, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
+        """Of the state dict of a world model of these sizes."""
         width = sizes["width"]
         shapes: dict[str, tuple[int, ...]] = {
             "pos_emb.weight": (sizes["block"] * sizes["blocks"], width),
@@ -116,7 +78,7 @@ class Fuzzer:
             block = f"transformer.blocks.{layer}"
             linears |= {f"{block}.attn.{part}": (width, width) for part in ("query", "key", "value", "proj")}
             linears |= {f"{block}.mlp.0": (4 * width, width), f"{block}.mlp.2": (width, 4 * width)}
-        for head, classes in zip(HEADS, (3, 2, sizes["vocabulary"]), strict=True):
+        for head, classes in zip(HEADS, (*CLASSES, sizes["vocabulary"]), strict=True):
             linears |= {f"head_{head}.head_module.0": (width, width)}
             linears |= {f"head_{head}.head_module.2": (classes, width)}
         norms = ["transformer.ln_f"]
@@ -125,16 +87,12 @@ class Fuzzer:
             shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
         for name in norms:
             shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-        return {name: self.random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+        return shapes
 
     def model(self) -> None:
         sizes = self.sizes()
-        weights: dict[str, Any] = self.weights(sizes)
-        if self.chance(0.5):
-            name = self.pick(sorted(weights))
-            weights[name] = self.spoiled(weights[name])
-            if self.chance(0.05):
-                del weights[name]
+        shapes = self.shapes(sizes)
+        weights = self.spoiled_weights(self.filled(shapes))
         options: dict[str, Any] = {
             "num_layers": sizes["layers"],
             "num_heads": sizes["heads"],
@@ -142,77 +100,112 @@ class Fuzzer:
             "max_blocks": sizes["blocks"],
             "block_causal": self.chance(0.3),
             "layer_norm_epsilon": 1e-5,
-            "simd": self.pick([*self.extension.simd_levels(), "auto"]),
+            "simd": self.simd(),
             "weights_dtype": self.pick(("float32", "float16")),
         }
+        # The number of actions is read from the weights: any but none fits.
+        actions = weights.get("embedder.embedding_tables.0.weight")
+        if isinstance(actions, np.ndarray) and actions.ndim == 2 and len(actions) > 0:
+            sizes["actions"] = len(actions)
+            shapes["embedder.embedding_tables.0.weight"] = (len(actions), sizes["width"])
+        fits: bool | None = are_weights(weights, shapes)
+        if fits and options["weights_dtype"] == "float16" and not is_calm(*weights.values()):
+            fits = None  # which cannot hold all that is finite
         if self.chance(0.1):
             options[self.pick(sorted(options))] = self.pick((*VALUES, "", None, self.size()))
-        self.models = [*self.models[-5:], (self.extension.TokenModel(weights, **options), sizes)]
-
-    def pool(self) -> Any:
-        threads = (
-            int(self.random.integers(1, 5)) if self.chance(0.9) else self.pick((0, -1, 2**40, None, 1.5))
+            fits = None
+        model = attempt(
+            lambda: self.extension.TokenModel(weights, **options), fits=fits, refusals=MODEL_REFUSALS
         )
-        return self.extension.ThreadPool(threads)
+        if fits:  # an option that happened to work may have changed the sizes
+            self.models = [*self.models[-5:], (model, sizes)]
 
     def dream(self) -> None:
         model, sizes = self.pick(self.models) if self.models else (None, self.sizes())
-        batch = int(self.random.integers(1, 20))
-        first = self.random.integers(0, sizes["vocabulary"], (batch, sizes["block"] - 1))
-        dream = self.extension.TokenDream(
-            model,
-            self.pool(),
-            self.spoiled(first),
-            seed=int(self.random.integers(2**63)) if self.chance(0.95) else self.pick((-1, 2**64, 1.5)),
-            first_row=int(self.random.integers(2**32)) if self.chance(0.95) else self.pick((-1, 2**32)),
-            purpose_reward=1,
-            purpose_end=2,
-            purpose_token=3,
-            kv_dtype=self.pick(("float32", "float16")) if self.chance(0.95) else self.pick(("int8", None, 4)),
-            group_size=int(self.random.integers(0, 25)) if self.chance(0.95) else self.size(),
+        batch = self.whole(1, 19)
+        first = self.first_tokens(batch, sizes)
+        odd = self.chance(0.15)
+        options: dict[str, Any] = {
+            "seed": int(self.random.integers(2**63)),
+            "first_row": int(self.random.integers(2**32)),
+            "kv_dtype": self.pick(("float32", "float16")),
+            "group_size": self.whole(0, 24),
+        }
+        if odd:
+            name = self.pick(sorted(options))
+            options[name] = self.pick((-1, 2**32, 2**64, 1.5, "int8", None, self.size()))
+        fits = model is not None and self.are_tokens(first, sizes)
+        pool = self.pool()
+        dream = attempt(
+            lambda: self.extension.TokenDream(
+                model, pool, first, purpose_reward=1, purpose_end=2, purpose_token=3, **options
+            ),
+            fits=None if odd and fits else fits,
         )
         self.dreams = [*self.dreams[-5:], (dream, sizes)]
+
+    def first_tokens(self, batch: int, sizes: dict[str, int]) -> Any:
+        """Tokens `(batch, slots)`, sometimes spoiled."""
+        return self.spoiled(self.random.integers(0, sizes["vocabulary"], (batch, sizes["block"] - 1)))
+
+    def are_tokens(self, tokens: Any, sizes: dict[str, int], batch: int | None = None) -> bool:
+        """Whether a dream starts from them; `batch`: how many it is of, None for any but none."""
+        rows = len(tokens) if np.ndim(tokens) else 0
+        shape = (rows if batch is None else batch, sizes["block"] - 1)
+        return shape[0] > 0 and has_form(tokens, np.int64, shape, sizes["vocabulary"])
 
     def restart(self) -> None:
         if not self.dreams:
             return
         dream, sizes = self.pick(self.dreams)
-        first = self.random.integers(0, sizes["vocabulary"], (dream.batch, sizes["block"] - 1))
-        dream.restart(self.spoiled(first), seed=3)
+        first = self.first_tokens(dream.batch, sizes)
+        attempt(lambda: dream.restart(first, seed=3), fits=self.are_tokens(first, sizes, dream.batch))
 
     def step(self) -> None:
         if not self.dreams:
             return
         dream, sizes = self.pick(self.dreams)
-        actions = self.spoiled(self.random.integers(0, sizes["actions"], dream.batch))
-        rewards, ends, tokens, *_ = dream.step(
-            actions, generate_frame=self.chance(0.8), want_logits=self.chance(0.5)
+        batch, slots, vocabulary = dream.batch, sizes["block"] - 1, sizes["vocabulary"]
+        actions = self.spoiled(self.random.integers(0, sizes["actions"], batch), 0.15)
+        frame, wanted = self.chance(0.8), self.chance(0.5)
+        rewards, ends, tokens, *logits = attempt(
+            lambda: dream.step(actions, generate_frame=frame, want_logits=wanted),
+            fits=has_form(actions, np.int64, (batch,), sizes["actions"]),
         )
-        assert ((rewards >= 0) & (rewards < 3)).all()
-        assert ((ends >= 0) & (ends < 2)).all()
-        assert tokens is None or ((tokens >= 0) & (tokens < sizes["vocabulary"])).all()
+        for drawn, classes in zip((rewards, ends), CLASSES, strict=True):
+            assert has_form(drawn, np.int64, (batch,), classes)
+        assert has_form(tokens, np.int64, (batch, slots), vocabulary) if frame else tokens is None
+        shapes = ((batch, CLASSES[0]), (batch, CLASSES[1]), (batch, slots, vocabulary))
+        for found, shape, asked in zip(logits, shapes, (wanted, wanted, wanted and frame), strict=True):
+            assert has_form(found, np.float32, shape) if asked else found is None
 
     def draw(self) -> None:
-        rows, classes = int(self.random.integers(0, 9)), int(self.random.integers(0, 200))
-        logits = self.random.standard_normal((rows, classes), np.float32)
-        tokens = self.extension.sample_categorical(
-            self.spoiled(logits),
-            int(self.random.integers(2**63)),
-            self.spoiled(self.random.integers(-(2**62), 2**62, rows)),
-            self.spoiled(self.random.integers(-(2**62), 2**62, rows)),
-            int(self.random.integers(2**32)),
-            self.pick((1.0, 0.5, 0.0, -1.0, float("nan"), 1e-30)),
+        rows, classes = self.whole(0, 8), self.whole(0, 199)
+        logits = self.spoiled(self.random.standard_normal((rows, classes), np.float32))
+        ids, positions = (self.spoiled(self.random.integers(-(2**62), 2**62, rows)) for _ in range(2))
+        temperature = self.pick((1.0, 0.5, 0.0, -1.0, float("nan"), 1e-30))
+        shape = np.shape(logits)
+        fits = len(shape) == 2 and shape[1] > 0 and temperature > 0 and has_form(logits, np.float32, shape)
+        fits = fits and all(has_form(numbers, np.int64, shape[:1]) for numbers in (ids, positions))
+        seed, purpose = int(self.random.integers(2**63)), int(self.random.integers(2**32))
+        tokens = attempt(
+            lambda: self.extension.sample_categorical(logits, seed, ids, positions, purpose, temperature),
+            fits=fits,
         )
-        assert ((tokens >= 0) & (tokens < max(2 * classes, 1))).all()
+        assert has_form(tokens, np.int64, shape[:1], shape[1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (default: 60)")
+    parser.add_argument("--calls", type=int, help="how many calls, however long they take")
     parser.add_argument("--seed", type=int, default=0, help="what decides the calls (default: 0)")
     arguments = parser.parse_args()
     fuzzer = Fuzzer(arguments.seed)
-    fuzzer.run(arguments.seconds)
+    if arguments.calls is None:
+        fuzzer.run(arguments.seconds)
+    else:
+        fuzzer.run(math.inf, arguments.calls)
     for name in sorted(fuzzer.counts):
         print(f"{name}: {fuzzer.counts[name]}")
 

@@ -14,6 +14,7 @@ from iris_fast.imagination.cpu_engine import CpuDream, pack_world_model
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
+from tests.imagination.forks import forked
 from tests.imagination.test_cpu_engine import VOCABULARY, inputs, make_dream
 from tests.models.agents import make_world_model, small_transformer
 
@@ -101,28 +102,16 @@ def test_a_process_forked_during_a_step_starts_its_dream_anew() -> None:
     dream = make_dream(model, first, threads=2, simd="portable")
     expected = make_dream(model, first).step(actions[:, 0]).tokens
     assert expected is not None
-    with Stepping(dream, actions[:, 0]):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                try:
-                    dream.step(actions[:, 0])
-                except RuntimeError as error:
-                    code = 2 if "restart it" in str(error) else 3
-                if code == 2:
-                    dream.restart(first, PhiloxDraws(0))
-                    tokens = dream.step(actions[:, 0]).tokens
-                    code = 0 if tokens is not None and torch.equal(tokens, expected) else 4
-            finally:
-                os._exit(code)
-        deadline = time.monotonic() + 60
-        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if ended == (0, 0):
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    assert ended == (child, 0)
+
+    def start_anew() -> None:
+        with pytest.raises(RuntimeError, match="restart it"):
+            dream.step(actions[:, 0])
+        dream.restart(first, PhiloxDraws(0))
+        tokens = dream.step(actions[:, 0]).tokens
+        assert tokens is not None and torch.equal(tokens, expected)
+
+    with Stepping(dream, actions[:, 0]), forked(start_anew):
+        pass
 
 
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor has no such setting")

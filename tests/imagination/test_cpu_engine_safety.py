@@ -17,21 +17,24 @@ from iris_fast.imagination.cpu_engine import CpuDream, pack_world_model
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
-from tests.imagination.test_cpu_engine import VOCABULARY, inputs, make_dream
+from tests.imagination.forks import forked
+from tests.imagination.test_cpu_engine import VOCABULARY, assert_bit_equal, inputs, make_dream, play
 from tests.models.agents import make_world_model, small_transformer
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("seconds", [pytest.param(3), pytest.param(60, marks=pytest.mark.slow)])
-def test_random_calls_work_or_raise_and_crash_nothing(seconds: int) -> None:
+@pytest.mark.parametrize(
+    "limit", [pytest.param("--calls=600"), pytest.param("--seconds=60", marks=pytest.mark.slow)]
+)
+def test_random_calls_work_or_raise_and_crash_nothing(limit: str) -> None:
     """In a process of its own, whose crash would be seen."""
-    command = [sys.executable, "-m", "tests.imagination.fuzz_cpu_engine", "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "tests.imagination.fuzz_cpu_engine", limit]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    for call in ("model", "dream", "step", "draw"):
+    for call in ("model", "dream", "step", "draw", "frame_model", "encode", "decode", "policy", "features"):
         for outcome in ("worked", "refused"):
-            assert f"{call} {outcome}" in ended.stdout, ended.stdout
+            assert f"\n{call} {outcome}" in "\n" + ended.stdout, ended.stdout
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -53,26 +56,20 @@ def test_a_signal_ends_a_step_that_threads_take_together() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_steps_a_batch_of_one() -> None:
+@pytest.mark.parametrize("batch", [1, 8])  # of one, threads go through each pass together
+def test_a_forked_process_steps_on(batch: int) -> None:
+    """Child and parent both, to the numbers of a dream that was never forked."""
     model = make_world_model(small_transformer(), VOCABULARY)
-    first, actions = inputs(model, 1, 2)
-    dream = make_dream(model, first, threads=3)
+    first, actions = inputs(model, batch, 3)
+    expected = play(make_dream(model, first), actions)[1:]
+    dream = make_dream(model, first, threads=3, group_size=1)
     dream.step(actions[:, 0])  # starts the threads, which the child will lack
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            dream.step(actions[:, 1])
-            code = 0
-        finally:
-            os._exit(code)
-    deadline = time.monotonic() + 60
-    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    if ended == (0, 0):
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert ended == (child, 0)
+
+    def step_on() -> None:
+        assert_bit_equal(play(dream, actions[:, 1:]), expected)
+
+    with forked(step_on):
+        step_on()
 
 
 def test_threads_do_not_spin_between_steps() -> None:
