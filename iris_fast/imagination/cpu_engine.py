@@ -31,7 +31,7 @@ class CpuOptions:
     """How the engine runs; of these only `kv_dtype` and `weights_dtype` change a number.
 
     `threads`: None for PyTorch's number when the engine is made. `group_size`: sequences that go through a step
-    together; 0 for even shares of the batch, of 8 to 32. Threads that would be left over, as all but one at batch 1,
+    together; 0 for even shares of the batch, of at most 32. Threads that would be left over, as all but one at batch 1,
     go through the passes together, up to 8 to a group. `kv_dtype`: "float16" halves the memory and the traffic of
     keys and values and rounds them (those beyond 65504 become infinite). `weights_dtype`: "float16" does the same to
     the matrices of linear layers, for batches so small that reading those takes the time; one that holds a number

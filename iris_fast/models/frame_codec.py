@@ -86,7 +86,7 @@ class FrameCodec:
 
     Results are those of the PyTorch modules to float32 rounding; equal bits for any number of threads, any other
     frames in the batch, and any SIMD level. Weights are packed at the first call and again at the first one
-    after they have changed. KeyboardInterrupt ends a call within some milliseconds.
+    after they have changed. KeyboardInterrupt ends a call within some 100 milliseconds.
     """
 
     def __init__(self, tokenizer: Tokenizer, pool: _C.ThreadPool, *, group_size: int = 0, simd: str = "auto"):

@@ -40,7 +40,7 @@ enum class Precision { kFloat, kHalf };
 
 enum class Activation : int { kNone, kRelu, kGelu };
 
-// out = activation(a · weights + bias), then plus `residual` where there is one.
+// out = activation(a · weights + bias), plus `residual` where there is one: after ReLU, but before GELU.
 struct LinearArgs {
   const float* a;         // (rows, inner), tiled
   std::size_t rows;       //

@@ -1,0 +1,77 @@
+"""What half precision of keys and values, and of weights, saves in the C++ engine."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.comparison import in_turn
+from benchmarks.registry import case
+from benchmarks.systems.weights import ACTIONS
+from benchmarks.timing import Timing, ratio_interval
+from iris_fast.config import preset_config, resolve
+from iris_fast.imagination.cpu_engine import CpuDream, HalfOrFloat, pack_world_model
+from iris_fast.imagination.randomness import PhiloxDraws
+from iris_fast.models.cpu_weights import require_extension
+from iris_fast.models.world_model import WorldModel
+
+BATCHES = ((1, 9), (16, 5), (64, 3))  # sequences, rounds
+DTYPES: tuple[HalfOrFloat, ...] = ("float32", "float16")
+
+
+def dreams_of(model: WorldModel, first: Tensor, threads: int) -> dict[str, CpuDream]:
+    """A dream for each choice of dtypes, by `keys and values / weights`."""
+    pool = require_extension().ThreadPool(threads)
+    packed = {dtype: pack_world_model(model, weights_dtype=dtype) for dtype in DTYPES}
+    return {
+        f"{kv} / {weights}": CpuDream(model, packed[weights], pool, first, PhiloxDraws(0), kv_dtype=kv)
+        for kv, weights in itertools.product(DTYPES, DTYPES)
+    }
+
+
+def seconds_of(dream: CpuDream, first: Tensor, actions: Tensor, seed: int) -> float:
+    """Seconds of stepping from an empty cache until the context is full."""
+    dream.restart(first, PhiloxDraws(seed))
+    began = time.perf_counter()
+    for step in range(actions.shape[1]):
+        dream.step(actions[:, step])
+    return time.perf_counter() - began
+
+
+@case("cpu_half_precision", minutes=2)
+def cpu_half_precision(quick: bool) -> dict[str, Any]:
+    """Token passes of the C++ engine with keys and values, or weights, in half precision, at batch 1, 16 and 64."""
+    config = resolve(preset_config("tiny" if quick else "paper", "Pong"))
+    torch.manual_seed(0)
+    model = WorldModel(config.agent.world_model, config.agent.tokenizer.vocab_size, ACTIONS).eval()
+    threads = torch.get_num_threads()
+    found: list[dict[str, Any]] = []
+    for batch, rounds in ((2, 2),) if quick else BATCHES:
+        generator = torch.Generator().manual_seed(batch)
+        first = torch.randint(config.agent.tokenizer.vocab_size, (batch, 16), generator=generator)
+        actions = torch.randint(ACTIONS, (batch, model.config.max_blocks - 1), generator=generator)
+        calls = {
+            name: lambda number, dream=dream: seconds_of(dream, first, actions, number)  # noqa: B023
+            for name, dream in dreams_of(model, first, threads).items()
+        }
+        for call in calls.values():
+            call(rounds)  # warms up
+        times = {
+            name: Timing(tuple(turn[0] for turn in turns)) for name, turns in in_turn(calls, rounds).items()
+        }
+        plain, *others = times
+        found.append(
+            {
+                "batch": batch,
+                "steps": actions.shape[1],
+                "seconds": {name: timing.summary() for name, timing in times.items()},
+                "times_float32": {
+                    name: ratio_interval(times[plain].seconds, times[name].seconds) for name in others
+                },
+            }
+        )
+    return {"threads": threads, "sizes": found}
