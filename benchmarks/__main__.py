@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import sys
+import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -66,12 +68,16 @@ def main(argv: list[str] | None = None) -> int:
     systems = Systems(device, torch.get_num_threads(), arguments.reference, tuple(arguments.peer))
     run = Run(arguments.quick, systems, arguments.full, arguments.minutes * 60)
     run.batches = tuple(map(int, arguments.batches.split(","))) if arguments.batches else None
+    failed = []
     try:
         for name in names:
-            run_case(run, name, arguments.json)
+            if not run_case(run, name, arguments.json, asked_for=arguments.only is not None):
+                failed.append(name)
     finally:
         systems.close()
-    return 0
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def chosen_cases(only: str | None) -> list[str]:
@@ -102,20 +108,40 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device("cuda" if available else "cpu")
 
 
-def run_case(run: Run, name: str, folder: Path | None) -> None:
-    """Runs one case, prints its table and writes its file."""
+def run_case(run: Run, name: str, folder: Path | None, *, asked_for: bool = False) -> bool:
+    """Runs one case, prints its table and writes its file; False where it failed, which ends it alone.
+
+    A case that nobody asked for by name is left out when what it is known to take would end after the time.
+    """
     entry = CASES[name]
-    if not run.has_time_for(0):
+    if not run.has_time_for(0 if asked_for or run.quick else 60 * entry.minutes):
         print(f"{name}: left out, the time is up (--minutes, or --only {name})", file=sys.stderr, flush=True)
-        return
+        return True
     print(f"{name}: {entry.description}", file=sys.stderr, flush=True)
-    result = entry.run(run)
+    began = time.monotonic()
+    try:
+        result = entry.run(run)
+    except UserError:
+        raise
+    except Exception:  # the other cases may go
+        traceback.print_exc()
+        return False
     run.results[name] = result
-    record = {"case": name, "quick": run.quick, **circumstances(), "result": result}
+    seconds = time.monotonic() - began
+    record = {
+        "case": name,
+        "quick": run.quick,
+        "wall_seconds": round(seconds, 1),
+        **circumstances(),
+        "result": result,
+    }
+    if str(record["commit"]).endswith("-dirty") and folder is not None and not run.quick:
+        print(f"{name}: measured with uncommitted changes", file=sys.stderr)
     print(text_of(name, result), flush=True)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    return True
 
 
 if __name__ == "__main__":

@@ -33,10 +33,14 @@ def slope(sizes: list[float], seconds: list[float]) -> float:
 
 
 def by_batch(run: Run) -> list[dict[str, Any]]:
-    """Token passes and decoding, each by batch, of ours; three rounds each."""
+    """Token passes and decoding, each by batch, of ours; three rounds each, as long as there is time."""
     worker, config = run.systems.worker("ours"), weights_of(run).agent.config
-    found = []
+    if not worker.call("has_parts"):
+        return []  # a whole rollout is one graph there, without parts
+    found: list[dict[str, Any]] = []
     for batch in (1, 2) if run.quick else BATCHES:
+        if found and not run.has_time_for(8 * sum(t["median"] for t in found[-1]["seconds"].values())):
+            break
         generator = torch.Generator().manual_seed(batch)
         first = torch.randint(config.tokenizer.vocab_size, (batch, 16), generator=generator)
         actions = torch.randint(ACTIONS, (batch, 3), generator=generator)
@@ -59,36 +63,44 @@ def by_batch(run: Run) -> list[dict[str, Any]]:
 
 def by_horizon(run: Run) -> list[dict[str, Any]]:
     """Seconds of each of 100 steps, summed up to the horizon; past 19 steps the context is rebuilt."""
+    if not run.systems.worker("ours").call("has_parts"):
+        return []
     worker, config = run.systems.worker("ours"), weights_of(run).agent.config
     batch, longest = (2, 3) if run.quick else (LONG_BATCH, HORIZONS[-1])
     generator = torch.Generator().manual_seed(0)
     first = torch.randint(config.tokenizer.vocab_size, (batch, 16), generator=generator)
     actions = torch.randint(ACTIONS, (batch, longest), generator=generator)
     worker.call("generate", first, actions[:, :1])
-    steps = np.median([worker.call("generate", first, actions) for _ in range(1 if run.quick else 3)], axis=0)
+    rounds = [worker.call("generate", first, actions) for _ in range(1 if run.quick else 3)]
     horizons = (1, 3) if run.quick else HORIZONS
-    return [
-        {"horizon": horizon, "batch": batch, "seconds": {"tokens": _alone(float(steps[:horizon].sum()))}}
+    sizes: list[dict[str, Any]] = [
+        {
+            "horizon": horizon,
+            "batch": batch,
+            "seconds": {"tokens": Timing(tuple(sum(steps[:horizon]) for steps in rounds)).summary()},
+        }
         for horizon in horizons
-    ] + [{"step_seconds": [float(second) for second in steps]}]
+    ]
+    return [*sizes, {"step_seconds": [float(second) for second in np.median(rounds, axis=0)]}]
 
 
 def by_threads(run: Run) -> list[dict[str, Any]]:
-    """A rollout with one thread and with two, in processes of their own."""
-    batch, horizon = (2, 2) if run.quick else (64, 3)
+    """A rollout of one episode, and of many, with one thread and with two, in processes of their own."""
+    sizes = {2: 2} if run.quick else {1: 12, 64: 3}  # horizon by batch
     found = []
     for threads in (1,) if run.quick else (1, 2):
         systems = Systems(run.device, threads, None, ())
         try:
             worker = systems.worker("ours")
             worker.call("load", weights_of(run).file)
-            frames = noise_frames(batch, seed=batch)
-            seconds = [worker.call("rollout", frames, horizon, number)[0] for number in range(4)][1:]
+            seconds: dict[str, dict[str, float]] = {}
+            for batch, horizon in sizes.items():
+                frames = noise_frames(batch, seed=batch)
+                rounds = [worker.call("rollout", frames, horizon, number)[0] for number in range(4)][1:]
+                seconds[f"rollout {batch} × {horizon}"] = Timing(tuple(rounds)).summary()
         finally:
             systems.close()
-        found.append(
-            {"threads": threads, "batch": batch, "seconds": {"rollout": Timing(tuple(seconds)).summary()}}
-        )
+        found.append({"threads": threads, "seconds": seconds})
     return found
 
 
@@ -124,10 +136,6 @@ def by_replay(run: Run) -> list[dict[str, Any]]:
         seconds = [draw(number) for number in range(6)][1:]
         found.append({"frames": frames, "seconds": {"batch of 64 × 20": Timing(tuple(seconds)).summary()}})
     return found
-
-
-def _alone(seconds: float) -> dict[str, float]:
-    return {"median": seconds, "quartile_1": seconds, "quartile_3": seconds, "rounds": 1}
 
 
 def slopes(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:

@@ -32,6 +32,7 @@ LABELS = {
     "public": "public",
     "public_tuned": "public, glibc tuned",
     "simulusion": "Simulusion",
+    "simulusion_tuned": "Simulusion, glibc tuned",
 }
 
 
@@ -95,7 +96,11 @@ class Worker:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-        self._process.wait(timeout=60)
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._log.close()
 
     def __enter__(self) -> Worker:
@@ -114,6 +119,8 @@ class Systems:
         self.device, self.threads, self.checkout = device, threads, checkout
         self.peers = peers
         self._workers: dict[str, Worker] = {}
+        if checkout is not None and not (checkout / "src" / "agent.py").is_file():
+            raise UserError(f"--reference {checkout}: no checkout of eloialonso/iris, which has src/agent.py")
         for peer in peers:
             if peer != "simulusion":
                 raise UserError(f"--peer {peer}: the only peer there is a comparison for is simulusion")
@@ -128,7 +135,8 @@ class Systems:
         found = ["ours", "ours_float16_cache", "pytorch"] if cpu else ["ours", "pytorch"]
         if self.checkout is not None:
             found += ["public", "public_tuned"] if cpu else ["public"]
-        return found + list(self.peers)
+        # Tuned as our own processes are; untuned it would be compared with what it can be only by the way.
+        return found + [f"{peer}_tuned" if cpu else peer for peer in self.peers]
 
     def worker(self, side: str) -> Worker:
         if side not in self._workers:

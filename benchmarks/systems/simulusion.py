@@ -120,11 +120,17 @@ class SimulusionSystem:
 
     @torch.no_grad()
     def rollout(self, frames: Tensor, horizon: int, seed: int) -> tuple[float, Arrays]:
-        """Its `imagine_rollout`, which generates and decodes one frame more: the value after the last step."""
+        """Its `imagine_rollout` of a step less, which decodes as many frames and generates as many as others' do.
+
+        It goes on to the frame after the last action, for its value; the others stop before. So it has one action's
+        pass less than they have. A rollout of one step is its own of one step.
+        """
         torch.manual_seed(seed)
         frames = frames.to(self.device)
         seconds, found = seconds_of(
-            lambda: self.agent.imagine_rollout(frames, horizon=horizon, stop_on_termination=False),
+            lambda: self.agent.imagine_rollout(
+                frames, horizon=max(1, horizon - 1), stop_on_termination=False
+            ),
             self.device,
         )
         return seconds, {
