@@ -62,16 +62,32 @@ py::array_t<float> decode(FrameCodec& codec, const py::array& tokens) {
   return frames;
 }
 
+auto require_frames(const py::array& frames, const FrameModelConfig& config) {
+  return require_shape<float>(
+      frames, "frames",
+      {batch_of(frames, "frames"), config.frame_channels, config.resolution, config.resolution});
+}
+
 py::array_t<float> encode(FrameCodec& codec, const py::array& frames) {
   const FrameModelConfig& config = codec.model().config();
-  const std::size_t batch = batch_of(frames, "frames");
-  const auto checked = require_shape<float>(
-      frames, "frames", {batch, config.frame_channels, config.resolution, config.resolution});
+  const auto checked = require_frames(frames, config);
+  const auto batch = static_cast<std::size_t>(checked.shape(0));
   py::array_t<float> latents(Shape{batch, config.tokens_per_frame(), config.embed_dim});
   const float* from = checked.data();
   float* to = latents.mutable_data();
   without_gil([&](const std::function<bool()>& stop) { codec.encode(from, batch, to, stop); });
   return latents;
+}
+
+py::array_t<std::int64_t> tokenize(FrameCodec& codec, const py::array& frames) {
+  const FrameModelConfig& config = codec.model().config();
+  const auto checked = require_frames(frames, config);
+  const auto batch = static_cast<std::size_t>(checked.shape(0));
+  py::array_t<std::int64_t> tokens(Shape{batch, config.tokens_per_frame()});
+  const float* from = checked.data();
+  std::int64_t* to = tokens.mutable_data();
+  without_gil([&](const std::function<bool()>& stop) { codec.tokenize(from, batch, to, stop); });
+  return tokens;
 }
 
 std::unique_ptr<PolicyFeatures> make_policy(const py::dict& weights, std::shared_ptr<ThreadPool> pool,
@@ -162,7 +178,10 @@ void bind_frame_codec(py::module_& module) {
            "int64.")
       .def("encode", &encode, "frames"_a,
            "Latents (batch, slots, embed_dim) float32, before quantization, of frames (batch, channels,\n"
-           "resolution, resolution) float32 in [0, 1].");
+           "resolution, resolution) float32 in [0, 1].")
+      .def("tokenize", &tokenize, "frames"_a,
+           "Tokens (batch, slots) int64 of such frames: the codewords nearest to the latents, the first of "
+           "several.");
 
   py::class_<PolicyFeatures>(
       module, "PolicyFeatures",

@@ -42,4 +42,15 @@ void FrameCodec::encode(const float* frames, std::size_t batch, float* latents,
   work_.run(batch, [this] { return make_pass(); }, encode_group, stop);
 }
 
+void FrameCodec::tokenize(const float* frames, std::size_t batch, std::int64_t* tokens,
+                          const std::function<bool()>& stop) {
+  const FrameModelConfig& config = model_->config();
+  const auto tokenize_group = [&](FramePass& pass, std::size_t first, std::size_t count,
+                                  TaskContext& context) {
+    pass.tokenize(frames + first * config.frame_floats(), count, tokens + first * config.tokens_per_frame(),
+                  context);
+  };
+  work_.run(batch, [this] { return make_pass(); }, tokenize_group, stop);
+}
+
 }  // namespace iris_fast

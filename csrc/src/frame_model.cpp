@@ -100,9 +100,11 @@ PackedEncoder pack_encoder(const FrameModelConfig& config, const FramePacker& pa
   }
   builder.middle("encoder.mid");
   return {pack.lines("encoder.conv_in", config.stem_width, config.frame_channels, config.frame_channels),
-          builder.take(), pack.norm("encoder.norm_out", last, config.norm_groups, config.norm_epsilon),
+          builder.take(),
+          pack.norm("encoder.norm_out", last, config.norm_groups, config.norm_epsilon),
           pack.lines("encoder.conv_out", config.latent_channels, last, padded(last)),
-          pack.pointwise("pre_quant_conv", config.embed_dim, config.latent_channels)};
+          pack.pointwise("pre_quant_conv", config.embed_dim, config.latent_channels),
+          pack.distances("embedding.weight", config.vocabulary, config.embed_dim)};
 }
 
 // out (rows, columns of `layer`) = x (rows, stride) · weights + bias.

@@ -110,6 +110,21 @@ PackedProduct FramePacker::shares(const std::string& name, std::size_t outputs, 
   return packed;
 }
 
+PackedProduct FramePacker::distances(const std::string& name, std::size_t outputs, std::size_t inputs) const {
+  PackedProduct packed = empty(1, inputs, round_up(outputs, kLanes));
+  const float* rows = find_(name, {outputs, inputs});
+  for (std::size_t o = 0; o < outputs; ++o) {
+    double square = 0.0;
+    for (std::size_t i = 0; i < inputs; ++i) {
+      const float value = rows[o * inputs + i];
+      at(packed, i, o) = -2.0f * value;
+      square += static_cast<double>(value) * static_cast<double>(value);
+    }
+    packed.bias.data()[o] = static_cast<float>(square);
+  }
+  return packed;
+}
+
 Winograd FramePacker::kind_for(std::size_t resolution) {
   // On small maps the larger tiles' 2.25 times as many weights would be read for few tiles.
   constexpr std::size_t kLeastForFour = 16;

@@ -2,15 +2,28 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <variant>
 
 namespace iris_fast {
 namespace {
 
-constexpr std::size_t kScoresTogether = 24;  // rows of attention's scores
+constexpr std::size_t kScoresTogether = 24;  // rows of attention's scores, or of distances to codewords
 
 bool is_large(const FrameLayer& layer) {
   return std::max(layer.in_floats(), layer.out_floats()) > kMostGroupedFloats;
+}
+
+// The first of the least of the finite numbers; 0 where there is none.
+std::int64_t index_of_least(const float* values, std::size_t count) {
+  std::size_t least = 0;
+  float value = std::numeric_limits<float>::infinity();
+  for (std::size_t i = 0; i < count; ++i)
+    if (values[i] < value && std::isfinite(values[i])) {
+      least = i;
+      value = values[i];
+    }
+  return static_cast<std::int64_t>(least);
 }
 
 }  // namespace
@@ -29,6 +42,27 @@ void FramePass::decode(const std::int64_t* tokens, std::size_t count, float* fra
 }
 
 void FramePass::encode(const float* frames, std::size_t count, float* latents, TaskContext& context) {
+  const std::size_t rows = count * model_.config().tokens_per_frame(), dim = model_.config().embed_dim;
+  const float* found = find_latents(frames, count, context);
+  for (std::size_t r = 0; r < rows; ++r)
+    std::copy_n(found + r * model_.encoder().pre_quant.columns, dim, latents + r * dim);
+}
+
+void FramePass::tokenize(const float* frames, std::size_t count, std::int64_t* tokens, TaskContext& context) {
+  const PackedProduct& layer = model_.encoder().distances;
+  const std::size_t rows = count * model_.config().tokens_per_frame();
+  const std::size_t stride = model_.encoder().pre_quant.columns;
+  const float* latents = find_latents(frames, count, context);
+  float* distances = room_for(distances_, kScoresTogether * layer.columns);
+  for (std::size_t first = 0; first < rows; first += kScoresTogether) {
+    const std::size_t together = std::min(kScoresTogether, rows - first);
+    multiply(layer, latents + first * stride, together, stride, nullptr, distances);
+    for (std::size_t r = 0; r < together; ++r)
+      tokens[first + r] = index_of_least(distances + r * layer.columns, model_.config().vocabulary);
+  }
+}
+
+const float* FramePass::find_latents(const float* frames, std::size_t count, TaskContext& context) {
   const FrameModelConfig& config = model_.config();
   const auto& layers = model_.encoder().layers;
   const auto split =
@@ -44,7 +78,7 @@ void FramePass::encode(const float* frames, std::size_t count, float* latents, T
     const FeatureMap one = run(layers, 0, split, stem(frame), single_, context);
     std::copy_n(one.data, one.frame_floats(), small.data + f * small.frame_floats());
   }
-  finish_latents(run(layers, split, layers.size(), small, group_, context), latents);
+  return finish_latents(run(layers, split, layers.size(), small, group_, context));
 }
 
 FeatureMap FramePass::run(const std::vector<FrameLayer>& layers, std::size_t begin, std::size_t end,
@@ -147,17 +181,16 @@ void FramePass::finish_frame(FeatureMap map, float* frame) {
       }
 }
 
-void FramePass::finish_latents(FeatureMap map, float* latents) {
+const float* FramePass::finish_latents(FeatureMap map) {
   const PackedEncoder& encoder = model_.encoder();
-  const std::size_t positions = map.frames * map.positions(), dim = model_.config().embed_dim;
+  const std::size_t positions = map.frames * map.positions();
   const float* padded = pad(map, &encoder.norm_out, group_.padded);
   FeatureMap out{nullptr, map.frames, map.resolution, encoder.conv_out.columns};
   out.data = room_for(group_.hidden, positions * out.channels);
   convolve(encoder.conv_out, padded, map, 0, 1, out);
   float* found = room_for(latents_, positions * encoder.pre_quant.columns);
   multiply(encoder.pre_quant, out.data, positions, out.channels, nullptr, found);
-  for (std::size_t p = 0; p < positions; ++p)
-    std::copy_n(found + p * encoder.pre_quant.columns, dim, latents + p * dim);
+  return found;
 }
 
 void FramePass::attend(const AttentionLayer& layer, float* x, std::size_t positions, std::size_t channels) {

@@ -29,6 +29,14 @@ void tile(const float* rows, std::size_t count, std::size_t width, std::size_t f
                   tiled + tiled_offset(r, first + c, columns));
 }
 
+// Zeros behind the `width` columns of a state that are somebody's. An input that is not finite is not zero
+// times the padding's zero weights, would reach the heads from there, and later calls through the cells.
+void clear_padding(std::size_t rows, std::size_t width, std::size_t padded, float* cells, float* hidden) {
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t c = width; c < padded; ++c)
+      cells[r * padded + c] = hidden[tiled_offset(r, c / kLanes * kLanes, padded) + c % kLanes] = 0.0f;
+}
+
 }  // namespace
 
 void PolicyRecurrenceConfig::validate() const {
@@ -105,6 +113,7 @@ void PolicyRecurrence::run_in(Scratch& scratch, const RecurrenceStep& step,
   pool_->run(parts, multiply, stop);
   const auto finish = [&](std::size_t, std::size_t, TaskContext&) {
     kernels_.lstm_cell({gates, batch, padded, cells, hidden});
+    clear_padding(batch, width, padded, cells, hidden);
     kernels_.linear_float({hidden, batch, padded, heads_.weights.data(), heads_.bias.data(), heads_.columns,
                            Activation::kNone, nullptr, heads, kTileRows * heads_.columns, heads_.columns,
                            kLanes});

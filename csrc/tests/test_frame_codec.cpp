@@ -245,6 +245,30 @@ std::vector<float> encoded(FrameCodec& codec, const Inputs& in) {
   return out;
 }
 
+std::vector<std::int64_t> tokenized(FrameCodec& codec, const Inputs& in) {
+  std::vector<std::int64_t> out(in.tokens.size(), -1);
+  codec.tokenize(in.frames.data(), kBatch, out.data(), {});
+  return out;
+}
+
+// Tokens of the latents (slots, embed_dim) are codewords than which none is nearer by more than rounding.
+void check_nearest(const FrameModelConfig& config, const Weights& weights, const std::int64_t* tokens,
+                   const std::vector<double>& latents) {
+  const std::vector<float>& codewords = weights["embedding.weight"];
+  const std::size_t dim = config.embed_dim;
+  for (std::size_t slot = 0; slot < config.tokens_per_frame(); ++slot) {
+    std::vector<double> distances(config.vocabulary);
+    for (std::size_t i = 0; i < config.vocabulary * dim; ++i) {
+      const double difference = latents[slot * dim + i % dim] - codewords[i];
+      distances[i / dim] += difference * difference;
+    }
+    CHECK(tokens[slot] >= 0 && static_cast<std::size_t>(tokens[slot]) < config.vocabulary);
+    const double least = *std::min_element(distances.begin(), distances.end());
+    CHECK(distances[static_cast<std::size_t>(tokens[slot])] <= least + 1e-4);
+    CHECK(*std::max_element(distances.begin(), distances.end()) > least + 0.1);
+  }
+}
+
 void check_close(const std::vector<float>& found, const std::vector<double>& expected, std::size_t first) {
   double spread = 0.0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
@@ -259,11 +283,14 @@ void the_plain_tokenizer_says_the_same(const FrameModelConfig& config) {
   const auto codec = make_codec(config, weights, "auto", 2, 0);
   const Inputs in = inputs(config);
   const std::vector<float> frames = decoded(*codec, in), latents = encoded(*codec, in);
+  const auto tokens = tokenized(*codec, in);
   const Plain plain{config, weights};
   for (const std::size_t row : {std::size_t{0}, kBatch - 1}) {
     const std::size_t floats = in.frames.size() / kBatch;
     check_close(frames, plain.decode(&in.tokens[row * config.tokens_per_frame()]), row * floats);
-    check_close(latents, plain.encode(&in.frames[row * floats]), row * latents.size() / kBatch);
+    const std::vector<double> exact = plain.encode(&in.frames[row * floats]);
+    check_close(latents, exact, row * latents.size() / kBatch);
+    check_nearest(config, weights, &tokens[row * config.tokens_per_frame()], exact);
   }
 }
 
@@ -272,12 +299,14 @@ void nothing_depends_on_threads_groups_or_level(const FrameModelConfig& config) 
   const Inputs in = inputs(config);
   const auto plain = make_codec(config, weights, "portable", 1, 1);
   const std::vector<float> frames = decoded(*plain, in), latents = encoded(*plain, in);
+  const auto tokens = tokenized(*plain, in);
   for (const KernelTable* table : supported_levels())
     for (const std::size_t group : {std::size_t{0}, std::size_t{2}, std::size_t{7}}) {
       const auto codec = make_codec(config, weights, table->name, 3, group);
       for (int again = 0; again < 2; ++again) {
         CHECK(decoded(*codec, in) == frames);
         CHECK(encoded(*codec, in) == latents);
+        CHECK(tokenized(*codec, in) == tokens);
       }
     }
 }

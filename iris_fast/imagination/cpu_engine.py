@@ -174,7 +174,8 @@ class CpuEngine(OracleEngine):
 
     The agent must be in evaluation mode, in float32 on the CPU. Weights are packed at the first rollout, and
     again at the first one after `weights_changed`. The same seed gives the oracle's rollout, except where two
-    choices lie within float32 rounding; equal bits for any number of threads, group size and SIMD level.
+    choices lie within float32 rounding; equal bits for any number of threads (the engine's and PyTorch's), split
+    of the batch (rows told by the draws' `first_row`), group size and SIMD level.
     """
 
     name = "cpu"

@@ -12,7 +12,7 @@ from iris_fast.kernels._extension import find_extension
 
 from .cpu_weights import WeightVersions, require_extension, weight_arrays, weight_versions
 from .group_norm import EPS
-from .tokenizer import Tokenizer, in_pieces, nearest_codeword
+from .tokenizer import Tokenizer, in_pieces
 
 if TYPE_CHECKING:
     from iris_fast import _C
@@ -117,10 +117,7 @@ class FrameCodec:
 
     def tokens_of(self, frames: Tensor) -> Tensor:
         """Tokens `(batch, 16)` int64 of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
-        latents, codebook = self.latents_of(frames), self.tokenizer.embedding.weight
-        # A product a frame, since one of another number of rows may round otherwise; encoding takes 50 times as long.
-        tokens = [nearest_codeword(frame, codebook) for frame in latents]
-        return torch.stack(tokens) if tokens else torch.empty(latents.shape[:2], dtype=torch.int64)
+        return torch.from_numpy(self._codec().tokenize(frames.detach().contiguous().numpy()))
 
     def _codec(self) -> _C.FrameCodec:
         weights = weight_versions(self.tokenizer, skip=NOT_NEEDED)

@@ -220,6 +220,9 @@ class FrameCalls(Inputs):
         frames = self.spoiled_frames(sizes.frame)
         latents = self.of_frames(made.codec.encode, frames, sizes.frame)
         self.check(latents, (len(frames), sizes.side**2, sizes.embed_dim), made.calm and is_calm(frames))
+        tokens = self.of_frames(made.codec.tokenize, frames, sizes.frame)
+        assert tokens.shape == latents.shape[:2] and tokens.dtype == np.int64
+        assert ((tokens >= 0) & (tokens < sizes.vocabulary)).all()
 
     def policy(self) -> None:
         convolutions = self.whole(1, 5)

@@ -146,8 +146,10 @@ def test_the_same_bits_for_any_threads_groups_and_simd_level(
     found = other.frames_of(tokens)
     assert torch.equal(found, plain.frames_of(tokens))
     assert torch.equal(other.latents_of(frames), plain.latents_of(frames))
+    assert torch.equal(other.tokens_of(frames), plain.tokens_of(frames))
     assert found.shape == frames.shape
     if batch:
+        assert torch.equal(other.tokens_of(frames[-1:]), other.tokens_of(frames)[-1:])
         assert torch.equal(found[-1:], other.frames_of(tokens[-1:]))  # whatever else is in the batch
 
 
@@ -216,7 +218,25 @@ def test_not_a_number_stays_in_its_frame() -> None:
     spoilt = codec.latents_of(frames)
     assert torch.isnan(spoilt[1]).any()
     assert torch.equal(spoilt[[0, 2]], clean[[0, 2]])
-    assert codec.tokens_of(frames).amin() >= 0
+    tokens = codec.tokens_of(frames)
+    assert not tokens[1][~spoilt[1].isfinite().all(dim=1)].any()
+    assert torch.equal(tokens[[0, 2]], codec.tokens_of(frames.nan_to_num(0.5))[[0, 2]])
+
+
+def test_the_first_of_equal_codewords_and_none_that_is_not_finite() -> None:
+    tokenizer = make_tokenizer("tiny")
+    codec, frames = make_codec(tokenizer), inputs(tokenizer, 8)[1]
+    codewords = tokenizer.embedding.weight.detach()
+    with torch.no_grad():
+        codewords[1::2] = codewords[::2]
+        tokens = codec.tokens_of(frames)
+        assert len(tokens.unique()) > 1 and not (tokens % 2).any()
+        spoilt = int(tokens[0, 0])
+        codewords[spoilt, 0] = torch.nan
+        codewords[spoilt + 1] = 1e30
+    others = codec.tokens_of(frames)
+    assert torch.equal(others[tokens != spoilt], tokens[tokens != spoilt])
+    assert not torch.isin(others, torch.tensor([spoilt, spoilt + 1])).any()
 
 
 @pytest.mark.parametrize(

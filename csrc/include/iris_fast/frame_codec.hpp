@@ -29,6 +29,10 @@ class FrameCodec {
   // Latents (batch, tokens of a frame, embed_dim) of frames in [0, 1].
   void encode(const float* frames, std::size_t batch, float* latents, const std::function<bool()>& stop);
 
+  // Tokens (batch, tokens of a frame) of frames in [0, 1]: the codewords nearest to the latents.
+  void tokenize(const float* frames, std::size_t batch, std::int64_t* tokens,
+                const std::function<bool()>& stop);
+
  private:
   std::unique_ptr<FramePass> make_pass() const { return std::make_unique<FramePass>(*model_); }
 

@@ -70,13 +70,15 @@ struct FrameLayer {
   std::size_t out_floats() const { return out_resolution * out_resolution * out_channels; }
 };
 
-// Frames to latents.
+// Frames to latents and tokens.
 struct PackedEncoder {
   PackedProduct conv_in;  // 3 x 3, input channels not padded
   std::vector<FrameLayer> layers;
   PackedGroupNorm norm_out;
   PackedProduct conv_out;   // 3 x 3
   PackedProduct pre_quant;  // 1 x 1
+  // Of a latent to its squared distances from the codewords, less its own square: |e|² - 2 x · e.
+  PackedProduct distances;
 };
 
 // Tokens to frames.

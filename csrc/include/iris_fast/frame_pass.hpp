@@ -22,6 +22,10 @@ class FramePass : private MapPass {
   // Latents (count, tokens of a frame, embed_dim) of frames in [0, 1].
   void encode(const float* frames, std::size_t count, float* latents, TaskContext& context);
 
+  // Tokens (count, tokens of a frame) of frames in [0, 1]: the codewords nearest to the latents, the first
+  // of several; 0 where no distance is finite.
+  void tokenize(const float* frames, std::size_t count, std::int64_t* tokens, TaskContext& context);
+
  private:
   // Room for the layers that work on as many frames at a time. It grows, losing what it held.
   struct Room {
@@ -41,14 +45,16 @@ class FramePass : private MapPass {
   FeatureMap look_up(const std::int64_t* tokens, std::size_t count);
   FeatureMap stem(const float* frame);
   void finish_frame(FeatureMap map, float* frame);
-  void finish_latents(FeatureMap map, float* latents);
+  // Latents (count, tokens of a frame, columns of `pre_quant`), valid until the next call.
+  const float* find_latents(const float* frames, std::size_t count, TaskContext& context);
+  const float* finish_latents(FeatureMap map);
 
   void attend(const AttentionLayer& layer, float* x, std::size_t positions, std::size_t channels);
 
   const FrameModel& model_;
   Room single_, group_;
   AlignedBuffer<float> normed_, qkv_, keys_, values_, scores_, attended_;  // of attention
-  AlignedBuffer<float> shares_, latents_;
+  AlignedBuffer<float> shares_, latents_, distances_;
 };
 
 }  // namespace iris_fast
