@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "iris_fast/float_environment.hpp"
 #include "iris_fast/frame_codec.hpp"
 #include "iris_fast/policy_features.hpp"
 #include "iris_fast/policy_recurrence.hpp"
@@ -25,6 +26,7 @@ std::shared_ptr<FrameModel> make_model(const py::dict& weights, std::size_t reso
                                        const std::vector<std::size_t>& widths, std::size_t residual_blocks,
                                        const std::vector<std::size_t>& attention_resolutions,
                                        std::size_t norm_groups, float norm_epsilon, const std::string& simd) {
+  const DefaultFloatEnvironment environment;
   WeightArguments named(weights);
   const FrameModelConfig config{resolution,
                                 named.axis("encoder.conv_in.weight", 4, 1),
@@ -95,6 +97,7 @@ std::unique_ptr<PolicyFeatures> make_policy(const py::dict& weights, std::shared
                                             std::size_t group_size, const std::string& simd) {
   if (convolutions < 1 || convolutions > 10)
     throw py::value_error("convolutions must be in [1, 10], not " + std::to_string(convolutions));
+  const DefaultFloatEnvironment environment;
   WeightArguments named(weights);
   PolicyFeaturesConfig config{resolution, named.axis("conv1.weight", 4, 1), {}};
   for (std::size_t i = 1; i <= convolutions; ++i)
@@ -120,6 +123,7 @@ py::array_t<float> policy_features(PolicyFeatures& policy, const py::array& fram
 
 std::unique_ptr<PolicyRecurrence> make_recurrence(const py::dict& weights, std::shared_ptr<ThreadPool> pool,
                                                   const std::string& simd) {
+  const DefaultFloatEnvironment environment;
   WeightArguments named(weights);
   const PolicyRecurrenceConfig config{named.axis("lstm.weight_ih", 2, 1), named.axis("lstm.weight_hh", 2, 1),
                                       named.axis("actor_linear.weight", 2, 0)};

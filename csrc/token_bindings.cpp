@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "iris_fast/float_environment.hpp"
 #include "iris_fast/simd_level.hpp"
 #include "iris_fast/thread_pool.hpp"
 #include "iris_fast/token_dream.hpp"
@@ -30,6 +31,7 @@ std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t laye
                                        std::size_t tokens_per_block, std::size_t max_blocks,
                                        bool block_causal, float layer_norm_epsilon, const std::string& simd,
                                        const std::string& weights_dtype) {
+  const DefaultFloatEnvironment environment;
   WeightArguments named(weights);
   const auto rows = [&](const std::string& name, py::ssize_t axis = 0) { return named.axis(name, 2, axis); };
   const TokenModelConfig config{tokens_per_block,

@@ -76,7 +76,9 @@ PolicyRecurrence::PolicyRecurrence(const PolicyRecurrenceConfig& config, const K
 
 void PolicyRecurrence::run(const RecurrenceStep& step, const std::function<bool()>& stop) {
   if (step.batch == 0) return;
-  if (!in_use_.take()) {
+  const Taken taken = in_use_.take();
+  if (taken == Taken::kFromParent) abandon(scratch_);
+  if (taken == Taken::kNo) {
     Scratch own;
     return run_in(own, step, stop);
   }

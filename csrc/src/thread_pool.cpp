@@ -202,6 +202,8 @@ void ThreadPool::run(std::size_t count, const Task& task, const std::function<bo
     while (!state.idle.wait_for(lock, kPollEvery, [&] { return state.busy == 0; })) {
       lock.unlock();
       context.poll();
+      if (state.process != process_id())
+        throw std::runtime_error("this process was forked during a run: its threads are the parent's");
       lock.lock();
     }
   }

@@ -16,6 +16,7 @@ constexpr std::size_t kLargestGroup = 32;
 // A product takes as long for one row as for the rows of a tile, and has too few panels of columns for more
 // members.
 constexpr std::size_t kSmallestGroup = kTileRows, kLargestTeam = 8;
+constexpr std::size_t kMostTogether = 1024;
 constexpr std::size_t kLargestBatch = std::size_t{1} << 20;
 
 std::size_t checked_batch(std::size_t batch) {
@@ -26,6 +27,9 @@ std::size_t checked_batch(std::size_t batch) {
 }
 
 std::size_t chosen_group(std::size_t group, std::size_t batch, std::size_t threads) {
+  if (group > kMostTogether)
+    throw std::invalid_argument("group_size must be in [0, " + std::to_string(kMostTogether) + "], not " +
+                                std::to_string(group));
   if (group != 0) return std::min(group, batch);
   const std::size_t most = std::clamp((batch + threads - 1) / threads, kSmallestGroup, kLargestGroup);
   const std::size_t groups = (batch + most - 1) / most;
@@ -47,14 +51,18 @@ void require_range(const char* what, const std::int64_t* values, std::size_t cou
 class Holding {
  public:
   explicit Holding(InUse& what) : what_(what) {
-    if (!what_.take()) throw std::runtime_error("this dream is already in use by another thread");
+    taken_ = what_.take();
+    if (taken_ == Taken::kNo) throw std::runtime_error("this dream is already in use by another thread");
   }
   ~Holding() { what_.give_back(); }
+  // Whether the parent's threads were at work on it when this process was forked off.
+  bool from_parent() const { return taken_ == Taken::kFromParent; }
   Holding(const Holding&) = delete;
   Holding& operator=(const Holding&) = delete;
 
  private:
   InUse& what_;
+  Taken taken_;
 };
 
 }  // namespace
@@ -79,6 +87,7 @@ TokenDream::TokenDream(std::shared_ptr<const TokenModel> model, std::shared_ptr<
 
 void TokenDream::restart(const std::int64_t* tokens, std::uint64_t seed, std::uint32_t first_row) {
   const Holding holding(in_use_);
+  if (holding.from_parent()) make_anew();
   // A copy, so that what was checked is what is used: the caller's array may change while no lock is held.
   std::vector<std::int64_t> checked(tokens, tokens + tokens_.size());
   require_range("first_tokens", checked.data(), checked.size(), model_->config().vocabulary);
@@ -94,6 +103,7 @@ void TokenDream::restart(const std::int64_t* tokens, std::uint64_t seed, std::ui
 void TokenDream::step(const std::int64_t* actions, const DreamOutput& output,
                       const std::function<bool()>& stop) {
   const Holding holding(in_use_);
+  if (holding.from_parent()) make_anew();
   const TokenModelConfig& config = model_->config();
   if (broken_)
     throw std::runtime_error("this dream was not started, or its last step was interrupted: restart it");
@@ -125,6 +135,13 @@ void TokenDream::step(const std::int64_t* actions, const DreamOutput& output,
   ++steps_;
   empty_ = false;
   broken_ = false;
+}
+
+// What another process's threads were writing at the fork; `broken_` says that their step did not end.
+void TokenDream::make_anew() {
+  abandon(passes_);
+  passes_.resize(pool_->threads());
+  abandon(actions_);
 }
 
 void TokenDream::make_pass(std::size_t index) {

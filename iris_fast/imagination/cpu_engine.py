@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,12 +32,12 @@ class CpuOptions:
     """How the engine runs; of these only `kv_dtype` and `weights_dtype` change a number.
 
     `threads`: None for PyTorch's number when the engine is made. `group_size`: sequences that go through a step
-    together; 0 for even shares of the batch, of at most 32. Threads that would be left over, as all but one at batch 1,
-    go through the passes together, up to 8 to a group. `kv_dtype`: "float16" halves the memory and the traffic of
-    keys and values and rounds them (those beyond 65504 become infinite). `weights_dtype`: "float16" does the same to
-    the matrices of linear layers, for batches so small that reading those takes the time; one that holds a number
-    beyond 65504 is refused. `simd`: "auto" for the fastest of `iris_fast._C.simd_levels()`, or one of them: all give
-    the same bits.
+    together, at most 1024; 0 for even shares of the batch, of at most 32. Threads that would be left over, as all
+    but one at batch 1, go through the passes together, up to 8 to a group. `kv_dtype`: "float16" halves the
+    memory and the traffic of keys and values and rounds them (those from 65520 on become infinite).
+    `weights_dtype`: "float16" does the same to the matrices of linear layers, for batches so small that reading
+    those takes the time; one that holds a number from 65520 on is refused. `simd`: "auto" for the fastest of
+    `iris_fast._C.simd_levels()`, or one of them: all give the same bits.
     """
 
     threads: int | None = None
@@ -172,17 +173,17 @@ class CpuDream:
 class CpuEngine(OracleEngine):
     """The oracle with its dream, its frame decoder and its policy in C++.
 
-    The agent must be in evaluation mode, in float32 on the CPU. Weights are packed at the first rollout, and
-    again at the first one after `weights_changed`. The same seed gives the oracle's rollout, except where two
-    choices lie within float32 rounding; equal bits for any number of threads (the engine's and PyTorch's), split
-    of the batch (rows told by the draws' `first_row`), group size and SIMD level.
+    The agent must be in evaluation mode, in float32 on the CPU. The world model is packed at once, and again at
+    the first rollout after `weights_changed`. Rollouts from several threads take turns. The same seed gives the
+    oracle's rollout, except where two choices lie within float32 rounding; equal bits for any number of threads
+    (the engine's and PyTorch's), split of the batch (rows told by the draws' `first_row`), group size and SIMD
+    level.
     """
 
     name = "cpu"
 
     def __init__(self, agent: Agent, options: CpuOptions = CpuOptions()):
         super().__init__(agent)
-        weight_arrays(agent.world_model)  # raises now what packing would raise later
         self.options = options
         threads = torch.get_num_threads() if options.threads is None else options.threads
         self._pool: ThreadPool = require_extension().ThreadPool(threads)
@@ -190,7 +191,11 @@ class CpuEngine(OracleEngine):
         self._memo = FrameMemo(agent.tokenizer, codec.frames_of)
         resolution = agent.config.tokenizer.autoencoder.resolution
         self._policy = CpuPolicy(agent.actor_critic, self._pool, resolution, simd=options.simd)
-        self._model: TokenModel | None = None
+        # Packed now to raise what rollouts would raise later, hours into a run.
+        self._model: TokenModel | None = pack_world_model(
+            agent.world_model, options.simd, options.weights_dtype
+        )
+        self._turn = threading.Lock()  # of rollouts, which share a dream
         self._dream: CpuDream | None = None  # kept for its memory
 
     def weights_changed(self, parts: Iterable[str]) -> None:
@@ -204,6 +209,10 @@ class CpuEngine(OracleEngine):
         """As `imagine`. Draws that are not `PhiloxDraws` are made in Python, so the oracle runs them."""
         if type(draws) is not PhiloxDraws or horizon < 1 or self._is_training():
             return super().imagine_with(start, horizon, draws)  # which also refuses what nobody can run
+        with self._turn:
+            return self._imagine(start, horizon, draws)
+
+    def _imagine(self, start: ImaginationStart, horizon: int, draws: PhiloxDraws) -> Rollout:
         start_state = self._policy.burn_in(start.burn_in_frames, start.burn_in_mask)
         dream = self._dream_for_rollout(start.first_tokens, draws)
         recorder = _Recorder()

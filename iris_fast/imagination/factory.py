@@ -38,7 +38,8 @@ def make_engine(
     """The engine of that name for `agent`; `auto` takes the C++ one on a CPU, CUDA graphs on a GPU, else the oracle.
 
     `precision` is that of the CUDA-graph engine, `kv_dtype` and `weights_dtype` are the C++ engine's (`CpuOptions`);
-    a float64 agent on a CPU gets the oracle.
+    an agent
+    on a CPU that it cannot run, as one in float64, gets the oracle.
 
     Raises UserError where the agent's device, or this installation, does not have the engine that was asked for.
     """
@@ -55,7 +56,11 @@ def make_engine(
     if name == "cuda_graph" and triton is None:
         raise UserError("common.engine=cuda_graph needs Triton: pip install triton")
     if name == "cpu" or (name == "auto" and built and has_codec(agent.tokenizer)):
-        return CpuEngine(agent, CpuOptions(kv_dtype=kv_dtype, weights_dtype=weights_dtype))
+        try:
+            return CpuEngine(agent, CpuOptions(kv_dtype=kv_dtype, weights_dtype=weights_dtype))
+        except ValueError as error:  # sizes beyond what it can, or weights that half precision cannot hold
+            if name == "cpu" or (kv_dtype, weights_dtype) != ("float32", "float32"):
+                raise UserError(f"common.engine=cpu cannot run this agent: {error}") from error
     if (kv_dtype, weights_dtype) != ("float32", "float32"):
         raise UserError(
             "common.kv_dtype and common.weights_dtype are settings of the C++ engine on a CPU: leave them out, "

@@ -50,6 +50,8 @@ class FrameMemo:
                 return self._decode(tokens)
             decoded = self._decode(tokens[list(missing.values())])
             for key, frame in zip(missing, decoded, strict=True):
-                self._rows[key] = len(self._frames)
                 self._frames.append(frame.clone())  # a view would keep its whole padded piece in memory
+                self._rows[key] = (
+                    len(self._frames) - 1
+                )  # last: whatever interrupts this, a key has its own frame
         return torch.stack([self._frames[self._rows[key]] for key in keys])

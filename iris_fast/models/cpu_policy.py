@@ -54,7 +54,7 @@ class CpuPolicy:
         values = frames.new_empty(batch, time)
         recurrence = self._models()[1]
         for step in range(time):
-            arrays = (part.contiguous().numpy() for part in (features[:, step], *state))
+            arrays = (part.detach().contiguous().numpy() for part in (features[:, step], *state))
             hx, cx, logits[:, step], values[:, step] = map(torch.from_numpy, recurrence.step(*arrays))
             if mask is not None:
                 keep = mask[:, step, None]
@@ -69,7 +69,7 @@ class CpuPolicy:
 
     def features(self, frames: Tensor) -> Tensor:
         """Flattened features of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
-        return torch.from_numpy(self._models()[0].compute(frames.contiguous().numpy()))
+        return torch.from_numpy(self._models()[0].compute(frames.detach().contiguous().numpy()))
 
     def _models(self) -> tuple[_C.PolicyFeatures, _C.PolicyRecurrence]:
         weights = weight_versions(self.actor_critic)

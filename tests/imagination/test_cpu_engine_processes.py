@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from iris_fast.imagination.cpu_engine import CpuDream, pack_world_model
+from iris_fast.imagination.cpu_engine import CpuDream, CpuEngine, CpuOptions, pack_world_model
+from iris_fast.imagination.engine import Rollout
+from iris_fast.imagination.frame_memo import FrameMemo
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
 from tests.imagination.forks import forked
-from tests.imagination.test_cpu_engine import VOCABULARY, inputs, make_dream
-from tests.models.agents import make_world_model, small_transformer
+from tests.imagination.test_cpu_engine import (
+    VOCABULARY,
+    assert_same_rollout,
+    inputs,
+    make_dream,
+    make_start,
+)
+from tests.models.agents import make_world_model, micro_agent, small_transformer
 
+ROOT = Path(__file__).parents[2]
 SLOW = TransformerConfig(num_layers=4, num_heads=2, embed_dim=256)
 """Of a world model whose steps take a while."""
 
@@ -130,3 +144,60 @@ def test_denormal_numbers_are_kept_whatever_the_calling_thread_does_with_its_own
         finally:
             torch.set_flush_denormal(False)
         assert found.numpy().tobytes() == expected.numpy().tobytes()
+
+
+def test_rollouts_of_one_engine_from_several_threads_are_each_their_own() -> None:
+    engine, start = CpuEngine(micro_agent(), CpuOptions(threads=2)), make_start(micro_agent(), 3)
+    expected = {seed: engine.imagine(start, 6, seed) for seed in range(4)}
+    found: dict[int, Rollout] = {}
+
+    def run(seed: int) -> None:
+        found[seed] = engine.imagine(start, 6, seed)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in expected]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    for seed, rollout in expected.items():
+        assert_same_rollout(found[seed], rollout)
+
+
+def test_a_program_ends_while_a_daemon_thread_is_in_a_step() -> None:
+    program = """
+import threading, time
+from tests.imagination.test_cpu_engine import VOCABULARY, inputs, make_dream
+from tests.imagination.test_cpu_engine_processes import SLOW
+from tests.models.agents import make_world_model
+model = make_world_model(SLOW, VOCABULARY)
+first, actions = inputs(model, 64, 1)
+dream, array = make_dream(model, first, threads=2, simd="portable")._dream, actions[:, 0].contiguous().numpy()
+def run():
+    while True:
+        dream.step(array)
+threading.Thread(target=run, daemon=True).start()
+time.sleep(0.5)
+print("ends")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "ends\n"), ended.stderr
+
+
+def test_an_interrupted_memory_of_frames_never_gives_another_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = micro_agent().tokenizer
+    memo = FrameMemo(tokenizer)
+    first, second = torch.zeros(1, 16, dtype=torch.int64), torch.ones(1, 16, dtype=torch.int64)
+    clone = Tensor.clone
+
+    def interrupted(tensor: Tensor, **options: Any) -> Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tensor, "clone", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        memo.frames_of(first)
+    monkeypatch.setattr(Tensor, "clone", clone)
+    expected = FrameMemo(tokenizer).frames_of(first)
+    memo.frames_of(second)
+    assert torch.equal(memo.frames_of(first), expected)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from iris_fast.imagination.cpu_engine import CpuDream, pack_world_model
+from iris_fast.imagination.dream import DreamStep
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
@@ -87,16 +88,18 @@ def test_dreams_that_share_threads_take_turns() -> None:
     """Stepped from several Python threads: nobody waits for ever, and each gets its own numbers."""
     model = make_world_model(small_transformer(), VOCABULARY)
     first, actions = inputs(model, 1, 12)
-    expected = [make_dream(model, first, seed=seed).step(actions[:, 0]).tokens for seed in range(4)]
+    actions = torch.randint(3, (1, 12), generator=torch.Generator().manual_seed(1))
+    expected = []
+    for seed in range(4):
+        alone = make_dream(model, first, seed=seed)
+        expected.append([alone.step(actions[:, step]) for step in range(12)])
     pool, packed = require_extension().ThreadPool(2), pack_world_model(model)
     dreams = [CpuDream(model, packed, pool, first, PhiloxDraws(seed)) for seed in range(4)]
-    found: list[torch.Tensor | None] = [None] * 4
+    found: list[list[DreamStep]] = [[] for _ in range(4)]
 
     def run(index: int) -> None:
         for step in range(12):
-            tokens = dreams[index].step(actions[:, step]).tokens
-            if step == 0:
-                found[index] = tokens
+            found[index].append(dreams[index].step(actions[:, step]))
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
     for thread in threads:
@@ -105,4 +108,7 @@ def test_dreams_that_share_threads_take_turns() -> None:
         thread.join(timeout=60)
     assert not any(thread.is_alive() for thread in threads)
     for mine, theirs in zip(found, expected, strict=True):
-        assert mine is not None and theirs is not None and torch.equal(mine, theirs)
+        for ours, other in zip(mine, theirs, strict=True):
+            assert ours.tokens is not None and other.tokens is not None
+            assert torch.equal(ours.tokens, other.tokens)
+            assert torch.equal(ours.rewards, other.rewards) and torch.equal(ours.ends, other.ends)

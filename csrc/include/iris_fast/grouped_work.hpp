@@ -37,6 +37,10 @@ class GroupedWork {
     const std::size_t share = std::clamp<std::size_t>((batch + threads - 1) / threads, 1, most_together_);
     const std::size_t group = group_ > 0 ? group_ : share;
     const Turn turn(in_use_);
+    if (turn.taken == Taken::kFromParent) {
+      abandon(passes_);
+      passes_.resize(threads);
+    }
     Passes own(turn.mine ? 0 : threads);
     Passes& passes = turn.mine ? passes_ : own;
     const auto task = [&](std::size_t index, std::size_t worker, TaskContext& context) {
@@ -52,8 +56,9 @@ class GroupedWork {
 
   struct Turn {
     InUse& passes;
+    const Taken taken;
     const bool mine;
-    explicit Turn(InUse& passes) : passes(passes), mine(passes.take()) {}
+    explicit Turn(InUse& passes) : passes(passes), taken(passes.take()), mine(taken != Taken::kNo) {}
     Turn(const Turn&) = delete;
     Turn& operator=(const Turn&) = delete;
     ~Turn() {

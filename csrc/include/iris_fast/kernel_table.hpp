@@ -14,6 +14,14 @@
 
 #include "iris_fast/frame_kernels.hpp"
 
+// Always inlined, also in a debug build: the linker must never give one unit what another compiled for more
+// than the machine has.
+#if defined(__GNUC__)
+#define IRIS_FAST_INLINE [[gnu::always_inline]]
+#else
+#define IRIS_FAST_INLINE
+#endif
+
 namespace iris_fast {
 
 constexpr std::size_t kLanes = 16;    // floats in the vector that all levels share
@@ -21,17 +29,18 @@ constexpr std::size_t kTileRows = 8;  // rows of a tile of activations
 constexpr std::size_t kTileFloats = kTileRows * kLanes;
 constexpr std::size_t kMaxHeadDim = 256;  // the kernels keep one query on the stack
 
-constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
+IRIS_FAST_INLINE constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
 // Floats of a tiled matrix.
-constexpr std::size_t tiled_size(std::size_t rows, std::size_t columns) {
+IRIS_FAST_INLINE constexpr std::size_t tiled_size(std::size_t rows, std::size_t columns) {
   return round_up(rows, kTileRows) * round_up(columns, kLanes);
 }
 
 // Where the 16 floats of `row` that begin at `column` (a multiple of 16) lie in a tiled matrix.
-constexpr std::size_t tiled_offset(std::size_t row, std::size_t column, std::size_t columns) {
+IRIS_FAST_INLINE constexpr std::size_t tiled_offset(std::size_t row, std::size_t column,
+                                                    std::size_t columns) {
   return (row / kTileRows * (columns / kLanes) + column / kLanes) * kTileFloats + row % kTileRows * kLanes;
 }
 
@@ -74,10 +83,14 @@ struct CacheShape {
   std::size_t head_dim;
   std::size_t max_tokens;  // rounded up to 16 inside
 
-  constexpr std::size_t padded_dim() const { return round_up(head_dim, kLanes); }
-  constexpr std::size_t key_elements() const { return round_up(max_tokens, kLanes) * head_dim; }
-  constexpr std::size_t head_elements() const { return key_elements() + max_tokens * padded_dim(); }
-  constexpr std::size_t layer_elements() const { return heads * head_elements(); }
+  IRIS_FAST_INLINE constexpr std::size_t padded_dim() const { return round_up(head_dim, kLanes); }
+  IRIS_FAST_INLINE constexpr std::size_t key_elements() const {
+    return round_up(max_tokens, kLanes) * head_dim;
+  }
+  IRIS_FAST_INLINE constexpr std::size_t head_elements() const {
+    return key_elements() + max_tokens * padded_dim();
+  }
+  IRIS_FAST_INLINE constexpr std::size_t layer_elements() const { return heads * head_elements(); }
 };
 
 // Adds rows' keys and values to the caches, or attends to what the caches hold.

@@ -36,7 +36,7 @@ struct DreamOutput {
 // iris_fast/imagination/dream.py, so nothing depends on groups or threads.
 class TokenDream {
  public:
-  // `group`: sequences that go together; 0 for even shares of the batch, of at most 32. Throws
+  // `group`: sequences that go together, at most 1024; 0 for even shares of the batch, of at most 32. Throws
   // std::invalid_argument for sizes out of range, std::bad_alloc when the cache does not fit in memory.
   TokenDream(std::shared_ptr<const TokenModel> model, std::shared_ptr<ThreadPool> pool, std::size_t batch,
              Precision cache_type, std::size_t group, DrawPurposes purposes);
@@ -59,6 +59,7 @@ class TokenDream {
 
  private:
   struct Step;  // what the groups of one step share
+  void make_anew();
   void make_pass(std::size_t index);
   void step_group(const Step& step, std::size_t first, std::size_t count, TokenPass& pass,
                   const Member& member);

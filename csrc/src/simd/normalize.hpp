@@ -1,7 +1,9 @@
 // Statistics over positions, GroupNorm's application with swish, max-pooling, and softmax over rows.
 #pragma once
 
+#if defined(_MSC_VER)
 #include <limits>
+#endif
 
 #include "iris_fast/frame_kernels.hpp"
 #include "level.hpp"
@@ -62,7 +64,11 @@ inline void pool(const float* x, std::size_t size, std::size_t channels, float* 
 }
 
 inline void softmax(float* x, std::size_t rows, std::size_t columns, std::size_t valid, float scale) {
+#if defined(_MSC_VER)
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
+#else
+  constexpr float kInfinity = __builtin_inff();  // without the library's templates: see level.hpp
+#endif
   const Vec16 factor = broadcast(scale);
   for (std::size_t r = 0; r < rows; ++r, x += columns) {
     for (std::size_t i = valid; i < columns; ++i) x[i] = -kInfinity;
