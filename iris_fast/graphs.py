@@ -61,6 +61,7 @@ class CudaGraphs:
                 for _ in range(self.warm_up):
                     function()
             torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.empty_cache()  # what warming up took belongs to its stream: the pool cannot have it otherwise
             graph = torch.cuda.CUDAGraph()
             # Only this thread is watched for calls that a capture forbids: loggers have threads of their own.
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):

@@ -15,6 +15,7 @@ import torch
 from benchmarks.report import speed_table
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, Config, preset_config, resolve
+from iris_fast.models.tokenizer import PIECE
 from tests.kernels_table import kernels_table
 from tests.results_tables import ball_table, learning_table, steps_table
 
@@ -22,6 +23,14 @@ ROOT = Path(__file__).parents[1]
 MEMORY_FILE = Path("benchmarks") / "results" / "cpu" / "memory.json"
 GIGABYTE = 1e9
 NUM_ACTIONS = 6  # Pong's
+
+MEMORY_PHASES = {
+    "capturing": "while the steps are captured",
+    "tokenizer": "while the tokenizer trains",
+    "world_model": "while the world model trains",
+    "actor_critic": "while the actor-critic trains",
+    "evaluating": "while test frames are evaluated",
+}
 
 Row = tuple[str, Callable[[Config], str]]
 
@@ -51,6 +60,8 @@ def memory_table() -> str:
         "rollout_frames": "frames of the rollout",
         "burn_in_features": "features of the burn-in",
         "token_cache": "cache of tokens",
+        "piece": f"encoding or decoding {PIECE['cuda']} frames",
+        "evaluation": f"losses of {frames} test frames",
     }
     rows = [[label, *(_gigabytes(side["bytes"][name]) for side in columns)] for name, label in uses.items()]
     cache = [
@@ -59,8 +70,7 @@ def memory_table() -> str:
     ]
     rows.append(["cache of reconstructions, at most", *map(_gigabytes, cache)])
     for phase, peak in columns[0]["peaks"].items():
-        label = f"**while the {phase.replace('_critic', '-critic').replace('_', ' ')} trains**"
-        rows.append([label, _gigabytes(peak), _gigabytes(columns[1]["peaks"][phase])])
+        rows.append([f"**{MEMORY_PHASES[phase]}**", _gigabytes(peak), _gigabytes(columns[1]["peaks"][phase])])
     return markdown(["", "float32 (default)", "bf16"], rows)
 
 

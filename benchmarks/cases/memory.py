@@ -16,11 +16,13 @@ from iris_fast.config import Config, preset_config, resolve
 from iris_fast.config.schema import memory_bytes
 from iris_fast.imagination.token_pass import InferenceWeights
 from iris_fast.models.perceptual import LPIPS
+from iris_fast.models.tokenizer import PIECE
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
 
 ACTIONS = 18  # the largest action set
 FRAMES = 100_000  # of Atari 100k
+VGG_WIDTH = 64  # channels of the perceptual network at full resolution
 SMALL = 2  # rows that are computed; what is saved grows in proportion
 
 
@@ -82,6 +84,7 @@ def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
 
     agent.train()
     element = 2 if low_precision else 4
+    widest = config.tokenizer.autoencoder.ch
     world = config.world_model
     cache = world.num_layers * 2 * world.embed_dim * world.max_tokens * element
     batch = training.actor_critic.batch_num_samples
@@ -103,6 +106,11 @@ def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
         "burn_in_features": burn_in * batch * (frame + 1.25 * config.actor_critic.channels[0] * size**2) * 4,
         "reconstruction_cache_whole": FRAMES * frame * 4,
         "token_cache": FRAMES * config.tokenizer.tokens_per_frame * 4,
+        # Four maps at full resolution are alive at the height of a residual block, whose inference is float32.
+        "piece": 4 * PIECE["cuda"] * widest * size**2 * 4,
+        # Of test frames besides: the perceptual network's first block sees them and their reconstructions.
+        "evaluation": 4 * PIECE["cuda"] * widest * size**2 * 4
+        + 2 * 2 * tokenizer_rows * VGG_WIDTH * size**2 * 4,
     }
 
 
@@ -119,14 +127,27 @@ def peaks(parts: dict[str, float], cache_limit: float) -> dict[str, float]:
     """Bytes in use at the height of each phase, everything captured as CUDA graphs.
 
     The three steps share one pool of memory, as large as the largest of them, which stays theirs between phases; so
-    does the engine's. The cache is empty while the tokenizer trains.
+    does the engine's. The cache is empty while the tokenizer trains. A step is warmed up in memory of its own before
+    it is captured, at the first one of a phase, when the cache is empty too: `capturing` is the worst of that.
     """
     always = parts["weights_gradients_adam"] + parts["perceptual_network"] + parts["replay"]
     steps = max(parts[f"{part}_step"] for part in ("tokenizer", "world_model", "actor_critic"))
     engine = sum(parts[name] for name in ("kv_cache", "engine_weights", "rollout_frames", "burn_in_features"))
     cache = min(cache_limit, parts["reconstruction_cache_whole"]) + parts["token_cache"]
     held = always + steps + engine
-    return {"tokenizer": held, "world_model": held + cache, "actor_critic": held + cache}
+    # The tokenizer's is the first; each of the others is warmed up beside the pool of those before it.
+    capturing = max(
+        parts["tokenizer_step"],
+        parts["tokenizer_step"] + parts["world_model_step"],
+        max(parts["tokenizer_step"], parts["world_model_step"]) + engine + parts["actor_critic_step"],
+    )
+    return {
+        "capturing": always + capturing + parts["piece"],
+        "tokenizer": held,
+        "world_model": held + cache + parts["piece"],
+        "actor_critic": held + cache + parts["piece"],
+        "evaluating": held + cache + parts["evaluation"],
+    }
 
 
 @case("memory", minutes=1)

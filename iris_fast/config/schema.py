@@ -117,7 +117,7 @@ class TrainDatasetConfig(DatasetConfig):
 
     device: Literal["model", "cpu"] = "model"
     cache: bool = True
-    cache_max_ram_usage: str = "4G"
+    cache_max_ram_usage: str = "3G"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ PerceptualKind = Literal["lpips", "foreground", "objects", "none"]
 
 RestartKind = Literal["any", "far"]
 
-PIECE = {"cpu": 8, "cuda": 512}  # frames at a time: on a CPU larger pieces leave the processor's cache
+# Frames at a time: on a CPU larger pieces leave the processor's cache; on a GPU 64 take 0.3 GB in float32.
+PIECE = {"cpu": 8, "cuda": 64}
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, pad: bool = False) -> Tensor:

@@ -21,7 +21,7 @@ from iris_fast.replay.store import EpisodeStore
 
 from .collector import ActingConfig
 from .media import episode_captions, save_episode_video, save_reconstructions
-from .part_losses import imagination_start, tokenizer_losses, world_model_losses
+from .part_losses import imagination_start, tokenizer_frames, world_model_losses
 from .run_folder import RunFolder
 from .tester import PlayedEpisode, play_episodes, return_statistics
 
@@ -132,8 +132,13 @@ class Evaluator:
             found = {}
             batch_seed = derive_seed(seed, "batch", batch)
             if "tokenizer" in trained:
-                size = training.tokenizer.batch_num_samples
-                found["tokenizer"] = tokenizer_losses(self.agent, store, size, batch_seed)
+                frames = tokenizer_frames(store, training.tokenizer.batch_num_samples, batch_seed)
+                # In pieces as in training, of equal size, so that the memory of one serves the next.
+                pieces = frames.chunk(training.tokenizer.pieces)
+                losses_of = [self.agent.tokenizer.losses(piece) for piece in pieces]
+                found["tokenizer"] = {
+                    name: torch.stack([losses[name] for losses in losses_of]).mean() for name in losses_of[0]
+                }
             if "world_model" in trained:
                 size = training.world_model.batch_num_samples
                 found["world_model"] = world_model_losses(self.agent, cache, size, length, batch_seed)

@@ -1,0 +1,25 @@
+"""The memory of the paper preset, as it was calculated and recorded, fits where it should."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from iris_fast.config import preset_config
+from iris_fast.config.schema import memory_bytes
+
+RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "cpu" / "memory.json"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_paper_preset_needs_at_most_12_gigabytes(precision: str) -> None:
+    found = json.loads(RECORD.read_text())["result"]
+    data = preset_config("paper", "Pong").datasets.train
+    assert found["reconstruction_cache_limit"] == memory_bytes(
+        data.cache_max_ram_usage, "cache_max_ram_usage"
+    )
+    peaks = found[precision]["peaks"]
+    assert set(peaks) == {"capturing", "tokenizer", "world_model", "actor_critic", "evaluating"}
+    assert max(peaks.values()) <= 12e9
