@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from iris_fast.agent import PARTS
 from iris_fast.command_line import CommandParser
-from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, preset_config, resolve
+from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, preset_config, resolve, unresolve
 from iris_fast.envs import list_games, resolve_game
 from iris_fast.errors import RunStopped, UserError, nearest, run_command
 from iris_fast.interop.files import architecture
@@ -154,7 +154,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
             f"--game {arguments.game}: the run in {run.path} plays {saved.game}; leave --game out, "
             "or start a new run"
         )
-    config = saved
+    config = unresolve(saved)  # so that an override reaches what takes its value from that key
     if arguments.device:
         config = replace(config, common=replace(config.common, device=arguments.device))
     config = _with_options(config, arguments)

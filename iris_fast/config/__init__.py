@@ -2,7 +2,7 @@
 
 from .overrides import apply_overrides, config_keys, from_dict, to_dict
 from .presets import PRESETS, preset_config
-from .schema import Config, resolve
+from .schema import Config, resolve, unresolve
 from .validation import validate
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "preset_config",
     "resolve",
     "to_dict",
+    "unresolve",
     "validate",
 ]

@@ -260,6 +260,36 @@ def resolve(config: Config) -> Config:
     return replace(config, common=common, training=training, collection=collection)
 
 
+def unresolve(config: Config) -> Config:
+    """The reverse of `resolve`, for overrides of a resolved configuration: what is as the key that it would take its
+    value from follows that key again."""
+    training, length = config.training, config.common.sequence_length
+
+    def without_rate(part: Any) -> Any:
+        return replace(part, learning_rate=None) if part.learning_rate == training.learning_rate else part
+
+    actor_critic = without_rate(training.actor_critic)
+    if actor_critic.imagine_horizon == length:
+        actor_critic = replace(actor_critic, imagine_horizon=None)
+
+    def without_burn_in(side: Any) -> Any:
+        same = side.config.burn_in == actor_critic.burn_in
+        return replace(side, config=replace(side.config, burn_in=None)) if same else side
+
+    collection, common = config.collection, config.common
+    return replace(
+        config,
+        common=replace(common, sequence_length=None if length == config.world_model.max_blocks else length),
+        training=replace(
+            training,
+            tokenizer=without_rate(training.tokenizer),
+            world_model=without_rate(training.world_model),
+            actor_critic=actor_critic,
+        ),
+        collection=CollectionConfig(without_burn_in(collection.train), without_burn_in(collection.test)),
+    )
+
+
 def memory_bytes(text: str, key: str) -> int:
     """Bytes of a size such as `30G`, `500M` or a plain number; UserError naming `key` otherwise."""
     units = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

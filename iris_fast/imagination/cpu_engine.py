@@ -13,7 +13,12 @@ from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.models.cpu_policy import CpuPolicy
-from iris_fast.models.cpu_weights import require_extension, weight_arrays
+from iris_fast.models.cpu_weights import (
+    WeightVersions,
+    require_extension,
+    weight_arrays,
+    weight_versions,
+)
 from iris_fast.models.frame_codec import FrameCodec
 from iris_fast.models.world_model import WorldModel
 
@@ -174,10 +179,10 @@ class CpuEngine(OracleEngine):
     """The oracle with its dream, its frame decoder and its policy in C++.
 
     The agent must be in evaluation mode, in float32 on the CPU. The world model is packed at once, and again at
-    the first rollout after `weights_changed`. Rollouts from several threads take turns. The same seed gives the
-    oracle's rollout, except where two choices lie within float32 rounding; equal bits for any number of threads
-    (the engine's and PyTorch's), split of the batch (rows told by the draws' `first_row`), group size and SIMD
-    level.
+    the first rollout after its weights have changed. Rollouts from several threads take turns. The same seed
+    gives the oracle's rollout, except where two choices lie within float32 rounding; equal bits for any number of
+    threads (the engine's and PyTorch's), split of the batch (rows told by the draws' `first_row`), group size and
+    SIMD level.
     """
 
     name = "cpu"
@@ -191,10 +196,10 @@ class CpuEngine(OracleEngine):
         self._memo = FrameMemo(agent.tokenizer, codec.frames_of)
         resolution = agent.config.tokenizer.autoencoder.resolution
         self._policy = CpuPolicy(agent.actor_critic, self._pool, resolution, simd=options.simd)
-        # Packed now to raise what rollouts would raise later, hours into a run.
-        self._model: TokenModel | None = pack_world_model(
-            agent.world_model, options.simd, options.weights_dtype
-        )
+        # Packed now to raise what rollouts would raise later, hours into a run, and again when weights were loaded.
+        self._model: TokenModel | None = None
+        self._model_weights: WeightVersions = []
+        self._packed_model()
         self._turn = threading.Lock()  # of rollouts, which share a dream
         self._dream: CpuDream | None = None  # kept for its memory
 
@@ -225,6 +230,9 @@ class CpuEngine(OracleEngine):
         return any(part.training for part in (self.agent, *self.agent.children()))
 
     def _dream_for_rollout(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
+        before = self._model
+        if self._packed_model() is not before:
+            self._dream = None
         if self._dream is not None and self._dream.tokens.shape == first_tokens.shape:
             self._dream.restart(first_tokens, draws)
         else:
@@ -232,15 +240,20 @@ class CpuEngine(OracleEngine):
             self._dream = self.dream(first_tokens, draws)
         return self._dream
 
-    def dream(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
-        """A dream of its own from `first_tokens` `(batch, 16)` int64, with the weights as they are now packed."""
-        if self._model is None:
+    def _packed_model(self) -> TokenModel:
+        weights = weight_versions(self.agent.world_model)
+        if self._model is None or weights != self._model_weights:
             self._model = pack_world_model(
                 self.agent.world_model, self.options.simd, self.options.weights_dtype
             )
+            self._model_weights = weights
+        return self._model
+
+    def dream(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
+        """A dream of its own from `first_tokens` `(batch, 16)` int64, with the weights as they are now packed."""
         return CpuDream(
             self.agent.world_model,
-            self._model,
+            self._packed_model(),
             self._pool,
             first_tokens,
             draws,

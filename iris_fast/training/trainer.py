@@ -366,6 +366,7 @@ class Trainer:
     def load(self, content: dict[str, Any]) -> bool:
         """Goes on from a checkpoint's content; returns False when the environments had to be started anew."""
         self.agent.load_parts(content["agent"])
+        self.engine.weights_changed(PARTS)
         for name, part in self.parts.items():
             part.load_state_dict(content["parts"][name])
         self.position = Position(**content["position"])

@@ -16,6 +16,7 @@ from iris_fast.config import (
     preset_config,
     resolve,
     to_dict,
+    unresolve,
 )
 from iris_fast.errors import UserError
 
@@ -211,3 +212,17 @@ def test_missing_keys_take_their_defaults() -> None:
 def test_damaged_data_in_one_sentence(data: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         from_dict(data, Config)
+
+
+def test_an_override_of_a_resolved_configuration_reaches_what_followed_its_key() -> None:
+    saved = resolve(
+        apply_overrides(preset_config("paper", "Pong"), ["training.world_model.learning_rate=0.5"])
+    )
+    assert resolve(unresolve(saved)) == saved
+    changed = ["training.learning_rate=0.25", "common.sequence_length=10", "training.actor_critic.burn_in=7"]
+    config = resolve(apply_overrides(unresolve(saved), changed))
+    training = config.training
+    rates = [part.learning_rate for part in (training.tokenizer, training.world_model, training.actor_critic)]
+    assert rates == [0.25, 0.5, 0.25]
+    assert training.actor_critic.imagine_horizon == 10
+    assert (config.collection.train.config.burn_in, config.collection.test.config.burn_in) == (7, 7)

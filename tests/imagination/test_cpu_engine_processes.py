@@ -201,3 +201,14 @@ def test_an_interrupted_memory_of_frames_never_gives_another_frame(monkeypatch: 
     expected = FrameMemo(tokenizer).frames_of(first)
     memo.frames_of(second)
     assert torch.equal(memo.frames_of(first), expected)
+
+
+def test_weights_that_were_loaded_after_the_engine_was_made_are_those_that_imagine() -> None:
+    agent = micro_agent(seed=1)
+    engine, start = CpuEngine(agent, CpuOptions(threads=1)), make_start(agent, 3)
+    before = engine.imagine(start, 4, 0)
+    agent.load_state_dict(micro_agent(seed=2).state_dict())
+    engine.weights_changed(["tokenizer"])  # frames are remembered
+    after = engine.imagine(start, 4, 0)
+    assert_same_rollout(after, CpuEngine(micro_agent(seed=2), CpuOptions(threads=1)).imagine(start, 4, 0))
+    assert not torch.equal(after.tokens, before.tokens)
