@@ -119,7 +119,9 @@ def perceptual_announcement(wanted: str, used: str) -> str:
     return (
         "none, since the weights of the paper's (VGG-16 and LPIPS) are not on this machine: small moving "
         "objects may vanish from reconstructions (give the weights by initialization.lpips_weights=FILE, or "
-        "choose tokenizer.perceptual=objects, which needs none)"
+        "choose what the preset small has, which needs none: tokenizer.perceptual=objects "
+        "tokenizer.perceptual_weight=15 tokenizer.background=true tokenizer.restart_codes_every=10 "
+        "tokenizer.restart_codes_at=far)"
     )
 
 

@@ -345,7 +345,9 @@ def test_weights_are_packed_again_when_they_changed() -> None:
     after = engine.imagine(start, 3, seed=1)
     assert not torch.equal(before.tokens, after.tokens)
     assert_same_but_for_rounding(agent, after, OracleEngine(agent).imagine(start, 3, seed=1), seed=1)
-    agent.world_model.pos_emb.weight.data[:-1].neg_()  # counted nowhere, and not the element that is looked at
+    agent.world_model.pos_emb.weight.data[
+        :-1
+    ].neg_()  # counted nowhere, and not the element that is looked at
     engine.weights_changed(iter(["world_model"]))
     assert not torch.equal(after.tokens, engine.imagine(start, 3, seed=1).tokens)
 
