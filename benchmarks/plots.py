@@ -23,6 +23,8 @@ COLOURS = {
     "public": "#c1440e",
     "public_tuned": "#e8a87c",
     "simulusion": "#33658a",
+    "simulusion_tuned": "#33658a",
+    "ours_cached": "#0b6e4f",
 }
 PART_COLOURS = ("#264653", "#2a9d8f", "#e9c46a", "#f4a261", "#e76f51", "#9d4edd")
 HOUR = 3600
@@ -97,7 +99,7 @@ def _roofline(axis: Axes, result: Mapping[str, Any], sizes: list[Mapping[str, An
             moved = ours["bytes_a_second"] * size["seconds"]["ours"]["median"]
             floor = max(floor, moved / result["copy_bandwidth"])
         points.append((size["batch"], count / floor))
-    axis.plot(*zip(*points, strict=True), ":", color="black", label="roofline (float32)")
+    axis.plot(*zip(*points, strict=True), ":", color="black", label="roofline (float32, direct)")
 
 
 def _log_batches(axis: Axes, batches: list[int]) -> None:
@@ -207,7 +209,10 @@ def cost_growth(results: Results) -> Any:
             y = [size["seconds"][side]["median"] for size in sizes]
             colour = PART_COLOURS[index]
             axis.plot(x, y, marker="o", color=colour, label=side)
-            axis.plot(x, [y[-1] * value / x[-1] for value in x], ":", color=colour, linewidth=1)
+            if what == "threads":  # more of them take less
+                axis.plot(x, [y[0] * x[0] / value for value in x], ":", color=colour, linewidth=1)
+            else:
+                axis.plot(x, [y[-1] * value / x[-1] for value in x], ":", color=colour, linewidth=1)
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xlabel(what.replace("_", " "))

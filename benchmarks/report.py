@@ -14,7 +14,7 @@ from . import cases  # noqa: F401  (registers the cases)
 from .projection import PHASES
 from .registry import CASES
 from .systems.client import LABELS
-from .tables import ceilings, duration, text_of
+from .tables import NOT_LABELS, ceilings, duration, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu"
@@ -22,13 +22,17 @@ BEGIN, END = "<!-- table:speed -->\n", "<!-- end:speed -->"
 NOT_YET = "No comparison is recorded yet: `python -m benchmarks --json benchmarks/results/cpu` writes one."
 # What the README shows: the case, its sizes' words, and the seconds of one unit.
 ROWS = (
-    ("rollout", "imagined step, batch {batch}", lambda size: size["horizon"]),
+    ("rollout", "imagined step, batch {batch} (of {horizon})", lambda size: size["horizon"]),
+    ("rollout_whole", "imagined step, batch {batch} (of {horizon})", lambda size: size["horizon"]),
     ("token_generation", "17 token passes, batch {batch}", lambda size: size["steps"]),
     ("frame_decoding", "{batch} frames decoded", lambda size: 1),
     ("gradient_steps", "{part} step, batch {batch}", lambda size: 1),
     ("playing", "{what}, batch {batch}", lambda size: 1),
 )
-COLUMNS = ("ours", "ours_float16_cache", "pytorch", "public", "public_tuned", "simulusion")
+COLUMNS = (
+    *("ours", "ours_cached", "ours_float16_cache", "pytorch", "public", "public_tuned"),
+    *("simulusion", "simulusion_tuned"),
+)
 
 
 def main(argv: list[str]) -> int:
@@ -77,11 +81,40 @@ def report_text(records: Mapping[str, Mapping[str, Any]], plots: Sequence[Path])
     lines += [""] + [f"![{path.stem}]({path.name})" for path in plots] + [""]
     if table := projection_table(records.get("projection", {}).get("result", {})):
         lines += ["## A whole run, projected", "", table, ""]
+    if slower := slower_table(records):
+        lines += ["## Where ours is slower", "", slower, ""]
     for name, record in records.items():
         text = text_of(name, record["result"])
         if not text.startswith("{"):  # a case without a table is read in its file
             lines += [f"## {name}", "", CASES[name].description, "", "```text", text.rstrip(), "```", ""]
     return "\n".join(lines)
+
+
+def slower_table(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """The sizes at which a side that does the same work is faster than ours, the worst first."""
+    found = []
+    for name, record in records.items():
+        result = record["result"]
+        others = {side for side, facts in result.get("agreement", {}).items() if not facts["same_model"]}
+        for sizes in (value for value in result.values() if isinstance(value, list)):
+            for size in sizes:
+                if not isinstance(size, dict) or "ours" not in size.get("seconds", {}):
+                    continue
+                ours = size["seconds"]["ours"]["median"]
+                for side, timing in size["seconds"].items():
+                    if side.startswith("ours") or side in others or timing["median"] >= 0.95 * ours:
+                        continue
+                    label = ", ".join(
+                        f"{key} {_plain(value)}"
+                        for key, value in size.items()
+                        if isinstance(value, (int, str, list)) and key not in NOT_LABELS
+                    )
+                    found.append((ours / timing["median"], name, label, side, ours, timing["median"]))
+    rows = [
+        [f"`{name}`", label, duration(ours), f"{LABELS.get(side, side)} {duration(theirs)}", f"{times:.2g}×"]
+        for times, name, label, side, ours, theirs in sorted(found, reverse=True)
+    ]
+    return markdown(["case", "size", "ours", "faster", "ours takes"], rows) if rows else ""
 
 
 def _by_circumstances(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -126,9 +159,16 @@ def speed_table(folder: Path = RESULTS) -> str:
     machine = record["machine"]
     what = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
     quick = " (`--quick`: a smoke test)" if record["quick"] else ""
+    used = [case for case, _, _ in ROWS if case in records]
+    measured: dict[str, list[str]] = {}
+    for case in used:
+        found = records[case]
+        when = f"commit {found['commit']} ({ceilings(found['result'])})"
+        measured.setdefault(when, []).append(f"`{case}`")
+    runs = "; ".join(f"{', '.join(names)}: {when}" for when, names in measured.items())
     caption = (
-        f"Median seconds{quick}; in brackets how many times as long as ours. {what}, commit "
-        f"{record['commit']}; {ceilings(record['result'])}."
+        f"Median seconds{quick}; in brackets how many times as long as ours. {what}. Measured at {runs}. Rounds and "
+        "spread are in [the report](benchmarks/results/cpu/report.md)."
     )
     return f"{markdown(['', *(LABELS[side] for side in sides)], rows)}\n\n{caption}"
 
@@ -141,7 +181,7 @@ def _cell(size: Mapping[str, Any], side: str, units: float) -> str:
     if side not in size["seconds"]:
         return "–"
     seconds = duration(size["seconds"][side]["median"] / units)
-    interval = size["speedup_over"].get(side)
+    interval = size.get("speedup_over", {}).get(side)
     return seconds if interval is None else f"{seconds} ({interval['ratio']:.2g}×)"
 
 

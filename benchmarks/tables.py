@@ -7,10 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .systems.client import LABELS
+from .timing import FEW
 
 LISTS = (
     *("sizes", "shapes", "draws", "layers", "batches"),
     *("by_batch", "by_horizon", "by_threads", "by_environments", "by_replay"),
+)
+DIRECT = (
+    "GFLOP/s of decoded frames are those of direct convolutions, whatever a side computes: Winograd's take fewer, "
+    "so their share of the matrix rate may be above 100%"
 )
 NOT_LABELS = ("bytes", "flops", "amount", "fits_in_l2")
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -29,6 +34,14 @@ def text_of(name: str, result: Mapping[str, Any]) -> str:
         if not facts["same_model"]
     ]
     parts += [f"  left out: {result['left_out']}"] if "left_out" in result else []
+    parts += [f"  {note}" for note in result.get("notes", ())]
+    parts += [
+        f"  grows as the power: {what.removeprefix('by_')} {', '.join(f'{k} {v:.2f}' for k, v in powers.items())}"
+        for what, powers in result.get("powers", {}).items()
+    ]
+    parts += (
+        ["  " + DIRECT] if any("frames_a_second" in str(size.get("rates")) for size in _sizes(result)) else []
+    )
     for key, sizes in lists:
         parts.append(
             aligned(HEAD, rows_of(sizes)) if len(lists) == 1 else f"{key}\n{aligned(HEAD, rows_of(sizes))}"
@@ -43,7 +56,7 @@ HEAD = (
     "quartiles",
     "a second",
     "GFLOP/s",
-    "of peak",
+    "of matrix rate",
     "GB/s",
     "of copy",
     "ours is faster",
@@ -66,6 +79,8 @@ def rows_of(sizes: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             rows.append([label, why])
             continue
         first = next(iter(size["seconds"]))
+        for side, why in {**size.get("not_timed", {}), **size.get("absent", {})}.items():
+            rows.append([label, f"{_label(side)}: {why}"])
         for side, timing in size["seconds"].items():
             rows.append([label if side == first else "", *_row(size, side, timing, first)])
     return rows
@@ -105,10 +120,16 @@ def _share(found: Any, side: str, first: str, otherwise: float | None) -> float 
 
 
 def ratio(interval: Mapping[str, float] | None) -> str:
-    """How many times faster ours is, with its interval."""
+    """How many times faster ours is, with its interval, or the least to the greatest of a few rounds."""
     if interval is None:
         return ""
-    return f"{interval['ratio']:.3g}× [{interval['low']:.3g}, {interval['high']:.3g}]"
+    middle = f"{interval['ratio']:.3g}×"
+    if "low" not in interval:
+        return f"{middle} (1 round)"
+    low, high = f"{interval['low']:.3g}", f"{interval['high']:.3g}"
+    if interval.get("rounds", FEW) < FEW:
+        return f"{middle} ({low} to {high} in {interval['rounds']} rounds)"
+    return f"{middle} [{low}, {high}]"
 
 
 def ceilings(result: Mapping[str, Any]) -> str:
@@ -151,6 +172,10 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         last = cells[-1]
         lines.append("  ".join(row[i].ljust(widths[i] if i != last else 0) for i in cells).rstrip())
     return "\n".join(lines)
+
+
+def _sizes(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return result["sizes"] if _is_table(result.get("sizes")) else []
 
 
 def _label(side: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 Side = Callable[[], object]
+FEW = 5  # rounds below which an interval of confidence would say more than they do
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,23 @@ def ratio_interval(
     resamples: int = 2000,
     of: Callable[..., np.ndarray] = np.median,
 ) -> dict[str, float]:
-    """How many times faster the second side is: ratio of medians, with a bootstrap interval over paired rounds.
+    """How many times faster the second side is: ratio of medians, and how it varies over paired rounds.
 
-    `of`: what of the rounds is compared; `np.mean` where pairs are parts of a whole, whose sums matter.
+    `low` and `high` are a bootstrap interval, or with fewer than `FEW` rounds, of which a bootstrap would make too
+    narrow a one, the least and the greatest ratio of a round (`rounds` says how many there were; of one round there
+    is no such range). `of`: what of the rounds is compared.
     """
     pairs = np.stack([slow, fast], axis=1)
+    middle = of(pairs, axis=0)
+    found = {"ratio": float(middle[0] / middle[1]), "rounds": len(pairs)}
+    if len(pairs) < FEW:
+        ratios = pairs[:, 0] / pairs[:, 1]
+        return found | ({"low": float(ratios.min()), "high": float(ratios.max())} if len(pairs) > 1 else {})
     chosen = np.random.default_rng(0).integers(0, len(pairs), (resamples, len(pairs)))
     medians = of(pairs[chosen], axis=1)
     tail = 50 * (1 - confidence)
     low, high = np.percentile(medians[:, 0] / medians[:, 1], (tail, 100 - tail))
-    return {
-        "ratio": float(of(pairs[:, 0]) / of(pairs[:, 1])),
-        "low": float(low),
-        "high": float(high),
-    }
+    return found | {"low": float(low), "high": float(high)}
 
 
 def copy_bandwidth(device: torch.device, megabytes: int = 512) -> float:

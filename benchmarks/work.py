@@ -15,10 +15,14 @@ from iris_fast.models.world_model import WorldModel
 
 
 class TokenWork(NamedTuple):
-    """Operations of the products; numbers of keys and values read, to be multiplied by the size of one."""
+    """Operations of the products; numbers read, to be multiplied by the size of one.
+
+    `kv_numbers`: keys and values. `weight_numbers`: the matrices, once a pass for the whole batch.
+    """
 
     flops: float
     kv_numbers: float
+    weight_numbers: float
 
 
 def token_work(model: WorldModel, batch: int, steps: int, last_action: bool = False) -> TokenWork:
@@ -33,7 +37,9 @@ def token_work(model: WorldModel, batch: int, steps: int, last_action: bool = Fa
     read = 2 * config.num_layers * config.embed_dim * sum(position + 1 for position in positions)
     products = layers * tokens + heads * model.frame_tokens * steps
     attention = 2 * config.num_layers * config.embed_dim * sum(position + 1 for position in range(tokens))
-    return TokenWork(2.0 * batch * (products + attention), float(batch * read))
+    passes = len(positions)
+    weights = float(layers * passes + heads * model.frame_tokens * steps)
+    return TokenWork(2.0 * batch * (products + attention), float(batch * read), weights)
 
 
 @lru_cache

@@ -38,7 +38,12 @@ def rollout_work(run: Run, batch: int, horizon: int) -> Work:
         encode_flops(agent) + horizon * (decode_flops(agent) + policy_flops(agent))
     )
     units = {"imagined_steps": float(batch * horizon), "tokens": float(batch * ((horizon - 1) * block + 1))}
-    return Work(flops, units, lambda side: tokens.kv_numbers * kv_bytes(side), other_models(run))
+    return Work(
+        flops,
+        units,
+        lambda side: tokens.kv_numbers * kv_bytes(side) + 4 * tokens.weight_numbers,
+        other_models(run),
+    )
 
 
 def measure_rollout(run: Run, sides: list[str], batch: int, horizon: int, rounds: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def measure_batch(run: Run, sides: list[str], batch: int, rounds: int, steps: in
     work = Work(
         floor.flops,
         {"passes": float(passes), "tokens": float(batch * passes)},
-        lambda side: floor.kv_numbers * kv_bytes(side),
+        lambda side: floor.kv_numbers * kv_bytes(side) + 4 * floor.weight_numbers,
     )
     found = measured({"batch": batch, "steps": steps}, times, work, machine_of(run), torch.float32)
     found["step_seconds"] = {
