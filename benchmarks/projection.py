@@ -97,8 +97,15 @@ def project(results: Results) -> dict[str, Any]:
     for side in _sides(results):
         try:
             rollouts[side] = paper_rollout(results, config, side)
+            rollouts[side]["burn_in"] = _burn_in_seconds(results, config, side, steps["actor_critic"])
             seconds[side] = _phases(
-                side, config, units, steps, rollouts[side]["seconds"], results, environment
+                side,
+                config,
+                units,
+                steps,
+                sum(rollouts[side][name] for name in ("seconds", "burn_in")),
+                results,
+                environment,
             )
         except NotMeasured as reason:
             left_out[side] = str(reason)
@@ -183,6 +190,15 @@ def paper_rollout(results: Results, config: Config, side: str) -> dict[str, Any]
     return found
 
 
+def _burn_in_seconds(results: Results, config: Config, side: str, size: Size) -> float:
+    """What the policy takes for the paper's burn-in, where the step's own rollout was timed together with its own."""
+    if side not in size.get("imagine_seconds", {}):
+        return 0.0  # it is in what the step has besides its rollout
+    part = config.training.actor_critic
+    policy = size_of(results, "playing", what="policy alone", batch=part.batch_num_samples)
+    return part.burn_in * median_of(policy, side, "policy")
+
+
 def _rollout_of_parts(results: Results, config: Config, side: str, batch: int, horizon: int) -> float:
     """One encoding; in each step a decoding, the policy and the token passes, of which the last step has one."""
     tokens = size_of(results, "token_generation", batch=batch)
@@ -210,7 +226,7 @@ def _phases(
     results: Results,
     environment: Mapping[int, float],
 ) -> dict[str, float]:
-    """Seconds of each phase, with the paper's rollout in `rollout` seconds and the environments' by number."""
+    """Seconds of each phase, with the paper's rollout and what goes with it in `rollout` seconds."""
     training, tests = environments_of(config)
     vector_step = {
         count: environment[count]
@@ -251,7 +267,7 @@ def _step_seconds(
     if rollout is not None:
         if size["horizon"] != config.training.actor_critic.imagine_horizon:
             raise NotMeasured(f"its actor-critic's step was timed with a rollout of {size['horizon']} steps")
-        growing -= size["rollout_seconds"][side]
+        growing -= size.get("imagine_seconds", {}).get(taken, size["rollout_seconds"][side])
     if growing < 0:
         raise NotMeasured(f"its {part} step took less time than what it is made of: too noisy a measurement")
     scale = getattr(config.training, part).batch_num_samples / size["batch"]

@@ -107,11 +107,12 @@ def measure_part(run: Run, part: str, sides: list[str], rounds: int) -> dict[str
     if error := remembered(answers):
         return facts | {"error": error}
     times = {side: Timing(tuple(t[0] for t in turns)) for side, turns in found.items()}
-    facts["update_seconds"] = {
-        side: statistics.median(answer["update_seconds"] for answer in given)
-        for side, given in answers.items()
-        if "update_seconds" in given[0]
-    }
+    for name in ("update_seconds", "imagine_seconds"):
+        facts[name] = {
+            side: statistics.median(answer[name] for answer in given)
+            for side, given in answers.items()
+            if name in given[0]
+        }
     frames = segments(part, 1, run.quick)["ends"].shape[1]
     work = Work(None, {UNITS[part]: float(batch * (horizon or frames))})
     if horizon:

@@ -75,7 +75,8 @@ class System(Protocol):
         """`seconds` of a gradient step; with `cached`, tokens and reconstructions are there before it begins.
 
         `seed`: of dropout and of imagined draws. Where they are known: `update_seconds` of clipping and optimizer
-        alone, and `frames_remembered`, those of its rollout that were not decoded but remembered.
+        alone, `imagine_seconds` of its rollout with the burn-in, and `frames_remembered`, those of the rollout
+        that were not decoded but remembered.
         """
         ...
 

@@ -193,6 +193,8 @@ class OurSystem:
         found = self._steps.seconds(
             part, lambda: self._losses.total(part, moved, horizon, seed, held), training
         )
+        if part == "actor_critic":
+            found["imagine_seconds"] = self._losses.imagine_seconds
         found["frames_remembered"] = float(self._frames_remembered() - before)
         self.engine.weights_changed([part])  # so that the next rollout has them
         return found

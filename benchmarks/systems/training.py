@@ -93,6 +93,7 @@ class OurLosses:
     def __init__(self, agent: Agent, engine: ImaginationEngine, coder: FrameCoder):
         """`coder`: encodes and decodes frames of the replay, as the epoch's cache does with its own."""
         self.agent, self.engine, self.coder = agent, engine, coder
+        self.imagine_seconds = 0.0  # of the last rollout, burn-in included
 
     @torch.no_grad()
     def cached(self, part: str, batch: Arrays) -> Any:
@@ -119,6 +120,8 @@ class OurLosses:
         else:
             start = self.cached(part, batch) if cached is None else cached
             self.engine.weights_changed(["actor_critic"])
-            rollout = self.engine.imagine(start, horizon, seed)
+            self.imagine_seconds, rollout = seconds_of(
+                lambda: self.engine.imagine(start, horizon, seed), self.agent.device
+            )
             losses = actor_critic_losses(self.agent.actor_critic, rollout, RETURNS)
         return torch.stack([loss.float() for loss in losses.values()]).sum()

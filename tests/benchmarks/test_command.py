@@ -64,6 +64,8 @@ def test_gradient_steps_agree_and_are_timed(run: Run) -> None:
         assert min(size["update_seconds"].values()) > 0
     assert all(size["not_timed"] == {} for size in sizes.values())
     assert sizes["actor_critic"]["rollout_seconds"]["ours"] > 0
+    for side, seconds in sizes["actor_critic"]["imagine_seconds"].items():
+        assert 0 < seconds < sizes["actor_critic"]["seconds"][side]["median"]
 
 
 def test_another_loss_is_a_disagreement(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,9 @@ def test_the_projection_adds_up_by_hand() -> None:
     vector_steps = units.test_vector_steps + units.final_vector_steps
     assert public["evaluation"] == pytest.approx(vector_steps * (0.004 + PUBLIC))
     assert ours["world_model"] == pytest.approx(115_000 * (0.1 + 0.9 * 64 / 2))  # the cached step, not 1.5 s
+    # Of the cached step of 1 s 0.8 s are its rollout and burn-in; the paper's burn-in is 20 policy steps of 30 s.
+    step = 0.1 + (1 - 0.1 - 0.8) * 64 / 2 + PARTS_ROLLOUT + 20 * 30
+    assert ours["actor_critic"] == pytest.approx(110_000 * step)
     assert public["cache"] == 0.0 and ours["cache"] == pytest.approx(units.frames_cached / 16)
     assert list(ours) == list(PHASES)
 

@@ -66,6 +66,7 @@ def made_up_results() -> dict[str, dict[str, Any]]:
     rollouts = [size(scaled(SIDES, batch), "imagined_steps", batch=batch, horizon=2) for batch in (1, 16, 64)]
     actor_critic = size(cached, "imagined_steps", part="actor_critic", batch=2, horizon=20)
     actor_critic["rollout_seconds"] = scaled(trained, 0.5)
+    actor_critic["imagine_seconds"] = {"ours": 0.8, "ours_cached": 0.8}
     gradients = [
         size(trained, "frames", part="tokenizer", batch=4),
         size(cached, "frames", part="world_model", batch=2),
