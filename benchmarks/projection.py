@@ -191,9 +191,9 @@ def paper_rollout(results: Results, config: Config, side: str) -> dict[str, Any]
 
 
 def _burn_in_seconds(results: Results, config: Config, side: str, size: Size) -> float:
-    """What the policy takes for the paper's burn-in, where the step's own rollout was timed together with its own."""
+    """The policy's seconds of the paper's burn-in; 0 where they are in what the step has besides its rollout."""
     if side not in size.get("imagine_seconds", {}):
-        return 0.0  # it is in what the step has besides its rollout
+        return 0.0
     part = config.training.actor_critic
     policy = size_of(results, "playing", what="policy alone", batch=part.batch_num_samples)
     return part.burn_in * median_of(policy, side, "policy")
