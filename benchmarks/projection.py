@@ -6,12 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from iris_fast.agent import PARTS
 from iris_fast.config import Config, preset_config, resolve
 from iris_fast.training.estimate import ATARI_EPISODE_STEPS
 from iris_fast.training.schedule import epoch_phases
 
+from .systems.client import LABELS
+
 PHASES = ("collection", "tokenizer", "world_model", "actor_critic", "cache", "evaluation")
-NEEDED = ("rollout", "gradient_steps", "playing", "environments")
+NEEDED = ("gradient_steps", "playing", "environments")
+FINAL_EPISODES = 100  # of the score that a run is judged by, played when it has ended
+PARTS_AGREE = (
+    1.25  # parts of a rollout that sum to this many times what it takes, or to a share of it, say nothing
+)
+
+Results = Mapping[str, Mapping[str, Any]]
+Size = Mapping[str, Any]
+
+
+class NotMeasured(Exception):
+    """Why there is nothing to project, in words."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,7 @@ class Units:
     agent_steps: int
     steps: dict[str, int]
     test_vector_steps: int
+    final_vector_steps: int
     frames_cached: int
     frames_decoded: int
 
@@ -48,90 +63,248 @@ def paper_units() -> tuple[Config, Units]:
             encoded += min(replay, drawn)
         if "actor_critic" in phases:
             decoded += min(replay, burned)
-    test = config.collection.test
     episodes = totals["evaluation"]
-    vector_steps = episodes * ATARI_EPISODE_STEPS // min(test.num_envs, test.config.num_episodes)
-    steps = {part: totals[part] for part in ("tokenizer", "world_model", "actor_critic")}
-    return config, Units(totals["collection"], steps, vector_steps, encoded, decoded)
+    vector_steps, final_steps = (
+        count * ATARI_EPISODE_STEPS // environments_of(config)[1] for count in (episodes, FINAL_EPISODES)
+    )
+    steps = {part: totals[part] for part in PARTS}
+    return config, Units(totals["collection"], steps, vector_steps, final_steps, encoded, decoded)
 
 
-def project(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Seconds by phase for each side that has every step measured; `left_out` says why others have not."""
+def environments_of(config: Config) -> tuple[int, int]:
+    """How many environments are stepped together in collection and in tests."""
+    test = config.collection.test
+    return config.collection.train.num_envs, min(test.num_envs, test.config.num_episodes)
+
+
+def project(results: Results) -> dict[str, Any]:
+    """Seconds by phase for each side that has every step measured; `left_out` says why others have not.
+
+    `notes` are the assumptions in sentences, to be read beside the numbers.
+    """
     missing = [name for name in NEEDED if not (results.get(name) or {}).get("sizes")]
     if missing:
         return {"left_out": f"needs the cases {', '.join(missing)} in the same run"}
     config, units = paper_units()
-    steps = {size["part"]: size for size in results["gradient_steps"]["sizes"] if "seconds" in size}
-    rollouts = [size for size in results["rollout"]["sizes"] if "seconds" in size]
-    if len(steps) < 3 or not rollouts:
-        return {"left_out": "some steps were not measured"}
-    wanted = config.training.actor_critic.batch_num_samples
-    rollout = min(rollouts, key=lambda size: abs(size["batch"] - wanted))
-    environment = _environment_seconds(results["environments"])
-    found: dict[str, Any] = {
+    try:
+        steps = {part: size_of(results, "gradient_steps", part=part) for part in PARTS}
+        environment = {count: _environment_seconds(results, count) for count in environments_of(config)}
+    except NotMeasured as reason:
+        return {"left_out": str(reason)}
+    seconds: dict[str, dict[str, float]] = {}
+    left_out: dict[str, str] = {}
+    rollouts: dict[str, Any] = {}
+    for side in _sides(results):
+        try:
+            rollouts[side] = paper_rollout(results, config, side)
+            rollouts[side]["burn_in"] = _burn_in_seconds(results, config, side, steps["actor_critic"])
+            seconds[side] = _phases(
+                side,
+                config,
+                units,
+                steps,
+                sum(rollouts[side][name] for name in ("seconds", "burn_in")),
+                results,
+                environment,
+            )
+        except NotMeasured as reason:
+            left_out[side] = str(reason)
+    if not seconds:
+        return {"left_out": "no side has every step measured", "left_out_sides": left_out}
+    return {
         "units": vars(units),
         "assumed": {
             "episode_steps": ATARI_EPISODE_STEPS,
-            "rollout_batch": rollout["batch"],
+            "final_episodes": FINAL_EPISODES,
             "batches": {part: size["batch"] for part, size in steps.items()},
+            "rollouts": {side: rollouts[side] for side in seconds},
         },
-        "seconds": {},
-        "left_out_sides": {},
+        "notes": _notes(config, steps, {side: rollouts[side] for side in seconds}),
+        "seconds": seconds,
+        "left_out_sides": left_out,
     }
-    for side in rollout["seconds"]:
-        lacking = [part for part, size in steps.items() if side not in size["seconds"]]
-        if side in ("pytorch", "ours_float16_cache") or lacking:
-            found["left_out_sides"][side] = f"no step of its {lacking[0] if lacking else 'own'} was timed"
-            continue
-        found["seconds"][side] = _phases(side, config, units, steps, rollout, results["playing"], environment)
+
+
+def size_of(results: Results, case: str, **wanted: Any) -> Size:
+    """The measured size of a case that is as wanted; NotMeasured where there is none, with what the case says."""
+    result = results.get(case) or {}
+    sizes = result.get("sizes", [])
+    alike = [size for size in sizes if all(size.get(name) == value for name, value in wanted.items())]
+    for size in alike:
+        if "seconds" in size:
+            return size
+    said = [size.get("error") or size.get("left_out") for size in (*alike, *sizes, result)]
+    why = next((text for text in said if text), "not in the same run")
+    words = " ".join(f"{name} {value}".replace("_", " ") for name, value in wanted.items())
+    raise NotMeasured(f"{case} was not measured with {words} ({why})")
+
+
+def median_of(size: Size, side: str, what: str) -> float:
+    """A side's seconds of a size; NotMeasured where it has none."""
+    if side not in size["seconds"]:
+        raise NotMeasured(f"no {what} of its own was timed")
+    return float(size["seconds"][side]["median"])
+
+
+def _sides(results: Results) -> list[str]:
+    """All sides of imagination and of gradient steps, in their order."""
+    cases = ("rollout_whole", "rollout", "token_generation", "gradient_steps")
+    sizes = [size for case in cases for size in (results.get(case) or {}).get("sizes", [])]
+    found = dict.fromkeys(side for size in sizes for side in size.get("seconds", {}))
+    return [side for side in found if side != "ours_cached"]  # which is what ours takes
+
+
+def _environment_seconds(results: Results, count: int) -> float:
+    """Seconds of a vector step of `count` environments, by the faster backend."""
+    size = size_of(results, "environments", environments=count)
+    return float(min(timing["median"] for timing in size["seconds"].values()) / size["steps"])
+
+
+def paper_rollout(results: Results, config: Config, side: str) -> dict[str, Any]:
+    """`seconds` of the paper's rollout (64 x 20) without burn-in, and `source`: the case, or "parts".
+
+    Where it was not measured whole it is the sum of its parts, with caches as long as they then are. `check`:
+    what such a sum gives for the shorter rollout that was measured, as a share of that; NotMeasured where it is
+    far from 1.
+    """
+    part = config.training.actor_critic
+    batch, horizon = part.batch_num_samples, part.imagine_horizon or 1
+    for case in ("rollout_whole", "rollout"):
+        for size in (results.get(case) or {}).get("sizes", []):
+            if (size["batch"], size.get("horizon")) == (batch, horizon) and side in size.get("seconds", {}):
+                return {"seconds": median_of(size, side, "rollout"), "source": case}
+    found: dict[str, Any] = {
+        "seconds": _rollout_of_parts(results, config, side, batch, horizon),
+        "source": "parts",
+    }
+    for size in (results.get("rollout") or {}).get("sizes", []):
+        if size["batch"] == batch and side in size.get("seconds", {}):
+            sum_of_parts = _rollout_of_parts(results, config, side, batch, size["horizon"])
+            found["check"] = sum_of_parts / median_of(size, side, "rollout")
+            found["check_steps"] = size["horizon"]
+            if not 1 / PARTS_AGREE <= found["check"] <= PARTS_AGREE:
+                raise NotMeasured(
+                    f"the parts of its rollout of {size['horizon']} steps sum to {found['check']:.0%} of what "
+                    "it takes"
+                )
     return found
 
 
-def _environment_seconds(environments: Mapping[str, Any]) -> dict[int, float]:
-    """Seconds of a vector step by number of environments, by the faster backend."""
-    return {
-        size["environments"]: min(timing["median"] for timing in size["seconds"].values()) / size["steps"]
-        for size in environments["sizes"]
-        if "seconds" in size
-    }
+def _burn_in_seconds(results: Results, config: Config, side: str, size: Size) -> float:
+    """The policy's seconds of the paper's burn-in; 0 where they are in what the step has besides its rollout."""
+    if side not in size.get("imagine_seconds", {}):
+        return 0.0
+    part = config.training.actor_critic
+    policy = size_of(results, "playing", what="policy alone", batch=part.batch_num_samples)
+    return part.burn_in * median_of(policy, side, "policy")
+
+
+def _rollout_of_parts(results: Results, config: Config, side: str, batch: int, horizon: int) -> float:
+    """One encoding; in each step a decoding, the policy and the token passes, of which the last step has one."""
+    tokens = size_of(results, "token_generation", batch=batch)
+    decoded = median_of(size_of(results, "frame_decoding", batch=batch), side, "decoding")
+    policy = size_of(results, "playing", what="policy alone", batch=batch)
+    both = size_of(results, "playing", what="encode and decode")
+    decoding = median_of(size_of(results, "frame_decoding", batch=both["batch"]), side, "decoding")
+    encoding = median_of(both, side, "encoding") - decoding
+    if encoding < 0:
+        raise NotMeasured("its encoding and decoding took less time than its decoding alone")
+    steps = tokens["step_seconds"].get(side, [])
+    if len(steps) < horizon - 1 or horizon < 2:
+        raise NotMeasured(f"of its token passes {len(steps)} steps were timed, {horizon - 1} are needed")
+    generation = sum(steps[: horizon - 1]) + steps[horizon - 2] / config.agent.world_model.tokens_per_block
+    a_step = decoded + median_of(policy, side, "policy")
+    return float(horizon * a_step + generation + encoding * batch / both["batch"])
 
 
 def _phases(
     side: str,
     config: Config,
     units: Units,
-    steps: Mapping[str, Mapping[str, Any]],
-    rollout: Mapping[str, Any],
-    playing: Mapping[str, Any],
+    steps: Mapping[str, Size],
+    rollout: float,
+    results: Results,
     environment: Mapping[int, float],
 ) -> dict[str, float]:
-    """Seconds of each phase. Steps at small batches are scaled up in proportion to the batch."""
-
-    def scaled(part: str) -> float:
-        size = steps[part]
-        return (
-            size["seconds"][side]["median"] * getattr(config.training, part).batch_num_samples / size["batch"]
-        )
-
-    act = {
-        size["batch"]: size["seconds"][side]["median"] for size in playing["sizes"] if size["what"] == "act"
+    """Seconds of each phase, with the paper's rollout and what goes with it in `rollout` seconds."""
+    training, tests = environments_of(config)
+    vector_step = {
+        count: environment[count]
+        + median_of(size_of(results, "playing", what="act", batch=count), side, "acting")
+        for count in (training, tests)
     }
-    few, many = min(act), max(act)
-    horizon, wanted = config.training.actor_critic.imagine_horizon or 1, steps["actor_critic"]
-    imagined = rollout["seconds"][side]["median"] / (rollout["batch"] * rollout["horizon"])
-    batch = config.training.actor_critic.batch_num_samples
-    besides = wanted["seconds"][side]["median"] - wanted["rollout_seconds"][side]
-    actor_critic = imagined * batch * horizon + max(0.0, besides) * batch / wanted["batch"]
+    tests_steps = units.test_vector_steps + units.final_vector_steps
     found = {
-        "collection": units.agent_steps * (environment[min(environment)] + act[few]),
-        "tokenizer": units.steps["tokenizer"] * scaled("tokenizer"),
-        "world_model": units.steps["world_model"] * scaled("world_model"),
-        "actor_critic": units.steps["actor_critic"] * actor_critic,
+        "collection": units.agent_steps / training * vector_step[training],
+        "tokenizer": units.steps["tokenizer"] * _step_seconds("tokenizer", side, config, steps),
+        "world_model": units.steps["world_model"] * _step_seconds("world_model", side, config, steps),
+        "actor_critic": units.steps["actor_critic"]
+        * _step_seconds("actor_critic", side, config, steps, rollout),
         "cache": 0.0,
-        "evaluation": units.test_vector_steps * (environment[max(environment)] + act[many]),
+        "evaluation": tests_steps * vector_step[tests],
     }
-    if "ours_uncached" in steps["world_model"]["seconds"] and side == "ours":
-        (both,) = (size for size in playing["sizes"] if size["what"] == "encode and decode")
-        a_frame = both["seconds"][side]["median"] / both["batch"]
+    if side == "ours" and "ours_cached" in steps["world_model"]["seconds"]:
+        both = size_of(results, "playing", what="encode and decode")
+        a_frame = median_of(both, side, "encoding") / both["batch"]
         found["cache"] = max(units.frames_cached, units.frames_decoded) * a_frame
     return found
+
+
+def _step_seconds(
+    part: str, side: str, config: Config, steps: Mapping[str, Size], rollout: float | None = None
+) -> float:
+    """Seconds of a gradient step at the paper's batch, from a small one's.
+
+    Clipping and optimizer take the same at any batch size; the rest grows in proportion, but for a rollout, whose
+    seconds at the paper's size are given.
+    """
+    size = steps[part]
+    taken = "ours_cached" if side == "ours" and "ours_cached" in size["seconds"] else side
+    seconds, update = median_of(size, taken, f"step of its {part}"), size.get("update_seconds", {}).get(taken)
+    if update is None:
+        raise NotMeasured(f"no optimizer step of its {part} was timed")
+    growing = seconds - update
+    if rollout is not None:
+        if size["horizon"] != config.training.actor_critic.imagine_horizon:
+            raise NotMeasured(f"its actor-critic's step was timed with a rollout of {size['horizon']} steps")
+        growing -= size.get("imagine_seconds", {}).get(taken, size["rollout_seconds"][side])
+    if growing < 0:
+        raise NotMeasured(f"its {part} step took less time than what it is made of: too noisy a measurement")
+    scale = getattr(config.training, part).batch_num_samples / size["batch"]
+    return float(update + growing * scale + (rollout or 0.0))
+
+
+def _notes(config: Config, steps: Mapping[str, Size], rollouts: Mapping[str, Any]) -> list[str]:
+    """What was assumed, in sentences."""
+    scaled = [
+        f"{part.replace('_', ' ')} {size['batch']} to {getattr(config.training, part).batch_num_samples}"
+        for part, size in steps.items()
+        if size["batch"] != getattr(config.training, part).batch_num_samples
+    ]
+    notes = [
+        f"A test episode is taken as {ATARI_EPISODE_STEPS} agent steps. After the last epoch "
+        f"{FINAL_EPISODES} episodes are played, {environments_of(config)[1]} side by side.",
+        "Environments are stepped by the faster backend, for every side.",
+    ]
+    if scaled:
+        notes.append(
+            f"Gradient steps are scaled from the measured batch to the paper's ({', '.join(scaled)}): clipping "
+            "and optimizer as they are, the rest in proportion."
+        )
+    if "ours_cached" in steps["world_model"]["seconds"]:
+        notes.append(
+            "Ours trains with the epoch's cache; every frame of the replay is encoded and decoded once an epoch, "
+            "or as many as are drawn."
+        )
+    for source in dict.fromkeys(found["source"] for found in rollouts.values()):
+        sides = [LABELS.get(side, side) for side, found in rollouts.items() if found["source"] == source]
+        how = "are the sum of their parts" if source == "parts" else f"were measured whole by {source}"
+        notes.append(f"The paper's rollouts of {', '.join(sides)} {how}.")
+    checks = {side: found for side, found in rollouts.items() if "check" in found}
+    if checks:
+        shares = ", ".join(f"{LABELS.get(side, side)} {found['check']:.0%}" for side, found in checks.items())
+        horizon = next(iter(checks.values()))["check_steps"]
+        notes.append(
+            f"Such sums for the rollout of {horizon} steps are, as a share of what it took: {shares}."
+        )
+    return notes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,17 @@ QUICK_SIZES = {"tokenizer": (2, 0), "world_model": (2, 0), "actor_critic": (2, 2
 UNITS = {"tokenizer": "frames", "world_model": "frames", "actor_critic": "imagined_steps"}
 
 
-def segments(part: str, batch: int, quick: bool) -> dict[str, Tensor]:
-    """A batch as the replay gives it: single frames, 20 of them, or 20 of burn-in and the one to start from."""
+def segments(part: str, batch: int, quick: bool, number: int = 0) -> dict[str, Tensor]:
+    """A batch as the replay gives it: single frames, 20 of them, or 20 of burn-in and the one to start from.
+
+    Another `number` gives other frames, actions and rewards.
+    """
     time = {"tokenizer": 1, "world_model": LENGTH, "actor_critic": BURN_IN + 1}[part]
     time = min(time, 3) if quick else time
-    generator = torch.Generator().manual_seed(batch)
+    seed = 1000 * number + batch
+    generator = torch.Generator().manual_seed(seed)
     return {
-        "observations": noise_frames(batch * time, seed=batch).unflatten(0, (batch, time)),
+        "observations": noise_frames(batch * time, seed=seed).unflatten(0, (batch, time)),
         "actions": torch.randint(ACTIONS, (batch, time), generator=generator),
         "rewards": torch.randint(-1, 2, (batch, time), generator=generator).float(),
         "ends": torch.zeros(batch, time, dtype=torch.int64),
@@ -68,10 +74,13 @@ def disagreement(run: Run, part: str, sides: list[str], quick: bool) -> dict[str
 
 
 def measure_part(run: Run, part: str, sides: list[str], rounds: int) -> dict[str, Any]:
-    """Seconds of one part's step by every side, and of the actor-critic's also those of its rollout alone."""
+    """Seconds of one part's step by every side, and of the actor-critic's also those of its rollout alone.
+
+    "ours" encodes and decodes the batch's frames within its step, as the others do, so that ratios are of equal
+    work; "ours_cached" finds them in the epoch's cache, as training does. Every round has another batch and seed.
+    """
     sizes = QUICK_SIZES if run.quick else CPU_SIZES if run.device.type == "cpu" else GPU_SIZES
     batch, horizon = sizes[part]
-    data = segments(part, batch, run.quick)
     others = other_models(run)
     comparable = [side for side in sides if side not in others]
     refused = disagreement(run, part, comparable, run.quick)
@@ -79,23 +88,44 @@ def measure_part(run: Run, part: str, sides: list[str], rounds: int) -> dict[str
     if "ours" in refused:
         return facts | {"error": refused["ours"]}
     kept = [side for side in sides if side not in refused and (side not in others or part != "tokenizer")]
-    calls = {}
+    kept = [side for side in kept if side != "pytorch"]  # the oracle is what they are compared with
+    # On a CPU a short rollout warms up; on a GPU graphs are captured, each of its own horizon.
+    warm = min(horizon, 2) if run.device.type == "cpu" else horizon
     for side in kept:
-        call = run.systems.worker(side).call
-        if side == "ours" and part != "tokenizer":
-            calls["ours"] = lambda _, call=call: call("train", part, data, horizon, True)
-            calls["ours_uncached"] = lambda _, call=call: call("train", part, data, horizon, False)
-        elif side != "pytorch":
-            calls[side] = lambda _, call=call: call("train", part, data, horizon, False)
-    for side in kept:
-        if side != "pytorch":
-            run.systems.worker(side).call("train", part, data, min(horizon, 2), False)  # warms up
-    times = {side: Timing(tuple(t[0] for t in turns)) for side, turns in in_turn(calls, rounds).items()}
-    count = batch * (horizon or data["observations"].shape[1])
-    work = Work(None, {UNITS[part]: float(count)})
+        run.systems.worker(side).call("train", part, segments(part, batch, run.quick), warm, False, 0)
+    answers: dict[str, list[dict[str, float]]] = {}
+
+    def call(side: str, number: int) -> float:
+        data = segments(part, batch, run.quick, number + 1)
+        worker, cached = run.systems.worker(side.removesuffix("_cached")), side == "ours_cached"
+        answer: dict[str, float] = worker.call("train", part, data, horizon, cached, number + 1)
+        answers.setdefault(side, []).append(answer)
+        return answer["seconds"]
+
+    timed = [*kept[:1], *(["ours_cached"] if part != "tokenizer" else []), *kept[1:]]
+    found = in_turn({side: lambda number, side=side: call(side, number) for side in timed}, rounds)
+    if error := remembered(answers):
+        return facts | {"error": error}
+    times = {side: Timing(tuple(t[0] for t in turns)) for side, turns in found.items()}
+    for name in ("update_seconds", "imagine_seconds"):
+        facts[name] = {
+            side: statistics.median(answer[name] for answer in given)
+            for side, given in answers.items()
+            if name in given[0]
+        }
+    frames = segments(part, 1, run.quick)["ends"].shape[1]
+    work = Work(None, {UNITS[part]: float(batch * (horizon or frames))})
     if horizon:
         facts |= {"horizon": horizon, "rollout_seconds": _rollout_seconds(run, kept, batch, horizon, rounds)}
     return measured(facts, times, work, machine_of(run), torch.float32)
+
+
+def remembered(answers: Mapping[str, Sequence[Mapping[str, float]]]) -> str | None:
+    """Why a step is not timed whose rollout had frames that were not decoded; None where there were none."""
+    for side, given in answers.items():
+        if most := max(answer.get("frames_remembered", 0) for answer in given):
+            return f"{side} remembered {most:.0f} frames of its rollout instead of decoding them: not timed"
+    return None
 
 
 def _rollout_seconds(run: Run, sides: list[str], batch: int, horizon: int, rounds: int) -> dict[str, float]:
@@ -104,7 +134,6 @@ def _rollout_seconds(run: Run, sides: list[str], batch: int, horizon: int, round
     calls = {
         side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]
         for side in sides
-        if side != "pytorch"
     }
     found = in_turn(calls, rounds)
     return {side: Timing(tuple(turn[0] for turn in turns)).median for side, turns in found.items()}

@@ -27,7 +27,7 @@ TUNED = {
 LABELS = {
     "ours": "ours",
     "ours_float16_cache": "ours, float16 cache",
-    "ours_uncached": "ours, without the epoch's cache",
+    "ours_cached": "ours, with the epoch's cache",
     "pytorch": "plain PyTorch",
     "public": "public",
     "public_tuned": "public, glibc tuned",

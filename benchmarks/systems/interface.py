@@ -63,16 +63,21 @@ class System(Protocol):
         """Seconds of acting on raw frames `(batch, 3, 64, 64)`: reconstruction, policy, one draw a row."""
         ...
 
-    def reconstruct(self, frames: Tensor) -> float:
-        """Seconds of encoding and decoding frames `(batch, 3, 64, 64)`."""
+    def reconstruct(self, frames: Tensor) -> tuple[float, Tensor]:
+        """Seconds of encoding and decoding frames `(batch, 3, 64, 64)`, and what comes out of it."""
         ...
 
     def losses(self, part: str, batch: Arrays, horizon: int) -> dict[str, float]:
         """`loss` and `grad_norm` of a part on a batch of segments, dropout off (not of another model)."""
         ...
 
-    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
-        """Seconds of a gradient step; with `cached`, tokens and reconstructions are there before it begins."""
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool, seed: int) -> dict[str, float]:
+        """`seconds` of a gradient step; with `cached`, tokens and reconstructions are there before it begins.
+
+        `seed`: of dropout and of imagined draws. Where they are known: `update_seconds` of clipping and optimizer
+        alone, `imagine_seconds` of its rollout with the burn-in, and `frames_remembered`, those of the rollout
+        that were not decoded but remembered.
+        """
         ...
 
 

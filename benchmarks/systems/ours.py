@@ -16,6 +16,7 @@ from iris_fast.imagination.factory import make_engine
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.kernels._extension import find_extension
+from iris_fast.models.frame_codec import FrameCoder, TokenizerPieces, coder_for
 from iris_fast.models.world_model import WorldModel
 
 from .interface import Arrays, seconds_of
@@ -63,8 +64,22 @@ class OurSystem:
         else:
             self.engine = OracleEngine(self.agent)
         self._dream = None
-        self._losses = OurLosses(self.agent, self.engine)
+        # Frames of the replay go through what training and acting take: in C++ where that is built.
+        tokenizer = self.agent.tokenizer
+        oracle = self.kind == "oracle"
+        self._coder: FrameCoder = TokenizerPieces(tokenizer) if oracle else coder_for(tokenizer)
+        self._losses = OurLosses(self.agent, self.engine, self._coder)
         self._steps = Steps({part: self.agent.get_submodule(part) for part in PARTS}, self.device)
+
+    def _forget_frames(self) -> None:
+        """So that no frame is remembered that was decoded before. On a GPU none is."""
+        if isinstance(self.engine, OracleEngine):
+            self.engine.weights_changed(["tokenizer"])
+
+    def _frames_remembered(self) -> int:
+        """Frames since `load` that were not decoded, since the engine remembered them."""
+        memo = self.engine._memo if isinstance(self.engine, OracleEngine) else None
+        return 0 if memo is None else memo.hits
 
     def has_parts(self) -> bool:
         return isinstance(self.engine, OracleEngine)  # the C++ engine is one too
@@ -96,39 +111,47 @@ class OurSystem:
         engine = self.engine
         if not isinstance(engine, OracleEngine):
             raise TypeError(f"the engine {engine.name} decodes no frames apart from a rollout")
-        engine.weights_changed(["tokenizer"])  # so that no frame is remembered
+        self._forget_frames()
         return seconds_of(lambda: engine.frames_of(tokens), self.device)
 
     @torch.no_grad()
     def act(self, frames: Tensor) -> tuple[float, Arrays]:
-        frames = frames.to(self.device).unsqueeze(1)
+        frames, engine = frames.to(self.device).unsqueeze(1), self.engine
         state = self.agent.actor_critic.initial_state(len(frames))
-        seconds, output = seconds_of(lambda: self.agent.actor_critic(frames, state), self.device)
+        # The one of rollouts, which on a CPU is C++.
+        policy = engine._policy if isinstance(engine, OracleEngine) else self.agent.actor_critic
+        seconds, output = seconds_of(lambda: policy(frames, state), self.device)
         return seconds, {"logits": output.logits_actions[:, 0], "values": output.values[:, 0]}
 
     @torch.no_grad()
     def generate(self, first: Tensor, actions: Tensor) -> list[float]:
         first, actions = first.to(self.device), actions.to(self.device)
         draws = PhiloxDraws(0)
-        dream: Dream | CpuDream
+        dream: Dream | CpuDream | None
         if not isinstance(self.engine, CpuEngine):
-            dream = Dream(self.agent.world_model, first, draws)
+            dream = None  # it takes the first frame when it is made, which the first step of all others does
         elif self._dream is not None and self._dream.tokens.shape == first.shape:
             self._dream.restart(first, draws)  # in the memory that there is, as rollouts do
             dream = self._dream
         else:
             dream = self._dream = self.engine.dream(first, draws)
-        return [seconds_of(lambda a=a: dream.step(a), self.device)[0] for a in actions.unbind(1)]  # type: ignore[misc]
+
+        def step(action: Tensor) -> None:
+            nonlocal dream
+            dream = dream or Dream(self.agent.world_model, first, draws)
+            dream.step(action)
+
+        return [seconds_of(lambda a=a: step(a), self.device)[0] for a in actions.unbind(1)]  # type: ignore[misc]
 
     @torch.no_grad()
     def rollout(self, frames: Tensor, horizon: int, seed: int) -> tuple[float, Arrays]:
         frames = frames.to(self.device)
-        self.engine.weights_changed(["tokenizer"])
+        self._forget_frames()
         no_frames = frames.new_zeros(len(frames), 0, *frames.shape[1:])
         no_mask = torch.ones(len(frames), 0, dtype=torch.bool, device=self.device)
 
         def imagine() -> Arrays:
-            tokens = self.agent.tokenizer.tokens_of(frames)
+            tokens = self._coder.tokens_of(frames)
             rollout = self.engine.imagine(ImaginationStart(no_frames, no_mask, tokens), horizon, seed)
             return {
                 name: getattr(rollout, name)
@@ -149,20 +172,29 @@ class OurSystem:
         return seconds_of(act, self.device)[0]
 
     @torch.no_grad()
-    def reconstruct(self, frames: Tensor) -> float:
-        frames, tokenizer = frames.to(self.device), self.agent.tokenizer
-        return seconds_of(lambda: tokenizer.frames_of(tokenizer.tokens_of(frames)), self.device)[0]
+    def reconstruct(self, frames: Tensor) -> tuple[float, Tensor]:
+        frames, coder = frames.to(self.device), self._coder
+        return seconds_of(lambda: coder.frames_of(coder.tokens_of(frames)), self.device)
 
     def losses(self, part: str, batch: Arrays, horizon: int) -> dict[str, float]:
         moved = {name: value.to(self.device) for name, value in batch.items()}
         module = self.agent.get_submodule(part)
         return loss_and_gradient(part, module, lambda: self._losses.total(part, moved, horizon, 0))
 
-    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool, seed: int) -> dict[str, float]:
         moved = {name: value.to(self.device) for name, value in batch.items()}
         held = self._losses.cached(part, moved) if cached else None
         module = self.agent.get_submodule(part)
-        training = (
-            [] if part == "actor_critic" else [module]
-        )  # it has no dropout, and imagination wants it so
-        return self._steps.seconds(part, lambda: self._losses.total(part, moved, horizon, 0, held), training)
+        # The actor-critic has no dropout, and imagination wants it in evaluation mode.
+        training = [] if part == "actor_critic" else [module]
+        torch.manual_seed(seed)  # of dropout
+        self._forget_frames()
+        before = self._frames_remembered()
+        found = self._steps.seconds(
+            part, lambda: self._losses.total(part, moved, horizon, seed, held), training
+        )
+        if part == "actor_critic":
+            found["imagine_seconds"] = self._losses.imagine_seconds
+        found["frames_remembered"] = float(self._frames_remembered() - before)
+        self.engine.weights_changed([part])  # so that the next rollout has them
+        return found

@@ -124,12 +124,12 @@ class PublicSystem:
         return seconds_of(lambda: agent.act(frames), self.device)[0]
 
     @torch.no_grad()
-    def reconstruct(self, frames: Tensor) -> float:
+    def reconstruct(self, frames: Tensor) -> tuple[float, Tensor]:
         frames, tokenizer = frames.to(self.device), self.agent.tokenizer
         return seconds_of(
             lambda: tokenizer.encode_decode(frames, should_preprocess=True, should_postprocess=True),
             self.device,
-        )[0]
+        )
 
     def _total(self, part: str, batch: Arrays, horizon: int) -> Tensor:
         agent = self.agent
@@ -155,8 +155,9 @@ class PublicSystem:
         module = getattr(self.agent, part)
         return loss_and_gradient(part, module, lambda: self._total(part, moved, horizon))
 
-    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool, seed: int) -> dict[str, float]:
         assert not cached, "the public implementation has no cache of tokens"
+        torch.manual_seed(seed)
         moved = {name: value.to(self.device) for name, value in batch.items()}
         module = getattr(self.agent, part)
         return self._steps.seconds(part, lambda: self._total(part, moved, horizon), [module])

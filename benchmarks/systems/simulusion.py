@@ -144,20 +144,23 @@ class SimulusionSystem:
         frames = frames.to(self.device)
         return seconds_of(lambda: self.agent.act(self.agent.reconstruct(frames)), self.device)[0]
 
-    def reconstruct(self, frames: Tensor) -> float:
+    def reconstruct(self, frames: Tensor) -> tuple[float, Tensor]:
         frames = frames.to(self.device)
-        return seconds_of(lambda: self.agent.reconstruct(frames), self.device)[0]
+        return seconds_of(lambda: self.agent.reconstruct(frames), self.device)
 
-    def train(self, part: str, batch: Arrays, horizon: int, cached: bool) -> float:
+    def train(self, part: str, batch: Arrays, horizon: int, cached: bool, seed: int) -> dict[str, float]:
         """Its own update. Its tokenizer's needs weights from the network for the perceptual loss: not run."""
         assert not cached, "Simulusion has no cache of tokens"
+        torch.manual_seed(seed)
         moved = {name: value.to(self.device) for name, value in batch.items()}
         observations, agent = moved["observations"], self.agent
         if part == "world_model":
             before = (moved[name][:, :-1] for name in ("actions", "rewards", "ends"))
-            return seconds_of(lambda: agent.update_transformer(observations, *before), self.device)[0]
+            seconds, _ = seconds_of(lambda: agent.update_transformer(observations, *before), self.device)
+            return {"seconds": seconds}
         if part == "actor_critic":
-            return seconds_of(lambda: self._actor_critic_step(observations, horizon), self.device)[0]
+            seconds, _ = seconds_of(lambda: self._actor_critic_step(observations, horizon), self.device)
+            return {"seconds": seconds}
         raise ValueError("Simulusion's tokenizer is not trained here: its perceptual loss needs a download")
 
     def _actor_critic_step(self, observations: Tensor, horizon: int) -> None:

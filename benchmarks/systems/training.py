@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from iris_fast.agent import Agent
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
-from iris_fast.models.tokenizer import in_pieces
+from iris_fast.models.frame_codec import FrameCoder
 from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
 from iris_fast.training.optimization import adam, adamw
 
@@ -50,27 +50,37 @@ class Steps:
         self.modules, self.device = modules, device
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
 
-    def seconds(self, part: str, loss: Callable[[], Tensor], training: Iterable[nn.Module]) -> float:
-        """Seconds of loss, gradient, clipping and optimizer step; `training` are the modules with dropout."""
+    def seconds(
+        self, part: str, loss: Callable[[], Tensor], training: Iterable[nn.Module]
+    ) -> dict[str, float]:
+        """`seconds` of loss, gradient, clipping and optimizer step; `training` are the modules with dropout.
+
+        `update_seconds`: of clipping and optimizer alone, which no batch size changes; they are taken once more
+        on the same gradient after the step, so that nothing within it is timed apart.
+        """
         module = self.modules[part]
         if part not in self._optimizers:
             self._optimizers[part] = optimizer_of(part, module)
         optimizer, parameters = self._optimizers[part], parameters_of(part, module)
 
+        def update() -> None:
+            nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+            optimizer.step()
+
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
             loss().backward()
-            nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
-            optimizer.step()
+            update()
 
         for each in self.modules.values():
             each.eval()
         for each in training:
             each.train()
         seconds, _ = seconds_of(step, self.device)
+        update_seconds, _ = seconds_of(update, self.device)
         for each in self.modules.values():
             each.eval()
-        return seconds
+        return {"seconds": seconds, "update_seconds": update_seconds}
 
 
 class OurLosses:
@@ -80,22 +90,22 @@ class OurLosses:
     `(batch, time)`. For the actor-critic all frames but the last burn in.
     """
 
-    def __init__(self, agent: Agent, engine: ImaginationEngine):
-        self.agent, self.engine = agent, engine
+    def __init__(self, agent: Agent, engine: ImaginationEngine, coder: FrameCoder):
+        """`coder`: encodes and decodes frames of the replay, as the epoch's cache does with its own."""
+        self.agent, self.engine, self.coder = agent, engine, coder
+        self.imagine_seconds = 0.0  # of the last rollout, burn-in included
 
     @torch.no_grad()
     def cached(self, part: str, batch: Arrays) -> Any:
         """What the epoch's cache holds of a batch: tokens, or the start of rollouts."""
-        observations, tokenizer = batch["observations"], self.agent.tokenizer
+        observations, coder = batch["observations"], self.coder
         if part == "world_model":
-            return in_pieces(tokenizer.tokens_of, observations.flatten(0, 1)).unflatten(
-                0, observations.shape[:2]
-            )
+            return coder.tokens_of(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
         if part == "actor_critic":
             before, mask = observations[:, :-1], batch["mask_padding"]
-            seen = in_pieces(lambda f: tokenizer.frames_of(tokenizer.tokens_of(f)), before.flatten(0, 1))
+            seen = coder.frames_of(coder.tokens_of(before.flatten(0, 1)))
             return ImaginationStart(
-                seen.view(before.shape), mask[:, :-1], tokenizer.tokens_of(observations[:, -1])
+                seen.view(before.shape), mask[:, :-1], coder.tokens_of(observations[:, -1])
             )
         return None
 
@@ -110,6 +120,8 @@ class OurLosses:
         else:
             start = self.cached(part, batch) if cached is None else cached
             self.engine.weights_changed(["actor_critic"])
-            rollout = self.engine.imagine(start, horizon, seed)
+            self.imagine_seconds, rollout = seconds_of(
+                lambda: self.engine.imagine(start, horizon, seed), self.agent.device
+            )
             losses = actor_critic_losses(self.agent.actor_critic, rollout, RETURNS)
         return torch.stack([loss.float() for loss in losses.values()]).sum()

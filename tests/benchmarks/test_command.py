@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import choose_device, chosen_cases, main
-from benchmarks.cases.gradient_steps import disagreement, gradient_steps
+from benchmarks.cases.gradient_steps import disagreement, gradient_steps, measure_part, segments
 from benchmarks.cases.scaling import slope, slopes
 from benchmarks.registry import CASES, Run
 from iris_fast.errors import UserError
@@ -56,9 +56,16 @@ def test_the_time_that_is_left_decides(run: Run) -> None:
 def test_gradient_steps_agree_and_are_timed(run: Run) -> None:
     sizes = {size["part"]: size for size in gradient_steps(run)["sizes"]}
     assert list(sizes) == ["tokenizer", "world_model", "actor_critic"]
-    assert list(sizes["world_model"]["seconds"]) == ["ours", "ours_uncached"]
+    assert list(sizes["tokenizer"]["seconds"]) == ["ours"]
+    assert list(sizes["world_model"]["seconds"]) == ["ours", "ours_cached"]
+    assert list(sizes["actor_critic"]["speedup_over"]) == ["ours_cached"]
+    for size in sizes.values():
+        assert size["update_seconds"].keys() == size["seconds"].keys()
+        assert min(size["update_seconds"].values()) > 0
     assert all(size["not_timed"] == {} for size in sizes.values())
     assert sizes["actor_critic"]["rollout_seconds"]["ours"] > 0
+    for side, seconds in sizes["actor_critic"]["imagine_seconds"].items():
+        assert 0 < seconds < sizes["actor_critic"]["seconds"][side]["median"]
 
 
 def test_another_loss_is_a_disagreement(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +78,22 @@ def test_another_loss_is_a_disagreement(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(run.systems.worker("ours"), "call", off)
     found = disagreement(run, "tokenizer", ["ours"], True)
     assert "differs by 0.01: not timed" in found["ours"]
+
+
+def test_a_frame_that_is_remembered_is_not_timed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = run.systems.worker("ours")
+    call, data = ("train", "actor_critic", segments("actor_critic", 2, True), 2, True, 3), "frames_remembered"
+    assert [worker.call(*call)[data] for _ in range(2)] == [0, 0]
+    monkeypatch.setattr(type(worker.system), "_forget_frames", lambda system: None)  # type: ignore[attr-defined]
+    assert worker.call(*call)[data] >= 2  # at least the first frames, which the call before has decoded
+    result = measure_part(run, "actor_critic", ["ours", "pytorch"], 2)
+    assert "instead of decoding them: not timed" in result["error"] and "seconds" not in result
+
+
+def test_every_round_has_another_batch() -> None:
+    first, second = (segments("world_model", 2, True, number) for number in (1, 2))
+    assert not first["observations"].equal(second["observations"])
+    assert first["observations"].equal(segments("world_model", 2, True, 1)["observations"])
 
 
 def test_powers_of_growth() -> None:

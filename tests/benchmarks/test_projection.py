@@ -1,0 +1,120 @@
+"""A whole run projected from measured steps: by hand, and left out where something was not measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.projection import PHASES, paper_units, project
+
+from .test_report import HEADER, SIDES, made_up_results, scaled, size, timing
+
+PUBLIC = SIDES["public"]
+# 20 decodings and policy steps, 19 steps of tokens and a pass of the last one, and 64 frames encoded.
+PARTS_ROLLOUT = 20 * (0.2 + 30) + 19 / 10 + 1 / 10 / 17 + (1 - 0.05) * 64 / 16
+
+
+def test_the_schedule_is_the_papers() -> None:
+    _, units = paper_units()
+    assert units.agent_steps == 100_000
+    assert units.steps == {"tokenizer": 595 * 200, "world_model": 575 * 200, "actor_critic": 550 * 200}
+    assert units.test_vector_steps == 120 * 16 * 1000 // 8
+    assert units.final_vector_steps == 100 * 1000 // 8
+    # From epoch 26 on the replay's frames (200 more an epoch, 100,000 from epoch 500) are fewer than are drawn.
+    assert units.frames_cached == sum(min(200 * epoch, 100_000) for epoch in range(26, 601))
+
+
+def test_the_projection_adds_up_by_hand() -> None:
+    found = project(made_up_results())
+    assert found["left_out_sides"].keys() == {"ours_float16_cache", "pytorch"}
+    _, units = paper_units()
+    public, ours = found["seconds"]["public"], found["seconds"]["ours"]
+    assert public["collection"] == pytest.approx(100_000 * (0.001 + PUBLIC))
+    # Of each step a tenth is clipping and optimizer, which take the same at any batch size.
+    assert public["tokenizer"] == pytest.approx(119_000 * PUBLIC * (0.1 + 0.9 * 256 / 4))
+    assert public["world_model"] == pytest.approx(115_000 * PUBLIC * (0.1 + 0.9 * 64 / 2))
+    step = 0.1 + (1 - 0.1 - 0.5) * 64 / 2 + PARTS_ROLLOUT
+    assert public["actor_critic"] == pytest.approx(110_000 * PUBLIC * step)
+    vector_steps = units.test_vector_steps + units.final_vector_steps
+    assert public["evaluation"] == pytest.approx(vector_steps * (0.004 + PUBLIC))
+    assert ours["world_model"] == pytest.approx(115_000 * (0.1 + 0.9 * 64 / 2))  # the cached step, not 1.5 s
+    # Of the cached step of 1 s 0.8 s are its rollout and burn-in; the paper's burn-in is 20 policy steps of 30 s.
+    step = 0.1 + (1 - 0.1 - 0.8) * 64 / 2 + PARTS_ROLLOUT + 20 * 30
+    assert ours["actor_critic"] == pytest.approx(110_000 * step)
+    assert public["cache"] == 0.0 and ours["cache"] == pytest.approx(units.frames_cached / 16)
+    assert list(ours) == list(PHASES)
+
+
+def test_a_whole_rollout_is_taken_where_it_was_measured() -> None:
+    results = made_up_results()
+    parts = project(results)["seconds"]["public"]["actor_critic"]
+    whole = size(scaled(SIDES, 7), "imagined_steps", batch=64, horizon=20)
+    results["rollout_whole"] = HEADER | {"sizes": [whole]}
+    found = project(results)
+    difference = 110_000 * PUBLIC * (PARTS_ROLLOUT - 7)
+    assert found["seconds"]["public"]["actor_critic"] == pytest.approx(parts - difference)
+    assert "measured whole by rollout_whole" in " ".join(found["notes"])
+
+
+def test_what_is_assumed_is_said() -> None:
+    notes = " ".join(project(made_up_results())["notes"])
+    assert "1000 agent steps" in notes and "100 episodes are played, 8 side by side" in notes
+    assert "tokenizer 4 to 256, world model 2 to 64, actor critic 2 to 64" in notes
+    assert "rollouts of ours, public, public, glibc tuned are the sum of their parts" in notes
+    assert "rollout of 2 steps are, as a share of what it took: ours 100%, public 100%" in notes
+
+
+def test_a_projection_without_measurements_says_what_it_needs() -> None:
+    results = made_up_results()
+    del results["playing"]
+    assert project(results) == {"left_out": "needs the cases playing in the same run"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ([{"environments": 1, "left_out": "envpool is not installed"}], "envpool is not installed"),
+        (
+            [
+                size({"ours": 1.0}, "agent_steps", environments=1, steps=10),
+                {
+                    "environments": 8,
+                    "steps": 10,
+                    "error": "the backends' frames or rewards differ: not timed",
+                },
+            ],
+            "environments was not measured with environments 8 (the backends' frames or rewards differ",
+        ),
+    ],
+)
+def test_environments_that_were_not_measured_leave_it_out(sizes: list[Any], reason: str) -> None:
+    results = made_up_results()
+    results["environments"] = {"device": "cpu", "sizes": sizes}
+    found = project(results)
+    assert list(found) == ["left_out"] and reason in found["left_out"]
+
+
+@pytest.mark.parametrize("case", ["token_generation", "frame_decoding"])
+def test_another_batch_does_not_stand_in_for_the_papers(case: str) -> None:
+    results = made_up_results()
+    results[case]["sizes"][-1] = {"batch": 64, "left_out": "it would take 90 s"}
+    found = project(results)
+    assert found["left_out"] == "no side has every step measured" and "seconds" not in found
+    assert found["left_out_sides"]["ours"] == f"{case} was not measured with batch 64 (it would take 90 s)"
+
+
+def test_a_sum_of_parts_that_is_not_the_rollout_leaves_its_side_out() -> None:
+    results = made_up_results()
+    results["rollout"]["sizes"][2]["seconds"]["public"] = timing(64 * PUBLIC * 1.5)
+    found = project(results)
+    assert "public" not in found["seconds"] and "ours" in found["seconds"]
+    assert "rollout of 2 steps sum to 67% of what it takes" in found["left_out_sides"]["public"]
+
+
+def test_a_negative_remainder_leaves_its_side_out() -> None:
+    results = made_up_results()
+    results["gradient_steps"]["sizes"][2]["rollout_seconds"]["public"] = 0.95 * PUBLIC
+    found = project(results)
+    assert "public" not in found["seconds"] and "ours" in found["seconds"]
+    assert "less time than what it is made of" in found["left_out_sides"]["public"]
