@@ -13,7 +13,8 @@ from benchmarks import report
 from benchmarks.plots import step_parts
 from benchmarks.projection import project
 from benchmarks.registry import CASES
-from benchmarks.tables import duration, text_of
+from benchmarks.tables import duration, ratio, text_of
+from benchmarks.timing import ratio_interval
 from iris_fast.errors import UserError
 from tests.commands import Say
 
@@ -143,8 +144,11 @@ def test_the_report_has_tables_and_plots_of_what_is_there(folder: Path, capsys: 
     assert "left out: it would take 90 s" in text and "by 0.5 of the largest: not timed" in text
     table = readme.read_text()
     assert table.startswith("before\n") and table.endswith(f"{report.END}\nafter\n") and "old" not in table
-    assert "| imagined step, batch 64 | 32 s | 25.6 s (0.8×) | 64 s (2×) | 96 s (3×) | 80 s (2.5×) |" in table
-    assert "| tokenizer step, batch 4 | 1 s | – | – | 3 s (3×) | 2.5 s (2.5×) |" in table
+    assert (
+        "| imagined step, batch 64 (of 2) | 32 s | – | 25.6 s (0.8×) | 64 s (2×) | 96 s (3×) | 80 s (2.5×) |"
+        in table
+    )
+    assert "| tokenizer step, batch 4 | 1 s | – | – | – | 3 s (3×) | 2.5 s (2.5×) |" in table
 
 
 def test_no_results_are_said_to_be_none(tmp_path: Path) -> None:
@@ -190,3 +194,30 @@ def test_the_default_cases_are_those_of_ten_minutes() -> None:
     }
     assert sum(entry.minutes for entry in default) <= 10
     assert not CASES["scaling"].default and not CASES["rollout_whole"].default
+
+
+def test_what_ours_is_slower_at_is_listed_for_equal_work_alone() -> None:
+    seconds = {
+        side: {"median": time, "quartile_1": time, "quartile_3": time, "rounds": 3}
+        for side, time in {
+            "ours": 2.0,
+            "ours_float16_cache": 0.5,
+            "pytorch": 1.0,
+            "public": 1.95,
+            "simulusion": 0.1,
+        }.items()
+    }
+    agreement = {side: {"same_model": side != "simulusion", "difference": "all"} for side in seconds}
+    record = {"result": {"agreement": agreement, "sizes": [{"batch": 4, "seconds": seconds}, {"batch": 8}]}}
+    assert report.slower_table({"frame_decoding": record}).splitlines()[2:] == [
+        "| `frame_decoding` | batch 4 | 2 s | plain PyTorch 1 s | 2× |"
+    ]
+
+
+def test_a_ratio_of_few_rounds_has_no_interval_of_confidence() -> None:
+    few = ratio_interval([3.0, 4.0, 6.0], [1.0, 2.0, 2.0])
+    assert few == {"ratio": 2.0, "rounds": 3, "low": 2.0, "high": 3.0}
+    assert ratio(few) == "2× (2 to 3 in 3 rounds)"
+    assert ratio(ratio_interval([3.0], [1.0])) == "3× (1 round)"
+    many = ratio_interval([4.0] * 8, [1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 4.0, 4.0])
+    assert many["low"] < many["ratio"] < many["high"] and ratio(many).startswith("2× [")

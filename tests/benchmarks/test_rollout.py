@@ -108,8 +108,9 @@ def test_the_public_implementation_and_simulusion_agree(request: pytest.FixtureR
     if checkout is None:
         pytest.skip("no --reference CHECKOUT given")
     peers = ("simulusion",) if find_spec("simulusion") else ()
+    sides = tuple(f"{peer}_tuned" for peer in peers)
     result = rollout(local_run(checkout, peers))
-    assert list(result["sizes"][0]["seconds"]) == [*OURS, "public", "public_tuned", *peers]
+    assert list(result["sizes"][0]["seconds"]) == [*OURS, "public", "public_tuned", *sides]
     assert result["agreement"]["public"]["trajectory"]["equal"]
     if peers:
-        assert list(result["agreement"]["simulusion"]["differences"]) == ["features"]
+        assert list(result["agreement"]["simulusion_tuned"]["differences"]) == ["features"]
