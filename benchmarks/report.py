@@ -139,7 +139,8 @@ def projection_table(result: Mapping[str, Any]) -> str:
     ]
     totals = [f"**{sum(result['seconds'][side].values()) / 3600:.3g}**" for side in sides]
     head = ["hours", *(LABELS.get(side, side) for side in sides)]
-    return markdown(head, [*rows, ["**all**", *totals]])
+    notes = [f"- {note}" for note in result.get("notes", ())]
+    return "\n".join([markdown(head, [*rows, ["**all**", *totals]]), "", *notes]).rstrip()
 
 
 def speed_table(folder: Path = RESULTS) -> str:

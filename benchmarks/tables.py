@@ -39,9 +39,7 @@ def text_of(name: str, result: Mapping[str, Any]) -> str:
         f"  grows as the power: {what.removeprefix('by_')} {', '.join(f'{k} {v:.2f}' for k, v in powers.items())}"
         for what, powers in result.get("powers", {}).items()
     ]
-    parts += (
-        ["  " + DIRECT] if any("frames_a_second" in str(size.get("rates")) for size in _sizes(result)) else []
-    )
+    parts += ["  " + DIRECT] if name == "frame_decoding" else []
     for key, sizes in lists:
         parts.append(
             aligned(HEAD, rows_of(sizes)) if len(lists) == 1 else f"{key}\n{aligned(HEAD, rows_of(sizes))}"
@@ -172,10 +170,6 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         last = cells[-1]
         lines.append("  ".join(row[i].ljust(widths[i] if i != last else 0) for i in cells).rstrip())
     return "\n".join(lines)
-
-
-def _sizes(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return result["sizes"] if _is_table(result.get("sizes")) else []
 
 
 def _label(side: str) -> str:
