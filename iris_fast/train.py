@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -98,10 +99,6 @@ def main(argv: list[str] | None = None) -> int:
 def _train(trainer: Trainer) -> int:
     """Trains to the end of the run, whatever is left of it."""
     folder, epoch, epochs = trainer.run_folder.path, trainer.position.epoch, trainer.config.common.epochs
-    if epoch > epochs:
-        _say(f"the run in {folder} is complete ({epochs} epochs): to go on, add common.epochs={2 * epochs}")
-        trainer.run_folder.unlock()
-        return 0
     time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
     _say(f"run folder: {folder}, epochs {epoch} to {epochs}, about {time_left} (a rough estimate)")
     try:
@@ -111,9 +108,10 @@ def _train(trainer: Trainer) -> int:
             f"at once; go on from the last checkpoint with --resume {folder}", trainer.stop.exit_code
         ) from None
     finally:
-        trainer.logger.close()
-        trainer.env.close()
-        trainer.run_folder.unlock()
+        with ExitStack() as clean_up:  # each of them, whether or not another one fails
+            clean_up.callback(trainer.run_folder.unlock)
+            clean_up.callback(trainer.env.close)
+            clean_up.callback(trainer.logger.close)
     _say(f"done: {folder}; python -m iris_fast.evaluate {folder} --episodes 100")
     return 0
 

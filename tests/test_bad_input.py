@@ -12,6 +12,7 @@ import torch
 
 from iris_fast.agent import Agent
 from iris_fast.envs import factory
+from iris_fast.errors import UserError
 from iris_fast.interop.files import write_weights
 from iris_fast.training.run_folder import RunFolder
 from tests.commands import Say, contents, refusal, run_evaluate, run_train, train_micro
@@ -92,6 +93,16 @@ TRAIN_CATCH = ("--game", "Catch", *MICRO)
             ["common.precision=bf16", "float32"],
             id="precision without a GPU",
         ),
+        pytest.param(
+            (*TRAIN_CATCH, "--device", "cpu", "common.engine=cuda_graph"),
+            ["common.engine=cuda_graph", "common.engine=auto"],
+            id="engine of a GPU on a CPU",
+        ),
+        pytest.param(
+            (*TRAIN_CATCH, "common.engine=oracle", "common.kv_dtype=float16"),
+            ["common.kv_dtype", "common.engine=cpu"],
+            id="setting of another engine",
+        ),
         pytest.param((*TRAIN_CATCH, "--init", "gone.pt"), ["no checkpoint gone.pt"], id="no checkpoint"),
         pytest.param(
             (*TRAIN_CATCH, "--init", "x.pt", "--init-parts", "tokenizer,actor"),
@@ -169,7 +180,27 @@ def test_a_run_folder_that_exists_already(trained: Path, tmp_path: Path, capsys:
         sentence = refusal(run_train, capsys, *TRAIN_CATCH, "--run-dir", folder)
         assert f"{folder} exists already" in sentence and "--run-dir" in sentence
         assert contents(folder.parent) == before
+        assert ("--resume" in sentence) == (folder == trained)
     assert train_micro(tmp_path / "empty", "common.epochs=1", "evaluation.should=false") == 0
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_cannot_start_leaves_no_folder(
+    there: bool, here: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loggers are made last, since Weights & Biases writes into the folder; it may refuse even then."""
+    if there:
+        (here / "new" / "run").mkdir(parents=True)
+
+    def refuse(run_dir: Path, settings: object, run_config: object) -> None:
+        (run_dir / "wandb").mkdir()
+        raise UserError("Weights & Biases did not start")
+
+    monkeypatch.setattr("iris_fast.training.builder.find_spec", lambda name: object())
+    monkeypatch.setattr("iris_fast.training.loggers._start_wandb", refuse)
+    before = contents(here)
+    assert "did not start" in refusal(run_train, capsys, *TRAIN_CATCH, "--wandb", "--run-dir", "new/run")
+    assert contents(here) == before
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path, capsys: Say) -> None:

@@ -22,7 +22,7 @@ from iris_fast.models.perceptual import LPIPS
 from iris_fast.train import key_lines, make_parser
 from iris_fast.training.loggers import read_metrics
 from iris_fast.training.run_folder import RunFolder
-from tests.commands import Say, refusal, run_train, train_micro
+from tests.commands import Say, contents, refusal, run_train, train_micro
 from tests.micro import MICRO, micro_config
 
 UNTRAINED = ("common.epochs=1", "training.should=false", "evaluation.should=false")
@@ -176,8 +176,12 @@ def test_the_metrics(trained: Path) -> None:
 def test_a_resumed_run_keeps_its_overrides(tmp_path: Path, capsys: Say) -> None:
     run = tmp_path / "run"
     assert train_micro(run, "common.epochs=1", "evaluation.should=false") == 0
+    before = contents(run)
+    capsys.readouterr()
     assert run_train("--resume", run) == 0
-    assert "is complete (1 epochs)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is complete (1 epochs)" in said and said.count("\n") == 1  # nothing was built
+    assert contents(run) == before
     assert run_train("--resume", run, "--game", "catch", "common.epochs=2") == 0
     assert RunFolder(run).read_config().common.epochs == 2
     assert [line["epoch"] for line in read_metrics(run)] == [1, 2]

@@ -162,10 +162,9 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         for name, value in self._identity().items():
             if state.get(name) != value:
-                raise UserError(
-                    f"the saved environment has {name}={state.get(name)!r} and this one {value!r}: "
-                    f"give {name} its saved value or start without the saved environment"
-                )
+                saved = state.get(name)
+                fix = f"use env.backend={saved}" if name == "backend" else f"give {name} its saved value"
+                raise UserError(f"the saved environment has {name}={saved!r} and this one {value!r}: {fix}")
         self._set_backend_state(state["rows"])
         self._observations = (
             np.frombuffer(state["observations"], np.uint8).reshape(self._observations.shape).copy()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,8 @@ from iris_fast.config import Config, resolve, to_dict, validate
 from iris_fast.config.schema import memory_bytes
 from iris_fast.envs import make_vector_env
 from iris_fast.envs.interface import FrameVectorEnv
-from iris_fast.errors import UserError
+from iris_fast.errors import RunStopped, UserError
+from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.factory import engine_of
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.interop.files import Weights, check_fits, lpips_weights, read_weights
@@ -189,14 +191,34 @@ def make_train_env(config: Config) -> FrameVectorEnv:
     )
 
 
+def _check_unfinished(content: Mapping[str, Any], config: Config, run: RunFolder) -> None:
+    """Ends a run that is complete with a sentence and 0, before anything of it is built or changed."""
+    epochs = config.common.epochs
+    if content["position"]["epoch"] > epochs:
+        run.unlock()
+        raise RunStopped(
+            f"the run in {run.path} is complete ({epochs} epochs): to go on, add common.epochs={2 * epochs}",
+            0,
+        )
+
+
+def _with_saved_backend(config: Config, content: Mapping[str, Any] | None) -> Config:
+    """With env.backend=auto, a run goes on with the backend it began with, whatever was installed since."""
+    if content is None or config.env.backend != "auto":
+        return config
+    return replace(config, env=replace(config.env, backend=content["collector"]["env"]["backend"]))
+
+
 def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say) -> Trainer:
     """A trainer in its run folder. What bad input can break comes first, before anything is written."""
     if resume:
         run.lock()
     content = load_checkpoint(run) if resume and run.checkpoint.is_file() else None
+    if content is not None:
+        _check_unfinished(content, config, run)
     check_replay(config, already_filled=content is not None)
     check_wandb(config)
-    env = make_train_env(config)
+    env = make_train_env(_with_saved_backend(config, content))
     num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
     torch.manual_seed(derive_seed(config.common.seed, "initialisation"))
     agent = Agent(config.agent, num_actions).to(device)
@@ -204,14 +226,10 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
     carried = content["agent"] if content is not None else weights.state_dict if weights is not None else None
     wanted = config.tokenizer.perceptual
     config = attach_perceptual(agent, config, carried, say)
-    with _written(run):
-        if not resume:
-            run.path.mkdir(parents=True, exist_ok=True)
-            run.lock()
-            run.check_new()  # again: another process may have begun here since it was looked at
-            run.create(config)
+    engine = engine_of(agent, config.common)
+    with _written(run), nullcontext() if resume else run.creating(config):
         frames = sum(content["dataset"]["written"].values()) if content is not None else 0
-        trainer = _assemble(config, agent, env, run, frames)
+        trainer = _assemble(config, agent, env, engine, run, frames)
         restored = content is None or trainer.load(content)
         if resume and content is None:
             trainer.logger.truncate_after(0)
@@ -254,7 +272,12 @@ def _written(run: RunFolder) -> Iterator[None]:
 
 
 def _assemble(
-    config: Config, agent: Agent, env: FrameVectorEnv, run: RunFolder, frames_saved: int
+    config: Config,
+    agent: Agent,
+    env: FrameVectorEnv,
+    engine: ImaginationEngine,
+    run: RunFolder,
+    frames_saved: int,
 ) -> Trainer:
     wandb = to_dict(config.wandb) if config.wandb.mode != "disabled" else None
     logger = MetricLogger(
@@ -264,7 +287,7 @@ def _assemble(
         config,
         agent,
         env,
-        engine_of(agent, config.common),
+        engine,
         run,
         logger,
         frames_saved=frames_saved,

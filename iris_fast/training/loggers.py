@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -92,9 +93,10 @@ class MetricLogger:
     def close(self) -> None:
         """Closes every log; safe to call twice."""
         self._close_tensorboard()
-        if self._wandb_run is not None:
-            self._wandb_run.finish()
-            self._wandb_run = None
+        wandb_run, self._wandb_run = self._wandb_run, None
+        if wandb_run is not None:
+            with suppress(OSError):
+                wandb_run.finish()
 
     def _append(self, record: Mapping[str, Any]) -> None:
         line = json.dumps({name: _json_value(value) for name, value in record.items()}, allow_nan=False)
@@ -117,9 +119,10 @@ class MetricLogger:
         return self._tensorboard
 
     def _close_tensorboard(self) -> None:
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
+        writer, self._tensorboard = self._tensorboard, None
+        if writer is not None:
+            with suppress(OSError):  # closing writes what is left; a full disk has been told of by `log`
+                writer.close()
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -57,7 +60,8 @@ class RunFolder:
     def check_new(self) -> None:
         """UserError when the folder holds anything already."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(f"{self.path} exists already: choose another --run-dir, or --resume {self.path}")
+            resume = f", or --resume {self.path}" if self.config.is_file() else ""
+            raise UserError(f"{self.path} exists already: choose another --run-dir{resume}")
 
     def lock(self) -> None:
         """Keeps the folder for this process until it ends; UserError while another process trains in it."""
@@ -83,6 +87,25 @@ class RunFolder:
             raise UserError(f"there is no run folder {self.path}")
         if not self.config.is_file():
             raise UserError(f"{self.path} is not a run folder: it has no config/trainer.yaml")
+
+    @contextmanager
+    def creating(self, config: Config) -> Iterator[None]:
+        """Makes the folder, locked, for a run that starts; what was made goes again when it cannot start."""
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
+        self.check_new()  # again: another process may have begun here since it was looked at
+        try:
+            self.create(config)
+            yield
+        except BaseException:
+            for entry in list(self.path.iterdir()):  # nothing was here before
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            self.unlock()
+            with suppress(OSError):  # another process may have used the folders above
+                for folder in new:
+                    folder.rmdir()
+            raise
 
     def create(self, config: Config) -> None:
         """Makes the folder and writes its configuration."""
