@@ -118,7 +118,7 @@ PRESET_ROWS: list[Row] = [
     ("LSTM's width", lambda c: f"{c.actor_critic.lstm_dim}"),
     ("training environments", lambda c: f"{c.collection.train.num_envs}"),
     ("agent steps an epoch", lambda c: f"{c.collection.train.config.num_steps}"),
-    ("collection ends with epoch", lambda c: f"{c.collection.train.stop_after_epochs}"),
+    ("collection ends with epoch", lambda c: f"{c.collection.train.stop_after_epochs or c.common.epochs}"),
     ("starts after epoch (tokenizer / world model / actor-critic)", _parts(lambda p: p.start_after_epochs)),
     ("stops after epoch", _parts(lambda p: "never" if p.stop_after_epochs is None else p.stop_after_epochs)),
     ("gradient steps an epoch", _parts(lambda p: p.steps_per_epoch)),

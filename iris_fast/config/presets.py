@@ -58,7 +58,7 @@ def small() -> Config:
         world_model=TransformerConfig(num_layers=4, num_heads=4, embed_dim=128),
         actor_critic=ActorCriticConfig(channels=(16, 32, 32, 32), lstm_dim=256),
         collection=CollectionConfig(
-            train=TrainCollection(stop_after_epochs=200),
+            train=TrainCollection(stop_after_epochs=None),
             test=TestCollection(num_envs=2, config=TestCollectionConfig(num_episodes=2)),
         ),
         training=TrainingConfig(
@@ -108,7 +108,7 @@ def tiny() -> Config:
         actor_critic=ActorCriticConfig(channels=(8, 16, 16, 32), lstm_dim=128),
         collection=CollectionConfig(
             train=TrainCollection(
-                num_envs=4, stop_after_epochs=44, config=TrainCollectionConfig(num_steps=300)
+                num_envs=4, stop_after_epochs=None, config=TrainCollectionConfig(num_steps=300)
             ),
             test=TestCollection(num_envs=8, config=TestCollectionConfig(num_episodes=32)),
         ),

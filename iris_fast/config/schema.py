@@ -86,7 +86,7 @@ class TestCollectionConfig:
 @dataclass(frozen=True)
 class TrainCollection:
     num_envs: int = 1
-    stop_after_epochs: int = 500
+    stop_after_epochs: int | None = 500  # None: never, collecting to the end of the run
     num_episodes_to_save: int = 1
     config: TrainCollectionConfig = field(default_factory=TrainCollectionConfig)
 

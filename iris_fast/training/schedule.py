@@ -14,7 +14,8 @@ def epoch_phases(config: Config, epoch: int) -> dict[str, int]:
     A part trains once the epoch is past the one it starts after, in the paper to the end.
     """
     phases: dict[str, int] = {}
-    if epoch <= config.collection.train.stop_after_epochs:
+    last = config.collection.train.stop_after_epochs
+    if last is None or epoch <= last:
         phases["collection"] = config.collection.train.config.num_steps
     if config.training.should:
         for name in PARTS:

@@ -116,13 +116,15 @@ class Trainer:
         self.position = Position()
         self.env_steps = 0
         self.stop = StopRequest()
+        self._clocks: dict[str, float] = {}  # when the epoch and the phase under way began
 
     def _make_store(self, frames_saved: int) -> EpisodeStore:
         """Room for every frame the run will play, as far as the memory limit allows."""
         train = self.config.collection.train
         size = self.config.env.train.size
         limit = memory_bytes(self.config.datasets.train.max_ram_usage, "datasets.train.max_ram_usage")
-        last = min(train.stop_after_epochs, self.config.common.epochs)
+        epochs = self.config.common.epochs
+        last = epochs if train.stop_after_epochs is None else min(train.stop_after_epochs, epochs)
         wanted = (train.config.num_steps + train.num_envs) * max(1, last)
         wanted = max(wanted, frames_saved + train.config.num_steps + train.num_envs)
         capacity = min(wanted, limit // EpisodeStore.frame_bytes(size))
@@ -219,7 +221,7 @@ class Trainer:
     def _epoch(self, progress: RunProgress) -> None:
         position, epoch = self.position, self.position.epoch
         progress.begin_epoch(epoch)
-        began = time.perf_counter()
+        self._clocks = {"epoch": time.perf_counter()}
         phases = epoch_phases(self.config, epoch)
         for name in PHASES[PHASES.index(position.phase) :]:
             position.phase = name
@@ -232,7 +234,7 @@ class Trainer:
         metrics = position.metrics
         metrics |= peak_memory(self.agent.device)
         metrics["replay/frames"], metrics["replay/episodes"] = self.store.num_frames, len(self.store.episodes)
-        metrics["duration/epoch"] = metrics.get("duration/epoch", 0.0) + time.perf_counter() - began
+        self._stop_clock("epoch")
         self.logger.log(metrics, epoch=epoch, env_steps=self.env_steps)
         self.position = Position(epoch=epoch + 1)
         if self.config.common.do_checkpoint or self.stop.requested or epoch == self.config.common.epochs:
@@ -242,7 +244,7 @@ class Trainer:
             raise self._stopped()
 
     def _phase(self, name: str, total: int, progress: RunProgress) -> None:
-        began = time.perf_counter()
+        self._clocks[name] = time.perf_counter()
         units = {"collection": "step", "evaluation": "episode"}.get(name, "step")
         with progress.phase(name, total - self.position.step, units) as phase:
             if name == "collection":
@@ -251,10 +253,16 @@ class Trainer:
                 self._evaluate(phase)
             else:
                 self._train_part(name, total, phase)
-        seconds = time.perf_counter() - began
+        seconds = self._stop_clock(name)
         metrics, done = self.position.metrics, phase.done
-        metrics[f"duration/{name}"] = metrics.get(f"duration/{name}", 0.0) + seconds
         metrics[f"rates/{name}_{units}s_per_second"] = done / seconds if seconds > 0 else 0.0
+
+    def _stop_clock(self, name: str) -> float:
+        """Adds the seconds since an epoch or a phase began, or was resumed, to its duration; returns them."""
+        seconds = time.perf_counter() - self._clocks.pop(name)
+        metrics, key = self.position.metrics, f"duration/{name}"
+        metrics[key] = metrics.get(key, 0.0) + seconds
+        return seconds
 
     def _collect(self, total: int, phase: Any) -> None:
         position = self.position
@@ -378,6 +386,8 @@ class Trainer:
         return restored
 
     def _save_and_stop(self) -> None:
+        for name in list(self._clocks):
+            self._stop_clock(name)
         self.save()
         raise self._stopped()
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
+from iris_fast.errors import run_command
 from iris_fast.train import main
-from iris_fast.training.loggers import read_metrics
+from iris_fast.training.loggers import MetricLogger, read_metrics
 from iris_fast.training.run_folder import RunFolder
 from iris_fast.training.trainer import Trainer
 from tests.micro import MICRO
@@ -127,8 +128,6 @@ def stop_during(monkeypatch: pytest.MonkeyPatch, stop: StopAt) -> None:
 def test_signal_in_the_middle_of_a_phase(
     phase: str, number: int, code: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iris_fast.errors import run_command
-
     run = tmp_path / "stopped"
     stop = StopAt(phase, 2, number)
     with monkeypatch.context() as patch:
@@ -138,6 +137,7 @@ def test_signal_in_the_middle_of_a_phase(
     position = torch.load(RunFolder(run).checkpoint, weights_only=True)["position"]
     assert (position["epoch"], position["phase"]) == (2, phase)
     assert position["step"] > 0
+    assert position["metrics"]["duration/epoch"] >= position["metrics"][f"duration/{phase}"] > 0
     assert main(["--resume", str(run)]) == 0
     assert_same_run(uninterrupted, run)
 
@@ -211,9 +211,37 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     assert main(["--resume", str(run), "common.epochs=2"]) == 0
 
 
-def test_nan_loss_stops_before_anything_is_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from iris_fast.errors import run_command
+# TensorBoard's own thread prints its error; what the run says is the last line.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_disk_full_of_events_ends_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard's file crosses the limit, and would again as it is closed: still exit 4, and all closed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    make = MetricLogger._tensorboard_writer
 
+    def on_a_full_disk(logger: MetricLogger) -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        return make(logger)
+
+    run = tmp_path / "full"
+    assert train(run, "common.epochs=1") == 0
+    before = RunFolder(run).checkpoint.read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(MetricLogger, "_tensorboard_writer", on_a_full_disk)
+            code = run_command(main, ["--resume", str(run), "common.epochs=2", "logging.tensorboard=true"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 4
+    assert "is full: the last checkpoint is whole" in capsys.readouterr().err.splitlines()[-1]
+    assert RunFolder(run).checkpoint.read_bytes() == before
+    assert main(["--resume", str(run), "common.epochs=2"]) == 0  # which needs the folder's lock
+
+
+def test_nan_loss_stops_before_anything_is_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "diverged"
     assert train(run, "common.epochs=1") == 0
     before = RunFolder(run).checkpoint.read_bytes()
@@ -238,8 +266,6 @@ def test_checkpoints_add_only_new_frames(uninterrupted: Path) -> None:
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from iris_fast.errors import run_command
-
     run = tmp_path / "busy"
     assert train(run, "common.epochs=1") == 0
     other = RunFolder(run)

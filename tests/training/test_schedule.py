@@ -66,3 +66,13 @@ def test_a_part_that_stops_early() -> None:
     config = apply_overrides(PAPER, ["training.tokenizer.stop_after_epochs=7"])
     trained = [epoch for epoch in range(1, 12) if "tokenizer" in epoch_phases(config, epoch)]
     assert trained == [6, 7]
+
+
+@pytest.mark.parametrize("preset", ["small", "tiny"])
+def test_a_small_preset_that_is_made_longer_goes_on_collecting(preset: str) -> None:
+    config = preset_config(preset, "Catch")
+    for epochs in (config.common.epochs, 2 * config.common.epochs):
+        longer = apply_overrides(config, [f"common.epochs={epochs}"])
+        assert "collection" in epoch_phases(longer, epochs)
+    stopped = apply_overrides(config, ["collection.train.stop_after_epochs=3"])
+    assert "collection" in epoch_phases(stopped, 3) and "collection" not in epoch_phases(stopped, 4)
