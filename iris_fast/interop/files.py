@@ -29,8 +29,10 @@ FREE_KEYS = frozenset(
     {
         "tokenizer.encoder.config.dropout",
         "tokenizer.perceptual",
+        "tokenizer.perceptual_weight",
         "tokenizer.codebook_init",
         "tokenizer.restart_codes_every",
+        "tokenizer.restart_codes_at",
         "world_model.embed_pdrop",
         "world_model.resid_pdrop",
         "world_model.attn_pdrop",

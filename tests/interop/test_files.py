@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from iris_fast.agent import Agent, AgentConfig
+from iris_fast.config.overrides import config_keys
 from iris_fast.errors import UserError
 from iris_fast.interop.files import (
+    FREE_KEYS,
     Weights,
     check_fits,
     config_from_dict,
@@ -230,3 +232,18 @@ def test_extra_plain_data_survives(tmp_path: Path) -> None:
     payload = read_payload(tmp_path / "x.pt")
     assert payload["steps"] == [1, (2.5, None)] and torch.equal(payload["random"], extra["random"])  # type: ignore[arg-type]
     optimizer.load_state_dict(payload["optimizer"])
+
+
+def test_every_setting_that_is_not_a_size_is_free() -> None:
+    """A new field must be put on one side or the other: weights depend on it, or a run may change it."""
+    autoencoder = (
+        "resolution in_channels out_ch ch ch_mult num_res_blocks attn_resolutions z_channels norm_groups"
+    )
+    sizes = {f"tokenizer.encoder.config.{name}" for name in autoencoder.split()}
+    sizes |= {f"tokenizer.{name}" for name in ("vocab_size", "embed_dim", "background")}
+    transformer = "tokens_per_block max_blocks attention num_layers num_heads embed_dim"
+    sizes |= {f"world_model.{name}" for name in transformer.split()}
+    sizes |= {"actor_critic.channels", "actor_critic.lstm_dim"}
+    keys = set(config_keys(AgentConfig))
+    assert sizes <= keys and FREE_KEYS <= keys
+    assert keys - sizes == FREE_KEYS
