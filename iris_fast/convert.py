@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from torch import Tensor
 
+from .command_line import CommandParser
 from .errors import UserError, run_command
 from .interop.files import (
     Weights,
@@ -24,10 +24,10 @@ from .interop.public import public_overrides, to_public
 LPIPS_PREFIX = "tokenizer.lpips."
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m iris_fast.convert",
-        description="Convert a checkpoint of an IRIS agent between iris_fast and the public implementation "
+        description="Convert a checkpoint of an IRIS agent between iris_fast and the public implementation\n"
         "(eloialonso/iris). No code in the file is run.",
     )
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from iris_fast.command_line import CommandParser
 from iris_fast.envs.games import ATARI_100K_SCORES
 from iris_fast.errors import UserError, run_command
 from iris_fast.training.curves import Run, across_runs, load_run, running_mean
@@ -267,13 +267,16 @@ def _save(figure: Figure, path: Path) -> Path:
         figure.savefig(path, dpi=130)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path.parent} is a file: give --out a folder, or a file ending in .png") from None
+    except OSError as error:  # a folder of someone else's, a full disk
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{path} cannot be written ({reason}): choose another place with --out") from None
     return path
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m iris_fast.plot",
-        description="Draws the learning curve (returns against environment steps) and the losses of a run. "
+        description="Draws the learning curve (returns against environment steps) and the losses of a run.\n"
         "Several runs of one game are drawn as their mean and range, with a thin line for each.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run")

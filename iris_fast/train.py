@@ -128,9 +128,9 @@ def _fresh(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
     if arguments.game is None:
         raise UserError("name a game, for example --game Pong (--list-games shows all)")
     game = resolve_game(arguments.game)
-    device = arguments.device or "auto"
+    # The preset follows from the device, which an override may name; any preset can be asked for that.
+    device = _with_options(preset_config("paper", game), arguments).common.device
     config = _preset(arguments.preset or choose_preset(game, choose_device(device)), game)
-    config = replace(config, common=replace(config.common, device=device))
     config = _with_options(config, arguments)
     config = _with_initialization(config, arguments)
     run = RunFolder(arguments.run_dir) if arguments.run_dir else RunFolder.default(game)
@@ -152,10 +152,8 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
             f"--game {arguments.game}: the run in {run.path} plays {saved.game}; leave --game out, "
             "or start a new run"
         )
-    config = unresolve(saved)  # so that an override reaches what takes its value from that key
-    if arguments.device:
-        config = replace(config, common=replace(config.common, device=arguments.device))
-    config = _with_options(config, arguments)
+    # Unresolved, so that an override reaches what takes its value from that key.
+    config = _with_options(unresolve(saved), arguments)
     if architecture(resolve(config).agent) != architecture(resolve(saved).agent):
         raise UserError(
             f"an override changes the architecture of the run in {run.path}: start a new run for other sizes"
@@ -172,10 +170,15 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
 
 
 def _with_options(config: Config, arguments: argparse.Namespace) -> Config:
-    """The configuration with overrides, and options that stand for some."""
+    """The configuration with overrides, and options that stand for some; UserError where both name one."""
+    options = {name: getattr(arguments, name) for name in ("device", "seed")}
+    for name, value in options.items():
+        given = [text for text in arguments.overrides if text.lstrip("+").startswith(f"common.{name}=")]
+        if value is not None and given:
+            raise UserError(f"--{name} {value} and {given[0]} are two names of one setting: give one of them")
     config = apply_overrides(config, arguments.overrides)
-    if arguments.seed is not None:
-        config = replace(config, common=replace(config.common, seed=arguments.seed))
+    chosen = {name: value for name, value in options.items() if value is not None}
+    config = replace(config, common=replace(config.common, **chosen))
     if arguments.wandb:
         config = replace(config, wandb=replace(config.wandb, mode="online"))
     return config

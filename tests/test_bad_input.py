@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from iris_fast import convert, plot
 from iris_fast.agent import Agent
 from iris_fast.envs import factory
-from iris_fast.errors import UserError
+from iris_fast.errors import UserError, run_command
 from iris_fast.interop.files import write_weights
 from iris_fast.training.run_folder import RunFolder
 from tests.commands import Say, contents, refusal, run_evaluate, run_train, train_micro
@@ -69,6 +74,19 @@ TRAIN_CATCH = ("--game", "Catch", *MICRO)
         pytest.param((*TRAIN_CATCH, "game=Pong"), ["use --game Pong"], id="game as override"),
         pytest.param((*TRAIN_CATCH, "--seed", "x"), ["--seed", "'x'"], id="seed of a wrong type"),
         pytest.param((*TRAIN_CATCH, "--seed", "-1"), ["common.seed=-1"], id="negative seed"),
+        pytest.param(
+            (*TRAIN_CATCH, "--seed", "1", "common.seed=2"), ["--seed 1", "common.seed=2"], id="two seeds"
+        ),
+        pytest.param(
+            (*TRAIN_CATCH, "--device", "cpu", "common.device=cuda"),
+            ["--device cpu", "common.device=cuda"],
+            id="two devices",
+        ),
+        pytest.param(
+            (*TRAIN_CATCH, "tokenizer.encoder.config.attn_resolutions=[5]"),
+            ["attn_resolutions=[5]", "[64, 32, 16, 8, 4]"],
+            id="attention at no level",
+        ),
         pytest.param((*TRAIN_CATCH, "--sed", "1"), ["--sed", "--seed"], id="unknown option"),
         pytest.param(
             (*TRAIN_CATCH, "training.tokenizer.batch_num_samples=0"),
@@ -366,6 +384,41 @@ def test_evaluate_refuses_what_is_no_run(trained: Path, here: Path, capsys: Say)
     ):
         assert word in refusal(run_evaluate, capsys, *arguments)
     assert contents(here) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "word"),
+    [
+        (convert.main, ("a.pt", "b.pt"), "required: --to"),
+        (convert.main, ("a.pt", "b.pt", "--to", "public", "--lpip", "omit"), "nearest: --lpips"),
+        (plot.main, (), "required: RUN"),
+        (plot.main, ("run", "--smoot", "3"), "nearest: --smooth"),
+        (plot.main, ("run", "--smooth", "x"), "'x'"),
+    ],
+)
+def test_convert_and_plot_refuse(
+    command: Callable[[list[str] | None], int],
+    arguments: tuple[str, ...],
+    word: str,
+    here: Path,
+    capsys: Say,
+) -> None:
+    assert word in refusal(partial(run_command, command), capsys, list(arguments))
+    assert contents(here) == {}
+
+
+def test_plot_says_that_it_cannot_write(
+    trained: Path, here: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder that may only be read, or on a full disk."""
+    for number in (errno.EACCES, errno.ENOSPC):
+
+        def fail(*arguments: object, number: int = number, **options: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+        sentence = refusal(partial(run_command, plot.main), capsys, [str(trained), "--out", "."])
+        assert os.strerror(number) in sentence and "--out" in sentence
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from iris_fast.interop.files import read_weights
 from iris_fast.interop.public import to_public
 from iris_fast.kernels._extension import find_extension
 from iris_fast.models.perceptual import LPIPS
-from iris_fast.train import key_lines, make_parser
+from iris_fast.train import _fresh, key_lines, make_parser
 from iris_fast.training.loggers import read_metrics
 from iris_fast.training.run_folder import RunFolder
 from tests.commands import Say, contents, refusal, run_train, train_micro
@@ -329,3 +329,15 @@ def test_ctrl_c_before_training_begins(tmp_path: Path, capsys: Say, monkeypatch:
     monkeypatch.setattr("iris_fast.training.builder.estimate_seconds_per_unit", interrupted)
     assert train_micro(tmp_path / "run", *UNTRAINED) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("stopped: interrupted")
+
+
+@pytest.mark.parametrize(("arguments", "preset"), [((), "paper"), (("common.device=cpu",), "small")])
+def test_the_preset_follows_the_device_that_an_override_names(
+    arguments: tuple[str, ...], preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    parsed = make_parser().parse_intermixed_args(
+        ["--game", "Pong", "--run-dir", str(tmp_path / "run"), *arguments]
+    )
+    config, _ = _fresh(parsed)
+    assert config.preset == preset

@@ -74,6 +74,13 @@ def _validate_tokenizer(config: Config) -> None:
         )
     if resolution < 2**POOLINGS:
         raise UserError(f"{prefix}.resolution={resolution}: it must be at least {2**POOLINGS}")
+    levels = [resolution // 2**level for level in range(halvings + 1)]
+    for attended in autoencoder.attn_resolutions:
+        if attended not in levels:
+            raise UserError(
+                f"{prefix}.attn_resolutions={list(autoencoder.attn_resolutions)}: no level has resolution "
+                f"{attended}; choose from {levels}"
+            )
     for side in ("train", "test"):
         size = getattr(config.env, side).size
         if size != resolution:
