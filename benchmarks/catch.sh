@@ -9,6 +9,7 @@ jobs=${2:-1}
 mkdir -p "$out"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+commit=$(git describe --always --dirty --abbrev=12 '--exclude=*')  # of what runs, whatever is edited meanwhile
 [ "$jobs" -eq 1 ] || export OMP_NUM_THREADS=1
 
 train() {
@@ -19,10 +20,10 @@ train() {
   python -m iris_fast.evaluate "$run" --episodes 100 --json "$out/evaluation_$seed.json"
   sed -i "s#$scratch/##" "$out/evaluation_$seed.json"
   cp "$run/logs/metrics.jsonl" "$out/metrics_$seed.jsonl"
-  python -m benchmarks.run_record "$out/run_$seed.json" --seconds "$seconds" --seed "$seed" \
+  python -m benchmarks.run_record "$out/run_$seed.json" --seconds "$seconds" --seed "$seed" --commit "$commit" \
     --command "python -m iris_fast.train --game Catch --seed $seed"
 }
 export -f train
-export out scratch
+export out scratch commit
 printf '%s\n' 0 1 2 | xargs -P "$jobs" -I {} bash -euo pipefail -c 'train {}'
 python -m iris_fast.plot "$scratch"/seed_{0,1,2} --out "$out"

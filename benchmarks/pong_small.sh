@@ -8,10 +8,11 @@ out=${2:-benchmarks/results/cpu/pong_small}
 mkdir -p "$out"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+commit=$(git describe --always --dirty --abbrev=12 '--exclude=*')  # of what runs, whatever is edited meanwhile
 
 began=$(date +%s)
 timeout -s INT "$seconds" python -m iris_fast.train --game Pong --preset small --run-dir "$scratch/run" || test $? -eq 124
-python -m benchmarks.run_record "$out/run.json" --seconds $(($(date +%s) - began)) --seed 0 \
+python -m benchmarks.run_record "$out/run.json" --seconds $(($(date +%s) - began)) --seed 0 --commit "$commit" \
   --command "python -m iris_fast.train --game Pong --preset small"
 cp "$scratch/run/logs/metrics.jsonl" "$out/metrics.jsonl"
 for kind in reconstructions episodes/imagination episodes/test; do

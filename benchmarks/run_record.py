@@ -16,12 +16,14 @@ def main() -> None:
     parser.add_argument("--command", required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--commit", required=True, help="git describe --always --dirty, as the run began")
     arguments = parser.parse_args()
     record = {
         "command": arguments.command,
         "seed": arguments.seed,
         "seconds": arguments.seconds,
         **circumstances(),
+        "commit": arguments.commit,
     }
     arguments.file.write_text(json.dumps(record, indent=1) + "\n")
 
