@@ -6,7 +6,9 @@ on tokens starts from the file's, so that a tie between codewords is counted onc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from iris_fast.imagination.engine import ImaginationStart
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.kernels import lambda_returns
+from iris_fast.models.tokenizer import Encoding, Tokenizer
 from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
 from iris_fast.training.optimization import weight_decay_groups
 
@@ -79,11 +82,30 @@ def encoding(golden: Arrays, agent: Agent) -> Outputs:
     }
 
 
+@contextmanager
+def quantized_by(tokenizer: Tokenizer, tokens: Tensor) -> Iterator[None]:
+    """Within, `tokenizer` quantizes by `tokens` `(batch, 16)`: of a tie the file may have the other codeword.
+
+    Its own tokens are compared with the file's in `encoding`.
+    """
+    encode = tokenizer.encode
+
+    def as_told(frames: Tensor) -> Encoding:
+        z = encode(frames).z
+        side = z.shape[-1]
+        z_quantized = tokenizer.embedding(tokens).unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        return Encoding(z, z_quantized, tokens)
+
+    with mock.patch.object(tokenizer, "encode", as_told):
+        yield
+
+
 def tokenizer_losses(golden: Arrays, agent: Agent) -> Outputs:
     tokenizer = agent.tokenizer
     tokenizer.zero_grad()
     with torch.enable_grad():
-        losses = tokenizer.losses(frames_of(golden, agent)[:, 0])
+        with quantized_by(tokenizer, golden["tokens_frame0"]):
+            losses = tokenizer.losses(frames_of(golden, agent)[:, 0])
         torch.stack(list(losses.values())).sum().backward()
     gradient = tokenizer.embedding.weight.grad
     assert gradient is not None
