@@ -12,6 +12,7 @@ from .errors import UserError, run_command
 from .interop.files import (
     Weights,
     config_from_dict,
+    heads_assumption,
     lpips_weights,
     read_weights,
     save_atomically,
@@ -44,6 +45,12 @@ def build_parser() -> CommandParser:
         "or in torch hub's folder: the public implementation loads no file without it, unless its tokenizer "
         "was built with with_lpips=False",
     )
+    parser.add_argument(
+        "--num-heads",
+        type=int,
+        metavar="N",
+        help="heads of the world model of a public checkpoint, which its file does not tell (default 4, the paper's)",
+    )
     parser.add_argument("--force", action="store_true", help="replace TARGET when it exists")
     return parser
 
@@ -51,7 +58,10 @@ def build_parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     _check_target(arguments.source, arguments.target, arguments.force)
-    weights = read_weights(arguments.source)
+    weights = read_weights(arguments.source, arguments.num_heads)
+    assumption = heads_assumption(weights, arguments.num_heads)
+    if assumption:
+        print(assumption, file=sys.stderr)
     perceptual = _perceptual(weights, arguments.to, arguments.lpips)
     agent = {name: value for name, value in weights.state_dict.items() if not name.startswith(LPIPS_PREFIX)}
     config = config_from_dict(weights.agent_config)

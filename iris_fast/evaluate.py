@@ -24,7 +24,14 @@ from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import RunStopped, UserError, run_command
 from iris_fast.files import write_atomically
 from iris_fast.imagination.randomness import derive_seed
-from iris_fast.interop.files import Weights, check_fits, config_from_dict, read_payload, read_weights
+from iris_fast.interop.files import (
+    Weights,
+    check_fits,
+    config_from_dict,
+    heads_assumption,
+    read_payload,
+    read_weights,
+)
 from iris_fast.training.builder import choose_device, prepare
 from iris_fast.training.collector import ActingConfig, PlayedSteps
 from iris_fast.training.evaluation import MAX_VIDEO_FRAMES, save_steps
@@ -66,6 +73,12 @@ def make_parser() -> CommandParser:
         help="a run folder, or, with --game, a checkpoint of ours or of the public implementation",
     )
     parser.add_argument("--game", help="the game of a checkpoint that is not in a run folder of ours")
+    parser.add_argument(
+        "--num-heads",
+        type=int,
+        metavar="N",
+        help="heads of the world model of a public checkpoint, which its file does not tell (default 4, the paper's)",
+    )
     parser.add_argument("--episodes", type=int, default=100, metavar="N", help="how many (default 100)")
     parser.add_argument(
         "--envs", type=int, metavar="N", help=f"played side by side (default {DEFAULT_ENVS}, or the episodes)"
@@ -99,6 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     for path in [*outputs, *([arguments.video] if arguments.video else [])]:
         _check_writable(path)
     acting = _acting(subject.config, arguments)
+    assumption = heads_assumption(subject.weights, arguments.num_heads)
+    if assumption:
+        print(assumption, file=sys.stderr)
     try:
         episodes = _play(agent, env, acting, arguments)
     finally:
@@ -128,7 +144,7 @@ def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
     if run is not None and not run.checkpoint.is_file():
         run.check_is_run()
         raise UserError(f"{path} has no checkpoint yet: wait for the end of its first epoch")
-    weights = read_weights(path)
+    weights = read_weights(path, arguments.num_heads)
     game = None if arguments.game is None else resolve_game(arguments.game)
     if run is not None and weights.kind == "iris_fast":
         config = run.read_config()

@@ -71,6 +71,17 @@ TRAIN_CATCH = ("--game", "Catch", *MICRO)
             id="unknown nested key",
         ),
         pytest.param((*TRAIN_CATCH, "Pong"), ["'Pong'", "key=value"], id="no override"),
+        pytest.param(("--game", "Pong", "env.train.id=PongNoFrameskip-v4"), ["use --game"], id="public id"),
+        pytest.param(
+            (*TRAIN_CATCH, "evaluation.actor_critic.horizon=9"),
+            ["use evaluation.imagined_frames=9"],
+            id="public horizon",
+        ),
+        pytest.param(
+            (*TRAIN_CATCH, "evaluation.actor_critic.num_episodes_to_save=2"),
+            ["use evaluation.num_imagined_episodes=2"],
+            id="public imagined episodes",
+        ),
         pytest.param((*TRAIN_CATCH, "game=Pong"), ["use --game Pong"], id="game as override"),
         pytest.param((*TRAIN_CATCH, "--seed", "x"), ["--seed", "'x'"], id="seed of a wrong type"),
         pytest.param((*TRAIN_CATCH, "--seed", "-1"), ["common.seed=-1"], id="negative seed"),

@@ -10,6 +10,13 @@ from iris_fast.errors import UserError, nearest
 
 from .schema import Config
 
+# Keys of the public implementation that mean something said in another way here.
+ELSEWHERE = {
+    "env.train.id": "use --game, for example --game Pong",
+    "env.test.id": "use --game, for example --game Pong",
+    "evaluation.actor_critic.horizon": "use evaluation.imagined_frames={}",
+    "evaluation.actor_critic.num_episodes_to_save": "use evaluation.num_imagined_episodes={}",
+}
 Node = TypeVar("Node")
 
 
@@ -34,6 +41,8 @@ def apply_overrides(config: Config, overrides: list[str]) -> Config:
         key = key.lstrip("+").strip()
         if not separator:
             raise UserError(f"override '{override}': write key=value, for example common.epochs=100")
+        if key in ELSEWHERE:
+            raise UserError(f"there is no configuration key '{key}': {ELSEWHERE[key].format(text.strip())}")
         if key not in keys:
             raise UserError(f"there is no configuration key '{key}'{_suggestion(key, list(keys))}")
         if key in ("game", "preset"):

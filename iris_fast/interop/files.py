@@ -128,26 +128,40 @@ def read_payload(path: Path) -> dict[str, Any]:
     return _checked(path, payload)
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, num_heads: int | None = None) -> Weights:
     """The agent's weights from our file, a public state dict, or a run folder of either kind.
 
-    Raises UserError for a file that is broken or is neither.
+    `num_heads` are those of a public file's world model, which no shape in it tells (the paper's if None).
+    Raises UserError for a file that is broken or is neither, and for heads that are not a file of ours's.
     """
     path = weights_path(path)
     payload = load_payload(path)
     if _is_ours(payload):
         payload = _checked(path, payload)
         config, num_actions = payload["config"], payload["num_actions"]
+        if num_heads not in (None, config["world_model"]["num_heads"]):
+            raise UserError(
+                f"--num-heads {num_heads}: {path} says that its world model has "
+                f"{config['world_model']['num_heads']}; leave --num-heads out"
+            )
         return Weights(path, payload["agent"], num_actions, "iris_fast", config)
     if not _is_state_dict(payload):
         raise UserError(f"{path} is not a checkpoint of an IRIS agent: give a whole agent's weights")
     try:
-        inferred = infer_config(payload)
+        inferred = infer_config(payload, num_heads)
         state_dict = from_public(payload, inferred)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     num_actions = state_dict["actor_critic.actor_linear.weight"].shape[0]
     return Weights(path, state_dict, num_actions, "public", config_to_dict(inferred))
+
+
+def heads_assumption(weights: Weights, num_heads: int | None) -> str | None:
+    """What to say of a world model whose number of heads was neither given nor told by its file."""
+    if weights.kind != "public" or num_heads is not None:
+        return None
+    heads = weights.agent_config["world_model"]["num_heads"]
+    return f"{weights.path} does not tell its world model's heads: {heads} assumed, as in the paper (--num-heads)"
 
 
 def write_weights(

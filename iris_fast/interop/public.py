@@ -123,9 +123,12 @@ def infer_config(state_dict: Mapping[str, Tensor], num_heads: int | None = None)
     """
     try:
         config = _infer(state_dict, num_heads)
+        heads, width = config.world_model.num_heads, config.world_model.embed_dim
     except (KeyError, IndexError, ValueError, ZeroDivisionError, UserError) as error:
         lacking = f" (it lacks {error.args[0]})" if isinstance(error, KeyError) else ""
         raise UserError(f"the state dict is not of an IRIS agent{lacking}: give a whole agent's") from None
+    if heads < 1 or width % heads:
+        raise UserError(f"--num-heads {heads}: it must divide the world model's width, {width}")
     return config
 
 

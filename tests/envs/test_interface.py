@@ -183,7 +183,7 @@ def test_snapshots_of_something_else_are_refused() -> None:
         CatchVectorEnv(num_envs=3, seed=0).set_state(state)
     with pytest.raises(UserError, match="size=64 and this one 32"):
         CatchVectorEnv(num_envs=2, seed=0, size=32).set_state(state)
-    with pytest.raises(UserError, match="use env.backend=ale$"):
+    with pytest.raises(UserError, match=r"use env\.backend=ale$"):
         CatchVectorEnv(num_envs=2, seed=0).set_state(state | {"backend": "ale"})
 
 

@@ -112,3 +112,23 @@ def test_a_corrupt_source_exits_with_2(ours: Path, tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_heads_that_the_file_does_not_tell(
+    published: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, eight, four = tmp_path / "public.pt", tmp_path / "eight.pt", tmp_path / "four.pt"
+    torch.save(published, source)
+    assert convert(source, eight, "--to", "iris_fast", "--num-heads", 8) == 0
+    assert "assumed" not in capsys.readouterr().err
+    assert read_weights(eight).agent_config["world_model"]["num_heads"] == 8
+    assert convert(source, four, "--to", "iris_fast") == 0
+    assert "4 assumed" in capsys.readouterr().err
+    for arguments, word in (
+        ((source, 7), "must divide"),
+        ((eight, 4), "has 8"),
+        ((source, 0), "must divide"),
+    ):
+        target = tmp_path / "refused.pt"
+        assert convert(arguments[0], target, "--to", "iris_fast", "--num-heads", arguments[1]) == 2
+        assert word in capsys.readouterr().err and not target.exists()
