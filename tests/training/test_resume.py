@@ -18,6 +18,7 @@ import torch
 
 from iris_fast.errors import run_command
 from iris_fast.train import main
+from iris_fast.training.evaluation import Evaluator
 from iris_fast.training.loggers import MetricLogger, read_metrics
 from iris_fast.training.run_folder import RunFolder
 from iris_fast.training.trainer import Trainer
@@ -96,7 +97,7 @@ class StopAt:
             os.kill(os.getpid(), self.number)
 
 
-def stop_during(monkeypatch: pytest.MonkeyPatch, stop: StopAt) -> None:
+def stop_during(monkeypatch: pytest.MonkeyPatch, stop: Callable[[Trainer], None]) -> None:
     """Calls `stop` before each gradient step and each vector step of collection."""
     from iris_fast.training.collector import Collector
     from iris_fast.training.optimization import PartTrainer
@@ -138,6 +139,47 @@ def test_signal_in_the_middle_of_a_phase(
     assert (position["epoch"], position["phase"]) == (2, phase)
     assert position["step"] > 0
     assert position["metrics"]["duration/epoch"] >= position["metrics"][f"duration/{phase}"] > 0
+    assert main(["--resume", str(run)]) == 0
+    assert_same_run(uninterrupted, run)
+
+
+def test_signal_during_evaluation(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, evaluate, sent = tmp_path / "stopped", Evaluator.evaluate, []
+
+    def interrupted(self: Evaluator, *arguments: Any) -> dict[str, float]:
+        sent.append(os.kill(os.getpid(), signal.SIGINT))
+        return evaluate(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", interrupted)
+        assert run_command(main, ["--game", "Catch", "--run-dir", str(run), *MICRO]) == 130
+    assert len(sent) == 1
+    position = torch.load(RunFolder(run).checkpoint, weights_only=True)["position"]
+    assert (position["epoch"], position["phase"]) == (2, "evaluation")
+    assert main(["--resume", str(run)]) == 0
+    assert_same_run(uninterrupted, run)
+
+
+def test_a_second_signal_stops_at_once(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the step itself, before anything of the epoch is saved: the checkpoint before it is gone on from."""
+    run, stop = tmp_path / "stopped", StopAt("world_model", 2, signal.SIGINT)
+
+    def twice(trainer: Trainer) -> None:
+        stop(trainer)
+        if stop.sent:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        stop_during(patch, twice)
+        assert run_command(main, ["--game", "Catch", "--run-dir", str(run), *MICRO]) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "at once" in said and f"--resume {run}" in said
+    position = torch.load(RunFolder(run).checkpoint, weights_only=True)["position"]
+    assert (position["epoch"], position["step"]) == (2, 0)
     assert main(["--resume", str(run)]) == 0
     assert_same_run(uninterrupted, run)
 
