@@ -146,10 +146,12 @@ def test_signal_in_the_middle_of_a_phase(
 def test_signal_during_evaluation(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, evaluate, sent = tmp_path / "stopped", Evaluator.evaluate, []
+    run, evaluate = tmp_path / "stopped", Evaluator.evaluate
+    sent: list[int] = []
 
     def interrupted(self: Evaluator, *arguments: Any) -> dict[str, float]:
-        sent.append(os.kill(os.getpid(), signal.SIGINT))
+        sent.append(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
         return evaluate(self, *arguments)
 
     with monkeypatch.context() as patch:
