@@ -64,6 +64,7 @@ HEAD = (
 def rows_of(sizes: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     """A row for each side, or one that says why a size has none."""
     rows = []
+    said: set[tuple[str, str]] = set()
     for size in sizes:
         label = " ".join(
             f"{key} {value}"
@@ -78,7 +79,9 @@ def rows_of(sizes: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             continue
         first = next(iter(size["seconds"]))
         for side, why in {**size.get("not_timed", {}), **size.get("absent", {})}.items():
-            rows.append([label, f"{_label(side)}: {why}"])
+            if (side, why) not in said:  # once for all sizes
+                rows.append([label, f"{_label(side)}: {why}"])
+            said.add((side, why))
         for side, timing in size["seconds"].items():
             rows.append([label if side == first else "", *_row(size, side, timing, first)])
     return rows

@@ -139,7 +139,7 @@ def _rollout_seconds(run: Run, sides: list[str], batch: int, horizon: int, round
     return {side: Timing(tuple(turn[0] for turn in turns)).median for side, turns in found.items()}
 
 
-@compared_case("gradient_steps", minutes=1.5)
+@compared_case("gradient_steps", minutes=1.6)
 def gradient_steps(run: Run) -> dict[str, Any]:
     """The three gradient steps of the paper's agent, on a CPU with small batches."""
     sides, found = agreeing(run)

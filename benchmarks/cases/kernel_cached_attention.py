@@ -236,7 +236,7 @@ def measure(size: Size, device: torch.device, bandwidth: float, rate: float, rou
     return found
 
 
-@case("kernel_cached_attention", minutes=0.2, default=True)
+@case("kernel_cached_attention", minutes=0.1, default=True)
 def kernel_cached_attention(quick: bool) -> dict[str, Any]:
     """A decoding step over a KV cache with its append, by batch, length and dtype: ours and others."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -95,7 +95,7 @@ def measure(machine: Machine, size: Size, quick: bool) -> dict[str, Any]:
     return compare_and_time(machine, sides, expected, tolerance, size.facts(), torch.float32)
 
 
-@case("kernel_group_norm_swish", minutes=0.2, default=True)
+@case("kernel_group_norm_swish", minutes=0.1, default=True)
 def kernel_group_norm_swish(quick: bool) -> dict[str, Any]:
     """GroupNorm + swish by resolution and dtype, also with gradients: ours by block, PyTorch, torch.compile."""
     machine = measured_machine(quick)

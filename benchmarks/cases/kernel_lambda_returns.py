@@ -41,7 +41,7 @@ def measure(
     return found
 
 
-@case("kernel_lambda_returns", minutes=0.2, default=True)
+@case("kernel_lambda_returns", minutes=0.1, default=True)
 def kernel_lambda_returns(quick: bool) -> dict[str, Any]:
     """λ-returns over shapes: ours, plain PyTorch, torch.compile (on a GPU)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -99,7 +99,7 @@ def measure(machine: Machine, size: Size, quick: bool) -> dict[str, Any]:
     return compare_and_time(machine, sides, expected, tolerance, size.facts(), size.dtype)
 
 
-@case("kernel_layer_norm_linear", minutes=0.2, default=True)
+@case("kernel_layer_norm_linear", minutes=0.1, default=True)
 def kernel_layer_norm_linear(quick: bool) -> dict[str, Any]:
     """LayerNorm + linear + GELU + residual by layer, rows and dtype: ours by tile, PyTorch, torch.compile."""
     machine = measured_machine(quick)

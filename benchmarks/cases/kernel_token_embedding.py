@@ -100,7 +100,7 @@ def measure(machine: Machine, size: Size, quick: bool) -> dict[str, Any]:
     return compare_and_time(machine, sides, expected, tolerance, size.facts(), torch.float32)
 
 
-@case("kernel_token_embedding", minutes=0.2, default=True)
+@case("kernel_token_embedding", minutes=0.1, default=True)
 def kernel_token_embedding(quick: bool) -> dict[str, Any]:
     """Token + position embedding by batch and length, also with gradients: ours, PyTorch, torch.compile."""
     machine = measured_machine(quick)

@@ -138,7 +138,7 @@ def convolution(machine: Machine, batch: int, side: int, dtype: torch.dtype) -> 
     return compare_and_time(machine, sides, with_gradients(convolve, exact)(), tolerance, facts, dtype)
 
 
-@case("kernel_torch_limits", minutes=0.2, default=True)
+@case("kernel_torch_limits", minutes=0.1, default=True)
 def kernel_torch_limits(quick: bool) -> dict[str, Any]:
     """Training operations left to PyTorch, beside their parts: attention, cross-entropy, LSTM, convolution."""
     machine = measured_machine(quick)

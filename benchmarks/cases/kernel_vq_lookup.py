@@ -213,7 +213,7 @@ def sweep(device: torch.device, rounds: int) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-@case("kernel_vq_lookup", minutes=0.2, default=True)
+@case("kernel_vq_lookup", minutes=0.1, default=True)
 def kernel_vq_lookup(quick: bool) -> dict[str, Any]:
     """The codebook lookup over sizes: ours at each precision, PyTorch, vector-quantize-pytorch, flash-kmeans."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -81,7 +81,7 @@ def measure(machine: Machine, size: Size, quick: bool) -> dict[str, Any]:
     return compare_and_time(machine, sides, expected, tolerance, size.facts(), torch.float32)
 
 
-@case("kernel_vq_statistics", minutes=0.2, default=True)
+@case("kernel_vq_statistics", minutes=0.1, default=True)
 def kernel_vq_statistics(quick: bool) -> dict[str, Any]:
     """Counts and sums of the vectors of each codeword: ours, index_add_, a one-hot product, torch.compile."""
     machine = measured_machine(quick)

@@ -94,7 +94,7 @@ def predicted_seconds(sizes: list[dict[str, Any]], amount: float) -> float:
     return each * amount
 
 
-@compared_case("rollout", minutes=2.8)
+@compared_case("rollout", minutes=3)
 def rollout(run: Run) -> dict[str, Any]:
     """Rollouts by batch size, from raw frames, by each system's own imagination."""
     sides, found = agreeing(run)
@@ -123,7 +123,7 @@ def rollout_whole(run: Run) -> dict[str, Any]:
     return found | {"sizes": sizes}
 
 
-@compared_case("frame_decoding", minutes=1)
+@compared_case("frame_decoding", minutes=0.6)
 def frame_decoding(run: Run) -> dict[str, Any]:
     """Frames decoded from tokens, by number of frames."""
     sides, found = agreeing_parts(run)

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from tests.imagination.fuzz_frames import MODEL_REFUSALS, FrameCalls
+from tests.imagination.fuzz_frames import MODEL_REFUSALS
 from tests.imagination.fuzz_inputs import VALUES, Refused, are_weights, attempt, has_form, is_calm
+from tests.imagination.fuzz_recurrence import RecurrenceCalls
 
 HEADS = ("rewards", "ends", "observations")
 CLASSES = (3, 2)  # of rewards and ends
 
 
-class Fuzzer(FrameCalls):
+class Fuzzer(RecurrenceCalls):
     """One stream of random calls; `seed` decides all of them."""
 
     def __init__(self, seed: int):
@@ -43,6 +44,7 @@ class Fuzzer(FrameCalls):
             self.draw,
         ]
         calls += [self.pool, self.frame_model, self.decode, self.encode, self.policy, self.features]
+        calls += [self.recurrence, self.recur]
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.counts.total() < most:
             call = self.pick(calls)

@@ -33,7 +33,8 @@ def test_random_calls_work_or_raise_and_crash_nothing(limit: str) -> None:
     command = [sys.executable, "-m", "tests.imagination.fuzz_cpu_engine", limit]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    for call in ("model", "dream", "step", "draw", "frame_model", "encode", "decode", "policy", "features"):
+    tokens, frames = ("model", "dream", "step", "draw"), ("frame_model", "encode", "decode")
+    for call in (*tokens, *frames, "policy", "features", "recurrence", "recur"):
         for outcome in ("worked", "refused"):
             assert f"\n{call} {outcome}" in "\n" + ended.stdout, ended.stdout
 
