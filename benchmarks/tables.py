@@ -17,6 +17,7 @@ DIRECT = (
     "GFLOP/s of decoded frames are those of direct convolutions, whatever a side computes: Winograd's take fewer, "
     "so their share of the matrix rate may be above 100%"
 )
+DECODING = ("rollout", "rollout_whole", "frame_decoding")  # the cases whose operations hold such frames
 NOT_LABELS = ("bytes", "flops", "amount", "fits_in_l2")
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -39,7 +40,7 @@ def text_of(name: str, result: Mapping[str, Any]) -> str:
         f"  grows as the power: {what.removeprefix('by_')} {', '.join(f'{k} {v:.2f}' for k, v in powers.items())}"
         for what, powers in result.get("powers", {}).items()
     ]
-    parts += ["  " + DIRECT] if name == "frame_decoding" else []
+    parts += ["  " + DIRECT] if name in DECODING else []
     for key, sizes in lists:
         parts.append(
             aligned(HEAD, rows_of(sizes)) if len(lists) == 1 else f"{key}\n{aligned(HEAD, rows_of(sizes))}"
@@ -84,7 +85,22 @@ def rows_of(sizes: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             said.add((side, why))
         for side, timing in size["seconds"].items():
             rows.append([label if side == first else "", *_row(size, side, timing, first)])
+        rows += [["", *row] for row in _without_graphs(size)]
     return rows
+
+
+def _without_graphs(size: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of sides timed in turn without CUDA graphs, which some of them cannot be captured in."""
+    return [
+        [
+            f"{_label(side)} (without graphs)",
+            duration(timing["median"]),
+            f"{duration(timing['quartile_1'])} – {duration(timing['quartile_3'])}",
+            *[""] * (len(HEAD) - 5),
+            ratio(size.get("speedup_over_without_graphs", {}).get(side), timing["rounds"]),
+        ]
+        for side, timing in size.get("seconds_without_graphs", {}).items()
+    ]
 
 
 def _row(size: Mapping[str, Any], side: str, timing: Mapping[str, float], first: str) -> list[str]:
@@ -109,8 +125,16 @@ def _row(size: Mapping[str, Any], side: str, timing: Mapping[str, float], first:
         f"{peak:.0%}" if peak is not None else "",
         f"{moved / 1e9:.3g}" if moved else "",
         f"{copied:.0%}" if copied is not None else "",
-        ratio(size.get("speedup_over", {}).get(side) or size.get(f"speedup_over_{side}")),
+        _speedup(size, side, int(timing["rounds"])),
     ]
+
+
+def _speedup(size: Mapping[str, Any], side: str, rounds: int) -> str:
+    """How many times faster ours is than this side; of one of our sides, than the fastest of the others."""
+    best = size.get("speedup_over_the_best_other", {})
+    if side in best:
+        return f"{ratio(best[side], rounds)} than {_label(best['other'])}"
+    return ratio(size.get("speedup_over", {}).get(side) or size.get(f"speedup_over_{side}"), rounds)
 
 
 def _share(found: Any, side: str, first: str, otherwise: float | None) -> float | None:
@@ -120,11 +144,17 @@ def _share(found: Any, side: str, first: str, otherwise: float | None) -> float 
     return otherwise if found is None or side != first else found
 
 
-def ratio(interval: Mapping[str, float] | None) -> str:
-    """How many times faster ours is, with its interval, or the least to the greatest of a few rounds."""
+def ratio(interval: Mapping[str, float] | None, rounds: int = FEW) -> str:
+    """How many times faster ours is, with its interval, or the least to the greatest of a few rounds.
+
+    `rounds` of the times stand for those of the ratio in files that are too old to have them: where they are few no
+    interval is given.
+    """
     if interval is None:
         return ""
     middle = f"{interval['ratio']:.3g}×"
+    if "rounds" not in interval and rounds < FEW:
+        return f"{middle} ({rounds} round{'s' if rounds > 1 else ''})"
     if "low" not in interval:
         return f"{middle} (1 round)"
     low, high = f"{interval['low']:.3g}", f"{interval['high']:.3g}"

@@ -68,7 +68,8 @@ def ratio_interval(
 
     `low` and `high` are a bootstrap interval, or with fewer than `FEW` rounds, of which a bootstrap would make too
     narrow a one, the least and the greatest ratio of a round (`rounds` says how many there were; of one round there
-    is no such range). `of`: what of the rounds is compared.
+    is no such range). The pairs must be rounds, which are independent: parts of one round are not, and an interval
+    over them would say nothing. `of`: what of the rounds is compared.
     """
     pairs = np.stack([slow, fast], axis=1)
     middle = of(pairs, axis=0)

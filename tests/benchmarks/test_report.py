@@ -221,3 +221,47 @@ def test_a_ratio_of_few_rounds_has_no_interval_of_confidence() -> None:
     assert ratio(ratio_interval([3.0], [1.0])) == "3× (1 round)"
     many = ratio_interval([4.0] * 8, [1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 4.0, 4.0])
     assert many["low"] < many["ratio"] < many["high"] and ratio(many).startswith("2× [")
+
+
+def test_few_rounds_of_an_old_file_have_no_interval() -> None:
+    old = {"ratio": 2.0, "low": 1.9, "high": 2.1}
+    assert (
+        ratio(old, 3) == "2× (3 rounds)"
+        and ratio(old, 1) == "2× (1 round)"
+        and ratio(old, 9).endswith("2.1]")
+    )
+
+
+def test_operations_of_decoded_frames_are_said_to_be_equivalents() -> None:
+    made_up = made_up_results()
+    assert "direct convolutions" in text_of("rollout", made_up["rollout"])
+    assert "direct convolutions" not in text_of("token_generation", made_up["token_generation"])
+
+
+def test_times_without_graphs_reasons_and_the_best_other_are_printed() -> None:
+    interval = {"ratio": 0.5, "low": 0.4, "high": 0.6, "rounds": 9}
+    draws = {
+        "rows": 64,
+        "seconds": {"ours": timing(1.0)},
+        "seconds_without_graphs": {"ours": timing(1.5), "torch.multinomial": timing(0.75)},
+        "speedup_over_without_graphs": {"torch.multinomial": interval},
+        "absent": {"flashinfer": "runs on GPUs alone"},
+        "not_timed": {"another": "draws another distribution"},
+    }
+    lines = text_of("kernel_sampling", {"draws": [draws]}).splitlines()
+    (row,) = [line for line in lines if "torch.multinomial" in line]
+    assert "750 ms" in row and row.endswith("0.5× [0.4, 0.6]")
+    assert any("ours (without graphs)" in line and "1.5 s" in line for line in lines)
+    assert any("another: draws another distribution" in line for line in lines)
+    again = draws | {"rows": 128, "not_timed": {}}
+    lines = text_of("kernel_sampling", {"draws": [draws, again]}).splitlines()
+    assert sum("flashinfer:" in line for line in lines) == sum("another:" in line for line in lines) == 1
+    lookup = {
+        "size": [16, 512, 512],
+        "seconds": {"ours ieee": timing(1.0), "pytorch": timing(0.5)},
+        "speedup_over_the_best_other": {"other": "pytorch", "ours ieee": interval},
+    }
+    assert "0.5× [0.4, 0.6] than plain PyTorch" in text_of("kernel_vq_lookup", {"sizes": [lookup]})
+    growth = [{"batch": 1, "seconds": {"tokens": timing(1.0)}}]
+    grown = {"powers": {"by_batch": {"tokens": 0.87}}, "by_batch": growth}
+    assert "batch tokens 0.87" in text_of("scaling", grown)
