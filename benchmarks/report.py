@@ -13,8 +13,9 @@ from iris_fast.errors import UserError
 from . import cases  # noqa: F401  (registers the cases)
 from .projection import PHASES
 from .registry import CASES
+from .slower import SLOWER_HEAD, SLOWER_NOTE, slower_rows
 from .systems.client import LABELS
-from .tables import NOT_LABELS, ceilings, duration, text_of
+from .tables import ceilings, duration, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu"
@@ -81,40 +82,13 @@ def report_text(records: Mapping[str, Mapping[str, Any]], plots: Sequence[Path])
     lines += [""] + [f"![{path.stem}]({path.name})" for path in plots] + [""]
     if table := projection_table(records.get("projection", {}).get("result", {})):
         lines += ["## A whole run, projected", "", table, ""]
-    if slower := slower_table(records):
-        lines += ["## Where ours is slower", "", slower, ""]
+    if slower := slower_rows(records):
+        lines += ["## Where ours is slower", "", markdown(SLOWER_HEAD, slower), "", SLOWER_NOTE, ""]
     for name, record in records.items():
         text = text_of(name, record["result"])
         if not text.startswith("{"):  # a case without a table is read in its file
             lines += [f"## {name}", "", CASES[name].description, "", "```text", text.rstrip(), "```", ""]
     return "\n".join(lines)
-
-
-def slower_table(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """The sizes at which a side that does the same work is faster than ours, the worst first."""
-    found = []
-    for name, record in records.items():
-        result = record["result"]
-        others = {side for side, facts in result.get("agreement", {}).items() if not facts["same_model"]}
-        for sizes in (value for value in result.values() if isinstance(value, list)):
-            for size in sizes:
-                if not isinstance(size, dict) or "ours" not in size.get("seconds", {}):
-                    continue
-                ours = size["seconds"]["ours"]["median"]
-                for side, timing in size["seconds"].items():
-                    if side.startswith("ours") or side in others or timing["median"] >= 0.95 * ours:
-                        continue
-                    label = ", ".join(
-                        f"{key} {_plain(value)}"
-                        for key, value in size.items()
-                        if isinstance(value, (int, str, list)) and key not in NOT_LABELS
-                    )
-                    found.append((ours / timing["median"], name, label, side, ours, timing["median"]))
-    rows = [
-        [f"`{name}`", label, duration(ours), f"{LABELS.get(side, side)} {duration(theirs)}", f"{times:.2g}×"]
-        for times, name, label, side, ours, theirs in sorted(found, reverse=True)
-    ]
-    return markdown(["case", "size", "ours", "faster", "ours takes"], rows) if rows else ""
 
 
 def _by_circumstances(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -172,6 +146,16 @@ def speed_table(folder: Path = RESULTS) -> str:
         "spread are in [the report](benchmarks/results/cpu/report.md)."
     )
     return f"{markdown(['', *(LABELS[side] for side in sides)], rows)}\n\n{caption}"
+
+
+def slower_table(folder: Path = RESULTS) -> str:
+    """Where ours is slower by the results of a folder, or that it is nowhere."""
+    rows = slower_rows(read_records(folder))
+    return (
+        f"{markdown(SLOWER_HEAD, rows)}\n\n{SLOWER_NOTE}"
+        if rows
+        else "Nowhere in the results that are there."
+    )
 
 
 def _plain(value: Any) -> str:

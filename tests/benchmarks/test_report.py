@@ -196,24 +196,6 @@ def test_the_default_cases_are_those_of_ten_minutes() -> None:
     assert not CASES["scaling"].default and not CASES["rollout_whole"].default
 
 
-def test_what_ours_is_slower_at_is_listed_for_equal_work_alone() -> None:
-    seconds = {
-        side: {"median": time, "quartile_1": time, "quartile_3": time, "rounds": 3}
-        for side, time in {
-            "ours": 2.0,
-            "ours_float16_cache": 0.5,
-            "pytorch": 1.0,
-            "public": 1.95,
-            "simulusion": 0.1,
-        }.items()
-    }
-    agreement = {side: {"same_model": side != "simulusion", "difference": "all"} for side in seconds}
-    record = {"result": {"agreement": agreement, "sizes": [{"batch": 4, "seconds": seconds}, {"batch": 8}]}}
-    assert report.slower_table({"frame_decoding": record}).splitlines()[2:] == [
-        "| `frame_decoding` | batch 4 | 2 s | plain PyTorch 1 s | 2× |"
-    ]
-
-
 def test_a_ratio_of_few_rounds_has_no_interval_of_confidence() -> None:
     few = ratio_interval([3.0, 4.0, 6.0], [1.0, 2.0, 2.0])
     assert few == {"ratio": 2.0, "rounds": 3, "low": 2.0, "high": 3.0}
