@@ -10,12 +10,14 @@ from torch import Tensor
 
 from benchmarks.peers import FLASHINFER, Unavailable, available
 from benchmarks.registry import case
-from benchmarks.timing import copy_bandwidth, matrix_rate, time_sides
+from benchmarks.timing import Timing, copy_bandwidth, matrix_rate, ratio_interval, time_sides
 from iris_fast.kernels import linear_sample, philox_uniform, sample_categorical
 
 ROWS, CLASSES = (1, 64, 1024, 16384), (3, 512, 8192, 50257)
 LAYERS = ((64, 512, 256), (1024, 512, 256), (16384, 512, 256), (64, 8192, 256))  # rows, classes, dim
 LARGEST_ON_CPU = 1024 * 512  # of classes in all; beyond, a truncated draw takes seconds there
+DRAWS = 512  # of a peer, whose distribution is looked at
+STRAY = 2.8  # of Kolmogorov's statistic times the root of the draws: 3 of 10 million right ways of drawing exceed it
 Draw = Callable[[Tensor], Tensor]
 
 
@@ -70,17 +72,62 @@ def disagreement(tokens: Tensor, logits: Tensor, seed: Tensor) -> str | None:
     return None
 
 
+def strays(draw: Callable[[], Tensor], logits: Tensor) -> str | None:
+    """What is wrong with a peer's draws from softmax(logits), whose random numbers are its own; None if nothing.
+
+    With the classes of a row in the order of their probabilities, a number drawn uniformly within the share of the
+    token is itself uniform in [0, 1) if tokens have their probabilities. Kolmogorov's statistic says how far it is
+    from that.
+    """
+    logits = logits[:DRAWS]
+    probabilities, classes = logits.double().softmax(-1).sort(dim=-1, descending=True)
+    upper, places = probabilities.cumsum(-1), classes.argsort(-1)
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(-(-DRAWS // len(logits))):
+        tokens = draw()[: len(logits)].long()
+        if bool(((tokens < 0) | (tokens >= logits.shape[1])).any()):
+            return "it draws classes that there are not: not timed"
+        place = places.gather(-1, tokens[:, None])
+        within = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
+        found.append(upper.gather(-1, place) - within * probabilities.gather(-1, place))
+    uniform = torch.cat(found).flatten().sort().values.cpu()
+    steps = torch.arange(len(uniform) + 1, dtype=torch.float64) / len(uniform)
+    statistic = torch.maximum(uniform - steps[:-1], steps[1:] - uniform).max() * len(uniform) ** 0.5
+    if statistic > STRAY:
+        return f"its draws stray from the distribution (Kolmogorov's statistic {float(statistic):.2g}): not timed"
+    return None
+
+
+def right_ones(
+    draws: dict[str, Callable[[], Tensor]], logits: Tensor
+) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """The ways of drawing that draw from the distribution, and why the others are not timed."""
+    found = {name: strays(draw, logits) for name, draw in draws.items()}
+    refused = {name: why for name, why in found.items() if why is not None}
+    return {name: draw for name, draw in draws.items() if name not in refused}, refused
+
+
 def timed(
     sides: dict[str, Callable[[], Any]], device: torch.device, rounds: int, graphs: bool
-) -> dict[str, Any]:
-    times = time_sides(sides, device, rounds=rounds, seconds_a_round=0.004, graphs=graphs)
+) -> dict[str, Timing]:
+    return time_sides(sides, device, rounds=rounds, seconds_a_round=0.004, graphs=graphs)
+
+
+def summaries(times: dict[str, Timing]) -> dict[str, dict[str, float]]:
     return {name: timing.summary() for name, timing in times.items()}
+
+
+def speedups(times: dict[str, Timing]) -> dict[str, dict[str, float]]:
+    """Of ours over each side that is not itself, or does more, in ours."""
+    others = [name for name in times if not name.startswith("ours")]
+    return {name: ratio_interval(times[name].seconds, times["ours"].seconds) for name in others}
 
 
 def measure(
     rows: int, classes: int, device: torch.device, bandwidth: float, rounds: int, compiled: bool
 ) -> dict:
-    """Medians of one size, after our tokens were compared with the float64 distribution."""
+    """Medians of one size, after our tokens were compared with the float64 distribution, and peers' draws too."""
     logits = 3 * torch.randn(rows, classes, device=device)
     seed = torch.zeros((), dtype=torch.int64, device=device)
     place = torch.zeros((), dtype=torch.int64, device=device)
@@ -97,19 +144,27 @@ def measure(
     error = disagreement(ours(), logits, seed)
     if error:
         return found | {"error": f"{error}: not timed"}
+    if not bool((ours(return_info=True).tokens == ours()).all()):
+        return found | {"error": "tokens with info are others than without: not timed"}
     captured, waiting, absent = peers(compiled)
     sides: dict[str, Callable[[], Any]] = {
         "ours": ours,
         "ours, with info": lambda: ours(return_info=True),
         "ours, top-k 50 and top-p 0.9": lambda: ours(top_k=50, top_p=0.9),
     }
-    sides |= {name: lambda draw=draw: draw(logits) for name, draw in captured.items()}
-    plain = {"ours": ours} | {name: lambda draw=draw: draw(logits) for name, draw in waiting.items()}
-    found["seconds"] = timed(sides, device, rounds, graphs=True)
-    found["seconds_without_graphs"] = timed(plain, device, rounds, graphs=False)
-    found["absent"] = absent
-    found["share_of_copy_bandwidth"] = logits.nbytes / found["seconds"]["ours"]["median"] / bandwidth
+    graphed, refused = right_ones(bound(captured, logits), logits)
+    plain, more_refused = right_ones(bound(waiting, logits), logits)
+    times = timed(sides | graphed, device, rounds, graphs=True)
+    without = timed({"ours": ours} | plain, device, rounds, graphs=False)
+    found |= {"seconds": summaries(times), "speedup_over": speedups(times)}
+    found |= {"seconds_without_graphs": summaries(without), "speedup_over_without_graphs": speedups(without)}
+    found |= {"absent": absent, "not_timed": refused | more_refused}
+    found["share_of_copy_bandwidth"] = logits.nbytes / times["ours"].median / bandwidth
     return found
+
+
+def bound(draws: dict[str, Draw], logits: Tensor) -> dict[str, Callable[[], Tensor]]:
+    return {name: lambda draw=draw: draw(logits) for name, draw in draws.items()}
 
 
 def measure_layer(
@@ -138,22 +193,19 @@ def measure_layer(
         return found | {
             "error": f"{unequal:.2%} of the tokens differ from those of float32 logits: not timed"
         }
-    found["seconds"] = timed(
+    linear = torch.nn.functional.linear
+    sides, found["not_timed"] = right_ones(
         {
-            "ours": lambda: linear_sample(x, weight, bias, **address),
-            "linear, then our draw": lambda: sample_categorical(
-                torch.nn.functional.linear(x, weight, bias), **address
-            ),
-            "linear, then exponential race": lambda: exponential_race(
-                torch.nn.functional.linear(x, weight, bias)
-            ),
+            "linear, then our draw": lambda: sample_categorical(linear(x, weight, bias), **address),
+            "linear, then exponential race": lambda: exponential_race(linear(x, weight, bias)),
         },
-        device,
-        rounds,
-        graphs=True,
+        exact,
     )
+    ours = {"ours": lambda: linear_sample(x, weight, bias, **address)}
+    times = timed(ours | sides, device, rounds, graphs=True)
     floor = max(bytes_moved / bandwidth, flops / rate)
-    found["share_of_floor"] = floor / found["seconds"]["ours"]["median"]
+    found |= {"seconds": summaries(times), "speedup_over": speedups(times)}
+    found["share_of_floor"] = floor / times["ours"].median
     return found
 
 
