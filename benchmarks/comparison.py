@@ -42,8 +42,8 @@ def in_turn(
     """Seconds of every side by round, each round's sides one after the other, every other round backwards.
 
     A side is given the round's number and returns its seconds: one, or one for each part of the round. One that took
-    less than `BRIEF` is asked again and the second answer counts: while others worked its process lost its caches, and
-    on some machines pages of its memory, which would be most of so short a time.
+    less than `BRIEF` is asked again and the second answer counts: while others worked its process lost its caches,
+    and on some machines pages of its memory, which would be most of so short a time.
     """
     seconds: dict[str, list[list[float]]] = {name: [] for name in sides}
     order = list(sides)

@@ -34,8 +34,9 @@ def config_keys(node: type = Config, prefix: str = "") -> dict[str, Any]:
 
 
 def apply_overrides(config: Config, overrides: list[str]) -> Config:
-    """The configuration with `key=value` applied in turn; UserError for an unknown key or a wrong type."""
+    """The configuration with `key=value` applied, the last of one key; UserError for an unknown key or a wrong type."""
     keys = config_keys()
+    changes = _Changes()
     for override in overrides:
         key, separator, text = override.partition("=")
         key = key.lstrip("+").strip()
@@ -47,8 +48,16 @@ def apply_overrides(config: Config, overrides: list[str]) -> Config:
             raise UserError(f"there is no configuration key '{key}'{_suggestion(key, list(keys))}")
         if key in ("game", "preset"):
             raise UserError(f"override '{override}': use --{key} {text}")
-        config = _replace(config, key.split("."), parse_value(text.strip(), keys[key], key))
-    return config
+        *path, last = key.split(".")
+        node = changes
+        for name in path:
+            node = node.setdefault(name, _Changes())
+        node[last] = parse_value(text.strip(), keys[key], key)
+    return _replace(config, changes)
+
+
+class _Changes(dict[str, Any]):
+    """New values by field, or the changes of a field that is a node itself."""
 
 
 def _suggestion(key: str, keys: list[str]) -> str:
@@ -101,9 +110,13 @@ def _parse_scalar(text: str, hint: Any, key: str) -> Any:
     return text
 
 
-def _replace(node: Node, path: list[str], value: Any) -> Node:
-    child = value if len(path) == 1 else _replace(getattr(node, path[0]), path[1:], value)
-    return replace(node, **{path[0]: child})  # type: ignore[type-var]
+def _replace(node: Node, changes: _Changes) -> Node:
+    """The node with all changes made at once, so that what it checks does not depend on their order."""
+    values = {
+        name: _replace(getattr(node, name), value) if isinstance(value, _Changes) else value
+        for name, value in changes.items()
+    }
+    return replace(node, **values)  # type: ignore[type-var]
 
 
 def to_dict(node: Any) -> Any:

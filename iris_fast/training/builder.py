@@ -210,7 +210,18 @@ def _with_saved_backend(config: Config, content: Mapping[str, Any] | None) -> Co
 
 
 def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say) -> Trainer:
-    """A trainer in its run folder. What bad input can break comes first, before anything is written."""
+    """A trainer in its run folder, which stays this process's; free again when it is refused.
+
+    What bad input can break comes first, before anything is written.
+    """
+    try:
+        return _build_trainer(config, device, run, resume, say)
+    except BaseException:
+        run.unlock()
+        raise
+
+
+def _build_trainer(config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say) -> Trainer:
     if resume:
         run.lock()
     content = load_checkpoint(run) if resume and run.checkpoint.is_file() else None

@@ -226,3 +226,11 @@ def test_an_override_of_a_resolved_configuration_reaches_what_followed_its_key()
     assert rates == [0.25, 0.5, 0.25]
     assert training.actor_critic.imagine_horizon == 10
     assert (config.collection.train.config.burn_in, config.collection.test.config.burn_in) == (7, 7)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_a_node_checks_does_not_depend_on_the_order_of_overrides(reverse: bool) -> None:
+    overrides = ["env.train.max_episode_steps=20", "env.train.noop_max=1"]
+    config = apply_overrides(preset_config("tiny", "Pong"), overrides[::-1] if reverse else overrides)
+    assert (config.env.train.max_episode_steps, config.env.train.noop_max) == (20, 1)
+    assert apply_overrides(config, ["common.seed=1", "common.seed=2"]).common.seed == 2
