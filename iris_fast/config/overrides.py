@@ -34,7 +34,7 @@ def config_keys(node: type = Config, prefix: str = "") -> dict[str, Any]:
 
 
 def apply_overrides(config: Config, overrides: list[str]) -> Config:
-    """The configuration with `key=value` applied, the last of one key; UserError for an unknown key or a wrong type."""
+    """The configuration with `key=value` applied, the last of one key; UserError for an unknown key or wrong type."""
     keys = config_keys()
     changes = _Changes()
     for override in overrides:
