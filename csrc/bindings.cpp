@@ -9,6 +9,7 @@
 #include "frame_bindings.hpp"
 #include "iris_fast/allocator.hpp"
 #include "iris_fast/sample_categorical.hpp"
+#include "iris_fast/simd_level.hpp"
 #include "token_bindings.hpp"
 
 namespace py = pybind11;
@@ -35,10 +36,11 @@ py::array_t<std::int64_t> sample_categorical(const py::array& logits, std::uint6
   const std::int64_t* positions_data = positions_buffer.data();
   std::int64_t* tokens_data = tokens.mutable_data();
   const auto classes = static_cast<std::size_t>(logits.shape(1));
+  static const iris_fast::KernelTable& fastest = iris_fast::kernels_for("auto");  // all give the same bits
   {
     const py::gil_scoped_release release;
-    iris_fast::sample_categorical(logits_data, static_cast<std::size_t>(count), classes, temperature, seed,
-                                  rows_data, positions_data, purpose, tokens_data);
+    iris_fast::sample_categorical(fastest, logits_data, static_cast<std::size_t>(count), classes, temperature,
+                                  seed, rows_data, positions_data, purpose, tokens_data);
   }
   return tokens;
 }

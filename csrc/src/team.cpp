@@ -5,7 +5,8 @@
 namespace iris_fast {
 namespace {
 
-constexpr int kLooks = 2000;  // 20 to 90 microseconds by processor, about what the longest part of a pass takes
+constexpr int kLooks =
+    2000;  // 20 to 90 microseconds by processor, about what the longest part of a pass takes
 constexpr auto kCheckEvery = std::chrono::milliseconds(20);
 
 inline void pause() {

@@ -213,14 +213,19 @@ void TokenDream::sample(const PackedHead& head, std::size_t first, std::size_t c
   constexpr float kTemperature = 1.0f;
   std::size_t stride = 0;
   const float* found = pass.logits(*model_, head, count, stride, member);
-  std::vector<double> running(head.classes);
+  DrawScratch scratch(head.classes);
+  float u[kRowsTogether];
   const Share share = member.share(count);
-  for (std::size_t r = share.begin; r < share.end; ++r) {
-    const float* row = found + r * stride;
-    if (logits != nullptr) std::copy_n(row, head.classes, logits + (first + r) * logits_stride);
-    const float u = philox_uniform(seed_, first_row_ + static_cast<std::uint32_t>(first + r),
-                                   static_cast<std::uint32_t>(position), purpose);
-    drawn[r * drawn_stride] = categorical_token(row, head.classes, kTemperature, u, running.data());
+  for (std::size_t begin = share.begin; begin < share.end; begin += kRowsTogether) {
+    const std::size_t rows = std::min(kRowsTogether, share.end - begin);
+    for (std::size_t r = begin; r < begin + rows; ++r) {
+      if (logits != nullptr)
+        std::copy_n(found + r * stride, head.classes, logits + (first + r) * logits_stride);
+      u[r - begin] = philox_uniform(seed_, first_row_ + static_cast<std::uint32_t>(first + r),
+                                    static_cast<std::uint32_t>(position), purpose);
+    }
+    categorical_tokens(model_->kernels(), found + begin * stride, stride, rows, head.classes, kTemperature, u,
+                       drawn + begin * drawn_stride, drawn_stride, scratch);
   }
 }
 

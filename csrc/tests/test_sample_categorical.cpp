@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -5,20 +6,37 @@
 #include <vector>
 
 #include "check.hpp"
+#include "iris_fast/exp.hpp"
 #include "iris_fast/sample_categorical.hpp"
+#include "iris_fast/simd_level.hpp"
 
-using iris_fast::categorical_token;
-using iris_fast::philox_uniform;
-using iris_fast::sample_categorical;
+using namespace iris_fast;
 
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
+// The token, which every level gives, alone and beside other rows.
 std::int64_t token(const std::vector<float>& logits, float u, float temperature = 1.0f) {
-  std::vector<double> running(logits.size());
-  return categorical_token(logits.data(), logits.size(), temperature, u, running.data());
+  const std::size_t classes = logits.size();
+  std::int64_t found = -1;
+  DrawScratch scratch(classes);
+  for (const KernelTable* table : supported_levels())
+    for (std::size_t rows = 1; rows <= kRowsTogether; ++rows) {
+      std::vector<float> batch(rows * (classes + 3), 0.25f), draws(rows, 0.5f);
+      std::copy(logits.begin(), logits.end(),
+                batch.begin() + static_cast<std::ptrdiff_t>((rows - 1) * (classes + 3)));
+      draws.back() = u;
+      std::vector<std::int64_t> tokens(2 * rows, -7);
+      categorical_tokens(*table, batch.data(), classes + 3, rows, classes, temperature, draws.data(),
+                         tokens.data(), 2, scratch);
+      const std::int64_t last = tokens[2 * (rows - 1)];
+      CHECK(found == -1 || found == last);
+      found = last;
+      CHECK(tokens[2 * rows - 1] == -7);
+    }
+  return found;
 }
 
 void inverts_the_cumulative_distribution() {
@@ -72,8 +90,8 @@ void each_row_uses_its_own_draw() {
     rows[r] = static_cast<std::int64_t>(3 * r);
     positions[r] = static_cast<std::int64_t>(r % 7);
   }
-  sample_categorical(logits.data(), kRows, kClasses, 1.0f, 42, rows.data(), positions.data(), 9,
-                     tokens.data());
+  sample_categorical(kernels_for("auto"), logits.data(), kRows, kClasses, 1.0f, 42, rows.data(),
+                     positions.data(), 9, tokens.data());
   for (std::size_t r = 0; r < kRows; ++r) {
     const float u =
         philox_uniform(42, static_cast<std::uint32_t>(3 * r), static_cast<std::uint32_t>(r % 7), 9);
@@ -81,16 +99,34 @@ void each_row_uses_its_own_draw() {
   }
 }
 
+// The kernels' exponentials are those of exp.hpp to the bit.
+void numerators_are_the_same_at_every_level() {
+  std::vector<float> logits, found, expected;
+  for (std::size_t i = 0; i < 1003; ++i)
+    logits.push_back(120.0f * philox_uniform(1, static_cast<std::uint32_t>(i), 0, 0));
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  for (const float temperature : {1.0f, 0.7f}) {
+    expected.clear();
+    for (const float x : logits) expected.push_back(exp_nonpositive((x - largest) / temperature));
+    for (const KernelTable* table : supported_levels()) {
+      found.assign(logits.size(), -1.0f);
+      table->softmax_numerators(logits.data(), logits.size(), temperature, found.data());
+      CHECK(found == expected);
+    }
+  }
+}
+
 void refuses_bad_arguments_before_reading_memory() {
   const auto draw = [](std::size_t classes, float temperature) {
-    sample_categorical(nullptr, 4, classes, temperature, 0, nullptr, nullptr, 0, nullptr);
+    sample_categorical(kernels_for("auto"), nullptr, 4, classes, temperature, 0, nullptr, nullptr, 0,
+                       nullptr);
   };
   CHECK_THROWS(draw(0, 1.0f), std::invalid_argument);
   CHECK_THROWS(draw(8, 0.0f), std::invalid_argument);
   CHECK_THROWS(draw(8, -1.0f), std::invalid_argument);
   CHECK_THROWS(draw(8, kInfinity), std::invalid_argument);
   CHECK_THROWS(draw(8, kNaN), std::invalid_argument);
-  sample_categorical(nullptr, 0, 8, 1.0f, 0, nullptr, nullptr, 0, nullptr);
+  sample_categorical(kernels_for("auto"), nullptr, 0, 8, 1.0f, 0, nullptr, nullptr, 0, nullptr);
 }
 
 }  // namespace
@@ -102,5 +138,6 @@ int main() {
   rows_without_a_distribution_give_zero();
   large_and_odd_rows();
   each_row_uses_its_own_draw();
+  numerators_are_the_same_at_every_level();
   refuses_bad_arguments_before_reading_memory();
 }

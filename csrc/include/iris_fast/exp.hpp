@@ -8,6 +8,12 @@ namespace iris_fast {
 
 // exp(x) for x <= 0, within 0.7 units in the last place; 0 below -87 (where float32 nears its smallest normal
 // number) and at minus infinity; NaN for NaN. Cody-Waite range reduction and the Cephes library's polynomial.
+//
+// Always inlined: each SIMD level compiles it with its own flags, to the same bits, since nothing is
+// contracted.
+#if defined(__GNUC__)
+[[gnu::always_inline]]
+#endif
 inline float exp_nonpositive(float x) noexcept {
   constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0.693359375f;

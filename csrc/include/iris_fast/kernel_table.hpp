@@ -128,6 +128,9 @@ struct KernelTable {
   void (*attend_float)(const AttentionArgs&);  // `tokens`: tokens seen, at least 1
   void (*attend_half)(const AttentionArgs&);
   void (*lstm_cell)(const LstmCellArgs&);
+  // out = exp((x - max x) / temperature), to the bit as iris_fast/exp.hpp has it; any count but 0. Where a
+  // number of x is no number, or infinite, one of out is no number.
+  void (*softmax_numerators)(const float* x, std::size_t count, float temperature, float* out);
   // Elementwise over a multiple of 16 elements; for tests.
   void (*exp_nonpositive)(const float* x, std::size_t count, float* out);
   void (*gelu)(const float* x, std::size_t count, float* out);

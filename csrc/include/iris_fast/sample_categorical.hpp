@@ -9,34 +9,58 @@
 #include <string>
 #include <vector>
 
-#include "iris_fast/exp.hpp"
+#include "iris_fast/kernel_table.hpp"
 #include "iris_fast/philox.hpp"
 
 namespace iris_fast {
 
-// The token at the uniform number `u` in [0, 1): with p_i = exp((l_i - max l) / temperature) in float32, the
-// first i whose running sum of p (in float64) exceeds u * sum(p). Returns 0 for a row that is no
-// distribution: one that holds a NaN or plus infinity, or minus infinity alone. `running` is room for
-// `classes` values.
-inline std::int64_t categorical_token(const float* logits, std::size_t classes, float temperature, float u,
-                                      double* running) noexcept {
-  float largest = logits[0];
-  for (std::size_t i = 1; i < classes; ++i) largest = largest < logits[i] ? logits[i] : largest;
+// Rows whose running sums are added up side by side: a sum is one chain of additions, which wait for each
+// other.
+constexpr std::size_t kRowsTogether = 4;
 
-  // Blocks keep the exponentials, which vectorise, apart from the running sum, which cannot.
-  constexpr std::size_t kBlock = 64;
-  float probabilities[kBlock];
-  double total = 0.0;
-  for (std::size_t start = 0; start < classes; start += kBlock) {
-    const std::size_t count = std::min(kBlock, classes - start);
-    for (std::size_t i = 0; i < count; ++i)
-      probabilities[i] = exp_nonpositive((logits[start + i] - largest) / temperature);
-    for (std::size_t i = 0; i < count; ++i) running[start + i] = total += probabilities[i];
+// What a draw of some rows works in.
+class DrawScratch {
+ public:
+  explicit DrawScratch(std::size_t classes)
+      : numerators(kRowsTogether * classes), running(kRowsTogether * classes) {}
+
+  std::vector<float> numerators;
+  std::vector<double> running;
+};
+
+// The tokens of `rows` rows, at most kRowsTogether, at the uniform numbers `u` in [0, 1): with p_i = exp((l_i
+// - max l) / temperature) in float32, the first i whose running sum of p (in float64) exceeds u * sum(p). 0
+// for a row that is no distribution: one that holds a NaN or plus infinity, or minus infinity alone. Rows
+// begin `stride` floats apart; row r's token goes to tokens[r * tokens_stride]. A row's token depends on
+// nothing but that row.
+inline void categorical_tokens(const KernelTable& kernels, const float* logits, std::size_t stride,
+                               std::size_t rows, std::size_t classes, float temperature, const float* u,
+                               std::int64_t* tokens, std::size_t tokens_stride,
+                               DrawScratch& scratch) noexcept {
+  double totals[kRowsTogether] = {};
+  for (std::size_t r = 0; r < rows; ++r)
+    kernels.softmax_numerators(logits + r * stride, classes, temperature,
+                               scratch.numerators.data() + r * classes);
+  const float* p = scratch.numerators.data();
+  double* running = scratch.running.data();
+  if (rows == kRowsTogether) {
+    for (std::size_t i = 0; i < classes; ++i)
+      for (std::size_t r = 0; r < kRowsTogether; ++r)
+        running[r * classes + i] = totals[r] += p[r * classes + i];
+  } else {
+    for (std::size_t r = 0; r < rows; ++r)
+      for (std::size_t i = 0; i < classes; ++i) running[r * classes + i] = totals[r] += p[r * classes + i];
   }
-  if (!(total > 0.0) || !std::isfinite(total)) return 0;
-  // u <= 1 - 2^-24, so u * total < total = the last running sum: the search always ends inside the row, and
-  // on a class whose p is positive, because only such a class raises the running sum.
-  return std::upper_bound(running, running + classes, static_cast<double>(u) * total) - running;
+  for (std::size_t r = 0; r < rows; ++r) {
+    const double* sums = running + r * classes;
+    const double total = totals[r];
+    // u <= 1 - 2^-24, so u * total < total = the last running sum: the search always ends inside the row, and
+    // on a class whose p is positive, because only such a class raises the running sum.
+    tokens[r * tokens_stride] =
+        total > 0.0 && std::isfinite(total)
+            ? std::upper_bound(sums, sums + classes, static_cast<double>(u[r]) * total) - sums
+            : 0;
+  }
 }
 
 // Draws tokens[r] for each of the `rows` rows of row-major `logits` (rows, classes). Row r's uniform number
@@ -44,18 +68,23 @@ inline std::int64_t categorical_token(const float* logits, std::size_t classes, 
 // std::invalid_argument, before any memory is read, when a row has no class or the temperature is not
 // positive and finite. It runs on the calling thread: 64 rows of 512 classes take about as long as starting
 // two threads.
-inline void sample_categorical(const float* logits, std::size_t rows, std::size_t classes, float temperature,
-                               std::uint64_t seed, const std::int64_t* row_ids, const std::int64_t* positions,
+inline void sample_categorical(const KernelTable& kernels, const float* logits, std::size_t rows,
+                               std::size_t classes, float temperature, std::uint64_t seed,
+                               const std::int64_t* row_ids, const std::int64_t* positions,
                                std::uint32_t purpose, std::int64_t* tokens) {
   if (classes == 0) throw std::invalid_argument("logits need at least one class, got shape (rows, 0)");
   if (!(temperature > 0.0f) || !std::isfinite(temperature))
     throw std::invalid_argument("temperature must be positive and finite, got " +
                                 std::to_string(temperature));
-  std::vector<double> running(classes);
-  for (std::size_t r = 0; r < rows; ++r) {
-    const float u = philox_uniform(seed, static_cast<std::uint32_t>(row_ids[r]),
-                                   static_cast<std::uint32_t>(positions[r]), purpose);
-    tokens[r] = categorical_token(logits + r * classes, classes, temperature, u, running.data());
+  DrawScratch scratch(classes);
+  float u[kRowsTogether];
+  for (std::size_t first = 0; first < rows; first += kRowsTogether) {
+    const std::size_t count = std::min(kRowsTogether, rows - first);
+    for (std::size_t r = 0; r < count; ++r)
+      u[r] = philox_uniform(seed, static_cast<std::uint32_t>(row_ids[first + r]),
+                            static_cast<std::uint32_t>(positions[first + r]), purpose);
+    categorical_tokens(kernels, logits + first * classes, classes, count, classes, temperature, u,
+                       tokens + first, 1, scratch);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "attention.hpp"
 #include "frame_table.hpp"
+#include "iris_fast/exp.hpp"
 #include "layer_norm.hpp"
 #include "level.hpp"
 #include "linear.hpp"
@@ -33,6 +34,19 @@ inline void convert_all(const From* x, std::size_t count, To* out) {
   for (std::size_t i = 0; i < count; i += kLanes) store(out + i, load(x + i));
 }
 
+inline void softmax_numerators(const float* x, std::size_t count, float temperature, float* out) {
+  Vec16 most = broadcast(x[0]);
+  std::size_t whole = 0;
+  for (; whole + kLanes <= count; whole += kLanes) most = maximum(most, load(x + whole));
+  float largest = reduce_max(most);
+  for (std::size_t i = whole; i < count; ++i) largest = largest < x[i] ? x[i] : largest;
+  if (temperature == 1.0f)  // a division by one changes no bit
+    for (std::size_t i = 0; i < count; ++i) out[i] = iris_fast::exp_nonpositive(x[i] - largest);
+  else
+    for (std::size_t i = 0; i < count; ++i)
+      out[i] = iris_fast::exp_nonpositive((x[i] - largest) / temperature);
+}
+
 constexpr KernelTable make_table(const char* name) {
   return {name,
           kLinearVectors,
@@ -44,6 +58,7 @@ constexpr KernelTable make_table(const char* name) {
           attend<float>,
           attend<std::uint16_t>,
           lstm_cell,
+          softmax_numerators,
           exp_nonpositive_all,
           gelu_all,
           sigmoid_all,
