@@ -24,7 +24,8 @@ def operations_with_device_code() -> set[str]:
 
 
 def test_every_operation_with_device_code_has_variants() -> None:
-    assert operations_with_device_code() == set(variant_modules())
+    among_others = {"linear_sample_many_classes"}  # its variants are among those of linear_sample
+    assert operations_with_device_code() - among_others == set(variant_modules())
 
 
 # One generation in the default run; continuous integration compiles for all.
