@@ -14,7 +14,7 @@ from iris_fast.agent import Agent
 from iris_fast.config import preset_config, resolve
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
-from iris_fast.training.part_losses import imagination_start, world_model_losses
+from iris_fast.training.part_losses import imagination_start, world_model_inputs
 
 ACTIONS = 6
 
@@ -31,7 +31,7 @@ def filled_store(frames: int, size: int, seed: int) -> EpisodeStore:
 
 
 def measure(preset: str, frames: int, steps: int) -> dict[str, Any]:
-    """Seconds of a phase's data and losses with the cache and without, and tokenizer passes over frames."""
+    """Seconds of a phase's data with the cache and without, and tokenizer passes over frames."""
     config = resolve(preset_config(preset, "Pong"))
     agent = Agent(config.agent, ACTIONS).eval()
     store = filled_store(frames, 64, seed=0)
@@ -45,8 +45,7 @@ def measure(preset: str, frames: int, steps: int) -> dict[str, Any]:
     for step in range(steps):  # sides interleaved, step by step
         for side, cache in caches.items():
             began = time.perf_counter()
-            with torch.no_grad():
-                world_model_losses(agent, cache, training.world_model.batch_num_samples, length, step)
+            world_model_inputs(cache, training.world_model.batch_num_samples, length, step)
             middle = time.perf_counter()
             imagination_start(
                 cache, training.actor_critic.batch_num_samples, training.actor_critic.burn_in, step
