@@ -49,10 +49,10 @@ class CpuPolicy:
     def __call__(self, frames: Tensor, state: LSTMState, mask: Tensor | None = None) -> ActorCriticOutput:
         """As `ActorCritic.forward`."""
         batch, time = frames.shape[:2]
-        features = self.features(frames.flatten(0, 1)).unflatten(0, (batch, time))
+        convolutions, recurrence = self._models()
+        features = _features(convolutions, frames.flatten(0, 1)).unflatten(0, (batch, time))
         logits = frames.new_empty(batch, time, self.actor_critic.actor_linear.out_features)
         values = frames.new_empty(batch, time)
-        recurrence = self._models()[1]
         for step in range(time):
             arrays = (part.detach().contiguous().numpy() for part in (features[:, step], *state))
             hx, cx, logits[:, step], values[:, step] = map(torch.from_numpy, recurrence.step(*arrays))
@@ -69,7 +69,7 @@ class CpuPolicy:
 
     def features(self, frames: Tensor) -> Tensor:
         """Flattened features of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
-        return torch.from_numpy(self._models()[0].compute(frames.detach().contiguous().numpy()))
+        return _features(self._models()[0], frames)
 
     def _models(self) -> tuple[_C.PolicyFeatures, _C.PolicyRecurrence]:
         weights = weight_versions(self.actor_critic)
@@ -90,3 +90,7 @@ class CpuPolicy:
             )
             self._packed, self._packed_weights = (features, recurrence), weights
         return self._packed
+
+
+def _features(convolutions: _C.PolicyFeatures, frames: Tensor) -> Tensor:
+    return torch.from_numpy(convolutions.compute(frames.detach().contiguous().numpy()))

@@ -1,13 +1,11 @@
-"""The C++ engine imagines what the oracle imagines, however it splits the work, and refuses what it cannot do."""
+"""The C++ engine's dreams: exact, the same however the work is split, and refusing what cannot be done."""
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 import threading
 import time
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -16,34 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from iris_fast.agent import Agent
 from iris_fast.imagination.cpu_engine import (
     CpuDream,
-    CpuEngine,
-    CpuOptions,
     HalfOrFloat,
     StepLogits,
     pack_world_model,
 )
 from iris_fast.imagination.dream import Dream, DreamStep
-from iris_fast.imagination.engine import ImaginationStart, Rollout
-from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import PhiloxDraws, Purpose
-from iris_fast.kernels import philox_uniform
-from iris_fast.kernels._extension import find_extension
+from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel
-from iris_fast.training.optimization import adam
-from tests.models.agents import NUM_ACTIONS, make_world_model, micro_agent, small_transformer
+from tests.models.agents import NUM_ACTIONS, make_world_model, small_transformer
 
-EXTENSION = find_extension()
-if EXTENSION is None:
-    pytest.skip("the C++ extension is not built", allow_module_level=True)
+EXTENSION = require_extension()
 
 LEVELS: list[str] = EXTENSION.simd_levels()
 VOCABULARY = 11
 ROUNDING = 2.0**-23
-STATE_ROUNDING = 1e-5  # of frames and of what the policy makes of them, all of the order of 1
 
 # Sizes with and without padding: heads of 8, 5, 16 and 80 dimensions, blocks of 5 tokens and of 17.
 CONFIGS = {
@@ -67,7 +55,6 @@ def make_dream(
     simd: str = "auto",
     first_row: int = 0,
 ) -> CpuDream:
-    assert EXTENSION is not None
     return CpuDream(
         model,
         pack_world_model(model, simd, weights_dtype),
@@ -189,188 +176,6 @@ def test_samples_are_the_draws_from_these_logits(name: str) -> None:
     draws = PhiloxDraws(2**63 + 5, first_row=4)
     for (purpose, position), (sample, logits) in found.items():
         assert torch.equal(sample, draws.sample(logits, position, purpose))
-
-
-def first_difference(ours: Rollout, theirs: Rollout, row: int) -> tuple[int, str] | None:
-    """The first step at which a row's samples differ, and in what."""
-    for step in range(ours.actions.shape[1]):
-        for name in ("tokens", "actions", "rewards", "ends"):
-            if not torch.equal(getattr(ours, name)[row, step], getattr(theirs, name)[row, step]):
-                return step, name
-    return None
-
-
-def gap(
-    logits: Tensor, choices: tuple[int, int], seed: int, row: int, position: int, purpose: Purpose
-) -> float:
-    """How far u is from the running sums of p between two choices: the furthest, as a share of the sum."""
-    running = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
-    u = philox_uniform(seed, torch.tensor(row), position, int(purpose))
-    between = running[min(choices) : max(choices)]
-    return float((between - u.double()).abs().amax())
-
-
-def assert_same_but_for_rounding(agent: Agent, ours: Rollout, theirs: Rollout, seed: int) -> int:
-    """Rows are equal up to a first difference, where both choices lie within rounding. How many rows differ.
-
-    Of what is not drawn, all that comes before the difference agrees to rounding.
-    """
-    differing = 0
-    for mine, other in zip(ours.start_state, theirs.start_state, strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=STATE_ROUNDING)
-    model = agent.world_model
-    block, slots = model.config.tokens_per_block, model.frame_tokens
-    for row in range(ours.actions.shape[0]):
-        found = first_difference(ours, theirs, row)
-        step, name = found or (ours.actions.shape[1], "")
-        same = step + (name not in ("", "tokens"))  # a step's frame and policy come before what it draws
-        for field in ("observations", "logits_actions", "values"):
-            mine, other = getattr(ours, field)[row, :same], getattr(theirs, field)[row, :same]
-            torch.testing.assert_close(mine, other, rtol=0, atol=STATE_ROUNDING)
-        if found is None:
-            continue
-        differing += 1
-        assert step > 0 or name != "tokens", "both start from the same frame"
-        mine, other = getattr(ours, name)[row, step], getattr(theirs, name)[row, step]
-        slot = slots
-        if name == "tokens":
-            slot = int((mine != other).nonzero()[0])
-            mine, other = mine[slot], other[slot]
-        choices = (int(mine), int(other))
-        if name == "rewards":
-            choices = (choices[0] + 1, choices[1] + 1)
-        if name == "actions":
-            logits, position, purpose = theirs.logits_actions[row, step], step * block + slots, Purpose.ACTION
-        else:
-            purpose = {"tokens": Purpose.TOKEN, "rewards": Purpose.REWARD, "ends": Purpose.END}[name]
-            position = step * block + slot
-            logits = oracle_logits(model, theirs, row, seed)[purpose, position]
-        assert gap(logits, choices, seed, row, position, purpose) < 1e-5
-    return differing
-
-
-def oracle_logits(
-    model: WorldModel, rollout: Rollout, row: int, seed: int
-) -> dict[tuple[Purpose, int], Tensor]:
-    """What the oracle drew a row's samples from."""
-
-    class Remembered(PhiloxDraws):
-        def sample(self, logits: Tensor, position: int, purpose: Purpose) -> Tensor:
-            found[purpose, position] = logits[0]
-            return super().sample(logits, position, purpose)
-
-    found: dict[tuple[Purpose, int], Tensor] = {}
-    dream = Dream(model, rollout.tokens[row : row + 1, 0], Remembered(seed, first_row=row))
-    for step in range(rollout.actions.shape[1]):
-        dream.step(rollout.actions[row : row + 1, step], generate_frame=step < rollout.actions.shape[1] - 1)
-    return found
-
-
-def make_start(agent: Agent, batch: int, seed: int = 0, burn_in: int = 2) -> ImaginationStart:
-    generator = torch.Generator().manual_seed(seed)
-    frames = torch.rand(batch, burn_in, 3, 64, 64, generator=generator)
-    mask = torch.ones(batch, burn_in, dtype=torch.bool)
-    return ImaginationStart(frames, mask, torch.randint(16, (batch, 16), generator=generator))
-
-
-def assert_same_rollout(first: Rollout, second: Rollout) -> None:
-    for entry in fields(first):
-        mine, theirs = getattr(first, entry.name), getattr(second, entry.name)
-        pairs = zip(mine, theirs, strict=True) if entry.name == "start_state" else [(mine, theirs)]
-        assert all(torch.equal(a, b) for a, b in pairs), entry.name
-
-
-@pytest.fixture(scope="module")
-def agent() -> Agent:
-    return micro_agent()
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_oracles_rollout(agent: Agent, seed: int) -> None:
-    """Longer than the context, with a batch that the groups do not divide."""
-    horizon = agent.world_model.config.max_blocks + 2
-    start = make_start(agent, 7, seed)
-    theirs = OracleEngine(agent).imagine(start, horizon, seed)
-    ours = CpuEngine(agent, CpuOptions(threads=2, group_size=3)).imagine(start, horizon, seed)
-    assert assert_same_but_for_rounding(agent, ours, theirs, seed) <= 1
-    for entry in fields(ours):
-        if entry.name != "start_state":
-            assert getattr(ours, entry.name).dtype == getattr(theirs, entry.name).dtype
-            assert getattr(ours, entry.name).shape == getattr(theirs, entry.name).shape
-
-
-def changed(rollout: Rollout, name: str) -> Rollout:
-    """The rollout with one number of one row changed."""
-    other = copy.deepcopy(rollout)
-    value = other.start_state.cx if name == "start_state" else getattr(other, name)
-    place = (2, 1, *[0] * (value.dim() - 2))
-    classes = {"tokens": VOCABULARY, "actions": NUM_ACTIONS, "ends": 2}
-    if name == "rewards":
-        value[place] = (value[place] + 2) % 3 - 1
-    elif name in classes:
-        value[place] = (value[place].long() + 1) % classes[name]
-    else:
-        value[place] += 1e-4
-    return other
-
-
-def test_a_difference_that_is_not_rounding_is_seen(agent: Agent) -> None:
-    """The check of the test above fails for a rollout with one number changed, whichever it is."""
-    start = make_start(agent, 4)
-    theirs = OracleEngine(agent).imagine(start, 3, 0)
-    ours = CpuEngine(agent, CpuOptions(threads=1)).imagine(start, 3, 0)
-    assert_same_but_for_rounding(agent, ours, theirs, 0)
-    for entry in fields(ours):
-        with pytest.raises(AssertionError):
-            assert_same_but_for_rounding(agent, changed(ours, entry.name), theirs, 0)
-
-
-def test_an_engine_repeats_itself_whatever_it_ran_before(agent: Agent) -> None:
-    engine = CpuEngine(agent, CpuOptions(threads=1))
-    start = make_start(agent, 3)
-    first = engine.imagine(start, 4, seed=1)
-    engine.imagine(make_start(agent, 3, seed=5), 3, seed=2)
-    engine.imagine(make_start(agent, 2, seed=6), 2, seed=3)
-    assert_same_rollout(first, engine.imagine(start, 4, seed=1))
-    assert not torch.equal(first.tokens, engine.imagine(start, 4, seed=2).tokens)
-
-
-def test_weights_are_packed_again_when_they_changed() -> None:
-    agent = micro_agent()
-    engine = CpuEngine(agent, CpuOptions(threads=1))
-    start = make_start(agent, 4)
-    before = engine.imagine(start, 3, seed=1)
-    with torch.no_grad():
-        agent.world_model.pos_emb.weight.neg_()
-    after = engine.imagine(start, 3, seed=1)
-    assert not torch.equal(before.tokens, after.tokens)
-    assert_same_but_for_rounding(agent, after, OracleEngine(agent).imagine(start, 3, seed=1), seed=1)
-    agent.world_model.pos_emb.weight.data[
-        :-1
-    ].neg_()  # counted nowhere, and not the element that is looked at
-    engine.weights_changed(iter(["world_model"]))
-    assert not torch.equal(after.tokens, engine.imagine(start, 3, seed=1).tokens)
-
-
-def test_recorded_draws_go_through_the_oracle(agent: Agent) -> None:
-    class OtherDraws(PhiloxDraws):
-        def sample(self, logits: Tensor, position: int, purpose: Purpose) -> Tensor:
-            return super().sample(logits, position, purpose) * 0
-
-    rollout = CpuEngine(agent).imagine_with(make_start(agent, 2), 2, OtherDraws(0))
-    assert not rollout.tokens[:, 1].any()
-
-
-def test_refuses_what_the_oracle_refuses(agent: Agent) -> None:
-    engine, start = CpuEngine(agent), make_start(agent, 2)
-    with pytest.raises(ValueError, match="horizon"):
-        engine.imagine(start, 0, seed=0)
-    agent.train()
-    try:
-        with pytest.raises(ValueError, match="evaluation mode"):
-            engine.imagine(start, 1, seed=0)
-    finally:
-        agent.eval()
 
 
 @given(
@@ -550,7 +355,6 @@ def test_weights_that_do_not_fit_are_named(change: object, error: type[Exception
     ],
 )
 def test_sizes_that_cannot_be_are_named(sizes: dict[str, object], message: str) -> None:
-    assert EXTENSION is not None
     model = make_world_model(small_transformer(), VOCABULARY)
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     valid: dict[str, object] = {"num_layers": 2, "num_heads": 2, "tokens_per_block": 5, "max_blocks": 4}
@@ -628,24 +432,3 @@ def test_other_threads_run_meanwhile_and_may_not_step_the_same_dream() -> None:
         dream.step(actions)
     worker.join()
     assert dream.steps == 1
-
-
-def test_training_steps_reach_the_engine() -> None:
-    """The trainer's own optimizers between rollouts of one engine, which imagines as the oracle does."""
-    agent = micro_agent()
-    engine = CpuEngine(agent, CpuOptions(threads=1))
-    start = make_start(agent, 2)
-    engine.imagine(start, 3, seed=0)
-    for part in ("tokenizer", "world_model", "actor_critic"):
-        parameters = list(agent.get_submodule(part).parameters())
-        optimizer = adam(parameters, 0.02)
-        for parameter in parameters:
-            parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-        if part != "actor_critic":  # which imagines between its own steps
-            engine.weights_changed([part])
-        found, expected = engine.imagine(start, 3, seed=1), OracleEngine(agent).imagine(start, 3, seed=1)
-        torch.testing.assert_close(found.observations[:, 0], expected.observations[:, 0], rtol=0, atol=1e-4)
-        torch.testing.assert_close(
-            found.logits_actions[:, 0], expected.logits_actions[:, 0], rtol=0, atol=1e-4
-        )

@@ -13,12 +13,10 @@ from iris_fast.agent import Agent
 from iris_fast.imagination.cpu_engine import CpuEngine, CpuOptions
 from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.randomness import PhiloxDraws
-from iris_fast.kernels._extension import find_extension
+from iris_fast.models.cpu_weights import require_extension
 from tests.models.agents import micro_agent
 
-EXTENSION = find_extension()
-if EXTENSION is None:
-    pytest.skip("the C++ extension is not built", allow_module_level=True)
+EXTENSION = require_extension()
 
 BATCH, HORIZON, SEED = 9, 5, 3
 LEVELS: list[str] = EXTENSION.simd_levels()

@@ -22,13 +22,8 @@ from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
 from tests.imagination.forks import forked
-from tests.imagination.test_cpu_engine import (
-    VOCABULARY,
-    assert_same_rollout,
-    inputs,
-    make_dream,
-    make_start,
-)
+from tests.imagination.test_cpu_engine import VOCABULARY, inputs, make_dream
+from tests.imagination.test_cpu_rollouts import assert_same_rollout, make_start
 from tests.models.agents import make_world_model, micro_agent, small_transformer
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.config.presets import PRESETS
-from iris_fast.kernels._extension import find_extension
 from iris_fast.models.actor_critic import (
     ActorCritic,
     ActorCriticConfig,
@@ -21,12 +20,10 @@ from iris_fast.models.actor_critic import (
     LSTMState,
 )
 from iris_fast.models.cpu_policy import RECURRENT, CpuPolicy
-from iris_fast.models.cpu_weights import weight_arrays
+from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from tests.models.agents import redrawn
 
-EXTENSION = find_extension()
-if EXTENSION is None:
-    pytest.skip("the C++ extension is not built", allow_module_level=True)
+EXTENSION = require_extension()
 
 LEVELS: list[str] = EXTENSION.simd_levels()
 # Configuration and resolution; of odd maps the last row and column are dropped by pooling.
@@ -37,7 +34,6 @@ CONFIGS["odd"] = (ActorCriticConfig(channels=(5, 20, 7, 33), lstm_dim=12), 23)
 def make_policy(
     name: str, seed: int = 0, threads: int = 1, group_size: int = 0, simd: str = "auto"
 ) -> tuple[ActorCritic, CpuPolicy]:
-    assert EXTENSION is not None
     config, resolution = CONFIGS[name]
     module = redrawn(ActorCritic(config, 4, resolution), seed).eval()
     pool = EXTENSION.ThreadPool(threads)
@@ -121,7 +117,6 @@ def test_states_that_do_not_fit_are_refused() -> None:
         policy(frames, module.initial_state(3))
     with pytest.raises(TypeError, match="cells must be float32"):
         policy(frames, LSTMState(state.hx, state.cx.double()))
-    assert EXTENSION is not None
     weights = {name: array for name, array in weight_arrays(module).items() if name.startswith(RECURRENT)}
     for broken, kind, message in (
         ({**weights, "lstm.bias_hh": np.zeros(3, np.float32)}, ValueError, "lstm.bias_hh must have shape"),
@@ -182,14 +177,12 @@ def test_weights_are_packed_again_when_they_changed(fused: bool) -> None:
 def test_sizes_that_cannot_be_are_named(
     arguments: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
-    assert EXTENSION is not None
     weights = weight_arrays(make_policy("tiny")[0], skip=RECURRENT)
     with pytest.raises(kind, match=message):
         EXTENSION.PolicyFeatures(weights, EXTENSION.ThreadPool(1), **arguments)
 
 
 def test_weights_and_frames_that_do_not_fit_are_refused() -> None:
-    assert EXTENSION is not None
     module, policy = make_policy("tiny")
     weights = weight_arrays(module, skip=RECURRENT)
     broken = {**weights, "conv2.bias": np.zeros(3, np.float32)}

@@ -18,16 +18,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.config.presets import small, tiny
-from iris_fast.kernels._extension import find_extension
 from iris_fast.models.autoencoder import AutoencoderConfig, EncoderConfig
-from iris_fast.models.cpu_weights import weight_arrays
+from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from iris_fast.models.frame_codec import FrameCodec, TokenizerPieces, coder_for, pack_tokenizer
 from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig
 from tests.models.agents import redrawn
 
-EXTENSION = find_extension()
-if EXTENSION is None:
-    pytest.skip("the C++ extension is not built", allow_module_level=True)
+EXTENSION = require_extension()
 
 LEVELS: list[str] = EXTENSION.simd_levels()
 
@@ -64,7 +61,6 @@ def make_tokenizer(name: str, seed: int = 0) -> Tokenizer:
 
 
 def make_codec(tokenizer: Tokenizer, threads: int = 1, group_size: int = 0, simd: str = "auto") -> FrameCodec:
-    assert EXTENSION is not None
     return FrameCodec(tokenizer, EXTENSION.ThreadPool(threads), group_size=group_size, simd=simd)
 
 
@@ -252,7 +248,6 @@ def test_the_first_of_equal_codewords_and_none_that_is_not_finite() -> None:
     ],
 )
 def test_tokens_that_do_not_fit_are_refused(tokens: np.ndarray, kind: type[Exception], message: str) -> None:
-    assert EXTENSION is not None
     codec = EXTENSION.FrameCodec(pack_tokenizer(make_tokenizer("tiny")), EXTENSION.ThreadPool(1))
     with pytest.raises(kind, match=message):
         codec.decode(tokens)
@@ -269,14 +264,12 @@ def test_tokens_that_do_not_fit_are_refused(tokens: np.ndarray, kind: type[Excep
     ],
 )
 def test_frames_that_do_not_fit_are_refused(frames: np.ndarray, kind: type[Exception], message: str) -> None:
-    assert EXTENSION is not None
     codec = EXTENSION.FrameCodec(pack_tokenizer(make_tokenizer("tiny")), EXTENSION.ThreadPool(1))
     with pytest.raises(kind, match=message):
         codec.encode(frames)
 
 
 def packed_with(change: Callable[[dict[str, Any]], Any], **arguments: Any) -> object:
-    assert EXTENSION is not None
     weights: dict[str, Any] = dict(weight_arrays(make_tokenizer("tiny")))
     change(weights)
     fitting: dict[str, Any] = {
@@ -336,7 +329,6 @@ def test_sizes_that_cannot_be_are_named(arguments: dict[str, Any], message: str)
 
 
 def test_a_codec_refuses_what_it_cannot_share() -> None:
-    assert EXTENSION is not None
     with pytest.raises(ValueError, match="float64"):
         make_codec(make_tokenizer("tiny").double())
     with pytest.raises(ValueError, match="group_size"):
