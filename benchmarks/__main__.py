@@ -46,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--full", action="store_true", help="all sizes, however long they take")
     parser.add_argument("--batches", help="of rollouts, tokens and decoded frames these sizes alone: 1,16")
     parser.add_argument("--minutes", type=float, default=10, help="leave out sizes that would end later (10)")
+    parser.add_argument(
+        "--run", type=Path, metavar="FOLDER", help="a training run, for cases about what one has learned"
+    )
     parser.add_argument("--list", action="store_true", help="print the cases and exit")
     return parser
 
@@ -68,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     systems = Systems(device, torch.get_num_threads(), arguments.reference, tuple(arguments.peer))
     run = Run(arguments.quick, systems, arguments.full, arguments.minutes * 60)
     run.batches = tuple(map(int, arguments.batches.split(","))) if arguments.batches else None
+    run.trained = arguments.run
     failed = []
     try:
         for name in names:

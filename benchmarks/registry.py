@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ class Run:
     """One call of the command: what was asked for, and what its cases share.
 
     `full` lifts the limit of time and adds the sizes that do not fit in it; `batches`, where given, are the only
-    batch sizes to take; `results` are those of the cases so
-    far; `shared` holds what is measured once a run.
+    batch sizes to take; `trained`, where given, is the folder of a training run, for cases about what one has
+    learned; `results` are those of the cases so far; `shared` holds what is measured once a run.
     """
 
     quick: bool
@@ -34,6 +35,7 @@ class Run:
     full: bool = False
     seconds: float = 600.0
     batches: tuple[int, ...] | None = None
+    trained: Path | None = None
     began: float = field(default_factory=time.monotonic)
     results: dict[str, Result] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)

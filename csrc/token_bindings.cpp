@@ -21,10 +21,17 @@ namespace py = pybind11;
 namespace iris_fast {
 namespace {
 
-Precision precision(const std::string& dtype, const std::string& name) {
+Precision precision_of_weights(const std::string& dtype) {
   if (dtype == "float32") return Precision::kFloat;
   if (dtype == "float16") return Precision::kHalf;
-  throw py::value_error(name + " must be \"float32\" or \"float16\", not \"" + dtype + "\"");
+  if (dtype == "int8") return Precision::kInt8;
+  throw py::value_error("weights_dtype must be \"float32\", \"float16\" or \"int8\", not \"" + dtype + "\"");
+}
+
+Precision precision_of_cache(const std::string& dtype) {
+  if (dtype == "float32") return Precision::kFloat;
+  if (dtype == "float16") return Precision::kHalf;
+  throw py::value_error("kv_dtype must be \"float32\" or \"float16\", not \"" + dtype + "\"");
 }
 
 std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t layers, std::size_t heads,
@@ -47,7 +54,7 @@ std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t laye
                                 layer_norm_epsilon};
   config.validate();
   auto model =
-      std::make_shared<TokenModel>(config, kernels_for(simd), precision(weights_dtype, "weights_dtype"),
+      std::make_shared<TokenModel>(config, kernels_for(simd), precision_of_weights(weights_dtype),
                                    [&](const std::string& name, const std::vector<std::size_t>& shape) {
                                      return named.data(name, shape);
                                    });
@@ -70,7 +77,7 @@ std::unique_ptr<TokenDream> make_dream(std::shared_ptr<const TokenModel> model,
   const auto batch =
       static_cast<std::size_t>(require<std::int64_t>(first_tokens, "first_tokens", dimensions).shape(0));
   auto dream = std::make_unique<TokenDream>(std::move(model), std::move(pool), batch,
-                                            precision(kv_dtype, "kv_dtype"), group_size, purposes);
+                                            precision_of_cache(kv_dtype), group_size, purposes);
   restart(*dream, first_tokens, seed, first_row);
   return dream;
 }
@@ -128,7 +135,9 @@ void bind_token_engine(py::module_& module) {
       "(\"auto\" for the fastest). KeyError, TypeError or ValueError naming a weight that is missing or of\n"
       "another dtype, layout or shape. `weights_dtype` \"float16\" keeps the linear layers' matrices in "
       "half\n"
-      "precision: ValueError for one that it cannot hold.")
+      "precision: ValueError for one that it cannot hold. \"int8\" keeps those of the Transformer's blocks "
+      "as\n"
+      "integers of a scale for each output, and multiplies them with integers of a scale for each row.")
       .def(py::init(&make_model), "weights"_a, py::kw_only(), "num_layers"_a, "num_heads"_a,
            "tokens_per_block"_a, "max_blocks"_a, "block_causal"_a, "layer_norm_epsilon"_a, "simd"_a = "auto",
            "weights_dtype"_a = "float32")

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -32,7 +33,8 @@ struct Padding {
 class Packer {
  public:
   Packer(std::size_t panel_vectors, std::size_t inner, std::size_t columns)
-      : panel_(panel_vectors * kLanes), linear_{round_up(inner, kLanes), round_up(columns, kLanes), {}, {}} {
+      : panel_(panel_vectors * kLanes),
+        linear_{round_up(inner, kLanes), round_up(columns, kLanes), Precision::kFloat, {}, {}, {}, {}} {
     weights_ = zeros(linear_.inner * linear_.columns);
     linear_.bias = zeros(linear_.columns);
   }
@@ -50,17 +52,45 @@ class Packer {
   }
 
   PackedLinear take(const KernelTable& kernels, Precision precision) {
-    const bool half = precision == Precision::kHalf;
-    linear_.weights = AlignedBuffer<unsigned char>(weights_.size() * (half ? 2 : 4));
-    if (half)
+    linear_.precision = precision;
+    linear_.weights = AlignedBuffer<unsigned char>(weights_.size() * bytes_of(precision));
+    if (precision == Precision::kFloat)
+      std::memcpy(linear_.weights.data(), weights_.data(), weights_.size() * sizeof(float));
+    else if (precision == Precision::kHalf)
       kernels.to_half(weights_.data(), weights_.size(),
                       reinterpret_cast<std::uint16_t*>(linear_.weights.data()));
     else
-      std::memcpy(linear_.weights.data(), weights_.data(), weights_.size() * sizeof(float));
+      quantize();
     return std::move(linear_);
   }
 
  private:
+  // Each column's weights as integers of its own scale, max |weight| / 127; 4 inputs side by side.
+  void quantize() {
+    linear_.scales = zeros(linear_.columns);
+    linear_.corrections = AlignedBuffer<std::int32_t>(linear_.columns);
+    for (std::size_t column = 0; column < linear_.columns; ++column) {
+      const std::size_t start = column / panel_ * panel_, width = std::min(panel_, linear_.columns - start);
+      const std::size_t place = column - start;
+      const float* source = weights_.data() + start * linear_.inner + place;
+      unsigned char* target = linear_.weights.data() + start * linear_.inner + place * 4;
+      float largest = 0.0f;
+      for (std::size_t k = 0; k < linear_.inner; ++k)
+        largest = std::max(largest, std::fabs(source[k * width]));
+      // Smaller ones are zero: their inverse would not be finite.
+      const float inverse = largest >= kSmallest ? 127.0f / largest : 0.0f;
+      std::int32_t sum = 0;
+      for (std::size_t k = 0; k < linear_.inner; ++k) {
+        const auto integer = static_cast<std::int32_t>(std::nearbyint(source[k * width] * inverse));
+        target[k / 4 * 4 * width + k % 4] = static_cast<unsigned char>(integer & 0xff);
+        sum += integer;
+      }
+      linear_.scales.data()[column] = largest >= kSmallest ? largest / 127.0f : 0.0f;
+      linear_.corrections.data()[column] = -128 * sum;
+    }
+  }
+
+  static constexpr float kSmallest = 1e-30f;
   std::size_t panel_;
   AlignedBuffer<float> weights_;
   PackedLinear linear_;

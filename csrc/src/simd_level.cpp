@@ -5,10 +5,16 @@
 #if defined(IRIS_FAST_HAS_AVX2)
 #include <cpuid.h>
 #endif
+#if defined(IRIS_FAST_HAS_NEON_DOTPROD) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 namespace iris_fast {
 
 // The build names the levels that it compiled.
+#if defined(IRIS_FAST_HAS_AVX512_VNNI)
+extern const KernelTable kernels_avx512_vnni;
+#endif
 #if defined(IRIS_FAST_HAS_AVX512)
 extern const KernelTable kernels_avx512;
 #endif
@@ -17,6 +23,9 @@ extern const KernelTable kernels_avx2;
 #endif
 #if defined(IRIS_FAST_HAS_NEON)
 extern const KernelTable kernels_neon;
+#endif
+#if defined(IRIS_FAST_HAS_NEON_DOTPROD)
+extern const KernelTable kernels_neon_dotprod;
 #endif
 extern const KernelTable kernels_portable;
 
@@ -33,6 +42,23 @@ bool has_f16c() {
 }  // namespace
 #endif
 
+#if defined(IRIS_FAST_HAS_NEON_DOTPROD)
+namespace {
+
+bool has_dot_products() {
+#if defined(__APPLE__)
+  return true;  // every Apple processor for computers
+#elif defined(__linux__)
+  constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kDotProducts) != 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+#endif
+
 std::vector<const KernelTable*> supported_levels() {
   std::vector<const KernelTable*> found;
   // The compiler's run-time checks ask the operating system too whether it saves the registers.
@@ -41,12 +67,18 @@ std::vector<const KernelTable*> supported_levels() {
                     __builtin_cpu_supports("avx") && has_f16c();
 #endif
 #if defined(IRIS_FAST_HAS_AVX512)
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    found.push_back(&kernels_avx512);
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#if defined(IRIS_FAST_HAS_AVX512_VNNI)
+  if (avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back(&kernels_avx512_vnni);
+#endif
+  if (avx512) found.push_back(&kernels_avx512);
 #endif
 #if defined(IRIS_FAST_HAS_AVX2)
   if (avx2) found.push_back(&kernels_avx2);
+#endif
+#if defined(IRIS_FAST_HAS_NEON_DOTPROD)
+  if (has_dot_products()) found.push_back(&kernels_neon_dotprod);
 #endif
 #if defined(IRIS_FAST_HAS_NEON)
   found.push_back(&kernels_neon);

@@ -39,14 +39,17 @@ class Loader {
     return {vector(name + ".weight"), vector(name + ".bias")};
   }
 
-  PackedLinear linear(const std::string& name, std::size_t outputs, std::size_t inputs) const {
-    return linear(name, outputs, inputs, {outputs, outputs}, {inputs, inputs}, outputs, inputs);
+  PackedLinear linear(const std::string& name, std::size_t outputs, std::size_t inputs,
+                      Precision precision) const {
+    return linear(name, outputs, inputs, {outputs, outputs}, {inputs, inputs}, outputs, inputs, precision);
   }
 
   PackedHead head(const std::string& name, std::size_t classes) const {
     const std::string module = name + ".head_module.";
-    return {linear(module + "0", config_.embed_dim, config_.embed_dim),
-            linear(module + "2", classes, config_.embed_dim), classes};
+    // A fortieth of the products, and what is drawn from: never of int8.
+    const Precision precision = precision_ == Precision::kInt8 ? Precision::kFloat : precision_;
+    return {linear(module + "0", config_.embed_dim, config_.embed_dim, precision),
+            linear(module + "2", classes, config_.embed_dim, precision), classes};
   }
 
   PackedBlock block(const std::string& name) const {
@@ -64,21 +67,22 @@ class Loader {
     return {norm(name + ".ln1"),
             norm(name + ".ln2"),
             qkv.take(kernels_, precision_),
-            linear(name + ".attn.proj", width, width, dense, by_heads, width, attention),
-            linear(name + ".mlp.0", hidden, width),
-            linear(name + ".mlp.2", width, hidden)};
+            linear(name + ".attn.proj", width, width, dense, by_heads, width, attention, precision_),
+            linear(name + ".mlp.0", hidden, width, precision_),
+            linear(name + ".mlp.2", width, hidden, precision_)};
   }
 
  private:
-  // A linear layer's weight; refused where half precision would make a number infinite.
+  // A linear layer's weight; refused where the precision would make a number infinite.
   const float* matrix(const std::string& name, std::size_t outputs, std::size_t inputs) const {
     constexpr float kBeyondHalf = 65520.0f;  // which rounds to infinity
     const float* weight = find_(name, {outputs, inputs});
-    if (precision_ == Precision::kHalf)
-      for (std::size_t i = 0; i < outputs * inputs; ++i)
-        if (std::isfinite(weight[i]) && std::fabs(weight[i]) >= kBeyondHalf)
-          throw std::invalid_argument(name + " holds " + std::to_string(weight[i]) +
-                                      ", which half precision cannot: keep these weights in float32");
+    for (std::size_t i = 0; precision_ != Precision::kFloat && i < outputs * inputs; ++i)
+      if (precision_ == Precision::kHalf ? std::isfinite(weight[i]) && std::fabs(weight[i]) >= kBeyondHalf
+                                         : !std::isfinite(weight[i]))
+        throw std::invalid_argument(name + " holds " + std::to_string(weight[i]) + ", which " +
+                                    (precision_ == Precision::kHalf ? "half precision" : "int8") +
+                                    " cannot: keep these weights in float32");
     return weight;
   }
 
@@ -90,11 +94,12 @@ class Loader {
   }
 
   PackedLinear linear(const std::string& name, std::size_t outputs, std::size_t inputs, Padding out,
-                      Padding in, std::size_t padded_outputs, std::size_t padded_inputs) const {
+                      Padding in, std::size_t padded_outputs, std::size_t padded_inputs,
+                      Precision precision) const {
     Packer packer(kernels_.panel_vectors, padded_inputs, padded_outputs);
     packer.add(matrix(name + ".weight", outputs, inputs), find_(name + ".bias", {outputs}), outputs, inputs,
                0, out, in);
-    return packer.take(kernels_, precision_);
+    return packer.take(kernels_, precision);
   }
 
   const TokenModelConfig& config_;
@@ -129,6 +134,8 @@ TokenModel::TokenModel(const TokenModelConfig& config, const KernelTable& kernel
                        const FindWeight& find)
     : config_(config), kernels_(kernels), precision_(precision) {
   config.validate();
+  if (precision == Precision::kInt8)
+    require_size("embed_dim, for int8 weights,", config.embed_dim, 1, kMostInt8Inputs / 4);
   const Loader load(config_, kernels, precision, find);
   const std::size_t width = config.embed_dim;
   actions_ = load.table("embedder.embedding_tables.0.weight", config.actions, width);

@@ -29,6 +29,11 @@ TokenPass::TokenPass(const TokenModel& model, std::size_t max_rows, std::size_t 
   for (Scratch& scratch : scratch_) {
     scratch.normed = tiled(max_rows, width);
     scratch.scores = tiled(1, round_up(config.max_tokens(), kLanes));
+    if (model.precision() == Precision::kInt8) {
+      scratch.integers = AlignedBuffer<unsigned char>(
+          max_rows * round_up(std::max(config.hidden_dim(), config.attention_dim()), kLanes));
+      scratch.scales = AlignedBuffer<float>(max_rows);
+    }
     scratch.caches.resize(max_rows);
     scratch.tokens.resize(max_rows);
   }
@@ -106,18 +111,33 @@ void TokenPass::attend(const TokenModel& model, std::size_t layer, const std::ve
 }
 
 void TokenPass::linear(const TokenModel& model, const PackedLinear& layer, std::size_t rows, const float* a,
-                       Activation activation, const float* residual, Output out, const Member& member) const {
-  const bool half = model.precision() == Precision::kHalf;
-  const std::size_t panel = model.kernels().panel_vectors;
+                       Activation activation, const float* residual, Output out, const Member& member) {
+  const KernelTable& kernels = model.kernels();
+  const std::size_t panel = kernels.panel_vectors;
   const Share panels = member.share((layer.columns / kLanes + panel - 1) / panel);
   const std::size_t first = panels.begin * panel, end = std::min(panels.end * panel, layer.columns / kLanes);
   if (first < end) {
-    const std::size_t skipped = first * out.vector_stride;
-    (half ? model.kernels().linear_half : model.kernels().linear_float)(
-        {a, rows, layer.inner, layer.weights.data() + first * kLanes * layer.inner * (half ? 2 : 4),
-         layer.bias.data() + first * kLanes, (end - first) * kLanes, activation,
-         residual == nullptr ? nullptr : residual + skipped, out.data + skipped, out.tile_stride,
-         out.row_stride, out.vector_stride});
+    const std::size_t skipped = first * out.vector_stride, column = first * kLanes;
+    const LinearArgs args{a,
+                          rows,
+                          layer.inner,
+                          layer.weights.data() + column * layer.inner * bytes_of(layer.precision),
+                          layer.bias.data() + column,
+                          (end - first) * kLanes,
+                          activation,
+                          residual == nullptr ? nullptr : residual + skipped,
+                          out.data + skipped,
+                          out.tile_stride,
+                          out.row_stride,
+                          out.vector_stride};
+    if (layer.precision == Precision::kInt8) {
+      Scratch& scratch = scratch_[member.rank];
+      kernels.quantize_rows({a, rows, layer.inner, scratch.integers.data(), scratch.scales.data()});
+      kernels.linear_int8({args, scratch.integers.data(), scratch.scales.data(), layer.scales.data() + column,
+                           layer.corrections.data() + column});
+    } else {
+      (layer.precision == Precision::kHalf ? kernels.linear_half : kernels.linear_float)(args);
+    }
   }
   member.wait();
 }

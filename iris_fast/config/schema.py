@@ -13,7 +13,7 @@ from typing import Any, Literal
 from iris_fast.agent import AgentConfig
 from iris_fast.envs.interface import EnvConfig
 from iris_fast.errors import UserError
-from iris_fast.imagination.engine import EngineName, HalfOrFloat
+from iris_fast.imagination.engine import EngineName, HalfOrFloat, WeightsDtype
 from iris_fast.models.actor_critic import ActorCriticConfig
 from iris_fast.models.tokenizer import TokenizerConfig
 from iris_fast.models.transformer import TransformerConfig
@@ -32,7 +32,7 @@ class CommonConfig:
     precision: Precision = "float32"
     engine: EngineName = "auto"  # of imagination; auto: the fastest that the device has
     kv_dtype: HalfOrFloat = "float32"  # of keys and values in the C++ engine
-    weights_dtype: HalfOrFloat = "float32"  # of the matrices of linear layers in it
+    weights_dtype: WeightsDtype = "float32"  # of the matrices of linear layers in it
     threads: int = 0  # CPU threads of PyTorch; 0 leaves its choice
     do_checkpoint: bool = True
 

@@ -23,7 +23,7 @@ from iris_fast.models.frame_codec import FrameCodec
 from iris_fast.models.world_model import WorldModel
 
 from .dream import DreamStep
-from .engine import HalfOrFloat, ImaginationStart, Rollout
+from .engine import HalfOrFloat, ImaginationStart, Rollout, WeightsDtype
 from .frame_memo import FrameMemo
 from .oracle import OracleEngine, _Recorder
 from .randomness import Draws, PhiloxDraws, Purpose
@@ -41,14 +41,17 @@ class CpuOptions:
     but one at batch 1, go through the passes together, up to 8 to a group. `kv_dtype`: "float16" halves the
     memory and the traffic of keys and values and rounds them (those from 65520 on become infinite).
     `weights_dtype`: "float16" does the same to the matrices of linear layers, for batches so small that reading
-    those takes the time; one that holds a number from 65520 on is refused. `simd`: "auto" for the fastest of
+    those takes the time; one that holds a number from 65520 on is refused. "int8" makes the matrices of the
+    Transformer's blocks integers from -127 to 127 with a scale for each output, and what they are multiplied with
+    such integers with a scale for each token (the heads stay float32): the fastest, and the one whose rounding
+    shows, see `benchmarks/cases/int8_rollouts.py`. `simd`: "auto" for the fastest of
     `iris_fast._C.simd_levels()`, or one of them: all give the same bits.
     """
 
     threads: int | None = None
     group_size: int = 0
     kv_dtype: HalfOrFloat = "float32"
-    weights_dtype: HalfOrFloat = "float32"
+    weights_dtype: WeightsDtype = "float32"
     simd: str = "auto"
 
 
@@ -65,7 +68,7 @@ class StepLogits(NamedTuple):
 
 
 def pack_world_model(
-    world_model: WorldModel, simd: str = "auto", weights_dtype: HalfOrFloat = "float32"
+    world_model: WorldModel, simd: str = "auto", weights_dtype: WeightsDtype = "float32"
 ) -> TokenModel:
     """A copy of the weights as the C++ engine wants them; later changes of `world_model` do not reach it.
 

@@ -11,7 +11,7 @@ from iris_fast.kernels._triton import triton
 from iris_fast.models.frame_codec import has_codec
 
 from .cpu_engine import CpuEngine, CpuOptions
-from .engine import EngineName, HalfOrFloat, ImaginationEngine
+from .engine import EngineName, HalfOrFloat, ImaginationEngine, WeightsDtype
 from .graph_engine import CudaGraphEngine, GraphOptions
 from .oracle import OracleEngine
 
@@ -33,13 +33,12 @@ def make_engine(
     precision: str = "float32",
     *,
     kv_dtype: HalfOrFloat = "float32",
-    weights_dtype: HalfOrFloat = "float32",
+    weights_dtype: WeightsDtype = "float32",
 ) -> ImaginationEngine:
     """The engine of that name for `agent`; `auto` takes the C++ one on a CPU, CUDA graphs on a GPU, else the oracle.
 
     `precision` is that of the CUDA-graph engine, `kv_dtype` and `weights_dtype` are the C++ engine's (`CpuOptions`);
-    an agent
-    on a CPU that it cannot run, as one in float64, gets the oracle.
+    an agent on a CPU that it cannot run, as one in float64, gets the oracle.
 
     Raises UserError where the agent's device, or this installation, does not have the engine that was asked for.
     """
@@ -58,7 +57,7 @@ def make_engine(
     if name == "cpu" or (name == "auto" and built and has_codec(agent.tokenizer)):
         try:
             return CpuEngine(agent, CpuOptions(kv_dtype=kv_dtype, weights_dtype=weights_dtype))
-        except ValueError as error:  # sizes beyond what it can, or weights that half precision cannot hold
+        except ValueError as error:  # sizes beyond what it can, or weights that the dtype cannot hold
             if name == "cpu" or (kv_dtype, weights_dtype) != ("float32", "float32"):
                 raise UserError(f"common.engine=cpu cannot run this agent: {error}") from error
     if (kv_dtype, weights_dtype) != ("float32", "float32"):

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from iris_fast.imagination.cpu_engine import (
     CpuDream,
     HalfOrFloat,
     StepLogits,
+    WeightsDtype,
     pack_world_model,
 )
 from iris_fast.imagination.dream import Dream, DreamStep
@@ -51,7 +54,7 @@ def make_dream(
     threads: int = 1,
     group_size: int = 0,
     kv_dtype: HalfOrFloat = "float32",
-    weights_dtype: HalfOrFloat = "float32",
+    weights_dtype: WeightsDtype = "float32",
     simd: str = "auto",
     first_row: int = 0,
 ) -> CpuDream:
@@ -185,18 +188,18 @@ def test_samples_are_the_draws_from_these_logits(name: str) -> None:
     group_size=st.integers(0, 25),
     simd=st.sampled_from(LEVELS),
     precisions=st.sampled_from(
-        [("float32", "float32"), ("float16", "float32"), ("float32", "float16"), ("float16", "float16")]
+        [(kv, weights) for kv in ("float32", "float16") for weights in ("float32", "float16", "int8")]
     ),
     seed=st.integers(0, 2**64 - 1),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_same_bits_for_any_threads_groups_and_simd_level(
     config: str,
     batch: int,
     threads: int,
     group_size: int,
     simd: str,
-    precisions: tuple[HalfOrFloat, HalfOrFloat],
+    precisions: tuple[HalfOrFloat, WeightsDtype],
     seed: int,
 ) -> None:
     """With more threads than groups, too, which then go through each pass together."""
@@ -275,8 +278,72 @@ def test_weights_beyond_half_precision_are_refused() -> None:
     pack_world_model(model)
     with pytest.raises(ValueError, match=r"holds -70000.*float32"):
         pack_world_model(model, weights_dtype="float16")
+    pack_world_model(model, weights_dtype="int8")
     with pytest.raises(ValueError, match="weights_dtype"):
-        pack_world_model(model, weights_dtype="int8")  # type: ignore[arg-type]
+        pack_world_model(model, weights_dtype="int4")  # type: ignore[arg-type]
+
+
+def in_integers(x: Tensor) -> Tensor:
+    """Each row as an integer from -127 to 127 times the row's scale."""
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+    return (x / scale).round() * scale
+
+
+@contextmanager
+def products_of_integers(model: WorldModel) -> Iterator[None]:
+    """The blocks' linear layers as `weights_dtype="int8"` has them, for PyTorch's modules."""
+    hooks = []
+    for module in model.transformer.blocks.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = in_integers(module.weight.data)
+            hooks.append(module.register_forward_pre_hook(lambda _, args: (in_integers(args[0]),)))
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
+@torch.no_grad()
+def reward_logits(model: WorldModel, first: Tensor, actions: Tensor) -> Tensor:
+    """PyTorch's, after the frames `first` `(batch, slots)` and `actions` `(batch,)`."""
+    cache = model.new_cache(len(first))
+    model.step(model.embedder.tokens(first), cache)
+    return model.head_rewards(model.step(model.embedder.actions(actions).unsqueeze(1), cache).squeeze(1))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_int8_weights_are_products_of_integers(name: str) -> None:
+    """Of the same context: the tokens of a frame and an action. Float32 rounding turns a few integers over."""
+    model = make_world_model(CONFIGS[name], VOCABULARY)
+    first, actions = inputs(model, 16, 1)
+    found = play(make_dream(model, first, weights_dtype="int8"), actions)[0][1].rewards
+    exact = reward_logits(model, first, actions[:, 0])
+    with products_of_integers(model):
+        expected = reward_logits(model, first, actions[:, 0])
+    rounding = (expected - exact).abs()
+    assert float(rounding.mean()) > 1e-5
+    assert float((found - expected).abs().mean()) < 0.1 * float(rounding.mean())
+
+
+def test_int8_weights_must_be_finite() -> None:
+    model = make_world_model(CONFIGS["micro"], VOCABULARY)
+    with torch.no_grad():
+        linear_weights(model)[0].view(-1)[5] = float("inf")
+    with pytest.raises(ValueError, match=r"holds inf.*int8.*float32"):
+        pack_world_model(model, weights_dtype="int8")
+
+
+def test_int8_shows_what_is_no_number() -> None:
+    """A token's embedding that is NaN: its row's logits are, other rows' are as before."""
+    model = make_world_model(CONFIGS["micro"], VOCABULARY)
+    first, actions = inputs(model, 3, 1)
+    first[first == 7] = 6
+    first[1, 2] = 7
+    plain = play(make_dream(model, first, weights_dtype="int8"), actions)[0][1].rewards
+    with torch.no_grad():
+        model.embedder.embedding_tables[1].weight[7] = float("nan")  # type: ignore[index, operator]
+    spoiled = play(make_dream(model, first, weights_dtype="int8"), actions)[0][1].rewards
+    assert spoiled[1].isnan().all()
+    assert torch.equal(spoiled[[0, 2]], plain[[0, 2]])
 
 
 def test_cache_lengths() -> None:

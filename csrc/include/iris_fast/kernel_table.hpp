@@ -44,8 +44,13 @@ IRIS_FAST_INLINE constexpr std::size_t tiled_offset(std::size_t row, std::size_t
   return (row / kTileRows * (columns / kLanes) + column / kLanes) * kTileFloats + row % kTileRows * kLanes;
 }
 
-// How numbers are kept; all arithmetic is in float32.
-enum class Precision { kFloat, kHalf };
+// How numbers are kept. Arithmetic is in float32, but for products of int8 weights (Int8LinearArgs).
+enum class Precision { kFloat, kHalf, kInt8 };
+
+// Bytes of a number.
+IRIS_FAST_INLINE constexpr std::size_t bytes_of(Precision precision) {
+  return precision == Precision::kFloat ? 4 : precision == Precision::kHalf ? 2 : 1;
+}
 
 enum class Activation : int { kNone, kRelu, kGelu };
 
@@ -64,6 +69,30 @@ struct LinearArgs {
   std::size_t out_row_stride;     // floats
   std::size_t out_vector_stride;  // floats
 };
+
+// Rows as int8, each with a scale of its own: x is about scale · (out - 128), where scale is max |x| / 127
+// and `out` from 1 to 255. A row below 1e-30 is zero; one with a number that is infinite or no number has the
+// scale NaN.
+struct QuantizeArgs {
+  const float* x;       // (rows, columns), tiled
+  std::size_t rows;     //
+  std::size_t columns;  // a multiple of 16
+  unsigned char* out;   // (rows, columns), row-major
+  float* scales;        // (rows,)
+};
+
+// The same product as of LinearArgs from int8: sums are exact integers, and each is multiplied once by its
+// row's and column's scales.
+struct Int8LinearArgs {
+  LinearArgs linear;           // `a` unused; `weights` int8, by panels: (panel, inner / 4, panel columns, 4)
+  const unsigned char* a;      // (rows, inner), row-major: integers + 128
+  const float* row_scales;     // (rows,)
+  const float* column_scales;  // (columns,)
+  const std::int32_t* corrections;  // (columns,): -128 times the sum of the column's integers
+};
+
+// So many inputs of a product of int8 that no sum overflows.
+constexpr std::size_t kMostInt8Inputs = std::size_t{1} << 16;
 
 // out = (x - mean) / sqrt(variance + epsilon) · weight + bias, row by row over the first `width` columns.
 struct LayerNormArgs {
@@ -122,6 +151,8 @@ struct KernelTable {
   void (*linear_float)(
       const LinearArgs&);  // by the type of the weights, which are float or IEEE half precision
   void (*linear_half)(const LinearArgs&);
+  void (*linear_int8)(const Int8LinearArgs&);
+  void (*quantize_rows)(const QuantizeArgs&);
   void (*layer_norm)(const LayerNormArgs&);
   void (*append_float)(const AttentionArgs&);  // `tokens`: positions, below max_tokens
   void (*append_half)(const AttentionArgs&);

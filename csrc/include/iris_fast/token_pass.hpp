@@ -15,7 +15,7 @@ class KeyValueCache {
  public:
   KeyValueCache(const TokenModelConfig& config, std::size_t sequences, Precision type)
       : type_(type),
-        layer_bytes_(config.cache_shape().layer_elements() * (type == Precision::kHalf ? 2 : 4)),
+        layer_bytes_(config.cache_shape().layer_elements() * bytes_of(type)),
         sequence_bytes_(checked_product(config.layers, layer_bytes_)),
         storage_(checked_product(sequences, sequence_bytes_)) {}
 
@@ -57,6 +57,8 @@ class TokenPass {
  private:
   struct Scratch {  // a member's own
     AlignedBuffer<float> normed, scores;
+    AlignedBuffer<unsigned char> integers;  // a product's rows, where weights are int8
+    AlignedBuffer<float> scales;            // of those rows
     std::vector<void*> caches;
     std::vector<std::size_t> tokens;
   };
@@ -70,7 +72,7 @@ class TokenPass {
               bool want_output, const Member& member);
   // A member's share of a product's columns, and the wait for the others'.
   void linear(const TokenModel& model, const PackedLinear& layer, std::size_t rows, const float* a,
-              Activation activation, const float* residual, Output out, const Member& member) const;
+              Activation activation, const float* residual, Output out, const Member& member);
   // Into the member's own scratch: each does all of it, which takes less than waiting for each other.
   const float* normalise(const TokenModel& model, const PackedNorm& norm, std::size_t rows,
                          const Member& member);

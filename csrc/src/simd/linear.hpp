@@ -7,6 +7,28 @@
 
 namespace iris_fast::IRIS_FAST_LEVEL {
 
+// Adds bias, activation and residual to a tile's sums, and stores them.
+template <int kRows, int kVectors>
+inline void finish_tile(const LinearArgs& args, std::size_t first, std::size_t vector,
+                        const Vec16 (&sums)[kRows][kVectors]) {
+  const std::size_t origin = first / kTileRows * args.out_tile_stride +
+                             first % kTileRows * args.out_row_stride + vector * args.out_vector_stride;
+  for (int r = 0; r < kRows; ++r)
+    for (int c = 0; c < kVectors; ++c) {
+      const std::size_t at = origin + r * args.out_row_stride + c * args.out_vector_stride;
+      Vec16 result = add(sums[r][c], load(args.bias + (vector + c) * kLanes));
+      if (args.activation == Activation::kRelu) result = maximum(zero(), result);
+      if (args.residual != nullptr) result = add(load(args.residual + at), result);
+      store(args.out + at, result);
+    }
+  if (args.activation != Activation::kGelu) return;
+  for (int r = 0; r < kRows; ++r)  // in a loop of its own: here the sums need no registers any more
+    for (int c = 0; c < kVectors; ++c) {
+      float* out = args.out + origin + r * args.out_row_stride + c * args.out_vector_stride;
+      store(out, gelu(load(out)));
+    }
+}
+
 // One tile: kRows rows from row `first` on, kVectors vectors of 16 columns from vector `vector` on.
 template <int kRows, int kVectors, typename Weight>
 [[gnu::noinline]] void linear_tile(const LinearArgs& args, std::size_t first, std::size_t vector) {
@@ -27,22 +49,7 @@ template <int kRows, int kVectors, typename Weight>
       }
     }
   }
-  const std::size_t origin = first / kTileRows * args.out_tile_stride +
-                             first % kTileRows * args.out_row_stride + vector * args.out_vector_stride;
-  for (int r = 0; r < kRows; ++r)
-    for (int c = 0; c < kVectors; ++c) {
-      const std::size_t at = origin + r * args.out_row_stride + c * args.out_vector_stride;
-      Vec16 result = add(sums[r][c], load(args.bias + (vector + c) * kLanes));
-      if (args.activation == Activation::kRelu) result = maximum(zero(), result);
-      if (args.residual != nullptr) result = add(load(args.residual + at), result);
-      store(args.out + at, result);
-    }
-  if (args.activation != Activation::kGelu) return;
-  for (int r = 0; r < kRows; ++r)  // in a loop of its own: here the sums need no registers any more
-    for (int c = 0; c < kVectors; ++c) {
-      float* out = args.out + origin + r * args.out_row_stride + c * args.out_vector_stride;
-      store(out, gelu(load(out)));
-    }
+  finish_tile<kRows, kVectors>(args, first, vector, sums);
 }
 
 // The rows of a tile that fit: kRows, or what is left.

@@ -3,6 +3,7 @@
 
 #include "attention.hpp"
 #include "frame_table.hpp"
+#include "int8_linear.hpp"
 #include "iris_fast/exp.hpp"
 #include "layer_norm.hpp"
 #include "level.hpp"
@@ -52,6 +53,8 @@ constexpr KernelTable make_table(const char* name) {
           kLinearVectors,
           linear<float>,
           linear<std::uint16_t>,
+          int8_linear,
+          quantize_rows,
           layer_norm,
           append<float>,
           append<std::uint16_t>,

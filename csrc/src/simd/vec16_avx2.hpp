@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace iris_fast::IRIS_FAST_LEVEL {
 
@@ -86,6 +87,48 @@ inline void store(std::uint16_t* p, Vec16 x) {
   constexpr int kNearestEven = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   _mm_storeu_si128(halves, _mm256_cvtps_ph(x.low, kNearestEven));
   _mm_storeu_si128(halves + 1, _mm256_cvtps_ph(x.high, kNearestEven));
+}
+
+inline void store_low_bytes(unsigned char* p, Vec16 x) {
+  const __m256i mask = _mm256_set1_epi32(255);
+  const __m256i low = _mm256_and_si256(_mm256_castps_si256(x.low), mask);
+  const __m256i high = _mm256_and_si256(_mm256_castps_si256(x.high), mask);
+  // Packing works within halves of a register: (low 0-3, high 0-3 | low 4-7, high 4-7).
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0b11'01'10'00);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+
+// Products of int8 (int8_linear.hpp).
+struct Sums16 {
+  __m256i low, high;
+};
+struct Weights16 {
+  __m256i low, high;
+};
+struct Factor {
+  __m256i size, sign;  // the integers' absolute values, and the integers
+};
+
+inline Weights16 load_weights(const signed char* p) {
+  const auto* halves = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
+}
+inline Vec16 to_float(Sums16 x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
+inline Sums16 sums_from(const std::int32_t*) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline Factor factor(const unsigned char* p) {
+  std::int32_t four;
+  std::memcpy(&four, p, sizeof four);
+  const __m256i with_sign = _mm256_xor_si256(_mm256_set1_epi32(four), _mm256_set1_epi8(-128));
+  return {_mm256_abs_epi8(with_sign), with_sign};
+}
+// Two products of at most 127 each fit 16 bits, so that the instruction which would saturate does not.
+inline __m256i add_products(__m256i sums, Factor a, __m256i b) {
+  const __m256i pairs = _mm256_maddubs_epi16(a.size, _mm256_sign_epi8(b, a.sign));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline Sums16 add_products(Sums16 sums, Factor a, Weights16 b) {
+  return {add_products(sums.low, a, b.low), add_products(sums.high, a, b.high)};
 }
 
 }  // namespace iris_fast::IRIS_FAST_LEVEL

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace iris_fast::IRIS_FAST_LEVEL {
 
@@ -63,5 +64,54 @@ inline void store(std::uint16_t* p, Vec16 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+
+inline void store_low_bytes(unsigned char* p, Vec16 x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_castps_si512(x.v)));
+}
+
+// Products of int8 (int8_linear.hpp).
+struct Sums16 {
+  __m512i v;
+};
+struct Weights16 {
+  __m512i v;
+};
+
+inline Weights16 load_weights(const signed char* p) { return {_mm512_loadu_si512(p)}; }
+inline Vec16 to_float(Sums16 x) { return {_mm512_cvtepi32_ps(x.v)}; }
+inline __m512i broadcast4(const unsigned char* p) {
+  std::int32_t four;
+  std::memcpy(&four, p, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+
+#if defined(__AVX512VNNI__)
+// One instruction for 64 products, of unsigned factors: 128 too large, which the corrections take back.
+struct Factor {
+  __m512i v;
+};
+inline Factor factor(const unsigned char* p) { return {broadcast4(p)}; }
+inline Sums16 sums_from(const std::int32_t* corrections) { return {_mm512_loadu_si512(corrections)}; }
+inline Sums16 add_products(Sums16 sums, Factor a, Weights16 b) {
+  return {_mm512_dpbusd_epi32(sums.v, a.v, b.v)};
+}
+#else
+// Even and odd bytes as 16 bits each, whose products are added in pairs.
+struct Factor {
+  __m512i even, odd;
+};
+inline __m512i even_bytes(__m512i x) { return _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8); }
+inline __m512i odd_bytes(__m512i x) { return _mm512_srai_epi16(x, 8); }
+inline Factor factor(const unsigned char* p) {
+  const __m512i with_sign = _mm512_xor_si512(broadcast4(p), _mm512_set1_epi8(-128));
+  return {even_bytes(with_sign), odd_bytes(with_sign)};
+}
+inline Sums16 sums_from(const std::int32_t*) { return {_mm512_setzero_si512()}; }
+inline Sums16 add_products(Sums16 sums, Factor a, Weights16 b) {
+  const __m512i even = _mm512_madd_epi16(a.even, even_bytes(b.v));
+  const __m512i odd = _mm512_madd_epi16(a.odd, odd_bytes(b.v));
+  return {_mm512_add_epi32(sums.v, _mm512_add_epi32(even, odd))};
+}
+#endif
 
 }  // namespace iris_fast::IRIS_FAST_LEVEL

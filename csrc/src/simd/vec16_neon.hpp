@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace iris_fast::IRIS_FAST_LEVEL {
 
@@ -93,6 +94,54 @@ inline Vec16 load(const std::uint16_t* p) {
 
 inline void store(std::uint16_t* p, Vec16 x) {
   for (int i = 0; i < 4; ++i) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.v[i])));
+}
+
+inline void store_low_bytes(unsigned char* p, Vec16 x) {
+  const auto words = [&](int i) {
+    return vcombine_u16(vmovn_u32(vreinterpretq_u32_f32(x.v[i])),
+                        vmovn_u32(vreinterpretq_u32_f32(x.v[i + 1])));
+  };
+  vst1q_u8(p, vcombine_u8(vmovn_u16(words(0)), vmovn_u16(words(2))));
+}
+
+// Products of int8 (int8_linear.hpp).
+struct Sums16 {
+  int32x4_t v[4];
+};
+struct Weights16 {
+  int8x16_t v[4];
+};
+struct Factor {
+  int8x16_t v;
+};
+
+inline Weights16 load_weights(const signed char* p) {
+  return {{vld1q_s8(p), vld1q_s8(p + 16), vld1q_s8(p + 32), vld1q_s8(p + 48)}};
+}
+inline Vec16 to_float(Sums16 x) {
+  return by_parts([&](int i) { return vcvtq_f32_s32(x.v[i]); });
+}
+inline Sums16 sums_from(const std::int32_t*) {
+  const int32x4_t zeros = vdupq_n_s32(0);
+  return {{zeros, zeros, zeros, zeros}};
+}
+inline Factor factor(const unsigned char* p) {
+  std::uint32_t four;
+  std::memcpy(&four, p, sizeof four);
+  return {vreinterpretq_s8_u32(vdupq_n_u32(four ^ 0x80808080u))};
+}
+inline int32x4_t add_products(int32x4_t sums, int8x16_t a, int8x16_t b) {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return vdotq_s32(sums, a, b);
+#else
+  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+  const int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(a), vget_high_s8(b)));
+  return vaddq_s32(sums, vpaddq_s32(low, high));
+#endif
+}
+inline Sums16 add_products(Sums16 sums, Factor a, Weights16 b) {
+  for (int i = 0; i < 4; ++i) sums.v[i] = add_products(sums.v[i], a.v, b.v[i]);
+  return sums;
 }
 
 }  // namespace iris_fast::IRIS_FAST_LEVEL

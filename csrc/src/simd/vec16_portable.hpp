@@ -139,4 +139,38 @@ inline void store(std::uint16_t* p, Vec16 x) {
   for (int i = 0; i < 16; ++i) p[i] = to_half(x.v[i]);
 }
 
+inline void store_low_bytes(unsigned char* p, Vec16 x) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<unsigned char>(bits_of(x.v[i]) & 0xffu);
+}
+
+// Products of int8 (int8_linear.hpp).
+struct Sums16 {
+  std::int32_t v[16];
+};
+struct Weights16 {
+  signed char v[64];
+};
+struct Factor {
+  std::int32_t v[4];
+};
+
+inline Weights16 load_weights(const signed char* p) {
+  Weights16 weights;
+  std::memcpy(weights.v, p, sizeof weights.v);
+  return weights;
+}
+inline Vec16 to_float(Sums16 x) {
+  return by_lanes([&](int i) { return static_cast<float>(x.v[i]); });
+}
+inline Sums16 sums_from(const std::int32_t*) { return {}; }
+inline Factor factor(const unsigned char* p) {
+  Factor four;
+  for (int i = 0; i < 4; ++i) four.v[i] = static_cast<std::int32_t>(p[i]) - 128;
+  return four;
+}
+inline Sums16 add_products(Sums16 sums, Factor a, Weights16 b) {
+  for (int i = 0; i < 64; ++i) sums.v[i / 4] += a.v[i % 4] * b.v[i];
+  return sums;
+}
+
 }  // namespace iris_fast::IRIS_FAST_LEVEL

@@ -1,4 +1,4 @@
-"""What half precision of keys and values, and of weights, saves in the C++ engine."""
+"""What half precision of keys and values, and half precision or int8 of weights, save in the C++ engine."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from benchmarks.registry import case
 from benchmarks.systems.weights import ACTIONS
 from benchmarks.timing import Timing, ratio_interval
 from iris_fast.config import preset_config, resolve
-from iris_fast.imagination.cpu_engine import CpuDream, HalfOrFloat, pack_world_model
+from iris_fast.imagination.cpu_engine import CpuDream, HalfOrFloat, WeightsDtype, pack_world_model
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.world_model import WorldModel
 
 BATCHES = ((1, 9), (16, 5), (64, 3))  # sequences, rounds
-DTYPES: tuple[HalfOrFloat, ...] = ("float32", "float16")
+KV_DTYPES: tuple[HalfOrFloat, ...] = ("float32", "float16")
+WEIGHTS_DTYPES: tuple[WeightsDtype, ...] = ("float32", "float16", "int8")
 
 
 def dreams_of(model: WorldModel, first: Tensor, threads: int) -> dict[str, CpuDream]:
     """A dream for each choice of dtypes, by `keys and values / weights`."""
     pool = require_extension().ThreadPool(threads)
-    packed = {dtype: pack_world_model(model, weights_dtype=dtype) for dtype in DTYPES}
+    packed = {dtype: pack_world_model(model, weights_dtype=dtype) for dtype in WEIGHTS_DTYPES}
     return {
         f"{kv} / {weights}": CpuDream(model, packed[weights], pool, first, PhiloxDraws(0), kv_dtype=kv)
-        for kv, weights in itertools.product(DTYPES, DTYPES)
+        for kv, weights in itertools.product(KV_DTYPES, WEIGHTS_DTYPES)
     }
 
 
@@ -42,9 +43,9 @@ def seconds_of(dream: CpuDream, first: Tensor, actions: Tensor, seed: int) -> fl
     return time.perf_counter() - began
 
 
-@case("cpu_half_precision", minutes=2)
-def cpu_half_precision(quick: bool) -> dict[str, Any]:
-    """Token passes of the C++ engine with keys and values, or weights, in half precision, at batch 1, 16 and 64."""
+@case("cpu_low_precision", minutes=3)
+def cpu_low_precision(quick: bool) -> dict[str, Any]:
+    """Token passes of the C++ engine with half-precision keys and values, and half-precision or int8 weights."""
     config = resolve(preset_config("tiny" if quick else "paper", "Pong"))
     torch.manual_seed(0)
     model = WorldModel(config.agent.world_model, config.agent.tokenizer.vocab_size, ACTIONS).eval()

@@ -1,0 +1,36 @@
+"""The case about a trained agent, on one that has learned for three epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.cases import int8_rollouts as subject
+from benchmarks.cases.int8_rollouts import CANDIDATES, CONTROL, int8_rollouts
+from benchmarks.registry import Run
+from iris_fast.errors import UserError
+from iris_fast.train import main as train
+from tests.micro import MICRO
+
+
+def test_a_run_must_be_named() -> None:
+    with pytest.raises(UserError, match="--run"):
+        main(["--only", "int8_rollouts", "--quick", "--threads", "1"])
+
+
+def test_every_candidate_is_beside_float32(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train(["--game", "Catch", "--preset", "tiny", "--run-dir", str(tmp_path / "run"), *MICRO]) == 0
+    monkeypatch.setattr(subject, "BATCH", 8)
+    run.trained = tmp_path / "run"
+    found = int8_rollouts(run)
+    run.trained = None
+    beside = found["beside_float32"]
+    assert list(beside) == [*CANDIDATES, CONTROL] and found["epoch"] == 3 and found["rollouts"] == 16
+    assert beside["float32"]["kl_nats"] == 0.0
+    float16, int8, control = (
+        beside[name]["kl_nats"] for name in ("float16 weights", "int8 weights", CONTROL)
+    )
+    assert 0 < float16 < int8 < control
+    assert all(0 < p <= 1 for facts in beside.values() for p in facts["p"].values())
