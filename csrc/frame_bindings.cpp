@@ -25,8 +25,12 @@ using Shape = std::vector<std::size_t>;
 std::shared_ptr<FrameModel> make_model(const py::dict& weights, std::size_t resolution,
                                        const std::vector<std::size_t>& widths, std::size_t residual_blocks,
                                        const std::vector<std::size_t>& attention_resolutions,
-                                       std::size_t norm_groups, float norm_epsilon, const std::string& simd) {
+                                       std::size_t norm_groups, float norm_epsilon, const std::string& simd,
+                                       const std::string& decoder_dtype) {
   const DefaultFloatEnvironment environment;
+  if (decoder_dtype != "float32" && decoder_dtype != "int8")
+    throw py::value_error("decoder_dtype must be \"float32\" or \"int8\", not \"" + decoder_dtype + "\"");
+  const Precision decoder = decoder_dtype == "int8" ? Precision::kInt8 : Precision::kFloat;
   WeightArguments named(weights);
   const FrameModelConfig config{resolution,
                                 named.axis("encoder.conv_in.weight", 4, 1),
@@ -42,7 +46,7 @@ std::shared_ptr<FrameModel> make_model(const py::dict& weights, std::size_t reso
                                 named.contains("background")};
   config.validate();
   auto model = std::make_shared<FrameModel>(
-      config, kernels_for(simd),
+      config, kernels_for(simd), decoder,
       [&](const std::string& name, const Shape& shape) { return named.data(name, shape); });
   named.require_all_used();
   return model;
@@ -164,9 +168,12 @@ void bind_frame_codec(py::module_& module) {
       module, "FrameModel",
       "The tokenizer's weights (its state dict as float32 NumPy arrays), copied and packed for a SIMD level\n"
       "(\"auto\" for the fastest). KeyError, TypeError or ValueError naming a weight that is missing or of\n"
-      "another dtype, layout or shape.")
+      "another dtype, layout or shape. `decoder_dtype` \"int8\" multiplies integers in the decoder's 3 x 3\n"
+      "convolutions, of a scale for each frame's map and each output: ValueError for weights that are not "
+      "finite.")
       .def(py::init(&make_model), "weights"_a, py::kw_only(), "resolution"_a, "widths"_a, "residual_blocks"_a,
-           "attention_resolutions"_a, "norm_groups"_a, "norm_epsilon"_a, "simd"_a = "auto")
+           "attention_resolutions"_a, "norm_groups"_a, "norm_epsilon"_a, "simd"_a = "auto",
+           "decoder_dtype"_a = "float32")
       .def_property_readonly("simd", [](const FrameModel& model) { return model.table().name; });
 
   py::class_<FrameCodec>(

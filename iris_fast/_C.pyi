@@ -31,6 +31,7 @@ class FrameModel:
         norm_groups: int,
         norm_epsilon: float,
         simd: str = "auto",
+        decoder_dtype: str = "float32",
     ) -> None: ...
     @property
     def simd(self) -> str: ...

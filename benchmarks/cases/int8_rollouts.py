@@ -19,6 +19,7 @@ from iris_fast.imagination.cpu_engine import CpuDream, CpuEngine, CpuOptions, St
 from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.randomness import PhiloxDraws, derive_seed
 from iris_fast.models.cpu_weights import require_extension
+from iris_fast.models.frame_codec import FrameCodec
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.checkpoint import DatasetLog, load_checkpoint
@@ -30,7 +31,10 @@ CANDIDATES = {
     "float32": CpuOptions(),
     "float16 weights": CpuOptions(weights_dtype="float16"),
     "int8 weights": CpuOptions(weights_dtype="int8"),
-    "int8 weights, float16 keys and values": CpuOptions(weights_dtype="int8", kv_dtype="float16"),
+    "int8 decoder": CpuOptions(decoder_dtype="int8"),
+    "int8 weights and decoder, float16 keys and values": CpuOptions(
+        weights_dtype="int8", decoder_dtype="int8", kv_dtype="float16"
+    ),
 }
 CONTROL = "4-bit weights, which the tests must tell"
 
@@ -179,6 +183,26 @@ def divergences(agent: Agent, options: CpuOptions, coarse: bool, starts: list[Im
     }
 
 
+@torch.no_grad()
+def seen_difference(agent: Agent, options: CpuOptions, starts: list[ImaginationStart]) -> Result:
+    """Of the first frame, and of what the policy then does: root mean square of pixels in [0, 1], and nats."""
+    pool = require_extension().ThreadPool(torch.get_num_threads())
+    codecs = [
+        FrameCodec(agent.tokenizer, pool, decoder_dtype=dtype) for dtype in ("float32", options.decoder_dtype)
+    ]
+    squares, kl = 0.0, 0.0
+    for start in starts:
+        state = agent.actor_critic.burn_in(start.burn_in_frames, start.burn_in_mask)
+        exact, rounded = (codec.frames_of(start.first_tokens) for codec in codecs)
+        squares += float((exact - rounded).double().square().mean())
+        policies = [
+            agent.actor_critic(frames.unsqueeze(1), state).logits_actions for frames in (exact, rounded)
+        ]
+        first, second = (logits.double().log_softmax(-1) for logits in policies)
+        kl += float((first.exp() * (first - second)).sum(-1).mean())
+    return {"pixels_rms": (squares / len(starts)) ** 0.5, "policy_kl_nats": kl / len(starts)}
+
+
 def _observations(logits: StepLogits) -> Tensor:
     assert logits.observations is not None
     return logits.observations
@@ -206,6 +230,7 @@ def int8_rollouts(run: Run) -> Result:
         found[name] = {
             "p": p_values(plain, other, config.tokenizer.vocab_size, agent.num_actions, number),
             **divergences(agent, options, coarse, starts),
+            **seen_difference(agent, options, starts),
             "mean_reward": float(other.rewards.mean()),
             "ends": float(other.ends.mean()),
             "mean_value": float(other.values.mean()),

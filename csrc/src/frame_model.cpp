@@ -25,15 +25,15 @@ std::size_t padded(std::size_t channels) { return round_up(channels, kLanes); }
 // Adds the layers of an encoder or a decoder one after the other.
 class LayerBuilder {
  public:
-  LayerBuilder(const FrameModelConfig& config, const FramePacker& pack, std::size_t resolution,
-               std::size_t channels)
-      : config_(config), pack_(pack), resolution_(resolution), channels_(channels) {}
+  LayerBuilder(const FrameModelConfig& config, const FramePacker& pack, Precision precision,
+               std::size_t resolution, std::size_t channels)
+      : config_(config), pack_(pack), precision_(precision), resolution_(resolution), channels_(channels) {}
 
   void residual(const std::string& name, std::size_t width) {
     const Winograd kind = FramePacker::kind_for(resolution_);
     ResidualLayer layer{norm(name + ".norm1", channels_),
-                        pack_.winograd(name + ".conv1", width, channels_, kind), norm(name + ".norm2", width),
-                        pack_.winograd(name + ".conv2", width, width, kind), std::nullopt};
+                        convolution(name + ".conv1", width, channels_, kind), norm(name + ".norm2", width),
+                        convolution(name + ".conv2", width, width, kind), std::nullopt};
     if (width != channels_) layer.shortcut = pack_.pointwise(name + ".nin_shortcut", width, channels_);
     add(std::move(layer), resolution_, width);
   }
@@ -51,7 +51,7 @@ class LayerBuilder {
   }
 
   void doubling(const std::string& name) {
-    add(DoublingLayer{pack_.winograd(name + ".conv", channels_, channels_, Winograd::kEnlarged)},
+    add(DoublingLayer{convolution(name + ".conv", channels_, channels_, Winograd::kEnlarged)},
         2 * resolution_, channels_);
   }
 
@@ -73,6 +73,13 @@ class LayerBuilder {
   std::vector<FrameLayer> take() { return std::move(layers_); }
 
  private:
+  Convolution convolution(const std::string& name, std::size_t outputs, std::size_t inputs,
+                          Winograd kind) const {
+    if (precision_ == Precision::kInt8)
+      return pack_.integers(name, outputs, inputs, kind == Winograd::kEnlarged);
+    return pack_.winograd(name, outputs, inputs, kind);
+  }
+
   PackedGroupNorm norm(const std::string& name, std::size_t channels) const {
     return pack_.norm(name, channels, config_.norm_groups, config_.norm_epsilon);
   }
@@ -86,13 +93,14 @@ class LayerBuilder {
 
   const FrameModelConfig& config_;
   const FramePacker& pack_;
+  Precision precision_;
   std::size_t resolution_, channels_;
   std::vector<FrameLayer> layers_;
 };
 
 PackedEncoder pack_encoder(const FrameModelConfig& config, const FramePacker& pack) {
   const std::size_t levels = config.widths.size(), last = config.widths.back();
-  LayerBuilder builder(config, pack, config.resolution, config.stem_width);
+  LayerBuilder builder(config, pack, Precision::kFloat, config.resolution, config.stem_width);
   for (std::size_t level = 0; level < levels; ++level) {
     const std::string name = "encoder.down." + std::to_string(level);
     builder.level(name, level, config.residual_blocks);
@@ -119,7 +127,7 @@ AlignedBuffer<float> product(const FrameKernels& kernels, const PackedProduct& l
   return out;
 }
 
-PackedDecoder pack_decoder(const FrameModelConfig& config, const FramePacker& pack,
+PackedDecoder pack_decoder(const FrameModelConfig& config, const FramePacker& pack, Precision precision,
                            const FrameKernels& kernels, const FindWeight& find) {
   const std::size_t last = config.widths.back(), channels = config.frame_channels;
   PackedDecoder decoder;
@@ -133,7 +141,7 @@ PackedDecoder pack_decoder(const FrameModelConfig& config, const FramePacker& pa
   decoder.table = product(kernels, taps, latents.data(), config.vocabulary, post_quant.columns);
   decoder.bias = zeroed(decoder.width);
   std::copy_n(find("decoder.conv_in.bias", {last}), last, decoder.bias.data());
-  LayerBuilder builder(config, pack, config.latent_resolution(), last);
+  LayerBuilder builder(config, pack, precision, config.latent_resolution(), last);
   builder.middle("decoder.mid");
   for (std::size_t level = config.widths.size(); level-- > 0;) {
     const std::string name = "decoder.up." + std::to_string(level);
@@ -177,12 +185,13 @@ void FrameModelConfig::validate() const {
                                 std::to_string(norm_epsilon));
 }
 
-FrameModel::FrameModel(const FrameModelConfig& config, const KernelTable& kernels, const FindWeight& find)
+FrameModel::FrameModel(const FrameModelConfig& config, const KernelTable& kernels, Precision decoder,
+                       const FindWeight& find)
     : config_(config), table_(kernels) {
   config.validate();
   const FramePacker pack(kernels.frames->panel_vectors, find);
   encoder_ = pack_encoder(config_, pack);
-  decoder_ = pack_decoder(config_, pack, *kernels.frames, find);
+  decoder_ = pack_decoder(config_, pack, decoder, *kernels.frames, find);
   if (config_.has_background) {
     const std::size_t size = config_.resolution;
     const float* background = find("background", {config_.frame_channels, size, size});

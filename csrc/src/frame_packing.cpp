@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <stdexcept>
 #include <vector>
+
+#include "linear_packing.hpp"
 
 namespace iris_fast {
 namespace {
@@ -145,6 +148,36 @@ PackedWinograd FramePacker::winograd(const std::string& name, std::size_t output
             component_of(lines, component / side, component % side, weight + (o * inputs + i) * 9));
     }
   std::copy_n(find_(name + ".bias", {outputs}), outputs, packed.bias.data());
+  return packed;
+}
+
+PackedInt8Convolution FramePacker::integers(const std::string& name, std::size_t outputs, std::size_t inputs,
+                                            bool enlarged) const {
+  const std::size_t side = enlarged ? 2 : 3, parts = enlarged ? 2 : 1;
+  const std::size_t stride = round_up(inputs, kLanes), inner = side * side * stride;
+  if (inner > kMostInt8Inputs)
+    throw std::invalid_argument(name + " has too many inputs for int8: keep the decoder in float32");
+  const float* weight = find_(name + ".weight", {outputs, inputs, 3, 3});
+  const float* bias = find_(name + ".bias", {outputs});
+  for (std::size_t i = 0; i < outputs * inputs * 9; ++i)
+    if (!std::isfinite(weight[i]))
+      throw std::invalid_argument(name + ".weight holds " + std::to_string(weight[i]) +
+                                  ", which int8 cannot: keep the decoder in float32");
+  // The line of the input, counted from the first that is read, that a filter's line falls on.
+  const auto line = [&](std::size_t k, std::size_t part) { return enlarged ? (k + part + 1) / 2 - part : k; };
+  PackedInt8Convolution packed{side, side * stride, {}};
+  for (std::size_t part = 0; part < parts * parts; ++part) {
+    std::vector<float> rows(outputs * inner, 0.0f);
+    for (std::size_t o = 0; o < outputs; ++o)
+      for (std::size_t i = 0; i < inputs; ++i)
+        for (std::size_t k = 0; k < 9; ++k) {
+          const std::size_t y = line(k / 3, part / parts), x = line(k % 3, part % parts);
+          rows[o * inner + (y * side + x) * stride + i] += weight[(o * inputs + i) * 9 + k];
+        }
+    Packer packer(panel_ / kLanes, inner, outputs);
+    packer.add(rows.data(), bias, outputs, inner, 0, {outputs, outputs}, {inner, inner});
+    packed.products.push_back(packer.take_int8());
+  }
   return packed;
 }
 

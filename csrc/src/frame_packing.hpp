@@ -42,6 +42,9 @@ class FramePacker {
   static Winograd kind_for(std::size_t resolution);
   PackedWinograd winograd(const std::string& name, std::size_t outputs, std::size_t inputs,
                           Winograd kind) const;
+  // A 3 x 3 convolution of int8; std::invalid_argument for weights that are not finite.
+  PackedInt8Convolution integers(const std::string& name, std::size_t outputs, std::size_t inputs,
+                                 bool enlarged) const;
 
  private:
   PackedProduct empty(std::size_t taps, std::size_t inner, std::size_t columns) const;

@@ -52,15 +52,21 @@ class Packer {
   }
 
   PackedLinear take(const KernelTable& kernels, Precision precision) {
+    if (precision == Precision::kInt8) return take_int8();
     linear_.precision = precision;
     linear_.weights = AlignedBuffer<unsigned char>(weights_.size() * bytes_of(precision));
     if (precision == Precision::kFloat)
       std::memcpy(linear_.weights.data(), weights_.data(), weights_.size() * sizeof(float));
-    else if (precision == Precision::kHalf)
+    else
       kernels.to_half(weights_.data(), weights_.size(),
                       reinterpret_cast<std::uint16_t*>(linear_.weights.data()));
-    else
-      quantize();
+    return std::move(linear_);
+  }
+
+  PackedLinear take_int8() {
+    linear_.precision = Precision::kInt8;
+    linear_.weights = AlignedBuffer<unsigned char>(weights_.size());
+    quantize();
     return std::move(linear_);
   }
 

@@ -26,11 +26,6 @@ void clear_border(float* padded, std::size_t resolution, std::size_t channels) {
 
 std::size_t padded_side(std::size_t resolution) { return round_up(resolution, 2) + 2; }
 
-float* room_for(AlignedBuffer<float>& buffer, std::size_t floats) {
-  if (buffer.size() < floats) buffer = AlignedBuffer<float>(floats);
-  return buffer.data();
-}
-
 const float* MapPass::pad_frame(const float* frame, const float* background, std::size_t resolution,
                                 std::size_t channels, AlignedBuffer<float>& buffer) {
   const std::size_t side = padded_side(resolution);
@@ -125,6 +120,33 @@ void MapPass::convolve(const PackedWinograd& conv, const float* padded, const Fe
                         products + i * out_stride, out.channels});
     transforms.output({products, out_stride, tiles_.data(), count, out.resolution * out.channels,
                        out.channels, conv.bias.data(), residual, out.data});
+  }
+}
+
+// Each frame's numbers are integers of a scale of their own, so that no frame's result depends on another's.
+void MapPass::convolve(const PackedInt8Convolution& conv, const float* padded, const FeatureMap& in,
+                       const float* residual, const FeatureMap& out) {
+  const std::size_t side = padded_side(in.resolution), line = side * in.channels;
+  const std::size_t taps[3] = {0, line, 2 * line}, step = out.resolution / in.resolution;
+  unsigned char* integers = room_for(integers_, side * line);
+  rows_.resize(in.positions());
+  outs_.resize(in.positions());
+  for (std::size_t f = 0; f < in.frames; ++f) {
+    const float scale = kernels_.quantize(padded + f * side * line, side * line, integers);
+    const std::size_t at = f * out.frame_floats();
+    for (std::size_t part = 0; part < conv.products.size(); ++part) {
+      const PackedLinear& product = conv.products[part];
+      const std::size_t right = part % step, down = part / step;
+      for (std::size_t p = 0; p < in.positions(); ++p) {
+        const std::size_t y = p / in.resolution, x = p % in.resolution;
+        rows_[p] = ((y + down) * side + x + right) * in.channels;
+        outs_[p] = ((y * step + down) * out.resolution + x * step + right) * out.channels;
+      }
+      kernels_.product_int8({integers, rows_.data(), outs_.data(), in.positions(), taps, conv.lines,
+                             conv.inner, product.weights.data(), product.columns, scale,
+                             product.scales.data(), product.corrections.data(), product.bias.data(),
+                             residual == nullptr ? nullptr : residual + at, out.data + at});
+    }
   }
 }
 

@@ -225,11 +225,13 @@ Inputs inputs(const FrameModelConfig& config) {
 }
 
 std::unique_ptr<FrameCodec> make_codec(const FrameModelConfig& config, Weights& weights,
-                                       const std::string& level, std::size_t threads, std::size_t group) {
-  auto model = std::make_shared<FrameModel>(
-      config, kernels_for(level), [&](const std::string& name, const std::vector<std::size_t>& shape) {
-        return weights.find(name, shape);
-      });
+                                       const std::string& level, std::size_t threads, std::size_t group,
+                                       Precision decoder = Precision::kFloat) {
+  auto model =
+      std::make_shared<FrameModel>(config, kernels_for(level), decoder,
+                                   [&](const std::string& name, const std::vector<std::size_t>& shape) {
+                                     return weights.find(name, shape);
+                                   });
   return std::make_unique<FrameCodec>(std::move(model), std::make_shared<ThreadPool>(threads), group);
 }
 
@@ -294,15 +296,33 @@ void the_plain_tokenizer_says_the_same(const FrameModelConfig& config) {
   }
 }
 
-void nothing_depends_on_threads_groups_or_level(const FrameModelConfig& config) {
+// Frames of a decoder whose convolutions are of integers: rounded, but the same.
+void the_int8_decoder_is_close(const FrameModelConfig& config) {
   Weights weights;
   const Inputs in = inputs(config);
-  const auto plain = make_codec(config, weights, "portable", 1, 1);
+  const std::vector<float> frames = decoded(*make_codec(config, weights, "auto", 2, 0), in);
+  const auto codec = make_codec(config, weights, "auto", 2, 0, Precision::kInt8);
+  const std::vector<float> rounded = decoded(*codec, in);
+  double squares = 0.0, mean = 0.0, spread = 0.0;
+  for (const float value : frames) mean += value / static_cast<double>(frames.size());
+  for (std::size_t i = 0; i < frames.size(); ++i) {
+    squares += std::pow(static_cast<double>(rounded[i]) - frames[i], 2);
+    spread += std::pow(frames[i] - mean, 2);
+  }
+  CHECK(squares > 0.0);
+  CHECK(std::sqrt(squares / spread) < 0.08);
+  CHECK(encoded(*codec, in) == encoded(*make_codec(config, weights, "auto", 1, 0), in));
+}
+
+void nothing_depends_on_threads_groups_or_level(const FrameModelConfig& config, Precision decoder) {
+  Weights weights;
+  const Inputs in = inputs(config);
+  const auto plain = make_codec(config, weights, "portable", 1, 1, decoder);
   const std::vector<float> frames = decoded(*plain, in), latents = encoded(*plain, in);
   const auto tokens = tokenized(*plain, in);
   for (const KernelTable* table : supported_levels())
     for (const std::size_t group : {std::size_t{0}, std::size_t{2}, std::size_t{7}}) {
-      const auto codec = make_codec(config, weights, table->name, 3, group);
+      const auto codec = make_codec(config, weights, table->name, 3, group, decoder);
       for (int again = 0; again < 2; ++again) {
         CHECK(decoded(*codec, in) == frames);
         CHECK(encoded(*codec, in) == latents);
@@ -371,7 +391,9 @@ void an_interrupted_call_can_be_repeated() {
 int main() {
   for (const FrameModelConfig& config : {large_maps(), odd_maps()}) {
     the_plain_tokenizer_says_the_same(config);
-    nothing_depends_on_threads_groups_or_level(config);
+    the_int8_decoder_is_close(config);
+    for (const Precision decoder : {Precision::kFloat, Precision::kInt8})
+      nothing_depends_on_threads_groups_or_level(config, decoder);
   }
   calls_may_overlap();
   what_cannot_be_is_refused();

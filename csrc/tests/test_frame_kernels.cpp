@@ -87,6 +87,66 @@ void check_product(std::size_t rows, std::size_t taps, std::size_t inner, std::s
     }
 }
 
+// Of the largest integers, and of any; rows overlap, and outputs lie out of order.
+void check_int8_product(std::size_t rows, std::size_t taps, std::size_t inner, std::size_t columns,
+                        bool added) {
+  std::vector<std::size_t> row_offsets(rows), outs(rows), tap_offsets(taps);
+  for (std::size_t r = 0; r < rows; ++r) row_offsets[r] = (r * 7) % rows * 3;
+  for (std::size_t r = 0; r < rows; ++r) outs[r] = (rows - 1 - r) * (columns + 8);
+  for (std::size_t t = 0; t < taps; ++t) tap_offsets[t] = t * (inner + 5);
+  const std::size_t total = taps * inner;
+  const auto random_a = noise(3 * rows + taps * (inner + 5), 1), random_weight = noise(total * columns, 2);
+  std::vector<unsigned char> a(random_a.size());
+  std::vector<signed char> weight(random_weight.size());  // (inner, columns)
+  for (std::size_t i = 0; i < a.size(); ++i)
+    a[i] = static_cast<unsigned char>(i % 3 == 0 ? 255 : 128 + std::lround(127 * random_a[i]));
+  for (std::size_t i = 0; i < weight.size(); ++i)
+    weight[i] = static_cast<signed char>(i % 5 == 0 ? -127 : std::lround(127 * random_weight[i]));
+  std::vector<std::int32_t> corrections(columns);
+  for (std::size_t i = 0; i < weight.size(); ++i) corrections[i % columns] -= 128 * weight[i];
+  const auto bias = noise(columns, 3), scales = noise(columns, 5);
+  const float scale = 0.37f;
+  const auto before = noise(rows * (columns + 8), 4);
+  const auto out = at_every_level([&](const FrameKernels& kernels) {
+    const std::size_t panel = kernels.panel_vectors * kLanes;
+    std::vector<unsigned char> packed(weight.size());
+    for (std::size_t c = 0; c < columns; ++c) {
+      const std::size_t start = c / panel * panel, width = std::min(panel, columns - start);
+      for (std::size_t k = 0; k < total; ++k)
+        packed[start * total + (k / 4 * width + c % panel) * 4 + k % 4] =
+            static_cast<unsigned char>(weight[k * columns + c]);
+    }
+    auto result = before;
+    kernels.product_int8({a.data(), row_offsets.data(), outs.data(), rows, tap_offsets.data(), taps, inner,
+                          packed.data(), columns, scale, scales.data(), corrections.data(), bias.data(),
+                          added ? result.data() : nullptr, result.data()});
+    return result;
+  });
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t c = 0; c < columns + 8; ++c) {
+      const std::size_t at = outs[r] + c;
+      if (c >= columns) {
+        CHECK(out[at] == before[at]);
+        continue;
+      }
+      std::int32_t sum = 0;
+      for (std::size_t t = 0; t < taps; ++t)
+        for (std::size_t k = 0; k < inner; ++k)
+          sum += (a[row_offsets[r] + tap_offsets[t] + k] - 128) * weight[(t * inner + k) * columns + c];
+      const float factor = scale * scales[c];
+      float expected = std::fma(static_cast<float>(sum), factor, bias[c]);
+      if (added) expected = before[at] + expected;
+      CHECK(out[at] == expected);
+    }
+}
+
+void int8_products_are_exact() {
+  for (const std::size_t rows : {1, 2, 5, 6, 7, 8, 11, 12, 13, 29})
+    check_int8_product(rows, 1, 16, 64, false);
+  for (const std::size_t columns : {16, 32, 48, 80, 144}) check_int8_product(9, 2, 24, columns, true);
+  check_int8_product(10, 3, 192, 64, true);
+}
+
 void products_are_exact_to_rounding() {
   for (const std::size_t rows : {1, 2, 5, 6, 7, 8, 11, 12, 13, 29}) check_product(rows, 1, 16, 64, false);
   for (const std::size_t columns : {16, 32, 48, 80, 144}) check_product(9, 1, 24, columns, true);
@@ -315,6 +375,7 @@ void softmax_is_exact_to_rounding() {
 
 int main() {
   products_are_exact_to_rounding();
+  int8_products_are_exact();
   winograd_convolutions_are_exact_to_rounding();
   channel_sums_are_exact_to_rounding();
   normalize_is_exact_to_rounding();

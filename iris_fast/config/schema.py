@@ -15,6 +15,7 @@ from iris_fast.envs.interface import EnvConfig
 from iris_fast.errors import UserError
 from iris_fast.imagination.engine import EngineName, HalfOrFloat, WeightsDtype
 from iris_fast.models.actor_critic import ActorCriticConfig
+from iris_fast.models.frame_codec import DecoderDtype
 from iris_fast.models.tokenizer import TokenizerConfig
 from iris_fast.models.transformer import TransformerConfig
 
@@ -33,6 +34,7 @@ class CommonConfig:
     engine: EngineName = "auto"  # of imagination; auto: the fastest that the device has
     kv_dtype: HalfOrFloat = "float32"  # of keys and values in the C++ engine
     weights_dtype: WeightsDtype = "float32"  # of the matrices of linear layers in it
+    decoder_dtype: DecoderDtype = "float32"  # of the convolutions of imagined frames in it
     threads: int = 0  # CPU threads of PyTorch; 0 leaves its choice
     do_checkpoint: bool = True
 

@@ -19,7 +19,7 @@ from iris_fast.models.cpu_weights import (
     weight_arrays,
     weight_versions,
 )
-from iris_fast.models.frame_codec import FrameCodec
+from iris_fast.models.frame_codec import DecoderDtype, FrameCodec
 from iris_fast.models.world_model import WorldModel
 
 from .dream import DreamStep
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CpuOptions:
-    """How the engine runs; of these only `kv_dtype` and `weights_dtype` change a number.
+    """How the engine runs; of these only the dtypes change a number.
 
     `threads`: None for PyTorch's number when the engine is made. `group_size`: sequences that go through a step
     together, at most 1024; 0 for even shares of the batch, of at most 32. Threads that would be left over, as all
@@ -44,7 +44,9 @@ class CpuOptions:
     those takes the time; one that holds a number from 65520 on is refused. "int8" makes the matrices of the
     Transformer's blocks integers from -127 to 127 with a scale for each output, and what they are multiplied with
     such integers with a scale for each token (the heads stay float32): the fastest, and the one whose rounding
-    shows, see `benchmarks/cases/int8_rollouts.py`. `simd`: "auto" for the fastest of
+    shows (the benchmark `int8_rollouts` looks for it). `decoder_dtype`: "int8" does that to the 3 × 3 convolutions of
+    imagined frames, with a scale for each frame's map. Both are slower than float32 on processors that lack
+    instructions for them (AVX-512 VNNI, Arm's dot products). `simd`: "auto" for the fastest of
     `iris_fast._C.simd_levels()`, or one of them: all give the same bits.
     """
 
@@ -52,6 +54,7 @@ class CpuOptions:
     group_size: int = 0
     kv_dtype: HalfOrFloat = "float32"
     weights_dtype: WeightsDtype = "float32"
+    decoder_dtype: DecoderDtype = "float32"
     simd: str = "auto"
 
 
@@ -195,7 +198,9 @@ class CpuEngine(OracleEngine):
         self.options = options
         threads = torch.get_num_threads() if options.threads is None else options.threads
         self._pool: ThreadPool = require_extension().ThreadPool(threads)
-        codec = FrameCodec(agent.tokenizer, self._pool, simd=options.simd)
+        codec = FrameCodec(
+            agent.tokenizer, self._pool, simd=options.simd, decoder_dtype=options.decoder_dtype
+        )
         self._memo = FrameMemo(agent.tokenizer, codec.frames_of)
         resolution = agent.config.tokenizer.autoencoder.resolution
         self._policy = CpuPolicy(agent.actor_critic, self._pool, resolution, simd=options.simd)

@@ -8,7 +8,7 @@ from iris_fast.agent import Agent
 from iris_fast.errors import UserError
 from iris_fast.kernels._extension import find_extension
 from iris_fast.kernels._triton import triton
-from iris_fast.models.frame_codec import has_codec
+from iris_fast.models.frame_codec import DecoderDtype, has_codec
 
 from .cpu_engine import CpuEngine, CpuOptions
 from .engine import EngineName, HalfOrFloat, ImaginationEngine, WeightsDtype
@@ -34,15 +34,17 @@ def make_engine(
     *,
     kv_dtype: HalfOrFloat = "float32",
     weights_dtype: WeightsDtype = "float32",
+    decoder_dtype: DecoderDtype = "float32",
 ) -> ImaginationEngine:
     """The engine of that name for `agent`; `auto` takes the C++ one on a CPU, CUDA graphs on a GPU, else the oracle.
 
-    `precision` is that of the CUDA-graph engine, `kv_dtype` and `weights_dtype` are the C++ engine's (`CpuOptions`);
-    an agent on a CPU that it cannot run, as one in float64, gets the oracle.
+    `precision` is that of the CUDA-graph engine, the dtypes are the C++ engine's (`CpuOptions`); an agent on a CPU
+    that it cannot run, as one in float64, gets the oracle.
 
     Raises UserError where the agent's device, or this installation, does not have the engine that was asked for.
     """
     device = agent.device.type
+    options = CpuOptions(kv_dtype=kv_dtype, weights_dtype=weights_dtype, decoder_dtype=decoder_dtype)
     built = find_extension() is not None
     if name == "cpu" and device != "cpu":
         raise UserError(f"common.engine=cpu runs on a CPU, not on {agent.device}: use common.engine=auto")
@@ -56,14 +58,14 @@ def make_engine(
         raise UserError("common.engine=cuda_graph needs Triton: pip install triton")
     if name == "cpu" or (name == "auto" and built and has_codec(agent.tokenizer)):
         try:
-            return CpuEngine(agent, CpuOptions(kv_dtype=kv_dtype, weights_dtype=weights_dtype))
+            return CpuEngine(agent, options)
         except ValueError as error:  # sizes beyond what it can, or weights that the dtype cannot hold
-            if name == "cpu" or (kv_dtype, weights_dtype) != ("float32", "float32"):
+            if name == "cpu" or options != CpuOptions():
                 raise UserError(f"common.engine=cpu cannot run this agent: {error}") from error
-    if (kv_dtype, weights_dtype) != ("float32", "float32"):
+    if options != CpuOptions():
         raise UserError(
-            "common.kv_dtype and common.weights_dtype are settings of the C++ engine on a CPU: leave them out, "
-            "or set common.engine=cpu"
+            "common.kv_dtype, common.weights_dtype and common.decoder_dtype are settings of the C++ engine on a CPU: "
+            "leave them out, or set common.engine=cpu"
         )
     if name == "cuda_graph" or (name == "auto" and device == "cuda" and triton is not None):
         return CudaGraphEngine(agent, OF_PRECISION[precision])
@@ -78,4 +80,5 @@ def engine_of(agent: Agent, common: CommonConfig) -> ImaginationEngine:
         common.precision,
         kv_dtype=common.kv_dtype,
         weights_dtype=common.weights_dtype,
+        decoder_dtype=common.decoder_dtype,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .tokenizer import Tokenizer, in_pieces
 if TYPE_CHECKING:
     from iris_fast import _C
 
+DecoderDtype = Literal["float32", "int8"]
 NOT_NEEDED = ("lpips.", "background_known")
 
 
@@ -62,10 +63,13 @@ def coder_for(tokenizer: Tokenizer) -> FrameCoder:
     return make_codec(tokenizer) if has_codec(tokenizer) else TokenizerPieces(tokenizer)
 
 
-def pack_tokenizer(tokenizer: Tokenizer, simd: str = "auto") -> _C.FrameModel:
+def pack_tokenizer(
+    tokenizer: Tokenizer, simd: str = "auto", decoder_dtype: DecoderDtype = "float32"
+) -> _C.FrameModel:
     """A copy of the weights as the C++ codec wants them; later changes of `tokenizer` do not reach it.
 
-    Raises RuntimeError without the C++ extension, ValueError for weights that are not float32 on the CPU.
+    Raises RuntimeError without the C++ extension, ValueError for weights that are not float32 on the CPU, or, with
+    `decoder_dtype="int8"`, not finite.
     """
     config = tokenizer.config.autoencoder
     model: _C.FrameModel = require_extension().FrameModel(
@@ -77,6 +81,7 @@ def pack_tokenizer(tokenizer: Tokenizer, simd: str = "auto") -> _C.FrameModel:
         norm_groups=config.norm_groups,
         norm_epsilon=EPS,
         simd=simd,
+        decoder_dtype=decoder_dtype,
     )
     return model
 
@@ -89,8 +94,19 @@ class FrameCodec:
     after they have changed. KeyboardInterrupt ends a call within some 100 milliseconds.
     """
 
-    def __init__(self, tokenizer: Tokenizer, pool: _C.ThreadPool, *, group_size: int = 0, simd: str = "auto"):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        pool: _C.ThreadPool,
+        *,
+        group_size: int = 0,
+        simd: str = "auto",
+        decoder_dtype: DecoderDtype = "float32",
+    ):
         """`group_size`: frames that one thread takes at a time; 0 for an even share of the batch, at most 4.
+
+        `decoder_dtype`: "int8" makes the numbers that the 3 × 3 convolutions of the decoder's residual blocks and
+        upsamplings multiply integers from -127 to 127, with a scale for each frame's map and for each output.
 
         Raises as `pack_tokenizer`.
         """
@@ -99,13 +115,20 @@ class FrameCodec:
         self._pool = pool
         self._group_size = group_size
         self._simd = simd
+        self._decoder_dtype: DecoderDtype = decoder_dtype
         self._packed: _C.FrameCodec | None = None
         self._packed_weights: WeightVersions = []
 
     def __deepcopy__(self, memo: dict[int, object]) -> FrameCodec:
         """A codec of the tokenizer's copy, on the same threads."""
         tokenizer = copy.deepcopy(self.tokenizer, memo)
-        return FrameCodec(tokenizer, self._pool, group_size=self._group_size, simd=self._simd)
+        return FrameCodec(
+            tokenizer,
+            self._pool,
+            group_size=self._group_size,
+            simd=self._simd,
+            decoder_dtype=self._decoder_dtype,
+        )
 
     def frames_of(self, tokens: Tensor) -> Tensor:
         """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64."""
@@ -123,7 +146,9 @@ class FrameCodec:
         weights = weight_versions(self.tokenizer, skip=NOT_NEEDED)
         if self._packed is None or weights != self._packed_weights:
             packed: _C.FrameCodec = require_extension().FrameCodec(
-                pack_tokenizer(self.tokenizer, self._simd), self._pool, group_size=self._group_size
+                pack_tokenizer(self.tokenizer, self._simd, self._decoder_dtype),
+                self._pool,
+                group_size=self._group_size,
             )
             self._packed, self._packed_weights = packed, weights
         return self._packed

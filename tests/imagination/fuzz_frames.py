@@ -172,6 +172,7 @@ class FrameCalls(Inputs):
             "norm_groups": sizes.groups,
             "norm_epsilon": self.pick((1e-6, 1e-3)),
             "simd": self.simd(),
+            "decoder_dtype": self.pick(("float32", "int8")),
         }
         # The number of codewords is read from the weights: any but none fits. So does a background left out.
         embedding = weights.get("embedding.weight")
@@ -180,6 +181,8 @@ class FrameCalls(Inputs):
         if "background" not in weights:
             shapes.pop("background", None)
         fits: bool | None = are_weights(weights, shapes)
+        if fits and options["decoder_dtype"] == "int8" and not is_calm(*weights.values()):
+            fits = None  # which cannot hold every number
         if self.chance(0.1):
             options[self.pick(sorted(options))] = self.pick(
                 (*VALUES, "", None, self.size(), [], [2**62], [8, 0])

@@ -21,14 +21,13 @@ needs_extension = pytest.mark.skipif(find_extension() is None, reason="the C++ e
 
 
 @needs_extension
-def test_a_configuration_says_what_the_extension_keeps_in_half_precision() -> None:
-    common = CommonConfig(kv_dtype="float16", weights_dtype="float16")
+def test_a_configuration_says_in_what_precision_the_extension_computes() -> None:
+    common = CommonConfig(kv_dtype="float16", weights_dtype="int8", decoder_dtype="int8")
     engine = engine_of(micro_agent(), common)
     assert isinstance(engine, CpuEngine)
-    assert (engine.options.kv_dtype, engine.options.weights_dtype) == ("float16", "float16")
-    with pytest.raises(
-        UserError, match=r"common\.kv_dtype and common\.weights_dtype are settings of the C\+\+"
-    ):
+    options = engine.options
+    assert (options.kv_dtype, options.weights_dtype, options.decoder_dtype) == ("float16", "int8", "int8")
+    with pytest.raises(UserError, match=r"common\.decoder_dtype are settings of the C\+\+ engine"):
         engine_of(micro_agent(), replace(common, engine="oracle"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import signal
 import threading
@@ -13,14 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from iris_fast.config.presets import small, tiny
 from iris_fast.models.autoencoder import AutoencoderConfig, EncoderConfig
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
-from iris_fast.models.frame_codec import FrameCodec, TokenizerPieces, coder_for, pack_tokenizer
+from iris_fast.models.frame_codec import DecoderDtype, FrameCodec, TokenizerPieces, coder_for, pack_tokenizer
 from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig
 from tests.models.agents import redrawn
 
@@ -49,6 +51,9 @@ CONFIGS = {
         norm_groups=6,
     ),
     "one_level": sizes(resolution=5, ch=24, ch_mult=(1,), attn_resolutions=(5,), z_channels=7, norm_groups=3),
+    "two_small_levels": sizes(
+        resolution=4, ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), norm_groups=4, z_channels=5
+    ),
     "wide": sizes(resolution=8, ch=80, ch_mult=(1, 2), num_res_blocks=1, norm_groups=16, z_channels=32),
 }
 
@@ -60,8 +65,20 @@ def make_tokenizer(name: str, seed: int = 0) -> Tokenizer:
     return tokenizer
 
 
-def make_codec(tokenizer: Tokenizer, threads: int = 1, group_size: int = 0, simd: str = "auto") -> FrameCodec:
-    return FrameCodec(tokenizer, EXTENSION.ThreadPool(threads), group_size=group_size, simd=simd)
+def make_codec(
+    tokenizer: Tokenizer,
+    threads: int = 1,
+    group_size: int = 0,
+    simd: str = "auto",
+    decoder_dtype: DecoderDtype = "float32",
+) -> FrameCodec:
+    return FrameCodec(
+        tokenizer,
+        EXTENSION.ThreadPool(threads),
+        group_size=group_size,
+        simd=simd,
+        decoder_dtype=decoder_dtype,
+    )
 
 
 def inputs(tokenizer: Tokenizer, batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -130,15 +147,23 @@ def test_tokens_are_the_tokenizers_but_for_near_ties(name: str) -> None:
     threads=st.integers(1, 3),
     group_size=st.integers(0, 7),
     simd=st.sampled_from(LEVELS),
+    decoder_dtype=st.sampled_from(["float32", "int8"]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_the_same_bits_for_any_threads_groups_and_simd_level(
-    name: str, batch: int, threads: int, group_size: int, simd: str, seed: int
+    name: str,
+    batch: int,
+    threads: int,
+    group_size: int,
+    simd: str,
+    decoder_dtype: DecoderDtype,
+    seed: int,
 ) -> None:
     tokenizer = make_tokenizer(name, seed)
     tokens, frames = inputs(tokenizer, batch, seed)
-    plain, other = make_codec(tokenizer, group_size=1), make_codec(tokenizer, threads, group_size, simd)
+    plain = make_codec(tokenizer, group_size=1, decoder_dtype=decoder_dtype)
+    other = make_codec(tokenizer, threads, group_size, simd, decoder_dtype)
     found = other.frames_of(tokens)
     assert torch.equal(found, plain.frames_of(tokens))
     assert torch.equal(other.latents_of(frames), plain.latents_of(frames))
@@ -147,6 +172,76 @@ def test_the_same_bits_for_any_threads_groups_and_simd_level(
     if batch:
         assert torch.equal(other.tokens_of(frames[-1:]), other.tokens_of(frames)[-1:])
         assert torch.equal(found[-1:], other.frames_of(tokens[-1:]))  # whatever else is in the batch
+
+
+def in_integers(x: Tensor) -> Tensor:
+    """Each row, all but the first dimension, as integers from -127 to 127 times the row's scale."""
+    scale = x.abs().amax(tuple(range(1, x.ndim)), keepdim=True) / 127
+    return (x / scale).round() * scale
+
+
+def convolved_in_integers(module: nn.Conv2d, args: tuple[Tensor], _: Tensor) -> Tensor:
+    return F.conv2d(in_integers(args[0]), in_integers(module.weight), module.bias, padding=1)
+
+
+def enlarged_in_integers(module: nn.Conv2d, args: tuple[Tensor], _: Tensor) -> Tensor:
+    """Of a map enlarged twice: each position sees 2 × 2 different ones, by sums of the filter's weights."""
+    small = F.pad(in_integers(args[0][:, :, ::2, ::2]), (1, 1, 1, 1))
+    lines = {0: ((0,), (1, 2)), 1: ((0, 1), (2,))}  # the filter's lines that fall on one line of the input
+    out = torch.empty(len(small), module.out_channels, *args[0].shape[2:])
+    for down, right in itertools.product((0, 1), (0, 1)):
+        weight = torch.stack(
+            [
+                torch.stack([module.weight[:, :, y][..., x].sum((2, 3)) for x in lines[right]], dim=-1)
+                for y in lines[down]
+            ],
+            dim=-2,
+        )
+        part = F.conv2d(small, in_integers(weight), module.bias)
+        size = out.shape[2] // 2
+        out[:, :, down::2, right::2] = part[:, :, down : down + size, right : right + size]
+    return out
+
+
+@torch.no_grad()
+def int8_errors(name: str, seed: int = 0) -> tuple[float, float, float]:
+    """Of the codec's frames against PyTorch's modules of such integers; of either against float32's."""
+    tokenizer = make_tokenizer(name, seed)
+    tokens, frames = inputs(tokenizer, 3)
+    codec = make_codec(tokenizer, decoder_dtype="int8")
+    exact, found = decoded(tokenizer, tokens), codec.frames_of(tokens)
+    assert torch.equal(codec.latents_of(frames), make_codec(tokenizer).latents_of(frames))
+    for module_name, module in tokenizer.decoder.named_modules():
+        if isinstance(module, nn.Conv2d) and module_name.endswith(("conv1", "conv2")):
+            module.register_forward_hook(convolved_in_integers)
+        elif isinstance(module, nn.Conv2d) and module_name.endswith("upsample.conv"):
+            module.register_forward_hook(enlarged_in_integers)
+    expected = decoded(tokenizer, tokens)
+    return error(found, expected.double()), error(found, exact.double()), error(expected, exact.double())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["one_level", "two_small_levels"])
+def test_the_int8_decoder_convolves_integers(name: str, seed: int) -> None:
+    """Of so few numbers that float32 rounding turns none of them into its neighbour."""
+    difference, rounding, _ = int8_errors(name, seed)
+    assert rounding > 1e-4 and difference < 1e-2 * rounding
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_the_int8_decoder_rounds_as_much_as_its_definition(name: str) -> None:
+    """Of more numbers some are turned, and then others: the frames are others, but no further off."""
+    _, rounding, expected = int8_errors(name)
+    assert 0.5 * expected < rounding < 2 * expected < 0.2
+
+
+def test_an_int8_decoder_of_weights_that_are_not_finite() -> None:
+    tokenizer = make_tokenizer("tiny")
+    with torch.no_grad():
+        tokenizer.decoder.mid.block_1.conv1.weight[0, 0, 1, 1] = float("nan")  # type: ignore[union-attr, operator]
+    tokens, _ = inputs(tokenizer, 1)
+    with pytest.raises(ValueError, match=r"conv1\.weight holds nan.*int8.*float32"):
+        make_codec(tokenizer, decoder_dtype="int8").frames_of(tokens)
 
 
 @pytest.mark.parametrize("fused", [False, True])  # fused optimizers do not count versions of what they change

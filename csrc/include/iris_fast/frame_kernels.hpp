@@ -28,6 +28,26 @@ struct ProductArgs {
   std::size_t out_stride;   // floats
 };
 
+// The same sums from int8: exact integers, each multiplied once by the scale of `a` and its column's scale.
+struct Int8ProductArgs {
+  const unsigned char* a;   // integers + 128
+  const std::size_t* rows;  // (row_count,): bytes from `a` to the row's inputs
+  const std::size_t* outs;  // (row_count,): floats from `out` to the row's outputs
+  std::size_t row_count;    //
+  const std::size_t* taps;  // (tap_count,): bytes from there to the tap's inputs
+  std::size_t tap_count;    //
+  std::size_t inner;        // inputs of a tap, contiguous; a multiple of 4
+  const unsigned char*
+      weights;                 // int8 by panels of `panel_vectors`: (panel, tap, inner / 4, panel columns, 4)
+  std::size_t columns;         // a multiple of 16
+  float scale;                 // of `a`
+  const float* column_scales;  // (columns,)
+  const std::int32_t* corrections;  // (columns,): -128 times the sum of the column's integers
+  const float* bias;                // (columns,)
+  const float* residual;            // laid out as `out`, which it may be; null for none
+  float* out;                       //
+};
+
 // Ways to compute a 3 x 3 convolution by tiles of outputs (Winograd's; Lavin & Gray 2016).
 enum class Winograd : std::uint8_t {
   kTwo,       // tiles of 2 x 2 outputs from 4 x 4 inputs by 16 products
@@ -88,6 +108,9 @@ struct WinogradTransforms {
 struct FrameKernels {
   std::size_t panel_vectors;  // columns / 16 of a full panel of packed weights
   void (*product)(const ProductArgs&);
+  void (*product_int8)(const Int8ProductArgs&);
+  // Integers of one scale, which it returns, as QuantizeArgs has those of a row; `count` a multiple of 16.
+  float (*quantize)(const float* x, std::size_t count, unsigned char* out);
   WinogradTransforms winograd[3];  // by Winograd
   // sums[c] = Σ_p x[p][c], or Σ_p (x[p][c] - center[c])² where `center` is not null.
   void (*channel_sums)(const float* x, std::size_t positions, std::size_t channels, const float* center,

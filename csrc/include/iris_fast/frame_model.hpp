@@ -39,9 +39,9 @@ struct FrameModelConfig {
 
 struct ResidualLayer {
   PackedGroupNorm norm1;
-  PackedWinograd conv1;
+  Convolution conv1;
   PackedGroupNorm norm2;
-  PackedWinograd conv2;
+  Convolution conv2;
   std::optional<PackedProduct> shortcut;  // where the width changes
 };
 
@@ -55,7 +55,7 @@ struct HalvingLayer {
 };
 
 struct DoublingLayer {
-  PackedWinograd conv;  // 3 x 3 on the enlarged input
+  Convolution conv;  // 3 x 3 on the enlarged input
 };
 
 // One layer and the size of the maps that it reads; a map has height = width = `resolution`.
@@ -97,8 +97,11 @@ struct PackedDecoder {
 // Immutable once made, so that any number of threads may share it.
 class FrameModel {
  public:
-  // Copies the weights, by the names of the tokenizer's state dict. Throws std::invalid_argument.
-  FrameModel(const FrameModelConfig& config, const KernelTable& kernels, const FindWeight& find);
+  // Copies the weights, by the names of the tokenizer's state dict; `decoder` is the precision of the 3 x 3
+  // convolutions of the decoder's layers: kFloat or kInt8. Throws std::invalid_argument, also for weights
+  // that it cannot hold.
+  FrameModel(const FrameModelConfig& config, const KernelTable& kernels, Precision decoder,
+             const FindWeight& find);
 
   const FrameModelConfig& config() const { return config_; }
   const KernelTable& table() const { return table_; }

@@ -21,8 +21,12 @@ struct FeatureMap {
   std::size_t frame_floats() const { return positions() * channels; }
 };
 
-// `buffer`, with room for that many floats: it grows, losing what it held.
-float* room_for(AlignedBuffer<float>& buffer, std::size_t floats);
+// `buffer`, with room for that many elements: it grows, losing what it held.
+template <typename T>
+T* room_for(AlignedBuffer<T>& buffer, std::size_t count) {
+  if (buffer.size() < count) buffer = AlignedBuffer<T>(count);
+  return buffer.data();
+}
 
 // Positions a side of a padded map: one around it, and one more where a tile of two sticks out.
 std::size_t padded_side(std::size_t resolution);
@@ -41,6 +45,12 @@ class MapPass {
                                 std::size_t channels, AlignedBuffer<float>& padded);
   void convolve(const PackedWinograd& conv, const float* padded, const FeatureMap& in, const float* residual,
                 const FeatureMap& out);
+  void convolve(const PackedInt8Convolution& conv, const float* padded, const FeatureMap& in,
+                const float* residual, const FeatureMap& out);
+  void convolve(const Convolution& conv, const float* padded, const FeatureMap& in, const float* residual,
+                const FeatureMap& out) {
+    std::visit([&](const auto& one) { convolve(one, padded, in, residual, out); }, conv);
+  }
   // A 3 x 3 convolution by lines, from position (start, start) of the padded input on.
   void convolve(const PackedProduct& conv, const float* padded, const FeatureMap& in, std::size_t start,
                 std::size_t stride, const FeatureMap& out);
@@ -52,7 +62,8 @@ class MapPass {
   std::vector<float> sums_, scale_, shift_;
 
  private:
-  std::vector<std::size_t> rows_;
+  std::vector<std::size_t> rows_, outs_;
+  AlignedBuffer<unsigned char> integers_;
   std::vector<WinogradTile> tiles_;
   AlignedBuffer<float> components_, products_;  // of Winograd's convolutions
 };

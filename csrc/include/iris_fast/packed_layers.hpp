@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstddef>
+#include <variant>
+#include <vector>
 
 #include "iris_fast/aligned_buffer.hpp"
 #include "iris_fast/frame_kernels.hpp"
+#include "iris_fast/packed_linear.hpp"
 
 namespace iris_fast {
 
@@ -27,5 +30,15 @@ struct PackedWinograd {
   std::size_t inner, columns;
   AlignedBuffer<float> weights, bias;
 };
+
+// A 3 x 3 convolution of int8, read line by line: `lines` lines of `inner` contiguous inputs. One product,
+// or, on an input enlarged twice, one for each of the 4 positions that a position of the input becomes: each
+// sees 2 x 2 positions of the input, by sums of the filter's weights.
+struct PackedInt8Convolution {
+  std::size_t lines, inner;
+  std::vector<PackedLinear> products;
+};
+
+using Convolution = std::variant<PackedWinograd, PackedInt8Convolution>;
 
 }  // namespace iris_fast

@@ -15,30 +15,34 @@ namespace iris_fast::IRIS_FAST_LEVEL {
 // bits.
 constexpr float kRounding = 12582912.0f;
 
-inline void quantize_row(const QuantizeArgs& args, std::size_t row) {
-  const std::size_t vectors = args.columns / kLanes;
-  const float* x = args.x + tiled_offset(row, 0, args.columns);
-  unsigned char* out = args.out + row * args.columns;
+// Vectors of 16 that begin `stride` floats apart, as integers + 128 one after the other; returns their scale.
+inline float quantize_vectors(const float* x, std::size_t vectors, std::size_t stride, unsigned char* out) {
   Vec16 most = zero(), poison = zero();  // zero, or NaN where a number is not finite
   for (std::size_t i = 0; i < vectors; ++i) {
-    const Vec16 part = load(x + i * kTileFloats);
+    const Vec16 part = load(x + i * stride);
     most = maximum(absolute(part), most);
     poison = fma(part, zero(), poison);
   }
   const float largest = reduce_max(most), nan_or_zero = reduce_add(poison);
   const bool usable = nan_or_zero == 0.0f && largest >= 1e-30f;
-  args.scales[row] = usable ? largest / 127.0f : nan_or_zero;
   const Vec16 inverse = broadcast(usable ? 127.0f / largest : 0.0f);
   for (std::size_t i = 0; i < vectors; ++i) {
     // A product of zero and infinity is no number: the bounds make it one, whichever.
-    const Vec16 scaled = multiply(load(x + i * kTileFloats), inverse);
+    const Vec16 scaled = multiply(load(x + i * stride), inverse);
     const Vec16 bounded = maximum(minimum(scaled, broadcast(127.0f)), broadcast(-127.0f));
     store_low_bytes(out + i * kLanes, add(bounded, broadcast(kRounding + 128.0f)));
   }
+  return usable ? largest / 127.0f : nan_or_zero;
 }
 
 inline void quantize_rows(const QuantizeArgs& args) {
-  for (std::size_t row = 0; row < args.rows; ++row) quantize_row(args, row);
+  for (std::size_t row = 0; row < args.rows; ++row)
+    args.scales[row] = quantize_vectors(args.x + tiled_offset(row, 0, args.columns), args.columns / kLanes,
+                                        kTileFloats, args.out + row * args.columns);
+}
+
+inline float quantize(const float* x, std::size_t count, unsigned char* out) {
+  return quantize_vectors(x, count / kLanes, kLanes, out);
 }
 
 template <int kRows, int kVectors>
