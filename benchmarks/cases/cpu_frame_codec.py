@@ -45,6 +45,7 @@ def measure(
     inputs: Tensor,
     modules: Callable[[Tokenizer, Tensor], Tensor],
     compiled: Callable[[Tensor], Tensor],
+    compiled_int8: Callable[[Tensor], Tensor] | None,
     rounds: int,
     ceilings: dict[str, float],
 ) -> dict[str, Any]:
@@ -62,6 +63,9 @@ def measure(
         "pytorch": lambda: in_pieces(lambda part: modules(tokenizer, part), inputs),
         "cpp": lambda: compiled(inputs),
     }
+    if compiled_int8 is not None:  # rounded on purpose, so not held to PyTorch's exactness
+        errors["cpp_int8"] = inexactness(compiled_int8(some), exact)
+        sides["cpp_int8"] = lambda: compiled_int8(inputs)
     timings = time_sides(sides, CPU, rounds=rounds)
     flops = flops_of(tokenizer, lambda: modules(tokenizer, some)) * len(inputs) / len(some)
     for name, timing in timings.items():
@@ -70,16 +74,19 @@ def measure(
             "direct_flops_share_of_matrix_rate": flops / ceilings["flops_a_second"] / timing.median,
         }
     found["times_pytorch"] = ratio_interval(timings["pytorch"].seconds, timings["cpp"].seconds)
+    if compiled_int8 is not None:
+        found["times_cpp"] = ratio_interval(timings["cpp"].seconds, timings["cpp_int8"].seconds)
     return found
 
 
 @case("cpu_frame_codec", minutes=4)
 def cpu_frame_codec(quick: bool) -> dict[str, Any]:
-    """Frames a second of the C++ codec and of PyTorch's modules: decoding and encoding, batch 64, 16 and 1."""
+    """Frames a second of the C++ codec, of int8 too, and of PyTorch's modules, both ways, at batch 64, 16 and 1."""
     preset = "tiny" if quick else "paper"
     torch.manual_seed(0)
     tokenizer = Tokenizer(resolve(preset_config(preset, "Pong")).tokenizer).eval()
-    codec = FrameCodec(tokenizer, ThreadPool(torch.get_num_threads()))
+    pool = ThreadPool(torch.get_num_threads())
+    codec, of_int8 = FrameCodec(tokenizer, pool), FrameCodec(tokenizer, pool, decoder_dtype="int8")
     keeps = keep_large_blocks()  # as training does: otherwise PyTorch's side is mostly page faults
     ceilings = {
         "flops_a_second": matrix_rate(CPU, torch.float32, 512 if quick else None),
@@ -93,8 +100,17 @@ def cpu_frame_codec(quick: bool) -> dict[str, Any]:
         frames = torch.rand(batch, 3, size, size, generator=generator)
         rounds = 3 if quick else 5 if batch == 64 else 9
         results += [
-            measure(tokenizer, "decode", tokens, Tokenizer.frames_of, codec.frames_of, rounds, ceilings),
-            measure(tokenizer, "encode", frames, latents_of, codec.latents_of, rounds, ceilings),
+            measure(
+                tokenizer,
+                "decode",
+                tokens,
+                Tokenizer.frames_of,
+                codec.frames_of,
+                of_int8.frames_of,
+                rounds,
+                ceilings,
+            ),
+            measure(tokenizer, "encode", frames, latents_of, codec.latents_of, None, rounds, ceilings),
         ]
     return {
         "preset": preset,

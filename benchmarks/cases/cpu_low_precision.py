@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,8 +14,17 @@ from benchmarks.comparison import in_turn
 from benchmarks.registry import case
 from benchmarks.systems.weights import ACTIONS
 from benchmarks.timing import Timing, ratio_interval
+from iris_fast.agent import Agent
 from iris_fast.config import preset_config, resolve
-from iris_fast.imagination.cpu_engine import CpuDream, HalfOrFloat, WeightsDtype, pack_world_model
+from iris_fast.imagination.cpu_engine import (
+    CpuDream,
+    CpuEngine,
+    CpuOptions,
+    HalfOrFloat,
+    WeightsDtype,
+    pack_world_model,
+)
+from iris_fast.imagination.engine import ImaginationStart
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.world_model import WorldModel
@@ -43,9 +53,52 @@ def seconds_of(dream: CpuDream, first: Tensor, actions: Tensor, seed: int) -> fl
     return time.perf_counter() - began
 
 
-@case("cpu_low_precision", minutes=3)
+ENGINES = {
+    "float32": CpuOptions(),
+    "float16 keys and values": CpuOptions(kv_dtype="float16"),
+    "int8, float16 keys and values": CpuOptions(
+        weights_dtype="int8", decoder_dtype="int8", kv_dtype="float16"
+    ),
+}
+ROLLOUTS = ((1, 9), (64, 3))  # sequences, rounds
+
+
+def rollouts_of(agent: Agent, batch: int, horizon: int, rounds: int) -> dict[str, Any]:
+    """Seconds of whole rollouts, frames decoded and the policy acting, from tokens and no burn-in."""
+    config = agent.config.tokenizer
+    generator = torch.Generator().manual_seed(batch)
+    start = ImaginationStart(
+        torch.zeros(batch, 0, 3, config.autoencoder.resolution, config.autoencoder.resolution),
+        torch.ones(batch, 0, dtype=torch.bool),
+        torch.randint(config.vocab_size, (batch, config.tokens_per_frame), generator=generator),
+    )
+    engines = {name: CpuEngine(agent, options) for name, options in ENGINES.items()}
+    calls = {
+        name: lambda seed, engine=engine: engine.imagine(start, horizon, seed)
+        for name, engine in engines.items()
+    }
+    for call in calls.values():
+        call(rounds)  # warms up
+    timed = {name: lambda number, call=call: _seconds(lambda: call(number)) for name, call in calls.items()}
+    times = {name: Timing(tuple(turn[0] for turn in turns)) for name, turns in in_turn(timed, rounds).items()}
+    plain, *others = times
+    return {
+        "batch": batch,
+        "horizon": horizon,
+        "seconds": {name: timing.summary() for name, timing in times.items()},
+        "times_float32": {name: ratio_interval(times[plain].seconds, times[name].seconds) for name in others},
+    }
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+@case("cpu_low_precision", minutes=5)
 def cpu_low_precision(quick: bool) -> dict[str, Any]:
-    """Token passes of the C++ engine with half-precision keys and values, and half-precision or int8 weights."""
+    """Token passes and rollouts of the C++ engine in half precision and int8, beside float32."""
     config = resolve(preset_config("tiny" if quick else "paper", "Pong"))
     torch.manual_seed(0)
     model = WorldModel(config.agent.world_model, config.agent.tokenizer.vocab_size, ACTIONS).eval()
@@ -75,4 +128,9 @@ def cpu_low_precision(quick: bool) -> dict[str, Any]:
                 },
             }
         )
-    return {"threads": threads, "sizes": found}
+    agent = Agent(config.agent, ACTIONS).eval()
+    rollouts = [
+        rollouts_of(agent, batch, 2 if quick else 20, rounds)
+        for batch, rounds in (((2, 2),) if quick else ROLLOUTS)
+    ]
+    return {"threads": threads, "sizes": found, "rollouts": rollouts}
