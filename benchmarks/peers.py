@@ -34,7 +34,7 @@ class Peer:
         except ModuleNotFoundError:
             raise Unavailable(f"not installed: pip install {self.package}") from None
         except Exception as error:  # built for another PyTorch, for example
-            raise Unavailable(f"cannot be imported: {_brief(error)}") from None
+            raise Unavailable(f"cannot be imported: {brief(error)}") from None
 
 
 VECTOR_QUANTIZE = Peer("vector_quantize_pytorch", "vector-quantize-pytorch")
@@ -53,9 +53,11 @@ def available(makers: dict[str, Callable[[], Made]]) -> tuple[dict[str, Made], d
         except Unavailable as reason:
             absent[name] = str(reason)
         except Exception as error:
-            absent[name] = f"failed: {_brief(error)}"
+            absent[name] = f"failed: {brief(error)}"
     return made, absent
 
 
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
+def brief(error: Exception) -> str:
+    """An error in a line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"

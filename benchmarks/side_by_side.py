@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .timing import copy_bandwidth, matrix_rate, ratio_interval, time_sides
+from .peers import brief
+from .timing import Timing, copy_bandwidth, matrix_rate, ratio_interval, time_sides
 
 Side = Callable[[], Tensor | Sequence[Tensor]]
 
@@ -44,12 +45,6 @@ def measured_machine(quick: bool, device: torch.device | None = None) -> Machine
     return Machine(device, copy_bandwidth(device, 16 if quick else 512), rates, 3 if quick else 9)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.compile` for one shape, with nothing kept of the shapes before (which it would give up on)."""
-    torch._dynamo.reset()
-    return torch.compile(function, dynamic=False)
-
-
 def compare_and_time(
     machine: Machine,
     sides: Mapping[str, Side],
@@ -60,28 +55,53 @@ def compare_and_time(
 ) -> dict[str, Any]:
     """`facts` (with the floor in `bytes` and `flops`) and the seconds of each side; the first one is ours.
 
-    A side whose outputs are further from `expected` than `tolerance` of its largest number stops the
-    measurement of this size: an "error" is given instead of times.
+    A side whose outputs are further from `expected` than `tolerance` of its largest number, or that fails, has no
+    time but a reason under "not_timed"; where it is ours nothing is timed, and "error" says why.
     """
+    refused: dict[str, str] = {}
+    first = next(iter(sides))
     for name, side in sides.items():
-        error = _error(side(), expected)
-        if not error <= tolerance:
-            return facts | {"error": f"the output of {name} is off by {error:.2g}: not timed"}
+        why = _refusal(side, expected, tolerance, ours=name == first)
+        if why is not None:
+            refused[name] = why
+    if first in refused:
+        return facts | {"error": f"{first}: {refused[first]}"}
     times = time_sides(
-        sides,
+        {name: side for name, side in sides.items() if name not in refused},
         machine.device,
         rounds=machine.rounds,
         seconds_a_round=0.004 if machine.cuda else 0.02,
         graphs=True,
     )
+    return facts | {"not_timed": refused} | timed_facts(times, facts, machine.bandwidth, machine.rates[dtype])
+
+
+def timed_facts(
+    times: Mapping[str, Timing], facts: Mapping[str, Any], bandwidth: float, rate: float
+) -> dict[str, Any]:
+    """Seconds of each side with their shares of the ceilings, and ratios to the first side (ours)."""
     first, *others = times
-    ours = times[first]
-    return facts | {
+    return {
         "seconds": {name: timing.summary() for name, timing in times.items()},
-        "share_of_copy_bandwidth": facts["bytes"] / ours.median / machine.bandwidth,
-        "share_of_matrix_rate": facts["flops"] / ours.median / machine.rates[dtype],
-        "speedup_over": {name: ratio_interval(times[name].seconds, ours.seconds) for name in others},
+        "share_of_copy_bandwidth": {
+            name: facts["bytes"] / timing.median / bandwidth for name, timing in times.items()
+        },
+        "share_of_matrix_rate": {
+            name: facts["flops"] / timing.median / rate for name, timing in times.items()
+        },
+        "speedup_over": {name: ratio_interval(times[name].seconds, times[first].seconds) for name in others},
     }
+
+
+def _refusal(side: Side, expected: Tensor | Sequence[Tensor], tolerance: float, ours: bool) -> str | None:
+    """Why a side is not timed, None where its outputs are right. What ours raises goes on."""
+    try:
+        error = _error(side(), expected)
+    except Exception as failure:
+        if ours:
+            raise
+        return f"failed: {brief(failure)}"
+    return None if error <= tolerance else f"its output is off by {error:.2g}: not timed"
 
 
 def _error(found: Tensor | Sequence[Tensor], expected: Tensor | Sequence[Tensor]) -> float:

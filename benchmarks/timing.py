@@ -45,15 +45,18 @@ def time_sides(
 ) -> dict[str, Timing]:
     """Times each side in turn, `rounds` times over; a round repeats a side until `seconds_a_round` have gone.
 
+    Every other round goes backwards, so that drift of the machine falls on all.
+
     On CUDA a round is timed by events; with `graphs` each side is captured in a CUDA graph first, so that
     launches from Python are not what is measured. Give sides inputs larger than the cache, or say that they fit.
     """
     prepared = {name: _prepare(side, device, graphs) for name, side in sides.items()}
     repeats = {name: _repeats(side, device, seconds_a_round) for name, side in prepared.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in prepared.items():
-            seconds[name].append(_time(side, device, repeats[name]))
+    order = list(prepared)
+    for number in range(rounds):
+        for name in order if number % 2 == 0 else reversed(order):
+            seconds[name].append(_time(prepared[name], device, repeats[name]))
     return {name: Timing(tuple(found)) for name, found in seconds.items()}
 
 

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.compiling import compiled
 from benchmarks.peers import FLASH_ATTENTION, FLASHINFER, Unavailable, available
 from benchmarks.registry import case
-from benchmarks.timing import copy_bandwidth, matrix_rate, ratio_interval, time_sides
+from benchmarks.side_by_side import Machine, Side, compare_and_time, measured_machine
 from iris_fast.kernels import cached_attention, cached_attention_reference
 
 HEADS, HEAD_DIM = 4, 64  # the paper's
 FP8 = torch.float8_e4m3fn
 SCALE = 0.02  # of e4m3 caches
-Side = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def sizes(cuda: bool, quick: bool) -> list[Size]:
     if quick:
         return [Size(2, 40, 64, torch.float32)]
     if not cuda:
-        return [Size(batch, 323, 340, torch.float32) for batch in (1, 16, 64)]
+        return [Size(batch, 323, 340, torch.float32, compiled=batch == 64) for batch in (1, 16, 64)]
     bf16 = [
         Size(batch, length, 340, torch.bfloat16, compiled=batch in (64, 1024) and length == 339)
         for batch in (1, 16, 64, 256, 1024)
@@ -124,15 +124,17 @@ def peers(size: Size, tensors: tuple[Tensor, ...]) -> tuple[dict[str, Side], dic
 
         return make
 
-    few = not_this_size("compiled for some sizes alone, on a GPU")
+    few = not_this_size("compiled for some sizes alone")
+    gpu = not_this_size("runs on GPUs alone")
     narrow = not_this_size("takes 16-bit numbers alone")
-    half = size.dtype != torch.float32 or not tensors[0].is_cuda  # on a CPU the peers say themselves why not
+    cuda = tensors[0].is_cuda
+    half = size.dtype != torch.float32 or not cuda  # on a CPU the peers say themselves why not
     return available(
         {
             "pytorch": ready(lambda *t: lambda: append_and_multiply(*t)),
             "sdpa": ready(lambda *t: lambda: append_and_attend(*t)),
             "torch.compile": ready(_compiled) if size.compiled else few,
-            "flex_attention": ready(_flex_attention) if size.compiled else few,
+            "flex_attention": (ready(_flex_attention) if cuda else gpu) if size.compiled else few,
             "flash_attn": ready(_flash_attn) if half else narrow,
             "flashinfer": ready(_flashinfer) if half else narrow,
         }
@@ -140,7 +142,7 @@ def peers(size: Size, tensors: tuple[Tensor, ...]) -> tuple[dict[str, Side], dic
 
 
 def _compiled(*tensors: Tensor) -> Side:
-    whole = torch.compile(append_and_attend)
+    whole = compiled(append_and_attend, tensors[0].device)
     return lambda: whole(*tensors)
 
 
@@ -201,51 +203,35 @@ def _flashinfer(*tensors: Tensor) -> Side:
     return side
 
 
-def measure(size: Size, device: torch.device, bandwidth: float, rate: float, rounds: int) -> dict[str, Any]:
+def measure(machine: Machine, size: Size) -> dict[str, Any]:
     """Medians of one size, after all outputs were compared with float32's."""
-    cuda = device.type == "cuda"
-    tensors = inputs(size, device)
+    tensors = inputs(size, machine.device)
     scales = {"key_scale": SCALE, "value_scale": SCALE} if size.fp8 else {}
     if size.fp8:  # tensors, since a float is moved to the device at each call
-        scales = {name: torch.full((HEADS,), number, device=device) for name, number in scales.items()}
+        scales = {
+            name: torch.full((HEADS,), number, device=machine.device) for name, number in scales.items()
+        }
     sides: dict[str, Side] = {"ours": lambda: cached_attention(*tensors, **scales)}
-    for splits in (1, 2, 4, 8) if cuda else ():
-        sides[f"ours_{splits}_splits"] = lambda splits=splits: cached_attention(
+    for splits in (1, 2, 4, 8) if machine.cuda else ():
+        sides[f"ours_{splits}_splits"] = lambda splits=splits: cached_attention(  # type: ignore[misc]
             *tensors, num_splits=splits, **scales
         )
-    others, skipped = peers(size, tensors)
-    sides |= others
-    found: dict[str, Any] = size.counted() | {"absent": skipped}
-    if cuda:  # then a share of the copy bandwidth may exceed 1
-        caches_bytes = 2 * tensors[3].nbytes
-        found["fits_in_l2"] = caches_bytes < torch.cuda.get_device_properties(device).L2_cache_size
+    others, absent = peers(size, tensors)
+    facts: dict[str, Any] = size.counted() | {"absent": absent}
+    if machine.cuda:  # then a share of the copy bandwidth may exceed 1
+        cache = torch.cuda.get_device_properties(machine.device).L2_cache_size
+        facts["fits_in_l2"] = 2 * tensors[3].nbytes < cache
     caches = [cache.clone() if size.fp8 else cache.float() for cache in tensors[3:5]]
     new = [tensor.float() for tensor in tensors[:3]]
     expected = cached_attention_reference(*new, *caches, tensors[5], **scales)
     tolerance = 1e-5 if size.dtype == torch.float32 else 1e-2
-    for name, side in sides.items():
-        error = float((side().float() - expected).abs().max() / expected.abs().max())
-        if not error < tolerance:
-            return found | {"error": f"the output of {name} is off by {error:.2g}: not timed"}
-    times = time_sides(sides, device, rounds=rounds, seconds_a_round=0.004 if cuda else 0.02, graphs=True)
-    found["seconds"] = {name: timing.summary() for name, timing in times.items()}
-    ours = times["ours"]
-    found["share_of_copy_bandwidth"] = found["bytes"] / ours.median / bandwidth
-    found["share_of_matrix_rate"] = found["flops"] / ours.median / rate
-    found["speedup_over"] = {name: ratio_interval(times[name].seconds, ours.seconds) for name in others}
-    return found
+    return compare_and_time(machine, sides | others, expected, tolerance, facts, size.dtype)
 
 
-@case("kernel_cached_attention", minutes=0.1, default=True)
+@case("kernel_cached_attention", minutes=0.3, default=True)
 def kernel_cached_attention(quick: bool) -> dict[str, Any]:
     """A decoding step over a KV cache with its append, by batch, length and dtype: ours and others."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bandwidth = copy_bandwidth(device, 16 if quick else 512)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    rate = matrix_rate(device, dtype, 512 if quick else None)
+    machine = measured_machine(quick)
     with torch.no_grad():
-        measured = [
-            measure(size, device, bandwidth, rate, 3 if quick else 9)
-            for size in sizes(device.type == "cuda", quick)
-        ]
-    return {"device": device.type, "copy_bandwidth": bandwidth, "matrix_rate": rate, "sizes": measured}
+        measured = [measure(machine, size) for size in sizes(machine.cuda, quick)]
+    return machine.facts() | {"sizes": measured}

@@ -8,16 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.peers import FLASHINFER, Unavailable, available
+from benchmarks.compiling import compiled
+from benchmarks.peers import FLASHINFER, Unavailable, available, brief
 from benchmarks.registry import case
+from benchmarks.side_by_side import timed_facts
 from benchmarks.timing import Timing, copy_bandwidth, matrix_rate, ratio_interval, time_sides
 from iris_fast.kernels import linear_sample, philox_uniform, sample_categorical
 
 ROWS, CLASSES = (1, 64, 1024, 16384), (3, 512, 8192, 50257)
 LAYERS = ((64, 512, 256), (1024, 512, 256), (16384, 512, 256), (64, 8192, 256))  # rows, classes, dim
 LARGEST_ON_CPU = 1024 * 512  # of classes in all; beyond, a truncated draw takes seconds there
+COMPILED_ON_CPU = [(64, 512), (1024, 512)]  # each takes seconds
 DRAWS = 512  # of a peer, whose distribution is looked at
 STRAY = 2.8  # of Kolmogorov's statistic times the root of the draws: 3 of 10 million right ways of drawing exceed it
+TRUNCATION: dict[str, Any] = {"top_k": 50, "top_p": 0.9}
+ROUNDING = 3e-7  # of a running sum of probabilities in float32
+UNSURE = 1e-5  # from top-p: whether float32 keeps another class is then a matter of its rounding
 Draw = Callable[[Tensor], Tensor]
 
 
@@ -35,13 +41,13 @@ def exponential_race(logits: Tensor) -> Tensor:
     return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
 
 
-def peers(compiled: bool) -> tuple[dict[str, Draw], dict[str, Draw], dict[str, str]]:
+def peers(device: torch.device, compile_it: bool) -> tuple[dict[str, Draw], dict[str, Draw], dict[str, str]]:
     """Ways of drawing that a CUDA graph can hold, those that wait for the device, why others are absent."""
 
     def raced() -> Draw:
-        if not compiled:
-            raise Unavailable("compiled on a GPU alone")
-        return torch.compile(exponential_race, dynamic=True)
+        if not compile_it:
+            raise Unavailable("compiled for some sizes alone")
+        return compiled(exponential_race, device)
 
     def from_probabilities() -> Draw:
         draw = FLASHINFER.load().sampling.sampling_from_probs
@@ -58,16 +64,47 @@ def peers(compiled: bool) -> tuple[dict[str, Draw], dict[str, Draw], dict[str, s
     return captured, {"torch.multinomial": multinomial, "torch.distributions": categorical}, absent
 
 
-def disagreement(tokens: Tensor, logits: Tensor, seed: Tensor) -> str | None:
+def whole(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (rows, classes) in float64, and which rows are sure: all."""
+    return logits.double().softmax(-1), torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+
+
+def truncated(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (rows, classes) in float64 after `TRUNCATION`, by sorting, and which rows are sure.
+
+    First the top-k of largest logit, then of these the most probable up to and with the one by which their mass
+    reaches top-p of the whole; each with all that tie with its last one, as `sample_categorical` documents. Where a
+    mass is within float32's rounding of top-p it may keep a class more or less, and the row is not sure.
+    """
+    x = logits.double()
+    if TRUNCATION["top_k"] < x.shape[1]:
+        x = x.masked_fill(x < x.topk(TRUNCATION["top_k"]).values[:, -1:], float("-inf"))
+    falling = x.sort(dim=-1, descending=True).values
+    before = falling.softmax(-1).cumsum(-1).roll(1, dims=-1)
+    before[:, 0] = 0.0  # the mass of those that are more probable
+    last = (before < TRUNCATION["top_p"]).sum(-1, keepdim=True) - 1
+    kept = x.masked_fill(x < falling.gather(-1, last), float("-inf")).softmax(-1)
+    return kept, (before - TRUNCATION["top_p"]).abs().amin(-1) > UNSURE
+
+
+def disagreement(
+    tokens: Tensor,
+    logits: Tensor,
+    seed: Tensor,
+    distribution: Callable[[Tensor], tuple[Tensor, Tensor]] = whole,
+) -> str | None:
     """What is wrong with our tokens for float32 logits (rows, classes), beside float64's distribution, in pieces."""
     uniform = philox_uniform(seed, torch.arange(len(logits), device=logits.device), 0, 0).double()[:, None]
     for start in range(0, len(logits), 1024):
         rows = slice(start, start + 1024)
-        boundaries = logits[rows].double().softmax(-1).cumsum(-1)
+        probabilities, sure = distribution(logits[rows])
+        if bool((sure & (probabilities.gather(-1, tokens[rows, None])[:, 0] == 0)).any()):
+            return f"a token of rows {start} and on is of a class that is left out"
+        boundaries = probabilities.cumsum(-1)
         exact = torch.searchsorted(boundaries, uniform[rows], right=True).clamp(max=logits.shape[1] - 1)
-        wrong = exact[:, 0] != tokens[rows]
+        wrong = sure & (exact[:, 0] != tokens[rows])
         gap = (boundaries.gather(-1, torch.minimum(exact, tokens[rows, None])) - uniform[rows]).abs()[:, 0]
-        if bool((wrong & (gap > 3e-7)).any()):
+        if bool((wrong & (gap > ROUNDING)).any()):
             return f"a token of rows {start} and on differs, {float(gap[wrong].max()):.2g} from a boundary"
     return None
 
@@ -103,8 +140,14 @@ def right_ones(
     draws: dict[str, Callable[[], Tensor]], logits: Tensor
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
     """The ways of drawing that draw from the distribution, and why the others are not timed."""
-    found = {name: strays(draw, logits) for name, draw in draws.items()}
-    refused = {name: why for name, why in found.items() if why is not None}
+    refused = {}
+    for name, draw in draws.items():
+        try:
+            why = strays(draw, logits)
+        except Exception as failure:  # a peer that does not run here costs its own row alone
+            why = f"failed: {brief(failure)}"
+        if why is not None:
+            refused[name] = why
     return {name: draw for name, draw in draws.items() if name not in refused}, refused
 
 
@@ -124,10 +167,32 @@ def speedups(times: dict[str, Timing]) -> dict[str, dict[str, float]]:
     return {name: ratio_interval(times[name].seconds, times["ours"].seconds) for name in others}
 
 
+def wrong_draws(draw: Callable[..., Any], logits: Tensor, seed: Tensor) -> str | None:
+    """What is wrong with ours in one of its ways, each beside float64's distribution; None if nothing."""
+    tokens, info = draw(), draw(return_info=True)
+    if why := disagreement(tokens, logits, seed):
+        return why
+    if not bool((info.tokens == tokens).all()):
+        return "tokens with info are others than without"
+    exact = logits.double().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+    if not bool(((info.log_probs - exact).abs() < 1e-4).all()):
+        return "log-probabilities are others than float64's"
+    why = disagreement(draw(**TRUNCATION), logits, seed, truncated)
+    return why and f"with top-k and top-p {why}"
+
+
 def measure(
-    rows: int, classes: int, device: torch.device, bandwidth: float, rounds: int, compiled: bool
-) -> dict:
-    """Medians of one size, after our tokens were compared with the float64 distribution, and peers' draws too."""
+    rows: int,
+    classes: int,
+    device: torch.device,
+    ceilings: tuple[float, float],
+    rounds: int,
+    compile_it: bool,
+) -> dict[str, Any]:
+    """Medians of one size, after our tokens were compared with the float64 distribution, and peers' draws too.
+
+    `ceilings`: bytes and operations a second.
+    """
     logits = 3 * torch.randn(rows, classes, device=device)
     seed = torch.zeros((), dtype=torch.int64, device=device)
     place = torch.zeros((), dtype=torch.int64, device=device)
@@ -141,25 +206,21 @@ def measure(
         "bytes": logits.nbytes,
         "flops": 2 * logits.numel(),
     }
-    error = disagreement(ours(), logits, seed)
-    if error:
-        return found | {"error": f"{error}: not timed"}
-    if not bool((ours(return_info=True).tokens == ours()).all()):
-        return found | {"error": "tokens with info are others than without: not timed"}
-    captured, waiting, absent = peers(compiled)
+    if why := wrong_draws(ours, logits, seed):
+        return found | {"error": f"{why}: not timed"}
+    captured, waiting, absent = peers(device, compile_it)
     sides: dict[str, Callable[[], Any]] = {
         "ours": ours,
         "ours, with info": lambda: ours(return_info=True),
-        "ours, top-k 50 and top-p 0.9": lambda: ours(top_k=50, top_p=0.9),
+        "ours, top-k 50 and top-p 0.9": lambda: ours(**TRUNCATION),
     }
     graphed, refused = right_ones(bound(captured, logits), logits)
     plain, more_refused = right_ones(bound(waiting, logits), logits)
     times = timed(sides | graphed, device, rounds, graphs=True)
     without = timed({"ours": ours} | plain, device, rounds, graphs=False)
-    found |= {"seconds": summaries(times), "speedup_over": speedups(times)}
+    found |= timed_facts(times, found, *ceilings) | {"speedup_over": speedups(times)}
     found |= {"seconds_without_graphs": summaries(without), "speedup_over_without_graphs": speedups(without)}
     found |= {"absent": absent, "not_timed": refused | more_refused}
-    found["share_of_copy_bandwidth"] = logits.nbytes / times["ours"].median / bandwidth
     return found
 
 
@@ -203,13 +264,12 @@ def measure_layer(
     )
     ours = {"ours": lambda: linear_sample(x, weight, bias, **address)}
     times = timed(ours | sides, device, rounds, graphs=True)
-    floor = max(bytes_moved / bandwidth, flops / rate)
-    found |= {"seconds": summaries(times), "speedup_over": speedups(times)}
-    found["share_of_floor"] = floor / times["ours"].median
+    found |= timed_facts(times, found, bandwidth, rate) | {"speedup_over": speedups(times)}
+    found["share_of_floor"] = max(bytes_moved / bandwidth, flops / rate) / times["ours"].median
     return found
 
 
-@case("kernel_sampling", minutes=0.3, default=True)
+@case("kernel_sampling", minutes=0.35, default=True)
 def kernel_sampling(quick: bool) -> dict[str, Any]:
     """One draw a row over rows and classes, and a linear layer with its draw; beside PyTorch and FlashInfer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -221,11 +281,12 @@ def kernel_sampling(quick: bool) -> dict[str, Any]:
     sizes = [size for size in sizes if on_gpu or size[0] * size[1] <= LARGEST_ON_CPU]
     if quick:
         sizes = [(1, 8192), (64, 512)]
+    compile_at = [] if quick else sizes if on_gpu else COMPILED_ON_CPU
     layers = LAYERS[:1] if quick else LAYERS
     return {
         "device": device.type,
         "copy_bandwidth": bandwidth,
         "matrix_rate": rate,
-        "draws": [measure(*size, device, bandwidth, rounds, on_gpu and not quick) for size in sizes],
+        "draws": [measure(*size, device, (bandwidth, rate), rounds, size in compile_at) for size in sizes],
         "layers": [measure_layer(*layer, device, bandwidth, rate, rounds) for layer in layers],
     }

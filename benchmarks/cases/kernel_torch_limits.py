@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.compiling import NAME, compiled_side
 from benchmarks.registry import case
 from benchmarks.side_by_side import Machine, Side, compare_and_time, dtype_name, measured_machine
 from iris_fast.models.actor_critic import ActorCritic, ActorCriticConfig
@@ -32,14 +33,23 @@ def with_gradients(function: Function, leaves: list[Tensor]) -> Side:
 
 
 def compare(
-    machine: Machine, name: str, functions: dict[str, Function], leaves: list[Tensor], numbers: dict[str, Any]
+    machine: Machine,
+    name: str,
+    functions: dict[str, Function],
+    leaves: list[Tensor],
+    numbers: dict[str, Any],
+    compile_it: bool = False,
 ) -> dict[str, Any]:
-    """Result and gradients of each function, compared with the last one in float64."""
+    """Result and gradients of each function, and of the last one compiled, compared with the last in float64."""
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     expected = with_gradients(list(functions.values())[-1], exact)()
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
     dtype = leaves[0].dtype
-    facts = {"what": name, "dtype": dtype_name(dtype)} | numbers
+    last, function = list(functions.items())[-1]
+    whole, absent = compiled_side(function, machine.device, compile_it)
+    functions = functions | {f"{last}, {NAME}": found for found in whole.values()}
+    absent = {f"{last}, {side}": why for side, why in absent.items()}
+    facts = {"what": name, "dtype": dtype_name(dtype), "absent": absent} | numbers
     sides = {side: with_gradients(function, leaves) for side, function in functions.items()}
     # A float32 convolution may be in TF32, as PyTorch allows by default.
     tolerance = 5e-2 if dtype == torch.bfloat16 else 5e-3
@@ -53,7 +63,7 @@ def naive_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return scores.masked_fill(future, float("-inf")).softmax(-1) @ value
 
 
-def attention(machine: Machine, batch: int, dtype: torch.dtype) -> dict[str, Any]:
+def attention(machine: Machine, batch: int, dtype: torch.dtype, compile_it: bool) -> dict[str, Any]:
     """Causal attention of a training step: 4 heads of 64 over 340 tokens."""
     shape = (batch, 4, 340, 64)
     leaves = list(torch.randn(3, *shape, device=machine.device).to(dtype).unbind())
@@ -61,10 +71,12 @@ def attention(machine: Machine, batch: int, dtype: torch.dtype) -> dict[str, Any
     # Forward two products of time x time x dim, backward five; causal: half of each.
     numbers = {"batch": batch, "bytes": 8 * size * dtype.itemsize, "flops": 7 * size * 340}
     causal = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)  # noqa: E731
-    return compare(machine, "attention", {"ours": causal, "naive": naive_attention}, leaves, numbers)
+    return compare(
+        machine, "attention", {"ours": causal, "naive": naive_attention}, leaves, numbers, compile_it
+    )
 
 
-def cross_entropy(machine: Machine, count: int, dtype: torch.dtype) -> dict[str, Any]:
+def cross_entropy(machine: Machine, count: int, dtype: torch.dtype, compile_it: bool) -> dict[str, Any]:
     """The observation loss of a training step: 512 classes at 16 of 17 positions."""
     labels = torch.randint(512, (count,), device=machine.device)
     leaves = [torch.randn(count, 512, device=machine.device).to(dtype)]
@@ -73,7 +85,7 @@ def cross_entropy(machine: Machine, count: int, dtype: torch.dtype) -> dict[str,
         "naive": lambda logits: -logits.softmax(1).log().gather(1, labels[:, None]).mean(),
     }
     numbers = {"rows": count, "bytes": 3 * leaves[0].nbytes, "flops": 8 * leaves[0].numel()}
-    return compare(machine, "cross_entropy", functions, leaves, numbers)
+    return compare(machine, "cross_entropy", functions, leaves, numbers, compile_it)
 
 
 def lstm(machine: Machine, batch: int, time: int) -> dict[str, Any]:
@@ -138,15 +150,15 @@ def convolution(machine: Machine, batch: int, side: int, dtype: torch.dtype) -> 
     return compare_and_time(machine, sides, with_gradients(convolve, exact)(), tolerance, facts, dtype)
 
 
-@case("kernel_torch_limits", minutes=0.1, default=True)
+@case("kernel_torch_limits", minutes=0.2, default=True)
 def kernel_torch_limits(quick: bool) -> dict[str, Any]:
     """Training operations left to PyTorch, beside their parts: attention, cross-entropy, LSTM, convolution."""
     machine = measured_machine(quick)
     full = machine.cuda and not quick
     batch = 64 if full else 1 if quick else 4
     dtypes = [torch.float32, torch.bfloat16] if full else [torch.float32]
-    found = [attention(machine, batch, dtype) for dtype in dtypes]
-    found += [cross_entropy(machine, batch * 320, dtype) for dtype in dtypes]
+    found = [attention(machine, batch, dtype, not quick) for dtype in dtypes]
+    found += [cross_entropy(machine, batch * 320, dtype, not quick) for dtype in dtypes]
     found += [lstm(machine, batch, 20)]
     found += [
         convolution(machine, batch * (4 if full else 1), side, dtype) for side in (64, 8) for dtype in dtypes

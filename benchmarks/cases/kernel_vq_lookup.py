@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.compiling import compiled_side
 from benchmarks.peers import FLASH_KMEANS, VECTOR_QUANTIZE, available
 from benchmarks.registry import case
 from benchmarks.timing import Timing, copy_bandwidth, matrix_rate, ratio_interval, time_sides
@@ -121,7 +122,11 @@ def timed(
 
 
 def measure(
-    size: tuple[int, int, int], device: torch.device, ceilings: dict[str, float], rounds: int
+    size: tuple[int, int, int],
+    device: torch.device,
+    ceilings: dict[str, float],
+    rounds: int,
+    compile_it: bool,
 ) -> dict[str, Any]:
     """Medians of one size, of the sides whose tokens are right."""
     rows, dim, num_codes = size
@@ -134,9 +139,10 @@ def measure(
     absent: dict[str, str] = {}
     if rows * num_codes <= MOST_DISTANCES:
         sides["pytorch"] = by_matrix
-        if device.type == "cuda" and rows in COMPILED_ROWS:
-            sides["torch.compile"] = torch.compile(by_matrix)
+        whole, not_compiled = compiled_side(by_matrix, device, compile_it and rows in COMPILED_ROWS)
+        sides |= whole
         others, absent = peers(codebook)
+        absent |= not_compiled
     with torch.no_grad():
         times, refused = timed(sides, True, vectors, codebook, rounds)
         more, more_refused = timed(others, False, vectors, codebook, rounds)
@@ -149,7 +155,7 @@ def measure(
     found["share_of_matrix_rate"], found["share_of_copy_bandwidth"] = {}, {}
     for name, timing in times.items():
         found["share_of_copy_bandwidth"][name] = found["bytes"] / timing.median / ceilings["bandwidth"]
-        if rate := ceilings.get(name.removeprefix("ours ")):
+        if rate := ceilings.get(name.removeprefix("ours "), ceilings["ieee"]):
             found["share_of_matrix_rate"][name] = found["flops"] / timing.median / rate
     return found | speedups(times)
 
@@ -221,7 +227,10 @@ def kernel_vq_lookup(quick: bool) -> dict[str, Any]:
     sizes = GPU_SIZES if device.type == "cuda" else CPU_SIZES
     rounds = 3 if quick else 9
     found: dict[str, Any] = {"device": device.type, "ceilings": ceilings}
-    found["sizes"] = [measure(size, device, ceilings, rounds) for size in (sizes[:2] if quick else sizes)]
+    found["sizes"] = [
+        measure(size, device, ceilings, rounds, compile_it=not quick)
+        for size in (sizes[:2] if quick else sizes)
+    ]
     if device.type == "cuda" and not quick:
         found["sweep"] = sweep(device, 5)
     return found
