@@ -8,14 +8,17 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from iris_fast.errors import UserError, nearest, run_command
 
 from . import cases  # noqa: F401  (registers the cases)
-from .registry import CASES, Run, circumstances
+from .registry import CASES, Run, checkout_version, circumstances
+from .report import projection_table
 from .systems.client import Systems
 from .tables import text_of
 
@@ -39,18 +42,54 @@ def build_parser() -> argparse.ArgumentParser:
         "--reference", type=Path, metavar="CHECKOUT", help="compare with this eloialonso/iris"
     )
     parser.add_argument("--peer", action="append", default=[], help="compare with a package: simulusion")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compare with plain PyTorch under torch.compile in rollouts, tokens and decoded frames too, which takes "
+        "minutes to compile (kernels are compared with it in any case)",
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
-    parser.add_argument("--threads", type=int, help="threads of every side (default: the number of cores)")
+    parser.add_argument(
+        "--threads", type=positive(int), help="threads of every side (default: the number of cores)"
+    )
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="write one JSON file for each case there")
     parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sizes: a smoke test")
     parser.add_argument("--full", action="store_true", help="all sizes, however long they take")
-    parser.add_argument("--batches", help="of rollouts, tokens and decoded frames these sizes alone: 1,16")
-    parser.add_argument("--minutes", type=float, default=10, help="leave out sizes that would end later (10)")
+    parser.add_argument(
+        "--batches",
+        type=sizes,
+        metavar="N,N",
+        help="of rollouts, tokens and decoded frames these sizes alone: 1,16",
+    )
+    parser.add_argument(
+        "--rounds", type=positive(int), help="rounds of every comparison of systems (each has its own)"
+    )
+    parser.add_argument(
+        "--minutes", type=positive(float), default=10.0, help="leave out sizes that would end later (10)"
+    )
     parser.add_argument(
         "--run", type=Path, metavar="FOLDER", help="a training run, for cases about what one has learned"
     )
     parser.add_argument("--list", action="store_true", help="print the cases and exit")
     return parser
+
+
+def positive(kind: type[int] | type[float]) -> Callable[[str], Any]:
+    """A parser of numbers above zero."""
+
+    def parse(text: str) -> int | float:
+        number = kind(text)
+        if not number > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above zero")
+        return number
+
+    parse.__name__ = kind.__name__  # which argparse names in its errors
+    return parse
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Numbers above zero, separated by commas."""
+    return tuple(positive(int)(part) for part in text.split(","))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,10 +107,13 @@ def main(argv: list[str] | None = None) -> int:
     names = chosen_cases(arguments.only)
     device = choose_device(arguments.device)
     torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
-    systems = Systems(device, torch.get_num_threads(), arguments.reference, tuple(arguments.peer))
+    threads, peers = torch.get_num_threads(), tuple(dict.fromkeys(arguments.peer))
+    systems = Systems(device, threads, arguments.reference, peers, arguments.compile)
     run = Run(arguments.quick, systems, arguments.full, arguments.minutes * 60)
-    run.batches = tuple(map(int, arguments.batches.split(","))) if arguments.batches else None
+    run.batches, run.rounds = arguments.batches, arguments.rounds
     run.trained = arguments.run
+    if arguments.json is not None:
+        make_folder(arguments.json)
     failed = []
     try:
         for name in names:
@@ -96,6 +138,16 @@ def chosen_cases(only: str | None) -> list[str]:
                 f"there is no benchmark case '{name}'{nearest(name, list(CASES))}; --list shows all"
             )
     return names
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder for results before anything is measured; UserError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--json {folder}: no folder for results can be made there ({error.strerror})"
+        ) from None
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -137,13 +189,13 @@ def run_case(run: Run, name: str, folder: Path | None, *, asked_for: bool = Fals
         "quick": run.quick,
         "wall_seconds": round(seconds, 1),
         **circumstances(),
+        "reference": checkout_version(run.systems.checkout),
         "result": result,
     }
     if str(record["commit"]).endswith("-dirty") and folder is not None and not run.quick:
         print(f"{name}: measured with uncommitted changes", file=sys.stderr)
-    print(text_of(name, result), flush=True)
+    print(projection_table(result) or text_of(name, result), flush=True)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     return True
 

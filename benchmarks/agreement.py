@@ -116,6 +116,7 @@ def _check(run: Run, side: str, first: Tensor, actions: Tensor, frames: Tensor) 
     facts: dict[str, Any] = {
         "same_model": worker.call("same_model"),
         "difference": worker.call("difference"),
+        "goes_on": worker.call("goes_on"),
     }
     worker.call("load", weights.steep_file)
     if facts["same_model"] and side not in TOLERANCE:

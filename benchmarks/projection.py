@@ -98,12 +98,13 @@ def project(results: Results) -> dict[str, Any]:
         try:
             rollouts[side] = paper_rollout(results, config, side)
             rollouts[side]["burn_in"] = _burn_in_seconds(results, config, side, steps["actor_critic"])
+            rollouts[side]["after_last"] = _after_last_seconds(results, config, side)
             seconds[side] = _phases(
                 side,
                 config,
                 units,
                 steps,
-                sum(rollouts[side][name] for name in ("seconds", "burn_in")),
+                sum(rollouts[side][name] for name in ("seconds", "burn_in", "after_last")),
                 results,
                 environment,
             )
@@ -111,6 +112,7 @@ def project(results: Results) -> dict[str, Any]:
             left_out[side] = str(reason)
     if not seconds:
         return {"left_out": "no side has every step measured", "left_out_sides": left_out}
+    others = {side: found for side, found in _other_models(results).items() if side in seconds}
     return {
         "units": vars(units),
         "assumed": {
@@ -119,8 +121,9 @@ def project(results: Results) -> dict[str, Any]:
             "batches": {part: size["batch"] for part, size in steps.items()},
             "rollouts": {side: rollouts[side] for side in seconds},
         },
-        "notes": _notes(config, steps, {side: rollouts[side] for side in seconds}),
+        "notes": _notes(config, steps, {side: rollouts[side] for side in seconds}) + _other_notes(others),
         "seconds": seconds,
+        "other_models": list(others),
         "left_out_sides": left_out,
     }
 
@@ -197,6 +200,35 @@ def _burn_in_seconds(results: Results, config: Config, side: str, size: Size) ->
     part = config.training.actor_critic
     policy = size_of(results, "playing", what="policy alone", batch=part.batch_num_samples)
     return part.burn_in * median_of(policy, side, "policy")
+
+
+def _other_models(results: Results) -> dict[str, str]:
+    """Sides that are another model, and in what, as the cases say."""
+    facts = (results.get("gradient_steps") or {}).get("agreement", {})
+    return {side: found["difference"] for side, found in facts.items() if not found["same_model"]}
+
+
+def _other_notes(others: Mapping[str, str]) -> list[str]:
+    """What is to be read beside the hours of another model."""
+    return [
+        f"{LABELS.get(side, side)} trains another model in these hours: {difference}."
+        for side, difference in others.items()
+    ]
+
+
+def _after_last_seconds(results: Results, config: Config, side: str) -> float:
+    """Seconds of the frame after the last action, generated and decoded, where a side's training has it; else 0.
+
+    Its token passes are taken as those of the last step that was timed.
+    """
+    facts = (results.get("gradient_steps") or {}).get("agreement", {}).get(side, {})
+    if not facts.get("goes_on"):
+        return 0.0
+    batch = config.training.actor_critic.batch_num_samples
+    steps = size_of(results, "token_generation", batch=batch)["step_seconds"].get(side, [])
+    if not steps:
+        raise NotMeasured("no token passes of its own were timed")
+    return float(steps[-1]) + median_of(size_of(results, "frame_decoding", batch=batch), side, "decoding")
 
 
 def _rollout_of_parts(results: Results, config: Config, side: str, batch: int, horizon: int) -> float:

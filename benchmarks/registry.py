@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -26,8 +27,9 @@ class Run:
     """One call of the command: what was asked for, and what its cases share.
 
     `full` lifts the limit of time and adds the sizes that do not fit in it; `batches`, where given, are the only
-    batch sizes to take; `trained`, where given, is the folder of a training run, for cases about what one has
-    learned; `results` are those of the cases so far; `shared` holds what is measured once a run.
+    batch sizes to take, and `rounds` stands for those that the comparisons have of their own; `trained`, where given,
+    is the folder of a training run, for cases about what one has learned; `results` are those of the cases so far;
+    `shared` holds what is measured once a run.
     """
 
     quick: bool
@@ -36,6 +38,7 @@ class Run:
     seconds: float = 600.0
     batches: tuple[int, ...] | None = None
     trained: Path | None = None
+    rounds: int | None = None
     began: float = field(default_factory=time.monotonic)
     results: dict[str, Result] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
@@ -47,6 +50,11 @@ class Run:
     def has_time_for(self, seconds: float) -> bool:
         """Whether something that takes so long ends in time."""
         return self.full or time.monotonic() - self.began + seconds <= self.seconds
+
+    def rounds_or(self, usual: int) -> int:
+        """The rounds that were asked for, or the usual ones of a case; two at the most with `quick`."""
+        found = self.rounds or usual
+        return min(found, 2) if self.quick else found
 
     def takes(self, batch: int) -> bool:
         """Whether this batch size was asked for."""
@@ -119,9 +127,21 @@ def circumstances() -> Result:
     }
 
 
-def _commit() -> str:
+def checkout_version(checkout: Path | None) -> str | None:
+    """The commit of a checkout, or where it is no repository a digest of its sources; None without a checkout."""
+    if checkout is None:
+        return None
+    if (checkout / ".git").exists():
+        return _commit(checkout)
+    digest = hashlib.sha256()
+    for path in sorted((checkout / "src").rglob("*.py")):
+        digest.update(path.relative_to(checkout).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"sources {digest.hexdigest()[:12]}"
+
+
+def _commit(folder: Path = Path(__file__).parent) -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=os.path.dirname(__file__))
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     return result.stdout.strip() or "unknown"
 
 

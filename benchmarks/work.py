@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,7 +11,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from iris_fast.agent import Agent, AgentConfig
+from iris_fast.imagination.engine import Rollout
+from iris_fast.models.perceptual import LPIPS
 from iris_fast.models.world_model import WorldModel
+from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
 
 
 class TokenWork(NamedTuple):
@@ -61,16 +64,72 @@ def _flops(config: AgentConfig, part: str) -> float:
     return float(counter.get_total_flops())
 
 
-def decode_flops(agent: Agent) -> float:
-    """Operations of one frame decoded (a multiply-add is two)."""
-    return _flops(agent.config, "decode")
+def frame_flops(agent: Agent, part: str) -> float:
+    """Operations for one frame (a multiply-add is two): "decode", "encode" (without the search), "policy"."""
+    return _flops(agent.config, part)
 
 
-def encode_flops(agent: Agent) -> float:
-    """Operations of one frame encoded, less the search for codewords."""
-    return _flops(agent.config, "encode")
+def frame_bytes(agent: Agent, parts: Iterable[str], batch: int) -> float:
+    """Bytes at the least of parts of `batch` frames: weights, and what goes in and comes out, in float32.
+
+    What a network writes between its layers is more, where it does not stay in a cache.
+    """
+    tokenizer, resolution = agent.tokenizer, agent.config.tokenizer.autoencoder.resolution
+    modules = {"encode": tokenizer.encoder, "decode": tokenizer.decoder, "policy": agent.actor_critic}
+    weights = sum(p.numel() for part in parts for p in modules[part].parameters())
+    return 4.0 * (weights + 2 * batch * 3 * resolution**2)
 
 
-def policy_flops(agent: Agent) -> float:
-    """Operations of the policy for one frame."""
-    return _flops(agent.config, "policy")
+@lru_cache
+def _loss_flops(config: AgentConfig, part: str, frames: int) -> float:
+    """Operations of loss and gradient for one row of a batch, of so many frames, on tensors without data."""
+    size = config.tokenizer.autoencoder.resolution
+    with torch.device("meta"):
+        agent = Agent(config, 6).eval()
+        agent.tokenizer.attach_lpips(LPIPS())
+        steps = torch.zeros(1, frames)
+        with FlopCounterMode(display=False) as counter:
+            if part == "tokenizer":
+                losses = agent.tokenizer.losses(torch.zeros(frames, 3, size, size))
+            elif part == "world_model":
+                tokens = torch.zeros(1, frames, agent.world_model.frame_tokens, dtype=torch.int64)
+                losses = agent.world_model.losses(tokens, steps.long(), steps, steps, steps.bool())
+            else:
+                seen = torch.zeros(1, frames, 3, size, size)
+                state = agent.actor_critic.initial_state(1)
+                rollout = Rollout(seen, steps.long(), steps.long(), steps, steps.bool(), steps, steps, state)
+                losses = actor_critic_losses(agent.actor_critic, rollout, ReturnsConfig())
+            torch.stack(list(losses.values())).sum().backward()
+    return float(counter.get_total_flops())
+
+
+def step_flops(agent: Agent, part: str, batch: int, frames: int, horizon: int) -> float:
+    """Operations of a part's gradient step on segments of so many frames, whose frames it encodes itself.
+
+    Of the actor-critic: the rollout with its burn-in (frames but the last, encoded and decoded) and the gradient.
+    Clipping and optimizer are left out, which are no products.
+    """
+    if part == "tokenizer":
+        return batch * _loss_flops(agent.config, part, frames)
+    encoded = batch * frames * frame_flops(agent, "encode")
+    if part == "world_model":
+        return encoded + batch * _loss_flops(agent.config, part, frames)
+    decoded, acted = frame_flops(agent, "decode"), frame_flops(agent, "policy")
+    burned = batch * (frames - 1) * (decoded + acted)
+    imagined = batch * horizon * (decoded + acted)
+    tokens = token_work(agent.world_model, batch, horizon - 1, last_action=True).flops
+    return encoded + burned + imagined + tokens + batch * _loss_flops(agent.config, part, horizon)
+
+
+def step_bytes(agent: Agent, part: str) -> float:
+    """Bytes at the least of a gradient step in float32: a part's weights forward and backward, gradient, Adam.
+
+    Adam reads weights, gradients and both moments and writes all but the gradients: seven, besides two readings of
+    the weights and one writing of the gradient.
+    """
+    trained = sum(
+        parameter.numel()
+        for name, parameter in agent.get_submodule(part).named_parameters()
+        if not name.startswith("lpips.")
+    )
+    return 4.0 * 10 * trained

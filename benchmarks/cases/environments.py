@@ -67,7 +67,7 @@ def measure(run: Run, num_envs: int, steps: int, rounds: int) -> dict[str, Any]:
     return measured(facts, times, work, machine_of(run), torch.float32)
 
 
-@compared_case("environments", minutes=0.6)
+@compared_case("environments", minutes=0.45)
 def environments(run: Run) -> dict[str, Any]:
     """Agent steps a second of Pong (4 raw frames each): envpool beside ale-py, by number of environments."""
     missing = [
@@ -75,5 +75,5 @@ def environments(run: Run) -> dict[str, Any]:
     ]
     if missing:
         return {"sizes": [{"environments": 1, "left_out": f"{missing[0]} is not installed"}]}
-    sizes, steps, rounds = (QUICK_SIZES, 20, 2) if run.quick else (SIZES, 80, 5)
+    sizes, steps, rounds = (QUICK_SIZES, 20, 2) if run.quick else (SIZES, 40, run.rounds_or(5))
     return {"device": "cpu", "sizes": [measure(run, count, steps, rounds) for count in sizes]}

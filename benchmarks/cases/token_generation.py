@@ -61,7 +61,8 @@ def token_generation(run: Run) -> dict[str, Any]:
     plan = tuple(size for size in plan if run.takes(size[0]))
     steps = 2 if run.quick else weights_of(run).agent.world_model.config.max_blocks - 1
     sizes: list[dict[str, Any]] = []
-    for batch, rounds in plan if sides[:1] == ["ours"] else ():
+    for batch, usual in plan if sides[:1] == ["ours"] else ():
+        rounds = run.rounds_or(usual)
         needed = predicted_seconds(sizes, amount_of(batch) * (steps * rounds + 1))
         if not run.has_time_for(needed):
             sizes.append({"batch": batch, "left_out": f"it would take {needed:.0f} s"})

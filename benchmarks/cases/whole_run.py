@@ -14,6 +14,7 @@ from benchmarks.projection import project
 from benchmarks.registry import Run, compared_case
 from benchmarks.systems.weights import noise_frames
 from benchmarks.timing import Timing
+from benchmarks.work import frame_bytes, frame_flops
 
 # What is measured, the method that does it, and the number of frames. `projection` needs each of SIZES: one
 # environment in collection, 8 in tests, the policy of 64 rollouts.
@@ -25,6 +26,10 @@ QUICK_SIZES = (
     *(("act", "play", 1), ("act", "play", 2)),
     *(("encode and decode", "reconstruct", 2), ("policy alone", "act", 2)),
 )
+
+
+# What each method does with a frame: acting sees a reconstruction.
+PARTS_OF = {"play": ("encode", "decode", "policy"), "reconstruct": ("encode", "decode"), "act": ("policy",)}
 
 
 def seconds_in(answer: float | tuple[float, Any]) -> float:
@@ -53,7 +58,8 @@ def other_frames(run: Run, sides: list[str], frames: Tensor) -> dict[str, str]:
 def playing(run: Run) -> dict[str, Any]:
     """Acting on raw frames as in collection and tests, frames encoded and decoded, the policy alone."""
     sides, found = agreeing(run)
-    sides = [side for side in sides if side not in ("ours_float16_cache", "pytorch")]
+    sides = [side for side in sides if side not in ("ours_float16_cache", "pytorch", "pytorch_compiled")]
+    agent = weights_of(run).agent
     sizes = []
     for what, method, batch in (QUICK_SIZES if run.quick else SIZES) if sides[:1] == ["ours"] else ():
         frames = noise_frames(batch, seed=batch)
@@ -73,9 +79,15 @@ def playing(run: Run) -> dict[str, Any]:
         }
         for call in calls.values():
             call(0)
-        turns = in_turn(calls, 2 if run.quick else 3)
+        turns = in_turn(calls, run.rounds_or(3))
         times = {side: Timing(tuple(turn[0] for turn in found)) for side, found in turns.items()}
-        work = Work(None, {"frames": float(batch)})
+        parts = PARTS_OF[method]
+        work = Work(
+            batch * sum(frame_flops(agent, part) for part in parts),
+            {"frames": float(batch)},
+            lambda side, parts=parts, batch=batch: frame_bytes(agent, parts, batch),  # type: ignore[misc]
+            other_models(run),
+        )
         sizes.append(measured(facts, times, work, machine_of(run), torch.float32))
     return found | {"sizes": sizes}
 

@@ -29,6 +29,7 @@ LABELS = {
     "ours_float16_cache": "ours, float16 cache",
     "ours_cached": "ours, with the epoch's cache",
     "pytorch": "plain PyTorch",
+    "pytorch_compiled": "plain PyTorch, torch.compile",
     "public": "public",
     "public_tuned": "public, glibc tuned",
     "simulusion": "Simulusion",
@@ -115,9 +116,17 @@ class Worker:
 class Systems:
     """The workers of a run by side, the first ours; started when first asked for, ended by `close`."""
 
-    def __init__(self, device: torch.device, threads: int, checkout: Path | None, peers: tuple[str, ...]):
+    def __init__(
+        self,
+        device: torch.device,
+        threads: int,
+        checkout: Path | None,
+        peers: tuple[str, ...],
+        compiled: bool = False,
+    ):
+        """`compiled`: whether plain PyTorch under `torch.compile` is a side, which takes minutes to compile."""
         self.device, self.threads, self.checkout = device, threads, checkout
-        self.peers = peers
+        self.peers, self.compiled = peers, compiled
         self._workers: dict[str, Worker] = {}
         if checkout is not None and not (checkout / "src" / "agent.py").is_file():
             raise UserError(f"--reference {checkout}: no checkout of eloialonso/iris, which has src/agent.py")
@@ -133,6 +142,7 @@ class Systems:
         """The names of the sides, in the order of tables."""
         cpu = self.device.type == "cpu"
         found = ["ours", "ours_float16_cache", "pytorch"] if cpu else ["ours", "pytorch"]
+        found += ["pytorch_compiled"] if self.compiled else []
         if self.checkout is not None:
             found += ["public", "public_tuned"] if cpu else ["public"]
         # Tuned as our own processes are; untuned it would be compared with what it can be only by the way.
@@ -140,7 +150,8 @@ class Systems:
 
     def worker(self, side: str) -> Worker:
         if side not in self._workers:
-            kinds = {"ours": "engine", "ours_float16_cache": "float16", "pytorch": "oracle"}
+            kinds = {"ours": "engine", "ours_float16_cache": "float16", "pytorch": "plain"}
+            kinds["pytorch_compiled"] = "compiled"
             kind = kinds.get(side, side.removesuffix("_tuned"))
             checkout = self.checkout if kind == "public" else None
             environment = TUNED if side.endswith("_tuned") else None

@@ -17,11 +17,13 @@ class System(Protocol):
     """One implementation of IRIS holding the weights it was given last. Seconds exclude warming up and pipes.
 
     `same_model`: whether it computes what the oracle does from the same weights; where it does not, `difference`
-    says in what, and only `features` is comparable.
+    says in what, and only `features` is comparable. `goes_on`: whether a rollout for training generates the frame
+    after the last action too, which `rollout` does not.
     """
 
     same_model: bool
     difference: str
+    goes_on: bool
 
     def has_parts(self) -> bool:
         """Whether tokens and frames can be made apart from a rollout (not by an engine that is one graph)."""
@@ -68,7 +70,7 @@ class System(Protocol):
         ...
 
     def losses(self, part: str, batch: Arrays, horizon: int) -> dict[str, float]:
-        """`loss` and `grad_norm` of a part on a batch of segments, dropout off (not of another model)."""
+        """`loss` and `grad_norm` of a part on a batch of segments, dropout off. Not asked of another model."""
         ...
 
     def train(self, part: str, batch: Arrays, horizon: int, cached: bool, seed: int) -> dict[str, float]:

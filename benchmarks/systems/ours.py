@@ -1,4 +1,4 @@
-"""Ours: the default engine of the device, the C++ engine with a float16 cache, and the oracle in plain PyTorch."""
+"""Ours: the default engine of the device, the C++ engine with a float16 cache, and plain PyTorch, also compiled."""
 
 from __future__ import annotations
 
@@ -16,16 +16,67 @@ from iris_fast.imagination.factory import make_engine
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.kernels._extension import find_extension
-from iris_fast.models.frame_codec import FrameCoder, TokenizerPieces, coder_for
+from iris_fast.models.frame_codec import FrameCoder, coder_for
+from iris_fast.models.tokenizer import Tokenizer, in_pieces
+from iris_fast.models.transformer import KVCache
 from iris_fast.models.world_model import WorldModel
 
 from .interface import Arrays, seconds_of
 from .training import OurLosses, Steps, loss_and_gradient
-from .weights import agent_from_file
+from .weights import agent_from_file, load_agent_file
 
 
-def replayed(model: WorldModel, first: Tensor, actions: Tensor, tokens: Tensor) -> Arrays:
-    """The oracle's logits and features when it is fed given frames: what every side is compared with."""
+class PlainFrames:
+    """Both directions of a tokenizer by its PyTorch modules, in pieces that a processor's cache likes.
+
+    The oracle fills its last piece up, so that a row's result does not depend on the others. As the other side of a
+    comparison that would be work nobody asked for: here a single frame is a batch of one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        return in_pieces(self.tokenizer.frames_of, tokens)
+
+    def tokens_of(self, frames: Tensor) -> Tensor:
+        return in_pieces(self.tokenizer.tokens_of, frames)
+
+
+class PlainEngine(OracleEngine):
+    """The oracle without what it does for reproducibility alone; it remembers no frames."""
+
+    def __init__(self, agent: Agent):
+        super().__init__(agent)
+        self._memo = None
+        self._plain = PlainFrames(agent.tokenizer)
+
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        return self._plain.frames_of(tokens)
+
+
+def compile_parts(agent: Agent) -> None:
+    """Has `torch.compile` make the agent's decoder and its passes of a single token, for batches of any size.
+
+    For a single size each would be compiled once more for every other one, and the decoder was no faster for it.
+    """
+    model, tokenizer = agent.world_model, agent.tokenizer
+    eager, compiled = model.step, torch.compile(model.step, dynamic=True)
+
+    def step(embeddings: Tensor, cache: KVCache) -> Tensor:
+        return (compiled if embeddings.shape[1] == 1 else eager)(embeddings, cache)
+
+    model.step = step  # type: ignore[method-assign]
+    tokenizer.decode = torch.compile(tokenizer.decode, dynamic=True)  # type: ignore[method-assign]
+
+
+def replayed(
+    model: WorldModel, first: Tensor, actions: Tensor, tokens: Tensor, one_by_one: bool = False
+) -> Arrays:
+    """The oracle's logits and features when it is fed given frames: what every side is compared with.
+
+    `one_by_one`: a frame's tokens in passes of their own, as they are generated.
+    """
     cache = model.new_cache(len(first))
     model.step(model.embedder.tokens(first), cache)
     found: dict[str, list[Tensor]] = {"features": [], "rewards": [], "ends": [], "observations": []}
@@ -34,42 +85,59 @@ def replayed(model: WorldModel, first: Tensor, actions: Tensor, tokens: Tensor) 
         found["features"].append(features[:, 0])
         found["rewards"].append(model.head_rewards(features[:, 0]))
         found["ends"].append(model.head_ends(features[:, 0]))
-        after = model.step(model.embedder.tokens(tokens[:, step]), cache)
+        parts = tokens[:, step].split(1 if one_by_one else tokens.shape[2], dim=1)
+        after = torch.cat([model.step(model.embedder.tokens(part), cache) for part in parts], dim=1)
         found["observations"].append(model.head_observations(torch.cat([features, after[:, :-1]], dim=1)))
     return {name: torch.stack(values, dim=1) for name, values in found.items()}
 
 
 class OurSystem:
-    """`kind`: "engine" for the device's default, "float16" for the C++ engine with that cache, "oracle"."""
+    """`kind`: "engine" for the device's default, "float16" for the C++ engine with that cache, "plain" PyTorch.
 
-    KINDS = ("engine", "float16", "oracle")
+    "compiled" is plain PyTorch with `torch.compile`.
+    """
+
+    KINDS = ("engine", "float16", "plain", "compiled")
     same_model = True
     difference = ""
+    goes_on = False
 
     def __init__(self, kind: str, device: torch.device):
         self.kind, self.device = kind, device
         self.agent: Agent
         self.engine: ImaginationEngine
         self._dream: CpuDream | None = None
+        self._compiled: Agent | None = None
         extension = find_extension()
         if device.type == "cpu" and extension is not None:
             extension.keep_large_blocks()  # as every command of ours does when it starts
 
     def load(self, weights: Path) -> None:
-        self.agent = agent_from_file(weights, self.device)
+        self.agent = self._agent_of(weights)
         if self.kind == "engine":
             self.engine = make_engine(self.agent)
         elif self.kind == "float16":
             self.engine = CpuEngine(self.agent, CpuOptions(kv_dtype="float16"))
         else:
-            self.engine = OracleEngine(self.agent)
+            self.engine = PlainEngine(self.agent)
         self._dream = None
         # Frames of the replay go through what training and acting take: in C++ where that is built.
         tokenizer = self.agent.tokenizer
-        oracle = self.kind == "oracle"
-        self._coder: FrameCoder = TokenizerPieces(tokenizer) if oracle else coder_for(tokenizer)
+        plain = isinstance(self.engine, PlainEngine)
+        self._coder: FrameCoder = PlainFrames(tokenizer) if plain else coder_for(tokenizer)
         self._losses = OurLosses(self.agent, self.engine, self._coder)
         self._steps = Steps({part: self.agent.get_submodule(part) for part in PARTS}, self.device)
+
+    def _agent_of(self, weights: Path) -> Agent:
+        """The agent of a file; one that is compiled takes other weights, so that it is compiled once."""
+        if self.kind != "compiled":
+            return agent_from_file(weights, self.device)
+        config, own, _ = load_agent_file(weights)
+        if self._compiled is None or self._compiled.config != config:
+            self._compiled = agent_from_file(weights, self.device)
+            compile_parts(self._compiled)
+        self._compiled.load_state_dict(own)
+        return self._compiled
 
     def _forget_frames(self) -> None:
         """So that no frame is remembered that was decoded before. On a GPU none is."""
@@ -90,9 +158,8 @@ class OurSystem:
         if not isinstance(self.engine, CpuEngine):
             if tokens is None:
                 tokens = self._sampled(first, actions)
-            return replayed(self.agent.world_model, first, actions, tokens.to(self.device)) | {
-                "tokens": tokens
-            }
+            model, singly = self.agent.world_model, self.kind == "compiled"
+            return replayed(model, first, actions, tokens.to(self.device), singly) | {"tokens": tokens}
         dream = self.engine.dream(first, PhiloxDraws(0))
         steps = [dream.step_with_logits(actions[:, step]) for step in range(actions.shape[1])]
         found = {

@@ -23,6 +23,7 @@ class PublicSystem:
 
     same_model = True
     difference = ""
+    goes_on = False
 
     def __init__(self, checkout: Path, device: torch.device):
         self.checkout, self.device = checkout, device

@@ -3,36 +3,80 @@
 from __future__ import annotations
 
 import logging
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iris_fast.agent import AgentConfig
+from iris_fast.interop.checkout import random_vgg16
+from iris_fast.models.perceptual import VGG_SLICES
 
 from .interface import Arrays, seconds_of
 from .weights import ACTIONS, load_agent_file, simulusion_trunk
+
+
+@contextmanager
+def given_torchvision(perceptual: Mapping[str, Tensor]) -> Iterator[None]:
+    """While Simulusion's perceptual loss is made, a torchvision whose VGG-16 has these weights (by LPIPS' names).
+
+    The real one would fetch weights from the network; others of the same shapes take the same time.
+    """
+
+    def vgg16(*_: Any, **__: Any) -> SimpleNamespace:
+        found = random_vgg16()
+        with torch.no_grad():
+            for number, convolutions in enumerate(VGG_SLICES, start=1):
+                for index, _, _ in convolutions:
+                    for kind in ("weight", "bias"):
+                        own = perceptual[f"net.slice{number}.{index}.{kind}"]
+                        getattr(found.features[index], kind).copy_(own)
+        return found
+
+    package, models = ModuleType("torchvision"), ModuleType("torchvision.models")
+    models.vgg16 = vgg16  # type: ignore[attr-defined]
+    models.VGG16_Weights = SimpleNamespace(IMAGENET1K_V1=None)  # type: ignore[attr-defined]
+    package.models = models  # type: ignore[attr-defined]
+    given = {"torchvision": package, "torchvision.models": models}
+    before = {name: sys.modules.get(name) for name in given}
+    sys.modules.update(given)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
 
 
 class SimulusionSystem:
     """Its agent at the paper's sizes. Its Transformer takes our weights; its autoencoder, heads and policy differ."""
 
     same_model = False
+    goes_on = True
     difference = (
-        "the Transformer has the same weights; heads (one linear layer), autoencoder (0.77 M parameters of a "
-        "decoder without attention, where the paper's has more) and policy are its own, randomly initialised"
+        "the Transformer has the same weights; heads (one linear layer), autoencoder (0.77 M parameters in its "
+        "decoder, where the paper's has 1.82 M) and policy are its own, randomly initialised"
     )
 
     def __init__(self, device: torch.device):
         logging.disable(logging.INFO)
         self.device = device
         self.agent: Any = None
+        self._with_perceptual = False
 
     def load(self, weights: Path) -> None:
-        config, own, _ = load_agent_file(weights)
-        if self.agent is None:
-            self.agent = self._make(config)
+        config, own, perceptual = load_agent_file(weights)
+        if self.agent is None or self._with_perceptual != (perceptual is not None):
+            self.agent = self._make(config, perceptual)
+            self._with_perceptual = perceptual is not None
         transformer = self.agent.transformer
         trunk = simulusion_trunk(own, config.world_model)
         missing = transformer.load_state_dict(trunk, strict=False)
@@ -42,7 +86,20 @@ class SimulusionSystem:
         with torch.no_grad():
             transformer.pos_embedding[0, : len(positions)] = positions
 
-    def _make(self, config: AgentConfig) -> Any:
+    def _make(self, config: AgentConfig, perceptual: Mapping[str, Tensor] | None) -> Any:
+        if perceptual is None:
+            return self._agent(config, perceptual_weight=0.0)  # no rollout needs it
+        with tempfile.TemporaryDirectory() as folder, given_torchvision(perceptual):
+            linear = Path(folder) / "linear.pth"
+            torch.save({name: value for name, value in perceptual.items() if name.startswith("lin")}, linear)
+            agent = self._agent(config, perceptual_weight=1.0, perceptual_linear_weights=str(linear))
+        if agent.perceptual_loss is None or not agent.perceptual_loss.has_learned_weights:
+            raise ValueError(
+                "this version of Simulusion does not take the perceptual network that it is given"
+            )
+        return agent
+
+    def _agent(self, config: AgentConfig, **more: Any) -> Any:
         from simulusion.configs.iris_config import IRISConfig
         from simulusion.models.iris_agent import IRISAgent
 
@@ -55,7 +112,7 @@ class SimulusionSystem:
             transformer_embed_dim=sizes.embed_dim,
             transformer_layers=sizes.num_layers,
             transformer_heads=sizes.num_heads,
-            perceptual_weight=0.0,  # no rollout needs it, and its weights would come from the network
+            **more,
         )
         return IRISAgent(settings, ACTIONS, self.device).eval()
 
@@ -149,23 +206,48 @@ class SimulusionSystem:
         return seconds_of(lambda: self.agent.reconstruct(frames), self.device)
 
     def train(self, part: str, batch: Arrays, horizon: int, cached: bool, seed: int) -> dict[str, float]:
-        """Its own update. Its tokenizer's needs weights from the network for the perceptual loss: not run."""
+        """Its own update of a part, with its own settings (it checkpoints the Transformer's activations)."""
         assert not cached, "Simulusion has no cache of tokens"
         torch.manual_seed(seed)
         moved = {name: value.to(self.device) for name, value in batch.items()}
         observations, agent = moved["observations"], self.agent
-        if part == "world_model":
-            before = (moved[name][:, :-1] for name in ("actions", "rewards", "ends"))
-            seconds, _ = seconds_of(lambda: agent.update_transformer(observations, *before), self.device)
-            return {"seconds": seconds}
-        if part == "actor_critic":
-            seconds, _ = seconds_of(lambda: self._actor_critic_step(observations, horizon), self.device)
-            return {"seconds": seconds}
-        raise ValueError("Simulusion's tokenizer is not trained here: its perceptual loss needs a download")
+        before = tuple(moved[name][:, :-1] for name in ("actions", "rewards", "ends"))
+        imagined: list[float] = []
+        updates: dict[str, tuple[Any, Callable[[], Any]]] = {
+            "tokenizer": (
+                agent.autoencoder_opt,
+                lambda: agent.update_autoencoder(observations.flatten(0, 1)),
+            ),
+            "world_model": (
+                agent.transformer_opt,
+                lambda: agent.update_transformer(observations, *before),
+            ),
+            "actor_critic": (
+                agent.ac_opt,
+                lambda: imagined.append(self._actor_critic_step(observations, horizon)),
+            ),
+        }
+        optimizer, update = updates[part]
+        found = {"seconds": seconds_of(update, self.device)[0]}
+        # Clipping and the optimizer once more, on the gradient that the update has left.
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def _actor_critic_step(self, observations: Tensor, horizon: int) -> None:
+        def again() -> None:
+            nn.utils.clip_grad_norm_(parameters, agent.config.grad_clip_norm)
+            optimizer.step()
+
+        if any(parameter.grad is not None for parameter in parameters):
+            found["update_seconds"] = seconds_of(again, self.device)[0]
+        return found | ({"imagine_seconds": imagined[0]} if imagined else {})
+
+    def _actor_critic_step(self, observations: Tensor, horizon: int) -> float:
+        """Takes the step; seconds of its rollout, with the burn-in of the policy."""
         before = self.agent.reconstruct(observations[:, :-1])
-        trajectory = self.agent.imagine_rollout(
-            observations[:, -1], horizon=horizon, burn_in_frames=before, stop_on_termination=False
+        seconds, trajectory = seconds_of(
+            lambda: self.agent.imagine_rollout(
+                observations[:, -1], horizon=horizon, burn_in_frames=before, stop_on_termination=False
+            ),
+            self.device,
         )
         self.agent.update_actor_critic(trajectory)
+        return seconds

@@ -76,7 +76,7 @@ def public_agent(
             "actor_critic",
         )
     )
-    perceptual.models = types.SimpleNamespace(vgg16=_vgg16)
+    perceptual.models = types.SimpleNamespace(vgg16=random_vgg16)
     perceptual.LPIPS.load_from_pretrained = lambda *_, **__: None
     autoencoder = dataclasses.asdict(config.tokenizer.autoencoder)
     del autoencoder["norm_groups"]
@@ -96,11 +96,15 @@ def public_agent(
     return agent_module.Agent(tokenizer, model, actor_critic.ActorCritic(num_actions))
 
 
-def _vgg16(*_: Any, **__: Any) -> types.SimpleNamespace:
-    """torchvision's VGG-16 in shape, with random weights."""
+def random_vgg16(*_: Any, **__: Any) -> types.SimpleNamespace:
+    """torchvision's VGG-16 in shape, its activations in place as they are there, with random weights."""
     layers: list[nn.Module] = []
     width = 3
     for channels in VGG16:
-        layers += [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU()] if channels else [nn.MaxPool2d(2)]
+        layers += (
+            [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU(inplace=True)]
+            if channels
+            else [nn.MaxPool2d(2)]
+        )
         width = channels or width
     return types.SimpleNamespace(features=nn.Sequential(*layers))

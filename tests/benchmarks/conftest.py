@@ -34,8 +34,8 @@ class LocalSystems(Systems):
         return LocalWorker(kind, checkout)
 
 
-def local_run(checkout: Path | None = None, peers: tuple[str, ...] = ()) -> Run:
-    return Run(quick=True, systems=LocalSystems(torch.device("cpu"), 1, checkout, peers))
+def local_run(checkout: Path | None = None, peers: tuple[str, ...] = (), compiled: bool = False) -> Run:
+    return Run(quick=True, systems=LocalSystems(torch.device("cpu"), 1, checkout, peers, compiled))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.__main__ import choose_device, chosen_cases, main
 from benchmarks.cases.gradient_steps import disagreement, gradient_steps, measure_part, segments
 from benchmarks.cases.scaling import slope, slopes
-from benchmarks.registry import CASES, Run
+from benchmarks.registry import CASES, Run, checkout_version
 from iris_fast.errors import UserError
 from tests.commands import Say
 
@@ -27,7 +27,8 @@ def test_a_case_prints_a_table_and_writes_its_file(
     (shape,) = record["result"]["shapes"]
     text = capsys.readouterr().out
     row = next(line for line in text.splitlines() if "plain PyTorch" in line)
-    assert f"{shape['speedup_over_pytorch']['ratio']:.3g}×" in row and "GB/s" in text
+    assert f"{shape['speedup_over']['pytorch']['ratio']:.3g}×" in row and "GB/s" in text
+    assert record["reference"] is None and set(shape["share_of_copy_bandwidth"]) == {"ours", "pytorch"}
 
 
 def test_what_there_is_not_is_refused() -> None:
@@ -37,6 +38,65 @@ def test_what_there_is_not_is_refused() -> None:
         choose_device("tpu")
     with pytest.raises(UserError, match="only peer"):
         main(["--peer", "another", "--only", "rollout"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batches", "a"], "argument --batches: invalid sizes value: 'a'"),
+        (["--batches", "1,0"], "argument --batches: 0 is not above zero"),
+        (["--threads", "0"], "argument --threads: 0 is not above zero"),
+        (["--rounds", "-1"], "argument --rounds: -1 is not above zero"),
+        (["--minutes", "nan"], "argument --minutes: nan is not above zero"),
+        (["--minutes", "x"], "argument --minutes: invalid float value: 'x'"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(arguments: list[str], said: str, capsys: Say) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--only", "memory"])
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--json .*file: no folder"):
+        main(["--only", "memory", "--json", str(tmp_path / "file"), "--threads", "1"])
+
+
+def test_a_reference_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkout of eloialonso/iris"):
+        main(["--only", "rollout", "--reference", str(tmp_path), "--threads", "1"])
+
+
+def test_a_checkout_is_known_by_its_sources(tmp_path: Path) -> None:
+    assert checkout_version(None) is None
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "agent.py").write_text("a = 1")
+    before = checkout_version(tmp_path)
+    assert before is not None and before.startswith("sources ") and before == checkout_version(tmp_path)
+    (tmp_path / "src" / "agent.py").write_text("a = 2")
+    assert checkout_version(tmp_path) != before
+
+
+def test_rounds_that_are_asked_for_stand_for_the_usual_ones(run: Run) -> None:
+    assert Run(quick=False, systems=run.systems).rounds_or(3) == 3
+    assert Run(quick=False, systems=run.systems, rounds=7).rounds_or(3) == 7
+    assert Run(quick=True, systems=run.systems, rounds=7).rounds_or(3) == 2
+
+
+def test_a_peer_whose_step_fails_costs_its_own_column(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = run.systems.worker("ours_float16_cache")
+    call = worker.call
+
+    def failing(method: str, *arguments: object) -> object:
+        if method == "train":
+            raise RuntimeError("the system failed:\nAttributeError: no such update")
+        return call(method, *arguments)
+
+    monkeypatch.setattr(worker, "call", failing)
+    result = measure_part(run, "world_model", ["ours", "pytorch", "ours_float16_cache"], 2)
+    assert list(result["seconds"]) == ["ours", "ours_cached"]
+    assert result["not_timed"] == {"ours_float16_cache": "it failed: AttributeError: no such update"}
 
 
 def test_the_list_marks_the_default_cases(capsys: Say) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.plots import PLOTS
 from benchmarks.projection import PHASES, paper_units, project
+from benchmarks.report import projection_table
 
 from .test_report import HEADER, SIDES, made_up_results, scaled, size, timing
 
@@ -118,3 +120,47 @@ def test_a_negative_remainder_leaves_its_side_out() -> None:
     found = project(results)
     assert "public" not in found["seconds"] and "ours" in found["seconds"]
     assert "less time than what it is made of" in found["left_out_sides"]["public"]
+
+
+def with_another_model() -> dict[str, Any]:
+    """The made-up results with a side that is another model, whose rollouts go on to the frame after the last."""
+    results = made_up_results()
+    for case, result in results.items():
+        if case == "environments":
+            continue
+        for each in result["sizes"]:
+            for name in ("seconds", "update_seconds", "rollout_seconds", "step_seconds"):
+                if "public" in each.get(name, {}):
+                    each[name]["simulusion_tuned"] = each[name]["public"]
+    actor_critic = results["gradient_steps"]["sizes"][2]
+    actor_critic["imagine_seconds"]["simulusion_tuned"] = 0.6 * PUBLIC
+    difference = {
+        "same_model": False,
+        "difference": "its decoder is its own",
+        "goes_on": True,
+        "agrees": True,
+    }
+    results["gradient_steps"] |= {"agreement": {"simulusion_tuned": difference}}
+    return results
+
+
+def test_another_model_is_projected_and_said_to_be_one() -> None:
+    found = project(with_another_model())
+    another, public = found["seconds"]["simulusion_tuned"], found["seconds"]["public"]
+    assert another["tokenizer"] == public["tokenizer"] and found["other_models"] == ["simulusion_tuned"]
+    # Its rollout is timed in its step, the burn-in included, and it generates and decodes a frame more.
+    rollout = PARTS_ROLLOUT + 20 * 30 + 1 / 10 + 0.2
+    step = 0.1 + (1 - 0.1 - 0.6) * 64 / 2 + rollout
+    assert another["actor_critic"] == pytest.approx(110_000 * PUBLIC * step)
+    assert "Simulusion, glibc tuned trains another model in these hours: its decoder" in found["notes"][-1]
+    assert "| Simulusion, glibc tuned (another model) |" in projection_table(found)
+    figure = PLOTS["run_by_phase"]({"projection": found})
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[0] == "Simulusion, glibc tuned\n(another model)" and "public" in labels
+
+
+def test_a_frame_after_the_last_needs_its_passes() -> None:
+    results = with_another_model()
+    del results["token_generation"]["sizes"][0]["step_seconds"]["simulusion_tuned"]
+    found = project(results)
+    assert "of its token passes 0 steps were timed" in found["left_out_sides"]["simulusion_tuned"]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import agreement as agreement_module
 from benchmarks.agreement import FLOAT32, agreement_of, difference, refusals, weights_of
+from benchmarks.cases import rollout as rollout_module
+from benchmarks.cases.gradient_steps import segments
 from benchmarks.cases.rollout import frame_decoding, rollout
 from benchmarks.cases.token_generation import token_generation
 from benchmarks.registry import Run
 from benchmarks.systems.client import Systems, Worker
+from benchmarks.systems.weights import load_agent_file
 from benchmarks.tables import text_of
 from iris_fast.errors import UserError
 
@@ -86,8 +91,8 @@ def test_a_process_answers_fails_in_words_and_lives_on(run: Run) -> None:
     """One process, from its start to its end, with what goes through the pipe."""
     weights = weights_of(run)
     tokens = torch.zeros(1, 16, dtype=torch.int64)
-    with Worker("oracle", CPU, 1) as worker:
-        with pytest.raises(RuntimeError, match=r"(?s)'oracle' failed.*FileNotFoundError"):
+    with Worker("plain", CPU, 1) as worker:
+        with pytest.raises(RuntimeError, match=r"(?s)'plain' failed.*FileNotFoundError"):
             worker.call("load", Path("nowhere.pt"))
         worker.call("load", weights.file)
         seconds, frames = worker.call("decode", tokens)
@@ -95,6 +100,75 @@ def test_a_process_answers_fails_in_words_and_lives_on(run: Run) -> None:
         assert difference(frames, weights.agent.tokenizer.frames_of(tokens)) < FLOAT32
     with pytest.raises(RuntimeError, match=r"(?s)'nothing' failed.*there is no system 'nothing'"):
         Worker("nothing", CPU, 1)
+
+
+def test_plain_pytorch_decodes_no_more_frames_than_it_is_asked_for(run: Run) -> None:
+    """The oracle fills up pieces of 8, whose time would be held against PyTorch."""
+    system = run.systems.worker("pytorch").system  # type: ignore[attr-defined]
+    system.load(weights_of(run).file)
+    counts: list[int] = []
+    tokenizer = system.agent.tokenizer
+
+    def counted(function: Any) -> Any:
+        def call(rows: torch.Tensor) -> Any:
+            counts.append(len(rows))
+            return function(rows)
+
+        return call
+
+    tokenizer.decode, tokenizer.encode = counted(tokenizer.decode), counted(tokenizer.encode)
+    try:
+        system.decode(torch.zeros(1, 16, dtype=torch.int64))
+        system.decode(torch.zeros(11, 16, dtype=torch.int64))  # the same frame each: none is remembered
+        system.rollout(torch.rand(1, 3, 64, 64), 2, 0)
+    finally:
+        del tokenizer.decode, tokenizer.encode
+    assert counts == [1, 8, 3, 1, 1, 1]
+
+
+def test_pytorch_compiled_is_a_side_that_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler is left out, which takes a minute; what it is given and what is made of it is all there."""
+    compiled: list[bool] = []
+
+    def as_it_is(function: Any, dynamic: bool) -> Any:
+        compiled.append(dynamic)
+        return function
+
+    monkeypatch.setattr(torch, "compile", as_it_is)
+    other = local_run(compiled=True)
+    assert other.systems.sides() == [*OURS, "pytorch_compiled"]
+    result = token_generation(other)
+    assert list(result["sizes"][0]["seconds"]) == [*OURS, "pytorch_compiled"]
+    facts = result["agreement"]["pytorch_compiled"]
+    assert facts["trajectory"]["equal"] and facts["differences"]["observations"] < FLOAT32
+    assert compiled == [True, True]  # once, though weights were loaded twice
+
+
+def test_a_compiler_that_fails_costs_its_own_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(function: Any, **_: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    result = token_generation(local_run(compiled=True))
+    assert list(result["sizes"][0]["seconds"]) == OURS
+    assert result["not_timed"] == {"pytorch_compiled": "it failed: No working C++ compiler found"}
+
+
+def test_large_batches_are_said_to_take_longer_than_there_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU batch 256 is measured where it is asked for, and else the table says what it would take."""
+    small = ((2, 2, 1), (256, 2, 1))
+    monkeypatch.setattr(rollout_module, "CPU_SIZES", small)
+    monkeypatch.setattr(rollout_module, "predicted_seconds", lambda *_: 90.0)
+    other = Run(quick=False, systems=run.systems, shared=run.shared)
+    result = rollout(other)
+    assert result["sizes"][1] == {
+        "batch": 256,
+        "horizon": 2,
+        "left_out": "it would take 90 s (--batches 256 --full)",
+    }
+    assert "left out: it would take 90 s" in text_of("rollout", result)
 
 
 def test_a_peer_that_is_not_there_is_refused() -> None:
@@ -114,3 +188,24 @@ def test_the_public_implementation_and_simulusion_agree(request: pytest.FixtureR
     assert result["agreement"]["public"]["trajectory"]["equal"]
     if peers:
         assert list(result["agreement"]["simulusion_tuned"]["differences"]) == ["features"]
+
+
+@pytest.mark.skipif(not find_spec("simulusion"), reason="Simulusion is not installed")
+def test_simulusion_trains_its_tokenizer_with_the_perceptual_network_that_it_is_given() -> None:
+    before = {name: sys.modules.get(name) for name in ("torchvision", "torchvision.models")}
+    other = local_run(peers=("simulusion",))
+    weights, worker = weights_of(other), other.systems.worker("simulusion_tuned")
+    worker.call("load", weights.perceptual_file)
+    agent, lpips = worker.system.agent, load_agent_file(weights.perceptual_file)[2]  # type: ignore[attr-defined]
+    assert lpips is not None
+    blocks = list(agent.perceptual_loss.blocks.state_dict().values())
+    assert [tuple(tensor.shape) for tensor in blocks] == [
+        tuple(tensor.shape) for name, tensor in lpips.items() if name.startswith("net.")
+    ]
+    assert blocks[0].equal(lpips["net.slice1.0.weight"])
+    assert agent.perceptual_loss.lins[4].weight.equal(lpips["lin4.model.1.weight"])
+    found = worker.call("train", "tokenizer", segments("tokenizer", 2, True), 0, False, 0)
+    assert 0 < found["update_seconds"] < found["seconds"]
+    assert {name: sys.modules.get(name) for name in before} == before
+    worker.call("load", weights.file)
+    assert worker.system.agent.perceptual_loss is None  # type: ignore[attr-defined]
