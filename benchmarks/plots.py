@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,25 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from .projection import PHASES
 from .systems.client import LABELS
+from .tables import duration
 
 Results = Mapping[str, Mapping[str, Any]]
 COLOURS = {
     "ours": "#0b6e4f",
     "ours_float16_cache": "#66b88f",
     "pytorch": "#7a7a7a",
+    "pytorch_compiled": "#b0b0b0",
     "public": "#c1440e",
     "public_tuned": "#e8a87c",
     "simulusion": "#33658a",
     "simulusion_tuned": "#33658a",
     "ours_cached": "#0b6e4f",
 }
+DASHED = ("ours_float16_cache", "pytorch_compiled")
 PART_COLOURS = ("#264653", "#2a9d8f", "#e9c46a", "#f4a261", "#e76f51", "#9d4edd")
 HOUR = 3600
 
@@ -50,7 +54,7 @@ def timed_sizes(results: Results, case: str) -> list[Mapping[str, Any]]:
 
 
 def speed_by_batch(results: Results) -> Any:
-    """Imagined steps and tokens a second against batch size, below their rooflines."""
+    """Imagined steps, tokens and frames a second against batch size, with quartiles and rooflines."""
     panels = [
         ("rollout", "imagined_steps", "rollouts: imagined steps a second"),
         ("token_generation", "tokens", "world model alone: tokens a second"),
@@ -63,19 +67,7 @@ def speed_by_batch(results: Results) -> Any:
     for axis, (case, unit, title) in zip(axes[0], panels, strict=True):
         sizes = timed_sizes(results, case)
         for side in sizes[0]["seconds"]:
-            points = [
-                (size["batch"], size["rates"][side][f"{unit}_a_second"])
-                for size in sizes
-                if side in size["rates"]
-            ]
-            style = "--" if side == "ours_float16_cache" else "-"
-            axis.plot(
-                *zip(*points, strict=True),
-                style,
-                marker="o",
-                color=COLOURS.get(side),
-                label=LABELS.get(side, side),
-            )
+            _speeds(axis, [size for size in sizes if side in size["rates"]], side, unit, results[case])
         _roofline(axis, results[case], sizes, unit)
         _log_batches(axis, [size["batch"] for size in sizes])
         axis.set_title(title, fontsize=10)
@@ -85,6 +77,30 @@ def speed_by_batch(results: Results) -> Any:
     axes[0][0].legend(fontsize=8, loc="best")
     figure.tight_layout()
     return figure
+
+
+def _speeds(
+    axis: Axes, sizes: Sequence[Mapping[str, Any]], side: str, unit: str, result: Mapping[str, Any]
+) -> None:
+    """A side's medians by batch, and between which rates its quartiles lie."""
+    batches = [size["batch"] for size in sizes]
+    medians = [size["rates"][side][f"{unit}_a_second"] for size in sizes]
+    low, high = (
+        [
+            rate * size["seconds"][side]["median"] / size["seconds"][side][quartile]
+            for rate, size in zip(medians, sizes, strict=True)
+        ]
+        for quartile in ("quartile_3", "quartile_1")
+    )
+    colour, style = COLOURS.get(side), "--" if side in DASHED else "-"
+    axis.plot(batches, medians, style, marker="o", markersize=4, color=colour, label=_name(side, result))
+    axis.fill_between(batches, low, high, color=colour, alpha=0.2)
+
+
+def _name(side: str, result: Mapping[str, Any], between: str = " ") -> str:
+    """A side's label, with a word where it computes another model than the others."""
+    other = not result.get("agreement", {}).get(side, {}).get("same_model", True)
+    return LABELS.get(side, side) + f"{between}(another model)" * other
 
 
 def _roofline(axis: Axes, result: Mapping[str, Any], sizes: list[Mapping[str, Any]], unit: str) -> None:
@@ -99,7 +115,7 @@ def _roofline(axis: Axes, result: Mapping[str, Any], sizes: list[Mapping[str, An
             moved = ours["bytes_a_second"] * size["seconds"]["ours"]["median"]
             floor = max(floor, moved / result["copy_bandwidth"])
         points.append((size["batch"], count / floor))
-    axis.plot(*zip(*points, strict=True), ":", color="black", label="roofline (float32, direct)")
+    axis.plot(*zip(*points, strict=True), ":", color="black", label="roofline (float32, direct convolutions)")
 
 
 def _log_batches(axis: Axes, batches: list[int]) -> None:
@@ -120,9 +136,14 @@ def rollout_parts(results: Results) -> Any:
     batch = max(shared)
     rollout, tokens, decoding = (sizes[batch] for sizes in by_batch)
     parts = step_parts(rollout, tokens, decoding)
+    whole = {side: rollout["seconds"][side]["median"] / rollout["horizon"] for side in parts}
     figure, axis = plt.subplots(figsize=(8, 0.7 * len(parts) + 1.6))
-    _stacked(axis, {LABELS.get(side, side): found for side, found in parts.items()}, "s", 1)
-    axis.set_xlabel(f"seconds of an imagined step, batch {batch} (rollouts of {rollout['horizon']} steps)")
+    names = {side: _name(side, results["rollout"], "\n") for side in parts}
+    named = {names[side]: found for side, found in parts.items()}
+    _stacked(axis, named, "s", 1, {names[side]: seconds for side, seconds in whole.items()})
+    label = f"seconds of an imagined step, batch {batch} (rollouts of {rollout['horizon']} steps)"
+    apart = any(sum(found.values()) > 1.005 * whole[side] for side, found in parts.items())
+    axis.set_xlabel(label + "\nline: the whole step, where its parts, timed apart, took longer" * apart)
     figure.tight_layout()
     return figure
 
@@ -130,7 +151,10 @@ def rollout_parts(results: Results) -> Any:
 def step_parts(
     rollout: Mapping[str, Any], tokens: Mapping[str, Any], decoding: Mapping[str, Any]
 ) -> dict[str, dict[str, float]]:
-    """Seconds of a step of a rollout by side and part; the rest is what the two parts leave of the whole."""
+    """Seconds of a step of a rollout by side and part; the rest is what the two parts leave of the whole.
+
+    Parts that were timed apart may take longer than the whole does: then there is no rest.
+    """
     horizon = rollout["horizon"]
     found = {}
     for side, timing in rollout["seconds"].items():
@@ -156,8 +180,9 @@ def run_by_phase(results: Results) -> Any:
     if not seconds:
         return None
     figure, axis = plt.subplots(figsize=(8, 0.7 * len(seconds) + 1.6))
+    others = results["projection"].get("other_models", ())
     bars = {
-        LABELS.get(side, side): {
+        LABELS.get(side, side) + "\n(another model)" * (side in others): {
             phase.replace("_", " "): phases[phase] for phase in PHASES if phases.get(phase)
         }
         for side, phases in seconds.items()
@@ -168,8 +193,14 @@ def run_by_phase(results: Results) -> Any:
     return figure
 
 
-def _stacked(axis: Axes, bars: Mapping[str, Mapping[str, float]], unit: str, divisor: float) -> None:
-    """Horizontal stacked bars, the first on top, each with its total."""
+def _stacked(
+    axis: Axes,
+    bars: Mapping[str, Mapping[str, float]],
+    unit: str,
+    divisor: float,
+    wholes: Mapping[str, float] | None = None,
+) -> None:
+    """Horizontal stacked bars, the first on top, each with its total: of its parts, or as measured (`wholes`)."""
     names = list(dict.fromkeys(name for parts in bars.values() for name in parts))
     order = list(bars)[::-1]
     totals = {label: sum(bars[label].values()) / divisor for label in order}
@@ -179,8 +210,13 @@ def _stacked(axis: Axes, bars: Mapping[str, Mapping[str, float]], unit: str, div
         axis.barh(order, widths, left=[left[label] for label in order], color=colour, label=name)
         for label, width in zip(order, widths, strict=True):
             left[label] += width
-    for label in order:
-        axis.text(totals[label], label, f" {_three_digits(totals[label])} {unit}", va="center", fontsize=9)
+    for place, label in enumerate(order):
+        words = f" {_three_digits(totals[label])} {unit}"
+        whole = (wholes or totals)[label] / (divisor if wholes else 1)
+        if whole < 0.995 * totals[label]:
+            words = f" {_three_digits(whole)} {unit} (line)"
+            axis.plot([whole, whole], [place - 0.4, place + 0.4], color="black", linewidth=1.5)
+        axis.text(totals[label], place, words, va="center", fontsize=9)
     axis.set_xlim(0, max(totals.values()) * 1.15)
     axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     for spine in ("top", "right"):
@@ -201,26 +237,45 @@ def cost_growth(results: Results) -> Any:
     panels = [(key, sizes) for key, sizes in panels if len(sizes) > 1]
     if not panels:
         return None
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.9 * len(panels), 3.8), squeeze=False)
-    for axis, (_, sizes) in zip(axes[0], panels, strict=True):
-        what = next(iter(sizes[0]))
-        x = [size[what] for size in sizes]
-        for index, side in enumerate(sizes[0]["seconds"]):
-            y = [size["seconds"][side]["median"] for size in sizes]
-            colour = PART_COLOURS[index]
-            axis.plot(x, y, marker="o", color=colour, label=side)
-            if what == "threads":  # more of them take less
-                axis.plot(x, [y[0] * x[0] / value for value in x], ":", color=colour, linewidth=1)
-            else:
-                axis.plot(x, [y[-1] * value / x[-1] for value in x], ":", color=colour, linewidth=1)
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.set_xlabel(what.replace("_", " "))
-        axis.set_title(f"seconds by {what.replace('_', ' ')} (dotted: linear)", fontsize=9)
-        axis.legend(fontsize=8)
-        axis.grid(True, which="both", alpha=0.2)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.7 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (_, sizes) in zip(axes.flat, panels, strict=False):
+        _growth(axis, sizes)
     figure.tight_layout()
     return figure
+
+
+def _growth(axis: Axes, sizes: Sequence[Mapping[str, Any]]) -> None:
+    """One panel: medians and quartiles of what is timed against what grows."""
+    what = next(iter(sizes[0]))
+    x = [size[what] for size in sizes]
+    for index, side in enumerate(sizes[0]["seconds"]):
+        timings = [size["seconds"][side] for size in sizes]
+        y = [timing["median"] for timing in timings]
+        colour = PART_COLOURS[index]
+        axis.plot(x, y, marker="o", markersize=4, color=colour, label=side)
+        low, high = ([timing[name] for timing in timings] for name in ("quartile_1", "quartile_3"))
+        axis.fill_between(x, low, high, color=colour, alpha=0.2)
+        if what == "threads":  # more of them take less
+            axis.plot(x, [y[0] * x[0] / value for value in x], ":", color=colour, linewidth=1)
+        else:
+            axis.plot(x, [y[-1] * value / x[-1] for value in x], ":", color=colour, linewidth=1)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    shown = x if len(x) <= 6 else x[:: -(-len(x) // 6)]
+    axis.set_xticks(shown, [f"{value:,}" for value in shown], fontsize=8)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.tick_params(axis="y", labelsize=8)
+    axis.set_xlabel(what.replace("_", " "))
+    axis.set_title(f"time by {what.replace('_', ' ')} (dotted: linear)", fontsize=9)
+    axis.legend(fontsize=8)
+    axis.grid(True, which="both", alpha=0.2)
 
 
 PLOTS = {

@@ -103,8 +103,8 @@ def _by_circumstances(records: Mapping[str, Mapping[str, Any]]) -> dict[str, lis
 
 
 def projection_table(result: Mapping[str, Any]) -> str:
-    """Hours by phase, a column for each system."""
-    if not result.get("seconds"):
+    """Hours by phase, a column for each system; empty for another result and where nothing is projected."""
+    if "units" not in result:
         return ""
     sides = list(result["seconds"])
     rows = [
@@ -112,8 +112,13 @@ def projection_table(result: Mapping[str, Any]) -> str:
         for phase in PHASES
     ]
     totals = [f"**{sum(result['seconds'][side].values()) / 3600:.3g}**" for side in sides]
-    head = ["hours", *(LABELS.get(side, side) for side in sides)]
+    others = result.get("other_models", ())
+    head = ["hours", *(f"{LABELS.get(side, side)}{' (another model)' * (side in others)}" for side in sides)]
     notes = [f"- {note}" for note in result.get("notes", ())]
+    notes += [
+        f"- {LABELS.get(side, side)} is left out: {why}."
+        for side, why in result.get("left_out_sides", {}).items()
+    ]
     return "\n".join([markdown(head, [*rows, ["**all**", *totals]]), "", *notes]).rstrip()
 
 
@@ -123,7 +128,7 @@ def speed_table(folder: Path = RESULTS) -> str:
     if "rollout" not in records:
         return NOT_YET
     sizes = [
-        (words.format(**{key: _plain(value) for key, value in size.items()}), unit(size), size)
+        (_words(words, size), unit(size), size)
         for case, words, unit in ROWS
         for size in records.get(case, {}).get("result", {}).get("sizes", [])
         if "seconds" in size
@@ -141,11 +146,49 @@ def speed_table(folder: Path = RESULTS) -> str:
         when = f"commit {found['commit']} ({ceilings(found['result'])})"
         measured.setdefault(when, []).append(f"`{case}`")
     runs = "; ".join(f"{', '.join(names)}: {when}" for when, names in measured.items())
+    another = dict.fromkeys(
+        LABELS[side] for _, _, size in sizes for side in size["seconds"] if side.startswith("simulusion")
+    )
+    other = "".join(f" {name}: another, lighter model but for its Transformer." for name in another)
     caption = (
         f"Median seconds{quick}; in brackets how many times as long as ours. {what}. Measured at {runs}. Rounds and "
-        "spread are in [the report](benchmarks/results/cpu/report.md)."
+        f"spread are in [the report](benchmarks/results/cpu/report.md).{other}"
     )
     return f"{markdown(['', *(LABELS[side] for side in sides)], rows)}\n\n{caption}"
+
+
+def _words(words: str, size: Mapping[str, Any]) -> str:
+    """A row's words with its facts, and how many rounds there were, which is no less a fact where they are few."""
+    rounds = min(int(timing["rounds"]) for timing in size["seconds"].values())
+    said = words.format(**{key: _plain(value) for key, value in size.items()})
+    return f"{said}; {rounds} round{'s' * (rounds > 1)}"
+
+
+def growth_table(folder: Path = RESULTS) -> str:
+    """How time grew over each range of the case `scaling`, a row for each thing timed."""
+    path = folder / "scaling.json"
+    if not path.is_file():
+        return "Not recorded yet: `python -m benchmarks --only scaling --minutes 20`."
+    record = json.loads(path.read_text(encoding="utf-8"))
+    result = record["result"]
+    rows = []
+    for key, powers in result["powers"].items():
+        sizes = [size for size in result[key] if "seconds" in size]
+        what = next(iter(sizes[0]))
+        for side, power in powers.items():
+            points = [(size[what], size["seconds"][side]["median"]) for size in sizes]
+            middle = [f"{value:,}: {duration(seconds)}" for value, seconds in _some(points)]
+            rows.append([what, side, ", ".join(middle), f"{power:.2f}"])
+    machine = record["machine"]
+    where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
+    head = ("what grows", "what is timed", "medians", "power")
+    return f"{markdown(head, rows)}\n\n{where}, commit {record['commit']} ({ceilings(result)})."
+
+
+def _some(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The first, the last and what lies about evenly between them: five at most."""
+    count = min(5, len(points))
+    return [points[round(index * (len(points) - 1) / max(1, count - 1))] for index in range(count)]
 
 
 def slower_table(folder: Path = RESULTS) -> str:

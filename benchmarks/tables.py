@@ -106,8 +106,9 @@ def _without_graphs(size: Mapping[str, Any]) -> list[list[str]]:
 def _row(size: Mapping[str, Any], side: str, timing: Mapping[str, float], first: str) -> list[str]:
     seconds = timing["median"]
     rates = size.get("rates", {}).get(side, {})
-    flops = rates.get("flops_a_second", size["flops"] / seconds if size.get("flops") else None)
-    moved = rates.get("bytes_a_second", size["bytes"] / seconds if size.get("bytes") else None)
+    flops, moved = rates.get("flops_a_second"), rates.get("bytes_a_second")
+    if "rates" not in size:  # where it is there it has none of a side whose operations are others
+        flops, moved = (size[name] / seconds if size.get(name) else None for name in ("flops", "bytes"))
     peak, copied = rates.get("share_of_matrix_rate"), rates.get("share_of_copy_bandwidth")
     peak = _share(size.get("share_of_matrix_rate"), side, first, peak)
     copied = _share(size.get("share_of_copy_bandwidth"), side, first, copied)

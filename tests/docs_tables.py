@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import slower_table, speed_table
+from benchmarks.report import growth_table, slower_table, speed_table
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, Config, preset_config, resolve
 from iris_fast.models.tokenizer import PIECE
@@ -139,6 +139,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels": lambda: kernels_table(markdown),
     "speed": speed_table,
     "slower": slower_table,
+    "growth": growth_table,
     "steps": lambda: steps_table(markdown),
     "learning": lambda: learning_table(markdown),
     "ball": lambda: ball_table(markdown),

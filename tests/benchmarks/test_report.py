@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import report
-from benchmarks.plots import step_parts
+from benchmarks.plots import PLOTS, step_parts
 from benchmarks.projection import project
 from benchmarks.registry import CASES
 from benchmarks.tables import duration, ratio, text_of
@@ -144,11 +144,9 @@ def test_the_report_has_tables_and_plots_of_what_is_there(folder: Path, capsys: 
     assert "left out: it would take 90 s" in text and "by 0.5 of the largest: not timed" in text
     table = readme.read_text()
     assert table.startswith("before\n") and table.endswith(f"{report.END}\nafter\n") and "old" not in table
-    assert (
-        "| imagined step, batch 64 (of 2) | 32 s | – | 25.6 s (0.8×) | 64 s (2×) | 96 s (3×) | 80 s (2.5×) |"
-        in table
-    )
-    assert "| tokenizer step, batch 4 | 1 s | – | – | – | 3 s (3×) | 2.5 s (2.5×) |" in table
+    words = "| imagined step, batch 64 (of 2); 3 rounds | 32 s | – | 25.6 s (0.8×) "
+    assert f"{words}| 64 s (2×) | 96 s (3×) | 80 s (2.5×) |" in table
+    assert "| tokenizer step, batch 4; 3 rounds | 1 s | – | – | – | 3 s (3×) | 2.5 s (2.5×) |" in table
 
 
 def test_no_results_are_said_to_be_none(tmp_path: Path) -> None:
@@ -181,6 +179,52 @@ def test_the_parts_of_a_step_sum_to_it() -> None:
     for side, found in parts.items():
         assert sum(found.values()) == pytest.approx(64 * SIDES[side] / 2)
         assert found["tokens"] == pytest.approx(SIDES[side] / 10 / 2)  # of two steps one generates a frame
+
+
+def test_parts_that_take_longer_than_the_whole_are_marked() -> None:
+    results = made_up_results()
+    whole = results["rollout"]["sizes"][2]
+    whole["seconds"]["public"] = timing(0.3 * whole["seconds"]["public"]["median"])
+    results["frame_decoding"]["sizes"][-1]["seconds"]["public"] = timing(0.5 * 64 * SIDES["public"])
+    figure = PLOTS["rollout_parts"](results)
+    axis = figure.axes[0]
+    step = 0.3 * 64 * SIDES["public"] / 2
+    labels = [text.get_text() for text in axis.texts]
+    assert f" {step:.3g} s (line)" in labels and sum("(line)" in label for label in labels) == 1
+    assert axis.lines[0].get_xdata()[0] == pytest.approx(step)
+    assert "timed apart" in axis.get_xlabel()
+    assert "timed apart" not in PLOTS["rollout_parts"](made_up_results()).axes[0].get_xlabel()
+
+
+def test_another_model_has_no_operations_a_second() -> None:
+    result = made_up_results()["rollout"]
+    rates = result["sizes"][0]["rates"]["public"]
+    for name in ("flops_a_second", "share_of_matrix_rate", "bytes_a_second", "share_of_copy_bandwidth"):
+        del rates[name]
+    lines = text_of("rollout", {"sizes": result["sizes"][:1]}).splitlines()
+    ours, public = (next(line for line in lines if f"{side}  " in line) for side in ("2  ours", "  public"))
+    assert ours.split()[-4:] == ["1", "1%", "0.1", "1%"]  # GFLOP/s and GB/s with their shares
+    assert "%" not in public and public.endswith("3× (3 rounds)")
+
+
+def test_growth_is_a_table_of_what_was_measured(folder: Path, tmp_path: Path) -> None:
+    path = folder / "scaling.json"
+    record = json.loads(path.read_text())
+    record["result"] |= {"powers": {"by_batch": {"tokens": 1.0}}, "copy_bandwidth": 1e10}
+    path.write_text(json.dumps(record))
+    table = report.growth_table(folder)
+    assert "| batch | tokens | 1: 100 ms, 8: 800 ms, 64: 6.4 s | 1.00 |" in table
+    assert table.endswith("a processor, 2 cores, commit abc123 (cpu, copy 10 GB/s).")
+    assert "--only scaling" in report.growth_table(tmp_path / "nowhere")
+
+
+def test_the_projection_is_printed_as_a_table() -> None:
+    result = project(made_up_results())
+    table = report.projection_table(result)
+    assert table.startswith("| hours | ours | public | public, glibc tuned |")
+    assert "plain PyTorch is left out: no encoding of its own" in table
+    assert report.projection_table({"left_out": "needs more"}) == ""
+    assert report.projection_table(made_up_results()["rollout"]) == ""
 
 
 def test_durations_have_units_that_suit() -> None:
