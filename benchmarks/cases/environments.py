@@ -75,5 +75,5 @@ def environments(run: Run) -> dict[str, Any]:
     ]
     if missing:
         return {"sizes": [{"environments": 1, "left_out": f"{missing[0]} is not installed"}]}
-    sizes, steps, rounds = (QUICK_SIZES, 20, 2) if run.quick else (SIZES, 40, run.rounds_or(5))
+    sizes, steps, rounds = (QUICK_SIZES, 20, 2) if run.quick else (SIZES, 40, run.rounds_or(3))
     return {"device": "cpu", "sizes": [measure(run, count, steps, rounds) for count in sizes]}

@@ -74,6 +74,24 @@ def disagreement(run: Run, part: str, sides: list[str], quick: bool) -> dict[str
     return found
 
 
+def warmed_up(run: Run, part: str, batch: int, horizon: int, sides: list[str]) -> dict[str, str]:
+    """Has every side take a step, which is not timed; why some cannot, by side."""
+    failed: dict[str, str] = {}
+    # On a CPU a short rollout warms up; on a GPU graphs are captured, each of its own horizon.
+    horizon = min(horizon, 2) if run.device.type == "cpu" else horizon
+    for side in sides:
+        worker = run.systems.worker(side)
+        try:
+            if side in other_models(run):  # which were not compared, and so have not loaded these
+                worker.call("load", file_of(run, part))
+            worker.call("train", part, segments(part, batch, run.quick), horizon, False, 0)
+        except RuntimeError as error:  # what another version of a package does not do costs its column alone
+            if side == "ours":
+                raise
+            failed[side] = f"it failed: {str(error).strip().splitlines()[-1]}"
+    return failed
+
+
 def measure_part(run: Run, part: str, sides: list[str], rounds: int) -> dict[str, Any]:
     """Seconds of one part's step by every side, and of the actor-critic's also those of its rollout alone.
 
@@ -88,21 +106,11 @@ def measure_part(run: Run, part: str, sides: list[str], rounds: int) -> dict[str
     facts: dict[str, Any] = {"part": part, "batch": batch, "not_timed": refused}
     if "ours" in refused:
         return facts | {"error": refused["ours"]}
-    kept = [side for side in sides if side not in refused]
-    kept = [side for side in kept if side != "pytorch"]  # the oracle is what they are compared with
-    # On a CPU a short rollout warms up; on a GPU graphs are captured, each of its own horizon.
-    warm = min(horizon, 2) if run.device.type == "cpu" else horizon
-    for side in list(kept):
-        worker = run.systems.worker(side)
-        try:
-            if side in others:
-                worker.call("load", file_of(run, part))
-            worker.call("train", part, segments(part, batch, run.quick), warm, False, 0)
-        except RuntimeError as error:  # what another version of a package does not do costs its column alone
-            if side == "ours":
-                raise
-            refused[side] = f"it failed: {str(error).strip().splitlines()[-1]}"
-            kept.remove(side)
+    # The oracle is what they are compared with.
+    kept = [side for side in sides if side not in refused and side != "pytorch"]
+    failed = warmed_up(run, part, batch, horizon, kept)
+    refused |= failed
+    kept = [side for side in kept if side not in failed]
     answers: dict[str, list[dict[str, float]]] = {}
 
     def call(side: str, number: int) -> float:

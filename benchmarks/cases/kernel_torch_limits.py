@@ -157,8 +157,8 @@ def kernel_torch_limits(quick: bool) -> dict[str, Any]:
     full = machine.cuda and not quick
     batch = 64 if full else 1 if quick else 4
     dtypes = [torch.float32, torch.bfloat16] if full else [torch.float32]
-    found = [attention(machine, batch, dtype, not quick) for dtype in dtypes]
-    found += [cross_entropy(machine, batch * 320, dtype, not quick) for dtype in dtypes]
+    found = [attention(machine, batch, dtype, full) for dtype in dtypes]
+    found += [cross_entropy(machine, batch * 320, dtype, full) for dtype in dtypes]
     found += [lstm(machine, batch, 20)]
     found += [
         convolution(machine, batch * (4 if full else 1), side, dtype) for side in (64, 8) for dtype in dtypes
