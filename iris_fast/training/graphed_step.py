@@ -32,8 +32,19 @@ def preserved(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) 
         for parameter, state in optimizer.state.items()
     }
     devices = {parameter.device for parameter in parameters if parameter.is_cuda}
-    with torch.random.fork_rng(devices=list(devices)):
-        yield
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        _restore(parameters, weights, optimizer, before)
+
+
+def _restore(
+    parameters: list[nn.Parameter],
+    weights: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+    before: dict[Any, dict[str, Tensor]],
+) -> None:
     with torch.no_grad():
         for parameter, weight in zip(parameters, weights, strict=True):
             parameter.copy_(weight)
@@ -114,6 +125,11 @@ class GraphedPartTrainer(PartTrainer):
         return metrics
 
 
+def is_captured(graphs: Graphs | None, precision: str) -> bool:
+    """Whether gradient steps are captured: not without graphs, nor in fp16."""
+    return graphs is not None and precision != "fp16"
+
+
 def make_part_trainer(
     name: str,
     config: PartConfig,
@@ -126,7 +142,7 @@ def make_part_trainer(
     graphs: Graphs | None,
 ) -> PartTrainer:
     """A trainer whose steps `graphs` capture; eager ones without, and in fp16."""
-    if graphs is None or precision == "fp16":
+    if graphs is None or not is_captured(graphs, precision):
         return PartTrainer(
             name, config, parameters, optimizer, lambda seed: losses_of(inputs(seed)), precision, pieces
         )

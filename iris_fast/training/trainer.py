@@ -25,7 +25,7 @@ from iris_fast.replay.store import EpisodeStore
 from .checkpoint import DatasetLog, explained_disk_errors, save_checkpoint
 from .collector import ActingConfig, Collector
 from .evaluation import Evaluator, save_steps
-from .graphed_step import make_part_trainer
+from .graphed_step import is_captured, make_part_trainer
 from .interrupts import StopRequest
 from .loggers import MetricLogger
 from .optimization import Losses, MetricMeans, PartTrainer, adam, adamw
@@ -146,17 +146,16 @@ class Trainer:
             "world_model": list(agent.world_model.parameters()),
             "actor_critic": list(agent.actor_critic.parameters()),
         }
+        precision, graphs = self.config.common.precision, self.graphs
+        captured = is_captured(graphs, precision)
+        rates = {name: getattr(training, name).learning_rate or 0.0 for name in PARTS}
+        decay = training.world_model.weight_decay
         optimizers = {
-            "tokenizer": adam(parameters["tokenizer"], training.tokenizer.learning_rate or 0.0),
-            "world_model": adamw(
-                agent.world_model,
-                training.world_model.learning_rate or 0.0,
-                training.world_model.weight_decay,
-            ),
-            "actor_critic": adam(parameters["actor_critic"], training.actor_critic.learning_rate or 0.0),
+            "tokenizer": adam(parameters["tokenizer"], rates["tokenizer"], captured),
+            "world_model": adamw(agent.world_model, rates["world_model"], decay, captured),
+            "actor_critic": adam(parameters["actor_critic"], rates["actor_critic"], captured),
         }
         batch = {name: getattr(training, name).batch_num_samples for name in PARTS}
-        precision = self.config.common.precision
         inputs: dict[str, Callable[[int], Tensors]] = {
             "tokenizer": self._tokenizer_inputs,
             "world_model": lambda seed: world_model_inputs(self.cache, batch["world_model"], length, seed),
@@ -179,7 +178,7 @@ class Trainer:
                 losses_of[name],
                 precision,
                 training.tokenizer.pieces if name == "tokenizer" else 1,
-                self.graphs,
+                graphs,
             )
             for name in PARTS
         }

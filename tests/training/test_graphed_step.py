@@ -192,13 +192,20 @@ def test_the_check_finds_a_look() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("part", PARTS)
 def test_on_a_gpu_captured_steps_are_the_eager_ones(part: str) -> None:
-    found: list[list[Tensor]] = []
+    """Losses, and how far three steps move the weights.
+
+    All weights together: Adam moves one whose gradient is rounding alone (a bias before a GroupNorm) as far as any
+    other, in a direction that two runs on a GPU need not share.
+    """
+    losses: list[list[float]] = []
+    moved: list[Tensor] = []
     for graphed in (True, False):
         agent, trainer = trained_on_gpu(part, graphed)
-        norms = [float(trainer.step(0, 1, step)["total_loss"]) for step in range(3)]
-        found.append([torch.tensor(norms), *(p.detach().cpu() for p in agent.parameters())])
-    for captured, eager in zip(*found, strict=True):
-        torch.testing.assert_close(captured, eager, rtol=1e-3, atol=1e-4)
+        before = torch.nn.utils.parameters_to_vector(trainer.parameters).detach().clone()
+        losses.append([float(trainer.step(0, 1, step)["total_loss"]) for step in range(3)])
+        moved.append(torch.nn.utils.parameters_to_vector(trainer.parameters).detach() - before)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert 0 < (moved[0] - moved[1]).norm() + 1e-12 < 0.1 * moved[1].norm()
 
 
 def trained_on_gpu(part: str, graphed: bool) -> tuple[Agent, PartTrainer]:
