@@ -106,6 +106,11 @@ class Uncaptured:
         return repeat, outputs
 
 
+def graphs_of(device: torch.device) -> Graphs | None:
+    """CUDA graphs on a CUDA device, None on one that has no graphs."""
+    return CudaGraphs(device) if device.type == "cuda" else None
+
+
 class GraphedCall:
     """`body(inputs)`, captured at the first call and replayed from then on.
 

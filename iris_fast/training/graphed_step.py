@@ -93,17 +93,31 @@ class GraphedPartTrainer(PartTrainer):
 
     def step(self, run_seed: int, epoch: int, step: int) -> Losses:
         """One optimizer step; its losses, their sum and the gradient norm before clipping."""
-        seeds = self.batch_seeds(run_seed, epoch, step)
-        torch.manual_seed(seeds[0])  # dropout, as in an eager step
-        inputs = {
-            f"{batch}.{name}": value
-            for batch, seed in enumerate(seeds)
-            for name, value in self.inputs(seed).items()
-        }
-        metrics = {name: value.clone() for name, value in self._call(inputs).items()}
+        metrics = self._replayed(self.batch_seeds(run_seed, epoch, step), self.inputs)
         if step % self.CHECK_EVERY == 0:
             self.check_finite(metrics, epoch, step)
         return metrics
+
+    def rehearse(
+        self, inputs: Callable[[int], Tensors], seconds_of: Callable[[Callable[[], object]], float]
+    ) -> float:
+        """What `seconds_of` says of a step on what `inputs` gives, once it is captured; nothing is learned from it.
+
+        Later steps replay what was captured here: `inputs` must give names and shapes that theirs have.
+        """
+        seeds = self.batch_seeds(0, 0, 0)
+        with preserved(self.parameters, self.optimizer):
+            self._replayed(seeds, inputs)
+            return seconds_of(lambda: self._replayed(seeds, inputs))
+
+    def _replayed(self, seeds: list[int], inputs: Callable[[int], Tensors]) -> Losses:
+        torch.manual_seed(seeds[0])  # dropout, as in an eager step
+        named = {
+            f"{batch}.{name}": value
+            for batch, seed in enumerate(seeds)
+            for name, value in inputs(seed).items()
+        }
+        return {name: value.clone() for name, value in self._call(named).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)

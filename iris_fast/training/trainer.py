@@ -16,7 +16,7 @@ from iris_fast.config import Config, to_dict
 from iris_fast.config.schema import memory_bytes
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import RunStopped
-from iris_fast.graphs import CudaGraphs, Tensors
+from iris_fast.graphs import Tensors, graphs_of
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.replay.cache import FrameCache
@@ -103,8 +103,7 @@ class Trainer:
         self.cache = FrameCache(
             agent.tokenizer, self.store, enabled=config.datasets.train.cache, max_bytes=cache_bytes
         )
-        captured = config.training.cuda_graphs and agent.device.type == "cuda"
-        self.graphs = CudaGraphs(agent.device) if captured else None
+        self.graphs = graphs_of(agent.device) if config.training.cuda_graphs else None
         policy = Policy(agent, self.graphs)
         self.collector = Collector(
             env, agent, self.store, self._acting(), derive_seed(self.seed, "collection"), policy
