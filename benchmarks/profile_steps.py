@@ -41,8 +41,7 @@ def main(folder: Path) -> None:
     overrides = ["common.precision=bf16"] if on_gpu else []
     config, device = prepare(apply_overrides(preset_config("paper" if on_gpu else "tiny", "Pong"), overrides))
     agent = Agent(config.agent, ACTIONS).to(device).eval()
-    store = filled_store(400, config.env.train.size, seed=0)
-    store.model_device = device
+    store = filled_store(400, config.env.train.size, 0, device)
     part = config.training.actor_critic
     cache = FrameCache(agent.tokenizer, store, max_bytes=10**9)
     engine = engine_of(agent, config.common)

@@ -20,7 +20,7 @@ from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.builder import prepare
-from iris_fast.training.graphed_step import make_part_trainer
+from iris_fast.training.graphed_step import is_captured, make_part_trainer
 from iris_fast.training.optimization import Losses, PartTrainer, adam, adamw
 from iris_fast.training.part_losses import (
     imagination_start,
@@ -55,8 +55,7 @@ def measure(preset: str, repeats: int, *overrides: str) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats(device)
     agent = Agent(config.agent, ACTIONS).to(device)
     agent.tokenizer.attach_lpips(LPIPS().to(device))  # its weights are as good as any for its time
-    store = filled_store(2000, config.env.train.size, seed=0)
-    store.model_device = device
+    store = filled_store(2000, config.env.train.size, 0, device)
     cache = FrameCache(agent.tokenizer, store, max_bytes=4 * 10**9)
     engine = engine_of(agent, config.common)
     graphs = CudaGraphs(device) if device.type == "cuda" and config.training.cuda_graphs else None
@@ -83,32 +82,25 @@ def measure(preset: str, repeats: int, *overrides: str) -> dict[str, Any]:
     return found
 
 
-def trainers(
-    agent: Agent,
-    config: Config,
-    store: EpisodeStore,
-    cache: FrameCache,
-    engine: ImaginationEngine,
-    graphs: Graphs | None,
-) -> dict[str, PartTrainer]:
-    """The trainers of the three parts as a run has them."""
+Inputs = Callable[[int], Tensors]
+LossesOf = Callable[[Tensors], Iterable[Losses]]
+
+
+def data_and_losses(
+    agent: Agent, config: Config, store: EpisodeStore, cache: FrameCache, engine: ImaginationEngine
+) -> dict[str, tuple[Inputs, LossesOf]]:
+    """What each part draws from a seed, and minimises, as a run has it."""
     training, precision = config.training, config.common.precision
     sizes = {name: getattr(training, name).batch_num_samples for name in PARTS}
-    pieces, length = training.tokenizer.pieces, config.common.sequence_length or 1
+    length = config.common.sequence_length or 1
 
     def tokenizer_losses(inputs: Tensors) -> Iterator[Losses]:
-        for piece in inputs["frames"].chunk(pieces):
+        for piece in inputs["frames"].chunk(training.tokenizer.pieces):
             with autocast(precision, agent.device):
                 losses = agent.tokenizer.losses(piece)
             yield losses
 
-    rate = training.learning_rate
-    optimizers = {
-        "tokenizer": adam(agent.tokenizer.trained_parameters(), rate),
-        "world_model": adamw(agent.world_model, rate, 0.01),
-        "actor_critic": adam(list(agent.actor_critic.parameters()), rate),
-    }
-    steps: dict[str, tuple[Callable[[int], Tensors], Callable[[Tensors], Iterable[Losses]]]] = {
+    return {
         "tokenizer": (
             lambda seed: {"frames": tokenizer_frames(store, sizes["tokenizer"], seed)},
             tokenizer_losses,
@@ -122,18 +114,36 @@ def trainers(
             lambda inputs: [rollout_losses(agent, config, inputs)],
         ),
     }
+
+
+def trainers(
+    agent: Agent,
+    config: Config,
+    store: EpisodeStore,
+    cache: FrameCache,
+    engine: ImaginationEngine,
+    graphs: Graphs | None,
+) -> dict[str, PartTrainer]:
+    """The trainers of the three parts as a run has them."""
+    training, precision = config.training, config.common.precision
+    rate, captured = training.learning_rate, is_captured(graphs, precision)
+    optimizers = {
+        "tokenizer": adam(agent.tokenizer.trained_parameters(), rate, captured),
+        "world_model": adamw(agent.world_model, rate, 0.01, captured),
+        "actor_critic": adam(list(agent.actor_critic.parameters()), rate, captured),
+    }
     return {
         name: make_part_trainer(
             name,
             getattr(training, name),
             [p for group in optimizers[name].param_groups for p in group["params"]],
             optimizers[name],
-            *steps[name],
+            *steps,
             precision,
-            pieces if name == "tokenizer" else 1,
+            training.tokenizer.pieces if name == "tokenizer" else 1,
             graphs,
         )
-        for name in PARTS
+        for name, steps in data_and_losses(agent, config, store, cache, engine).items()
     }
 
 

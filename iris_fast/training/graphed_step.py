@@ -93,7 +93,7 @@ class GraphedPartTrainer(PartTrainer):
 
     def step(self, run_seed: int, epoch: int, step: int) -> Losses:
         """One optimizer step; its losses, their sum and the gradient norm before clipping."""
-        metrics = self._replayed(self.batch_seeds(run_seed, epoch, step), self.inputs)
+        metrics = self.replay(self.batch_seeds(run_seed, epoch, step), self.inputs)
         if step % self.CHECK_EVERY == 0:
             self.check_finite(metrics, epoch, step)
         return metrics
@@ -107,10 +107,11 @@ class GraphedPartTrainer(PartTrainer):
         """
         seeds = self.batch_seeds(0, 0, 0)
         with preserved(self.parameters, self.optimizer):
-            self._replayed(seeds, inputs)
-            return seconds_of(lambda: self._replayed(seeds, inputs))
+            self.replay(seeds, inputs)
+            return seconds_of(lambda: self.replay(seeds, inputs))
 
-    def _replayed(self, seeds: list[int], inputs: Callable[[int], Tensors]) -> Losses:
+    def replay(self, seeds: list[int], inputs: Callable[[int], Tensors]) -> Losses:
+        """One optimizer step on what `inputs` gives for each batch's seed; its gradient is the parameters' `grad`."""
         torch.manual_seed(seeds[0])  # dropout, as in an eager step
         named = {
             f"{batch}.{name}": value
