@@ -62,7 +62,8 @@ def disagreement(run: Run, part: str, sides: list[str], quick: bool) -> dict[str
     for side in ["pytorch", *(side for side in sides if side != "pytorch")]:
         worker = run.systems.worker(side)
         worker.call("load", compared)
-        numbers = worker.call("losses", part, batch, horizon)
+        with run.systems.exactly(side):
+            numbers = worker.call("losses", part, batch, horizon)
         if compared != file_of(run, part):
             worker.call("load", file_of(run, part))
         expected = expected or numbers

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.cases.token_cache import ACTIONS, filled_store
+from benchmarks.operations import operations_of
 from benchmarks.registry import case
+from iris_fast.acting import Policy
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, apply_overrides, preset_config
-from iris_fast.graphs import CudaGraphs, Graphs, Tensors
+from iris_fast.config.schema import memory_bytes
+from iris_fast.graphs import Graphs, Tensors, graphs_of
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.factory import engine_of
 from iris_fast.models.perceptual import LPIPS
-from iris_fast.replay.cache import FrameCache
+from iris_fast.replay.cache import FRAMES_TOGETHER, FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.builder import prepare
+from iris_fast.training.collector import ActingConfig, choose_actions
 from iris_fast.training.graphed_step import is_captured, make_part_trainer
 from iris_fast.training.optimization import Losses, PartTrainer, adam, adamw
 from iris_fast.training.part_losses import (
@@ -32,8 +38,11 @@ from iris_fast.training.part_losses import (
 )
 from iris_fast.training.precision import autocast
 
+FRAMES = 100_000  # of Atari 100k
+ACTING = (1, 8)  # environments of the paper's collection and tests
 
-def timed(function: Callable[[int], object], repeats: int, device: torch.device) -> dict[str, float]:
+
+def timed(function: Callable[[int], object], repeats: int, device: torch.device) -> dict[str, Any]:
     """Median and extremes of the seconds of `function`, called once before to warm up."""
     seconds = []
     for repeat in range(repeats + 1):
@@ -44,21 +53,29 @@ def timed(function: Callable[[int], object], repeats: int, device: torch.device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
-    warm = seconds[1:]
+    warm = seconds[1:] or seconds
     return {"median": statistics.median(warm), "min": min(warm), "max": max(warm), "first": seconds[0]}
 
 
-def measure(preset: str, repeats: int, *overrides: str) -> dict[str, Any]:
-    """Seconds of the three steps and of one rollout with a preset on this machine's device."""
+def measure(preset: str, repeats: int, *overrides: str, operations: bool = False) -> dict[str, Any]:
+    """Seconds of the three steps and of one rollout with a preset on this machine's device.
+
+    `operations`: also what each of them spends its time with.
+    """
     config, device = prepare(apply_overrides(preset_config(preset, "Pong"), list(overrides)))
-    if device.type == "cuda":
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        gc.collect()  # what is left of another measurement
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     agent = Agent(config.agent, ACTIONS).to(device)
     agent.tokenizer.attach_lpips(LPIPS().to(device))  # its weights are as good as any for its time
-    store = filled_store(2000, config.env.train.size, 0, device)
-    cache = FrameCache(agent.tokenizer, store, max_bytes=4 * 10**9)
+    # Where memory is measured, with room for as many frames as a whole run plays.
+    store = filled_store(2000, config.env.train.size, 0, device, FRAMES if on_gpu else None)
+    limit = memory_bytes(config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage")
+    cache = FrameCache(agent.tokenizer, store, max_bytes=limit)
     engine = engine_of(agent, config.common)
-    graphs = CudaGraphs(device) if device.type == "cuda" and config.training.cuda_graphs else None
+    graphs = graphs_of(device) if config.training.cuda_graphs else None
     part = config.training.actor_critic
     found: dict[str, Any] = {
         "preset": preset,
@@ -67,19 +84,46 @@ def measure(preset: str, repeats: int, *overrides: str) -> dict[str, Any]:
         "precision": config.common.precision,
         "engine": engine.name,
         "captured": graphs is not None,
+        "acting": {str(count): acting(agent, graphs, count, repeats) for count in ACTING},
+        "coding_a_frame": coding(cache, device),  # from here on the cache holds every frame
     }
     for name, trainer in trainers(agent, config, store, cache, engine, graphs).items():
         agent.eval()
         agent.get_submodule(name).train()
-        found[name] = timed(lambda step, t=trainer: t.step(0, 1, step), repeats, device)  # type: ignore[misc]
+        step: Callable[[int], object] = lambda number, t=trainer: t.step(0, 1, number)  # type: ignore[misc]  # noqa: E731
+        found[name] = timed(step, repeats, device)
+        if operations:
+            found[name]["operations"] = operations_of(lambda: step(1), device)  # noqa: B023 (called at once)
     agent.eval()
     start = imagination_start(cache, part.batch_num_samples, part.burn_in, 0)
-    found["rollout"] = timed(
-        lambda step: engine.imagine(start, part.imagine_horizon or 1, step), repeats, device
-    )
-    if device.type == "cuda":
+    rollout: Callable[[int], object] = lambda seed: engine.imagine(start, part.imagine_horizon or 1, seed)  # noqa: E731
+    found["rollout"] = timed(rollout, repeats, device)
+    if operations:
+        found["rollout"]["operations"] = operations_of(lambda: rollout(1), device)
+    if on_gpu:
         found["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+        found["peak_reserved_bytes"] = torch.cuda.max_memory_reserved(device)  # with the graphs' pools
     return found
+
+
+def acting(agent: Agent, graphs: Graphs | None, count: int, repeats: int) -> dict[str, Any]:
+    """Seconds of a step of collection or tests without the environments: frames to actions, on the host both."""
+    policy, config = Policy(agent.eval(), graphs), ActingConfig(0.01, True, 1.0, 0)
+    size = agent.config.tokenizer.autoencoder.resolution
+    frames = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    state = agent.actor_critic.initial_state(count)
+    step: Callable[[int], object] = lambda number: choose_actions(  # noqa: E731
+        policy(frames, state).logits_actions.squeeze(1), config, 0, number
+    )
+    return timed(step, repeats, agent.device)
+
+
+def coding(cache: FrameCache, device: torch.device) -> float:
+    """Seconds in which the epoch's cache encodes and decodes a frame of its store."""
+    slots = np.arange(1, cache.store.num_frames + 1)
+    cache.reconstructions(slots[:FRAMES_TOGETHER])
+    cache.invalidate()
+    return timed(lambda _: cache.reconstructions(slots), 0, device)["first"] / len(slots)
 
 
 Inputs = Callable[[int], Tensors]
@@ -164,7 +208,10 @@ def training_steps(quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, overrides in GPU_SIDES.items():
         try:
-            found[name] = measure(preset, repeats, *overrides)
+            found[name] = measure(preset, repeats, *overrides, operations=name == "bf16")
         except RuntimeError as error:  # one that fails must not take the others with it
             found[name] = {"error": str(error)}
+        except KeyboardInterrupt:  # nor one for which there is no time
+            found[name] = {"error": "interrupted"}
+            break
     return found
