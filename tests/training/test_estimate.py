@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from iris_fast.training import builder, estimate
 from iris_fast.training.estimate import scheduled_phases
 from iris_fast.training.graphed_step import GraphedPartTrainer
 from iris_fast.training.trainer import Trainer
-from tests.commands import train_micro
+from tests.commands import run_evaluate, run_train, train_micro
 from tests.micro import micro_config
 
 
@@ -102,3 +103,15 @@ def test_phases_that_a_run_will_not_have_are_not_rehearsed(tmp_path: Path, slow:
     assert scheduled_phases(config, 1) == {"collection", "evaluation", *PARTS}
     assert scheduled_phases(resolve(micro_config("common.epochs=1")), 1) >= {"collection", "world_model"}
     assert "actor_critic" not in scheduled_phases(resolve(micro_config("common.epochs=1")), 1)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_run_trains_plays_and_is_evaluated(tmp_path: Path) -> None:
+    """From the command line, everything captured, in bfloat16, past a resume."""
+    run, device = tmp_path / "run", ("common.device=cuda", "common.precision=bf16")
+    assert train_micro(run, *device, "common.epochs=2") == 0
+    assert run_train("--resume", run, "common.epochs=3") == 0
+    found = losses(run)
+    assert len(found) == 3 and "actor_critic/train/total_loss" in found[-1]
+    assert all(math.isfinite(value) for epoch in found for value in epoch.values())
+    assert run_evaluate(run, "--episodes", 4, "--device", "cuda") == 0
