@@ -6,14 +6,17 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases.token_cache import ACTIONS, filled_store
 from benchmarks.operations import operations_of
 from benchmarks.registry import case
+from benchmarks.side_by_side import Machine, measured_machine
 from iris_fast.acting import Policy
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, apply_overrides, preset_config
@@ -36,7 +39,7 @@ from iris_fast.training.part_losses import (
     tokenizer_frames,
     world_model_inputs,
 )
-from iris_fast.training.precision import autocast
+from iris_fast.training.precision import AUTOCAST_DTYPES, autocast
 
 FRAMES = 100_000  # of Atari 100k
 ACTING = (1, 8)  # environments of the paper's collection and tests
@@ -60,10 +63,12 @@ def timed(function: Callable[[int], object], repeats: int, device: torch.device)
 def measure(preset: str, repeats: int, *overrides: str, operations: bool = False) -> dict[str, Any]:
     """Seconds of the three steps and of one rollout with a preset on this machine's device.
 
-    `operations`: also what each of them spends its time with.
+    `operations`: also what each of them spends its time with, and the share of the matrix rate that a gradient step
+    comes to by its products and convolutions (on a GPU without cuDNN's LSTM, whose are not counted).
     """
     config, device = prepare(apply_overrides(preset_config(preset, "Pong"), list(overrides)))
     on_gpu = device.type == "cuda"
+    machine = measured_machine(preset != "paper", device) if operations else None
     if on_gpu:
         gc.collect()  # what is left of another measurement
         torch.cuda.empty_cache()
@@ -80,30 +85,39 @@ def measure(preset: str, repeats: int, *overrides: str, operations: bool = False
     found: dict[str, Any] = {
         "preset": preset,
         "overrides": list(overrides),
-        "device": str(device),
         "precision": config.common.precision,
         "engine": engine.name,
         "captured": graphs is not None,
         "acting": {str(count): acting(agent, graphs, count, repeats) for count in ACTING},
-        "coding_a_frame": coding(cache, device),  # from here on the cache holds every frame
     }
+    found |= {"device": device.type} if machine is None else machine.facts()
+    steps = data_and_losses(agent, config, store, cache, engine)
     for name, trainer in trainers(agent, config, store, cache, engine, graphs).items():
         agent.eval()
         agent.get_submodule(name).train()
-        step: Callable[[int], object] = lambda number, t=trainer: t.step(0, 1, number)  # type: ignore[misc]  # noqa: E731
-        found[name] = timed(step, repeats, device)
-        if operations:
-            found[name]["operations"] = operations_of(lambda: step(1), device)  # noqa: B023 (called at once)
+        flops = None if machine is None else flops_of(agent, *steps[name])
+        found[name] = measured(partial(trainer.step, 0, 1), repeats, machine, device)
+        if machine is not None and flops is not None:
+            rate = machine.rates[AUTOCAST_DTYPES.get(config.common.precision, torch.float32)]
+            found[name] |= {"flops": flops, "share_of_matrix_rate": flops / found[name]["median"] / rate}
+        if name == "tokenizer":  # from here on the cache holds every frame, as after a few steps of an epoch
+            found["coding_a_frame"] = coding(cache, device)
     agent.eval()
     start = imagination_start(cache, part.batch_num_samples, part.burn_in, 0)
-    rollout: Callable[[int], object] = lambda seed: engine.imagine(start, part.imagine_horizon or 1, seed)  # noqa: E731
-    found["rollout"] = timed(rollout, repeats, device)
-    if operations:
-        found["rollout"]["operations"] = operations_of(lambda: rollout(1), device)
+    rollout = partial(engine.imagine, start, part.imagine_horizon or 1)
+    found["rollout"] = measured(rollout, repeats, machine, device)
     if on_gpu:
         found["peak_bytes"] = torch.cuda.max_memory_allocated(device)
         found["peak_reserved_bytes"] = torch.cuda.max_memory_reserved(device)  # with the graphs' pools
     return found
+
+
+def measured(
+    function: Callable[[int], object], repeats: int, machine: Machine | None, device: torch.device
+) -> dict[str, Any]:
+    """Its times, and where there is a `machine` what it spends them with."""
+    found = timed(function, repeats, device)
+    return found if machine is None else found | {"operations": operations_of(lambda: function(1), device)}
 
 
 def acting(agent: Agent, graphs: Graphs | None, count: int, repeats: int) -> dict[str, Any]:
@@ -116,6 +130,16 @@ def acting(agent: Agent, graphs: Graphs | None, count: int, repeats: int) -> dic
         policy(frames, state).logits_actions.squeeze(1), config, 0, number
     )
     return timed(step, repeats, agent.device)
+
+
+def flops_of(agent: Agent, inputs: Callable[[int], Tensors], losses_of: Callable[[Tensors], Any]) -> int:
+    """Operations of the products and convolutions of a gradient step, counted as PyTorch calls them."""
+    batch = inputs(0)
+    with FlopCounterMode(display=False) as counter:
+        for losses in losses_of(batch):
+            torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+    agent.zero_grad(set_to_none=True)
+    return int(counter.get_total_flops())
 
 
 def coding(cache: FrameCache, device: torch.device) -> float:

@@ -96,6 +96,9 @@ def test_captured_steps_are_timed_with_what_they_spend_it_on(monkeypatch: pytest
         operations = found[name]["operations"]
         assert 0 < operations["largest"][0]["seconds"] <= operations["seconds"]
         assert operations["calls"] >= len(operations["largest"]) == 15
+    for name in PARTS:
+        share = found[name]["flops"] / found[name]["median"] / found["matrix_rates"]["float32"]
+        assert 0 < found[name]["share_of_matrix_rate"] == pytest.approx(share)
 
 
 def test_a_step_that_is_interrupted_leaves_the_others_their_results(
