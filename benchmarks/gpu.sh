@@ -9,6 +9,7 @@
 set -uo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 checkout=${2:+$(cd "$2" && pwd)}
+[ -n "$checkout" ] || [ -z "${2:-}" ] || exit 2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 limit=530
@@ -37,6 +38,9 @@ python3 -c 'import xdist' 2>/dev/null && tests+=(-n 4)
 
 rm -f "$out/failures.log"
 nvidia-smi >"$out/nvidia_smi.log" 2>&1
+needed="torch triton numpy gymnasium ale_py av yaml PIL tqdm tensorboard matplotlib pytest hypothesis pybind11 cmake ninja"
+missing=$(python3 -c 'import sys, importlib.util as u; print(*(n for n in sys.argv[1:] if not u.find_spec(n)))' $needed)
+[ -z "$missing" ] || echo "not installed, so that what needs them fails: $missing" | tee -a "$out/failures.log"
 STEPS=${STEPS:+build $STEPS} step build 90 3 python3 setup.py -q build_ext --inplace
 
 if [ "${SANITIZE:-0}" = 1 ]; then

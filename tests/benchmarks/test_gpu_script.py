@@ -109,6 +109,13 @@ def test_what_fails_leaves_the_others_alone_and_is_said(tmp_path: Path, called: 
     assert failures.startswith("training_steps: exit 3 after ") and failures.count("\n") == 1
 
 
+def test_a_checkout_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    result = subprocess.run(
+        ["bash", str(SCRIPT), str(tmp_path), str(tmp_path / "nowhere")], capture_output=True
+    )
+    assert result.returncode == 2 and b"nowhere" in result.stderr
+
+
 def test_chosen_steps_run_alone(tmp_path: Path) -> None:
     found = commands(tmp_path, STEPS="kernels same_learning")
     assert [command[1] for command in found] == ["-q", "benchmarks", "benchmarks"]
