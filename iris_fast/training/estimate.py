@@ -72,9 +72,8 @@ def estimate_seconds_per_unit(
         priors = _acting_seconds(config, num_envs, running.policy)
         if config.training.should:
             priors |= _training_seconds(agent, config, running, phases)
-    if on_gpu:  # give back what this took, and do not count it as the run's peak
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    if on_gpu:
+        torch.cuda.empty_cache()  # what this took besides; that of the run's own captures counts as its peak
     return priors
 
 

@@ -44,7 +44,11 @@ from .tester import StopPlaying
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory this process has held so far, in gigabytes, on the host and on a GPU."""
+    """The most memory this process has held so far, in gigabytes, on the host and on a GPU.
+
+    On a GPU that of tensors, and what PyTorch has reserved for them: the memory that graphs are replayed in is of
+    the second kind alone.
+    """
     found = {}
     try:
         import resource
@@ -55,6 +59,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
         found["memory/host_peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
     if device.type == "cuda":
         found["memory/device_peak_gigabytes"] = torch.cuda.max_memory_allocated(device) / 1e9
+        found["memory/device_reserved_peak_gigabytes"] = torch.cuda.max_memory_reserved(device) / 1e9
     return found
 
 
