@@ -23,8 +23,8 @@ def operations_of(function: Callable[[], object], device: torch.device) -> dict[
             function()
             if on_gpu:
                 torch.cuda.synchronize(device)
-    except RuntimeError as error:
-        return {"error": str(error)}
+    except Exception as error:  # where time goes is not worth losing how much of it there is
+        return {"error": f"{type(error).__name__}: {error}"}
     seconds = {
         entry.key: (
             1e-6 * (entry.self_device_time_total if on_gpu else entry.self_cpu_time_total),

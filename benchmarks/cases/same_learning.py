@@ -180,7 +180,12 @@ def compare(
     began = time.monotonic()
     quick = Learner(preset, [*batches, *fast])
     plain = Learner(preset, [*batches, "training.cuda_graphs=false"])
-    gradients = {part: compare_gradients(quick, plain, part) for part in PARTS}
+    gradients: dict[str, dict[str, Any]] = {}
+    for part in PARTS:
+        try:
+            gradients[part] = compare_gradients(quick, plain, part)
+        except Exception as error:  # the losses are to be had all the same
+            gradients[part] = {"error": f"{type(error).__name__}: {error}", "within": False}
     losses = quick.losses(0, steps)
     runs: list[dict[str, list[float]]] = []
     longest = 0.0

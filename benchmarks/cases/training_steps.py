@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -132,14 +133,21 @@ def acting(agent: Agent, graphs: Graphs | None, count: int, repeats: int) -> dic
     return timed(step, repeats, agent.device)
 
 
-def flops_of(agent: Agent, inputs: Callable[[int], Tensors], losses_of: Callable[[Tensors], Any]) -> int:
-    """Operations of the products and convolutions of a gradient step, counted as PyTorch calls them."""
+def flops_of(
+    agent: Agent, inputs: Callable[[int], Tensors], losses_of: Callable[[Tensors], Any]
+) -> int | None:
+    """Operations of the products and convolutions of a gradient step; None where PyTorch cannot count them."""
     batch = inputs(0)
-    with FlopCounterMode(display=False) as counter:
-        for losses in losses_of(batch):
-            torch.stack([loss.float() for loss in losses.values()]).sum().backward()
-    agent.zero_grad(set_to_none=True)
-    return int(counter.get_total_flops())
+    try:
+        with FlopCounterMode(display=False) as counter:
+            for losses in losses_of(batch):
+                torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+        return int(counter.get_total_flops())
+    except Exception:  # a count is not worth losing the times
+        traceback.print_exc()
+        return None
+    finally:
+        agent.zero_grad(set_to_none=True)
 
 
 def coding(cache: FrameCache, device: torch.device) -> float:
@@ -233,8 +241,8 @@ def training_steps(quick: bool) -> dict[str, Any]:
     for name, overrides in GPU_SIDES.items():
         try:
             found[name] = measure(preset, repeats, *overrides, operations=name == "bf16")
-        except RuntimeError as error:  # one that fails must not take the others with it
-            found[name] = {"error": str(error)}
+        except Exception as error:  # one that fails must not take the others with it
+            found[name] = {"error": f"{type(error).__name__}: {error}"}
         except KeyboardInterrupt:  # nor one for which there is no time
             found[name] = {"error": "interrupted"}
             break
