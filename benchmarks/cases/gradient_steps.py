@@ -136,6 +136,9 @@ def _rollout_seconds(run: Run, sides: list[str], batch: int, horizon: int, round
         side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]
         for side in sides
     }
+    if run.device.type == "cuda":  # without burn-in a graph of its own, captured at its first call
+        for call in calls.values():
+            call(0)
     found = in_turn(calls, rounds)
     return {side: Timing(tuple(turn[0] for turn in turns)).median for side, turns in found.items()}
 

@@ -15,6 +15,7 @@ from benchmarks.cases import environments as environments_module
 from benchmarks.cases import rollout as rollout_module
 from benchmarks.cases import training_steps as steps_module
 from benchmarks.cases.environments import environments
+from benchmarks.cases.gradient_steps import _rollout_seconds
 from benchmarks.cases.rollout import measure_rollout
 from benchmarks.projection import paper_units
 from benchmarks.registry import Run
@@ -77,6 +78,14 @@ def test_rollouts_are_warmed_up_at_their_own_horizon(monkeypatch: pytest.MonkeyP
     measure_rollout(Run(quick=True, systems=systems), ["ours", "public"], 2, 5, 1)
     horizons = [note[2] for note in systems.notes if note[1] == "rollout"]
     assert len(horizons) >= 5 and set(horizons) == {5}
+
+
+def test_a_rollout_beside_a_gradient_step_is_warmed_up_too() -> None:
+    systems = RecordedSystems()
+    seconds = _rollout_seconds(Run(quick=True, systems=systems), ["ours", "public"], 2, 5, 1)
+    assert seconds == {"ours": 1.0, "public": 1.0}
+    calls = [(kind, *rest) for kind, method, *rest in systems.notes if method == "rollout"]
+    assert calls[:2] == [("engine", 5, 0), ("public", 5, 0)] and len(calls) == 4
 
 
 def test_environments_are_timed_with_the_backend_there_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
