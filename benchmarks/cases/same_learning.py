@@ -30,6 +30,7 @@ STEPS, WINDOWS, SEEDS = 200, 4, 3
 GPU_BATCHES = (
     *("training.tokenizer.batch_num_samples=32", "training.tokenizer.pieces=1"),
     *("training.world_model.batch_num_samples=16", "training.actor_critic.batch_num_samples=16"),
+    "training.actor_critic.imagine_horizon=10",
 )
 """So that 200 steps of three float32 runs, whose convolutions have no matrix units, end within two minutes."""
 CPU_BATCHES = tuple(f"training.{part}.batch_num_samples=8" for part in PARTS)

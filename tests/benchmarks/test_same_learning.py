@@ -11,6 +11,7 @@ from benchmarks.cases import same_learning as case
 from benchmarks.cases.same_learning import Learner, compare, compare_losses, gradient_errors
 from benchmarks.played import played_store
 from iris_fast.agent import PARTS
+from iris_fast.config import apply_overrides, preset_config, validate
 from iris_fast.training import builder
 from tests.micro import MICRO
 
@@ -65,6 +66,13 @@ def test_another_gradient_is_found() -> None:
         found = gradient_errors(noisy(0.01) | wrong, plain, exact, rounding)
         assert not found["within"] and found["worst_parameter"] == "a"
     assert not gradient_errors(noisy(0.1), plain, exact, rounding)["within"]
+
+
+@pytest.mark.parametrize(("preset", "batches"), [("paper", case.GPU_BATCHES), ("tiny", case.CPU_BATCHES)])
+def test_the_batches_are_settings_of_a_run(preset: str, batches: tuple[str, ...]) -> None:
+    config = apply_overrides(preset_config(preset, "Catch"), list(batches))
+    validate(config)
+    assert config.training.tokenizer.batch_num_samples % config.training.tokenizer.pieces == 0
 
 
 def test_games_are_played_to_their_ends() -> None:
