@@ -130,7 +130,10 @@ def perceptual_announcement(wanted: str, used: str) -> str:
 def steps_announcement(config: Config) -> str:
     """What a run on a GPU says about how its gradient steps are launched."""
     if config.training.cuda_graphs and config.common.precision != "fp16":
-        return "captured as CUDA graphs (training.cuda_graphs=false: one by one)"
+        return (
+            "captured as CUDA graphs before the first epoch, once their kernels are compiled "
+            "(training.cuda_graphs=false: one by one)"
+        )
     if config.training.cuda_graphs:
         return "launched one by one, since fp16's are not captured (common.precision=bf16 has its steps captured)"
     return "launched one by one (training.cuda_graphs=false)"
