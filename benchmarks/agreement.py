@@ -101,7 +101,8 @@ def _check_all(run: Run) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for side in run.systems.sides():
         try:
-            found[side] = _check(run, side, first, actions, frames)
+            with run.systems.exactly(side):
+                found[side] = _check(run, side, first, actions, frames)
         except RuntimeError as error:  # a system that does not run here costs its own column alone
             if side == "ours":
                 raise

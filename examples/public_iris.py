@@ -14,10 +14,11 @@ import copy
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from iris_fast.imagination.engine import EngineName
 from iris_fast.interop.accelerate import accelerate
 from iris_fast.interop.checkout import public_agent
 
@@ -41,11 +42,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="imagined episodes at a time (default 4)")
     parser.add_argument("--horizon", type=int, default=3, help="imagined steps (default 3; the paper's: 20)")
     parser.add_argument("--repeats", type=int, default=3, help="rollouts of each, in turn (default 3)")
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        choices=get_args(EngineName),
+        help="of imagination (default: the device's fastest)",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
 
     theirs = public_agent(arguments.checkout).eval().to(arguments.device)
-    ours = accelerate(copy.deepcopy(theirs))
+    ours = accelerate(copy.deepcopy(theirs), arguments.engine)
     frames = torch.rand(arguments.batch, 3, 3, 64, 64, device=arguments.device)
     batch = {
         "observations": frames,

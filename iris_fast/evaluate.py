@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from iris_fast import __version__
+from iris_fast.acting import Policy
 from iris_fast.agent import Agent
 from iris_fast.command_line import CommandParser
 from iris_fast.config import Config
@@ -23,6 +24,7 @@ from iris_fast.envs import human_normalized_score, make_vector_env, resolve_game
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import RunStopped, UserError, run_command
 from iris_fast.files import write_atomically
+from iris_fast.graphs import graphs_of
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.interop.files import (
     Weights,
@@ -115,8 +117,9 @@ def main(argv: list[str] | None = None) -> int:
     assumption = heads_assumption(subject.weights, arguments.num_heads)
     if assumption:
         print(assumption, file=sys.stderr)
+    graphs = graphs_of(device) if subject.config.training.cuda_graphs else None
     try:
-        episodes = _play(agent, env, acting, arguments)
+        episodes = _play(Policy(agent, graphs), env, acting, arguments)
     finally:
         env.close()
     result = summarize(subject, episodes, _settings(subject, env, acting, arguments, device))
@@ -222,7 +225,7 @@ def _acting(config: Config, arguments: argparse.Namespace) -> ActingConfig:
 
 
 def _play(
-    agent: Agent, env: FrameVectorEnv, acting: ActingConfig, arguments: argparse.Namespace
+    policy: Policy, env: FrameVectorEnv, acting: ActingConfig, arguments: argparse.Namespace
 ) -> list[PlayedEpisode]:
     """Plays the episodes behind a bar; with --video, the first to end keeps its frames."""
     total = arguments.episodes
@@ -238,13 +241,14 @@ def _play(
 
         try:
             return play_episodes(
-                agent,
+                policy.agent,
                 env,
                 acting,
                 total,
                 derive_seed(arguments.seed, "final evaluation"),
                 keep_frames=MAX_VIDEO_FRAMES * env.num_envs if arguments.video else 0,
                 on_episode=on_episode,
+                policy=policy,
             )
         except KeyboardInterrupt:
             raise RunStopped(

@@ -8,8 +8,10 @@ run: no GPU was to be had (docs/design.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import gc
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -33,8 +35,10 @@ class CudaGraphs:
     """CUDA graphs that share one pool of memory, since no two of them ever run side by side.
 
     So one graph's intermediate results lie where another's were, and its outputs must be copied before
-    another is replayed. `warm_up` runs come first, on a side stream: they compile kernels, choose algorithms and
-    allocate what libraries keep, none of which can be captured.
+    another is replayed. `warm_up` runs come first: they compile kernels, choose algorithms and allocate what
+    libraries keep, none of which can be captured. They run on the side stream that is captured, where cuBLAS then
+    has its workspace and autograd the nodes that add up gradients, which in a graph of the default stream would end
+    the capture.
     """
 
     def __init__(self, device: torch.device, warm_up: int = 2):
@@ -43,6 +47,8 @@ class CudaGraphs:
         self.device = device
         self.warm_up = warm_up
         self.pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.device(device):
+            self.stream = torch.cuda.Stream()
 
     def capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         try:
@@ -54,19 +60,34 @@ class CudaGraphs:
             ) from error
 
     def _capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
-        with torch.cuda.device(self.device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+        with torch.cuda.device(self.device), _without_advice():
+            # A graph of gradients that only waits for the collector would keep its nodes, and their stream, in use;
+            # and nothing is to be collected, which may call the device, within the capture.
+            gc.collect()
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
                 for _ in range(self.warm_up):
                     function()
-            torch.cuda.current_stream().wait_stream(stream)
-            torch.cuda.empty_cache()  # what warming up took belongs to its stream: the pool cannot have it otherwise
+            torch.cuda.current_stream().wait_stream(self.stream)
+            gc.collect()
+            torch.cuda.empty_cache()  # the graph's pool cannot have what warming up took otherwise
             graph = torch.cuda.CUDAGraph()
             # Only this thread is watched for calls that a capture forbids: loggers have threads of their own.
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            mode = "thread_local"
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode=mode):
                 outputs = function()
         return graph.replay, outputs
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Leaves out what PyTorch advises of what is meant: optimizers warmed up before they are captured, and an LSTM
+    whose weights are parameters of their own, as checkpoints have them, and are put together at each step.
+    """
+    with warnings.catch_warnings():
+        for message in (".*constructed with capturable=True", ".*not part of single contiguous chunk"):
+            warnings.filterwarnings("ignore", message)
+        yield
 
 
 class Uncaptured:
@@ -83,6 +104,11 @@ class Uncaptured:
                 outputs[name].copy_(tensor)
 
         return repeat, outputs
+
+
+def graphs_of(device: torch.device) -> Graphs | None:
+    """CUDA graphs on a CUDA device, None on one that has no graphs."""
+    return CudaGraphs(device) if device.type == "cuda" else None
 
 
 class GraphedCall:

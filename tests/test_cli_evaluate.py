@@ -15,6 +15,7 @@ import torch
 from iris_fast import __version__
 from iris_fast.agent import Agent
 from iris_fast.evaluate import table
+from iris_fast.graphs import Uncaptured
 from iris_fast.interop.public import to_public
 from iris_fast.training import tester
 from tests.commands import Say, contents, run_evaluate, train_micro
@@ -57,6 +58,23 @@ def test_help_reads_well(capsys: Say) -> None:
         assert re.search(rf"^  --{option}\b", text, re.MULTILINE), option
     assert "RUN/logs/evaluation.json" in text and "examples:" in text
     assert max(map(len, text.splitlines())) <= 110
+
+
+def test_acting_is_captured_where_there_are_graphs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All environments in one graph; with the same episodes."""
+    captures = 0
+
+    class Counted(Uncaptured):
+        def capture(self, function: Any) -> Any:
+            nonlocal captures
+            captures += 1
+            return super().capture(function)
+
+    assert run_evaluate(run, "--episodes", 6, "--envs", 3) == 0
+    plain = result_of(run)["returns"]
+    monkeypatch.setattr("iris_fast.evaluate.graphs_of", Counted)
+    assert run_evaluate(run, "--episodes", 6, "--envs", 3) == 0
+    assert captures == 1 and result_of(run)["returns"] == plain
 
 
 def test_a_run_is_evaluated(run: Path, capsys: Say) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -48,13 +49,13 @@ class Player:
         return time.perf_counter() - began
 
 
-def measure(run: Run, num_envs: int, steps: int, rounds: int) -> dict[str, Any]:
-    """Both backends with the same seed and actions, their frames and rewards compared before."""
+def measure(run: Run, backends: Sequence[str], num_envs: int, steps: int, rounds: int) -> dict[str, Any]:
+    """The backends with the same seed and actions, their frames and rewards compared before where there are two."""
     facts: dict[str, Any] = {"environments": num_envs, "steps": steps}
-    players = {name: Player(name, num_envs) for name in ("envpool", "ale")}
+    players = {name: Player(name, num_envs) for name in backends}
     try:
-        seen = {name: [player.env.reset()[0], *player.play(COMPARED)] for name, player in players.items()}
-        for ours, theirs in zip(seen["envpool"], seen["ale"], strict=True):
+        seen = [[player.env.reset()[0], *player.play(COMPARED)] for player in players.values()]
+        for ours, theirs in zip(seen[0], seen[-1], strict=True):
             if not np.array_equal(ours, theirs):
                 return facts | {"error": "the backends' frames or rewards differ: not timed"}
         calls = {name: lambda _, player=player: player.seconds(steps) for name, player in players.items()}
@@ -70,10 +71,9 @@ def measure(run: Run, num_envs: int, steps: int, rounds: int) -> dict[str, Any]:
 @compared_case("environments", minutes=0.45)
 def environments(run: Run) -> dict[str, Any]:
     """Agent steps a second of Pong (4 raw frames each): envpool beside ale-py, by number of environments."""
-    missing = [
-        name for name, module in (("envpool", "envpool"), ("ale-py", "ale_py")) if not find_spec(module)
-    ]
-    if missing:
-        return {"sizes": [{"environments": 1, "left_out": f"{missing[0]} is not installed"}]}
+    modules = {"envpool": "envpool", "ale": "ale_py"}
+    backends = [name for name, module in modules.items() if find_spec(module)]
+    if not backends:
+        return {"sizes": [{"environments": 1, "left_out": "neither envpool nor ale-py is installed"}]}
     sizes, steps, rounds = (QUICK_SIZES, 20, 2) if run.quick else (SIZES, 40, run.rounds_or(3))
-    return {"device": "cpu", "sizes": [measure(run, count, steps, rounds) for count in sizes]}
+    return {"device": "cpu", "sizes": [measure(run, backends, count, steps, rounds) for count in sizes]}

@@ -63,7 +63,8 @@ def disagreement(run: Run, part: str, sides: list[str], quick: bool) -> dict[str
     for side in ["pytorch", *(side for side in sides if side != "pytorch")]:
         worker = run.systems.worker(side)
         worker.call("load", compared)
-        numbers = worker.call("losses", part, batch, horizon)
+        with run.systems.exactly(side):
+            numbers = worker.call("losses", part, batch, horizon)
         if compared != file_of(run, part):
             worker.call("load", file_of(run, part))
         expected = expected or numbers
@@ -160,6 +161,9 @@ def _rollout_seconds(run: Run, sides: list[str], batch: int, horizon: int, round
         side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]
         for side in sides
     }
+    if run.device.type == "cuda":  # without burn-in a graph of its own, captured at its first call
+        for call in calls.values():
+            call(0)
     found = in_turn(calls, rounds)
     return {side: Timing(tuple(turn[0] for turn in turns)).median for side, turns in found.items()}
 

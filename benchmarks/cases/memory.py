@@ -128,7 +128,7 @@ def peaks(parts: dict[str, float], cache_limit: float) -> dict[str, float]:
 
     The three steps share one pool of memory, as large as the largest of them, which stays theirs between phases; so
     does the engine's. The cache is empty while the tokenizer trains. A step is warmed up in memory of its own before
-    it is captured, at the first one of a phase, when the cache is empty too: `capturing` is the worst of that.
+    it is captured, at the start of the run, when the cache is empty too: `capturing` is the worst of that.
     """
     always = parts["weights_gradients_adam"] + parts["perceptual_network"] + parts["replay"]
     steps = max(parts[f"{part}_step"] for part in ("tokenizer", "world_model", "actor_critic"))

@@ -51,8 +51,10 @@ def measure_rollout(run: Run, sides: list[str], batch: int, horizon: int, rounds
     """Seconds of rollouts from `batch` frames of noise. Every frame that ours decodes is another one."""
     frames = noise_frames(batch, seed=batch)
     facts: dict[str, Any] = {"batch": batch, "horizon": horizon}
-    for side in sides:  # warms up; what is compiled needs a step with all its passes
-        run.systems.worker(side).call("rollout", frames, 2 if side == "pytorch_compiled" else 1, 0)
+    for side in sides:
+        # Warms up: on a GPU graphs are captured for a horizon of their own; what is compiled needs a whole step.
+        warm = horizon if run.device.type == "cuda" else 2 if side == "pytorch_compiled" else 1
+        run.systems.worker(side).call("rollout", frames, warm, 0)
     rows = run.systems.worker("ours").call("rollout", frames, horizon, 0)[1]["tokens"].flatten(0, 1)
     if (share := len(rows.unique(dim=0)) / len(rows)) < 1:
         return facts | {"error": f"only {share:.0%} of the frames are distinct: not timed"}

@@ -1,74 +1,214 @@
-"""Whether the fast path learns the same: losses of captured bfloat16 steps beside float32 runs of other seeds."""
+"""Whether the fast path learns the same: losses and gradients of captured bfloat16 steps beside float32's."""
 
 from __future__ import annotations
 
+import math
 import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from benchmarks.cases.token_cache import ACTIONS, filled_store
-from benchmarks.cases.training_steps import trainers
+from benchmarks.cases.launch_count import group_norm_of
+from benchmarks.cases.training_steps import data_and_losses, trainers
+from benchmarks.played import CATCH_ACTIONS, played_store
 from benchmarks.registry import case
+from benchmarks.systems.weights import random_lpips
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import apply_overrides, preset_config
-from iris_fast.graphs import CudaGraphs, Graphs, Uncaptured
+from iris_fast.graphs import Tensors, Uncaptured, graphs_of
 from iris_fast.imagination.factory import engine_of
-from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FrameCache
 from iris_fast.training.builder import prepare
+from iris_fast.training.graphed_step import GraphedPartTrainer, preserved
+from iris_fast.training.optimization import Losses
+from iris_fast.training.precision import apply_precision
+
+STEPS, WINDOWS, SEEDS = 200, 4, 3
+GPU_BATCHES = (
+    *("training.tokenizer.batch_num_samples=32", "training.tokenizer.pieces=1"),
+    *("training.world_model.batch_num_samples=16", "training.actor_critic.batch_num_samples=16"),
+    "training.actor_critic.imagine_horizon=10",
+)
+"""So that 200 steps of three float32 runs, whose convolutions have no matrix units, end within two minutes."""
+CPU_BATCHES = tuple(f"training.{part}.batch_num_samples=8" for part in PARTS)
+GPU_SECONDS = 125.0  # by which the last float32 run must have ended; runs that would end later are left out
+MOST_SPREADS = 2.0  # that the fast path may lie from the mean of the seeds, in their standard deviations
+ROUNDING = {
+    "float32": 1e-4,
+    "bf16": 2 * torch.finfo(torch.bfloat16).eps,
+}  # allowed of a gradient's norm besides
 
 
-def losses_of_run(preset: str, steps: int, seed: int, *overrides: str) -> dict[str, list[float]]:
-    """Each part's loss at every step, from the same initial weights and frames whatever the seed."""
-    config, device = prepare(apply_overrides(preset_config(preset, "Pong"), list(overrides)))
-    torch.manual_seed(0)
-    agent = Agent(config.agent, ACTIONS)
-    if config.tokenizer.perceptual == "lpips":
-        agent.tokenizer.attach_lpips(LPIPS())
-    agent = agent.to(device)
-    store = filled_store(500, config.env.train.size, seed=0)
-    store.model_device = device
-    cache = FrameCache(agent.tokenizer, store, max_bytes=10**9)
-    engine = engine_of(agent, config.common)
-    graphs: Graphs | None = None
-    if config.training.cuda_graphs:
-        graphs = CudaGraphs(device) if device.type == "cuda" else Uncaptured(device)
-    found = {}
-    for name, trainer in trainers(agent, config, store, cache, engine, graphs).items():
-        agent.eval()
-        agent.get_submodule(name).train()
-        losses = [trainer.step(seed, 1, step)["total_loss"].clone() for step in range(steps)]
-        found[name] = torch.stack(losses).tolist()
-        agent.eval()
-        engine.weights_changed([name])
-        if name == "tokenizer":
-            cache.invalidate()
-    return found
+class Learner:
+    """An agent that is put back to its first weights before each run; whose data is Catch, played at random."""
+
+    def __init__(self, preset: str, overrides: Iterable[str]):
+        self.config, device = prepare(apply_overrides(preset_config(preset, "Catch"), list(overrides)))
+        torch.manual_seed(0)
+        self.agent = Agent(self.config.agent, CATCH_ACTIONS)
+        if self.config.tokenizer.perceptual == "lpips":
+            self.agent.tokenizer.attach_lpips(random_lpips())
+        self.agent.to(device).eval()
+        self.store = played_store(1000, self.config.env.train.size, 0, device)
+        self.cache = FrameCache(self.agent.tokenizer, self.store, max_bytes=10**9)
+        self.engine = engine_of(self.agent, self.config.common)
+        self.graphs = graphs_of(device) or Uncaptured(device) if self.config.training.cuda_graphs else None
+        self.first = {name: value.clone() for name, value in self.agent.state_dict().items()}
+
+    def begin(self) -> None:
+        """The first weights, and the arithmetic that this agent is to run in."""
+        apply_precision(self.config.common.precision)
+        self.agent.load_state_dict(self.first)
+        self.agent.eval()
+        self.changed(PARTS)
+
+    def changed(self, parts: Iterable[str]) -> None:
+        """To be called when the weights of `parts` are others."""
+        self.engine.weights_changed(parts)
+        if "tokenizer" in parts:
+            self.cache.invalidate()
+
+    def losses(self, seed: int, steps: int) -> dict[str, list[float]]:
+        """Each part's loss at every step, one part after the other as in an epoch."""
+        self.begin()
+        found = {}
+        for name, trainer in self.trainers().items():
+            self.agent.eval()
+            self.agent.get_submodule(name).train()
+            losses = [trainer.step(seed, 1, step)["total_loss"].clone() for step in range(steps)]
+            found[name] = torch.stack(losses).tolist()
+            self.agent.eval()
+            self.changed([name])
+        return found
+
+    def trainers(self) -> dict[str, Any]:
+        return trainers(self.agent, self.config, self.store, self.cache, self.engine, self.graphs)
+
+    def data_and_losses(self, part: str) -> Any:
+        return data_and_losses(self.agent, self.config, self.store, self.cache, self.engine)[part]
+
+    def gradient(self, part: str, losses: Iterable[Losses], pieces: int) -> dict[str, Tensor]:
+        """Of a batch's losses, taken piece by piece, by parameter."""
+        module = self.agent.get_submodule(part)
+        module.zero_grad(set_to_none=True)
+        for piece in losses:
+            (torch.stack([loss.float() for loss in piece.values()]).sum() / pieces).backward()
+        return gradients_of(module)
 
 
-def compare(preset: str, steps: int, fast: tuple[str, ...]) -> dict[str, Any]:
-    """Mean losses of the last half of the steps: the fast path's, and those of three float32 runs."""
-    plain = [losses_of_run(preset, steps, seed, "training.cuda_graphs=false") for seed in (0, 1, 2)]
-    quick = losses_of_run(preset, steps, 0, *fast)
-    found: dict[str, Any] = {"preset": preset, "steps": steps, "fast": list(fast)}
-    for name in PARTS:
-        theirs = [statistics.mean(run[name][steps // 2 :]) for run in plain]
-        ours = statistics.mean(quick[name][steps // 2 :])
-        spread = max(theirs) - min(theirs)
-        within = min(theirs) - spread <= ours <= max(theirs) + spread
-        found[name] = {
-            "float32": theirs,
-            "fast": ours,
-            "within_the_spread_of_seeds": within,
-            "first_losses": {"float32": plain[0][name][:3], "fast": quick[name][:3]},
-        }
+def gradients_of(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {n: p.grad.detach().float().clone() for n, p in module.named_parameters() if p.grad is not None}
+
+
+def compare_losses(runs: Sequence[Sequence[float]], fast: Sequence[float]) -> dict[str, Any]:
+    """Mean losses by quarter: those of float32 runs of several seeds, the fast path's, how far it lies from them.
+
+    `spreads`: its distance from their mean in their standard deviations; `spreads_from_same_draws`: that from the
+    first of them, which drew the same data. Within, if none of the first is more than `MOST_SPREADS`.
+    """
+    width = len(fast) // WINDOWS
+    found: dict[str, Any] = {"float32": [], "fast": [], "spreads": [], "spreads_from_same_draws": []}
+    for window in range(WINDOWS):
+        part = slice(window * width, (window + 1) * width)
+        seeds, ours = [statistics.mean(run[part]) for run in runs], statistics.mean(fast[part])
+        spread = statistics.stdev(seeds)
+        found["float32"].append(seeds)
+        found["fast"].append(ours)
+        found["spreads"].append(abs(ours - statistics.mean(seeds)) / spread)
+        found["spreads_from_same_draws"].append(abs(ours - seeds[0]) / spread)
+    return found | {"within_the_spread_of_seeds": max(found["spreads"]) <= MOST_SPREADS}
+
+
+def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any]:
+    """Errors of the fast path's gradient against float32's, beside those of plain PyTorch in the same precision.
+
+    On the same batch and weights, without dropout. Plain is eager, with PyTorch's GroupNorm. `within`: no parameter
+    errs by more than twice what it does there (and rounding of its norm, or of a hundredth of the largest).
+    """
+    pieces = fast.config.training.tokenizer.pieces if part == "tokenizer" else 1
+    fast.begin()
+    inputs_of, losses_of = fast.data_and_losses(part)
+    inputs: Tensors = {name: value.clone() for name, value in inputs_of(0).items()}
+    with group_norm_of(fused=False):
+        other = fast.gradient(part, losses_of(inputs), pieces)
+    trainer = fast.trainers()[part]
+    assert isinstance(trainer, GraphedPartTrainer)
+    with preserved(trainer.parameters, trainer.optimizer):
+        norm = float(trainer.replay([0], lambda seed: inputs)["grad_norm"])
+        ours = gradients_of(fast.agent.get_submodule(part))
+    clipped = min(1.0, trainer.config.max_grad_norm / norm)
+    ours = {name: value / clipped for name, value in ours.items()}
+    plain.begin()
+    with group_norm_of(fused=False):
+        exact = plain.gradient(part, plain.data_and_losses(part)[1](inputs), pieces)
+    return gradient_errors(ours, other, exact, ROUNDING[fast.config.common.precision])
+
+
+def gradient_errors(
+    ours: Mapping[str, Tensor], plain: Mapping[str, Tensor], exact: Mapping[str, Tensor], rounding: float
+) -> dict[str, Any]:
+    """Relative errors of two gradients, and by how much the first exceeds what the second allows it at the most."""
+    largest = max(float(gradient.norm()) for gradient in exact.values())
+    assert ours.keys() == plain.keys() == exact.keys() and largest > 0
+    squares = {"ours": 0.0, "plain": 0.0, "exact": 0.0}
+    worst, name_of_worst = 0.0, ""
+    for name, gradient in exact.items():
+        error, allowed = (float((found[name] - gradient).norm()) for found in (ours, plain))
+        norm = float(gradient.norm())
+        share = error / (2 * allowed + rounding * max(norm, largest / 100))
+        share = math.inf if math.isnan(share) else share
+        if share > worst:
+            worst, name_of_worst = share, name
+        for side, value in (("ours", error), ("plain", allowed), ("exact", norm)):
+            squares[side] += value**2
+    return {
+        "parameters": len(exact),
+        "error": (squares["ours"] / squares["exact"]) ** 0.5,
+        "error_of_plain_pytorch": (squares["plain"] / squares["exact"]) ** 0.5,
+        "worst_share_of_the_allowed": worst,
+        "worst_parameter": name_of_worst,
+        "within": worst <= 1,
+    }
+
+
+def compare(
+    preset: str, steps: int, fast: Sequence[str], batches: Sequence[str] = (), seconds: float = float("inf")
+) -> dict[str, Any]:
+    """Gradients, then losses of `steps` steps by the fast path and by float32 runs, as many as `seconds` allow."""
+    began = time.monotonic()
+    quick = Learner(preset, [*batches, *fast])
+    plain = Learner(preset, [*batches, "training.cuda_graphs=false"])
+    gradients: dict[str, dict[str, Any]] = {}
+    for part in PARTS:
+        try:
+            gradients[part] = compare_gradients(quick, plain, part)
+        except Exception as error:  # the losses are to be had all the same
+            gradients[part] = {"error": f"{type(error).__name__}: {error}", "within": False}
+    losses = quick.losses(0, steps)
+    runs: list[dict[str, list[float]]] = []
+    longest = 0.0
+    for seed in range(SEEDS):
+        started = time.monotonic()
+        if len(runs) >= 2 and started - began + longest > seconds:
+            break
+        runs.append(plain.losses(seed, steps))
+        longest = max(longest, time.monotonic() - started)
+    found: dict[str, Any] = {"preset": preset, "steps": steps, "fast": list(fast), "batches": list(batches)}
+    found["seeds"] = len(runs)
+    for part in PARTS:
+        found[part] = compare_losses([run[part] for run in runs], losses[part])
+        found[part]["gradient"] = gradients[part]
     return found
 
 
 @case("same_learning", minutes=4)
 def same_learning(quick: bool) -> dict[str, Any]:
-    """Losses of captured bf16 steps beside float32 runs with other seeds (on a CPU captured ones, uncaptured)."""
+    """Losses over 200 captured bf16 steps beside float32 runs of other seeds, and gradients (CPU: float32, small)."""
+    steps = WINDOWS if quick else STEPS
     if torch.cuda.is_available():
-        return compare("tiny" if quick else "paper", 10 if quick else 60, ("common.precision=bf16",))
-    return compare("tiny", 4 if quick else 40, ())
+        preset, batches = ("tiny", CPU_BATCHES) if quick else ("paper", GPU_BATCHES)
+        return compare(preset, steps, ("common.precision=bf16",), batches, GPU_SECONDS)
+    return compare("tiny", steps, (), CPU_BATCHES)

@@ -19,10 +19,12 @@ from iris_fast.training.part_losses import imagination_start, world_model_inputs
 ACTIONS = 6
 
 
-def filled_store(frames: int, size: int, seed: int) -> EpisodeStore:
-    """Episodes of 200 frames of noise."""
+def filled_store(
+    frames: int, size: int, seed: int, device: str | torch.device = "cpu", capacity: int | None = None
+) -> EpisodeStore:
+    """Episodes of 200 frames of noise, on the device as a run's replay is, with room for `capacity` of them."""
     rng = np.random.default_rng(seed)
-    store = EpisodeStore(frames, size, torch.device("cpu"))
+    store = EpisodeStore(capacity or frames, size, torch.device(device))
     for key in range(frames // 200):
         pictures = rng.integers(0, 256, (200, 3, size, size), dtype=np.uint8)
         actions = rng.integers(0, ACTIONS, 200)

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases.token_cache import ACTIONS, filled_store
+from benchmarks.operations import operations_of
 from benchmarks.registry import case
+from benchmarks.side_by_side import Machine, measured_machine
+from iris_fast.acting import Policy
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, apply_overrides, preset_config
-from iris_fast.graphs import CudaGraphs, Graphs, Tensors
+from iris_fast.config.schema import memory_bytes
+from iris_fast.graphs import Graphs, Tensors, graphs_of
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.factory import engine_of
 from iris_fast.models.perceptual import LPIPS
-from iris_fast.replay.cache import FrameCache
+from iris_fast.replay.cache import FRAMES_TOGETHER, FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.builder import prepare
-from iris_fast.training.graphed_step import make_part_trainer
+from iris_fast.training.collector import ActingConfig, choose_actions
+from iris_fast.training.graphed_step import is_captured, make_part_trainer
 from iris_fast.training.optimization import Losses, PartTrainer, adam, adamw
 from iris_fast.training.part_losses import (
     imagination_start,
@@ -30,10 +40,13 @@ from iris_fast.training.part_losses import (
     tokenizer_frames,
     world_model_inputs,
 )
-from iris_fast.training.precision import autocast
+from iris_fast.training.precision import AUTOCAST_DTYPES, autocast
+
+FRAMES = 100_000  # of Atari 100k
+ACTING = (1, 8)  # environments of the paper's collection and tests
 
 
-def timed(function: Callable[[int], object], repeats: int, device: torch.device) -> dict[str, float]:
+def timed(function: Callable[[int], object], repeats: int, device: torch.device) -> dict[str, Any]:
     """Median and extremes of the seconds of `function`, called once before to warm up."""
     seconds = []
     for repeat in range(repeats + 1):
@@ -44,71 +57,126 @@ def timed(function: Callable[[int], object], repeats: int, device: torch.device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
-    warm = seconds[1:]
+    warm = seconds[1:] or seconds
     return {"median": statistics.median(warm), "min": min(warm), "max": max(warm), "first": seconds[0]}
 
 
-def measure(preset: str, repeats: int, *overrides: str) -> dict[str, Any]:
-    """Seconds of the three steps and of one rollout with a preset on this machine's device."""
+def measure(preset: str, repeats: int, *overrides: str, operations: bool = False) -> dict[str, Any]:
+    """Seconds of the three steps and of one rollout with a preset on this machine's device.
+
+    `operations`: also what each of them spends its time with, and the share of the matrix rate that a gradient step
+    comes to by its products and convolutions (on a GPU without cuDNN's LSTM, whose are not counted).
+    """
     config, device = prepare(apply_overrides(preset_config(preset, "Pong"), list(overrides)))
-    if device.type == "cuda":
+    on_gpu = device.type == "cuda"
+    machine = measured_machine(preset != "paper", device) if operations else None
+    if on_gpu:
+        gc.collect()  # what is left of another measurement
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     agent = Agent(config.agent, ACTIONS).to(device)
     agent.tokenizer.attach_lpips(LPIPS().to(device))  # its weights are as good as any for its time
-    store = filled_store(2000, config.env.train.size, seed=0)
-    store.model_device = device
-    cache = FrameCache(agent.tokenizer, store, max_bytes=4 * 10**9)
+    # Where memory is measured, with room for as many frames as a whole run plays.
+    store = filled_store(2000, config.env.train.size, 0, device, FRAMES if on_gpu else None)
+    limit = memory_bytes(config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage")
+    cache = FrameCache(agent.tokenizer, store, max_bytes=limit)
     engine = engine_of(agent, config.common)
-    graphs = CudaGraphs(device) if device.type == "cuda" and config.training.cuda_graphs else None
+    graphs = graphs_of(device) if config.training.cuda_graphs else None
     part = config.training.actor_critic
     found: dict[str, Any] = {
         "preset": preset,
         "overrides": list(overrides),
-        "device": str(device),
         "precision": config.common.precision,
         "engine": engine.name,
         "captured": graphs is not None,
+        "acting": {str(count): acting(agent, graphs, count, repeats) for count in ACTING},
     }
+    found |= {"device": device.type} if machine is None else machine.facts()
+    steps = data_and_losses(agent, config, store, cache, engine)
     for name, trainer in trainers(agent, config, store, cache, engine, graphs).items():
         agent.eval()
         agent.get_submodule(name).train()
-        found[name] = timed(lambda step, t=trainer: t.step(0, 1, step), repeats, device)  # type: ignore[misc]
+        flops = None if machine is None else flops_of(agent, *steps[name])
+        found[name] = measured(partial(trainer.step, 0, 1), repeats, machine, device)
+        if machine is not None and flops is not None:
+            rate = machine.rates[AUTOCAST_DTYPES.get(config.common.precision, torch.float32)]
+            found[name] |= {"flops": flops, "share_of_matrix_rate": flops / found[name]["median"] / rate}
+        if name == "tokenizer":  # from here on the cache holds every frame, as after a few steps of an epoch
+            found["coding_a_frame"] = coding(cache, device)
     agent.eval()
     start = imagination_start(cache, part.batch_num_samples, part.burn_in, 0)
-    found["rollout"] = timed(
-        lambda step: engine.imagine(start, part.imagine_horizon or 1, step), repeats, device
-    )
-    if device.type == "cuda":
+    rollout = partial(engine.imagine, start, part.imagine_horizon or 1)
+    found["rollout"] = measured(rollout, repeats, machine, device)
+    if on_gpu:
         found["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+        found["peak_reserved_bytes"] = torch.cuda.max_memory_reserved(device)  # with the graphs' pools
     return found
 
 
-def trainers(
-    agent: Agent,
-    config: Config,
-    store: EpisodeStore,
-    cache: FrameCache,
-    engine: ImaginationEngine,
-    graphs: Graphs | None,
-) -> dict[str, PartTrainer]:
-    """The trainers of the three parts as a run has them."""
+def measured(
+    function: Callable[[int], object], repeats: int, machine: Machine | None, device: torch.device
+) -> dict[str, Any]:
+    """Its times, and where there is a `machine` what it spends them with."""
+    found = timed(function, repeats, device)
+    return found if machine is None else found | {"operations": operations_of(lambda: function(1), device)}
+
+
+def acting(agent: Agent, graphs: Graphs | None, count: int, repeats: int) -> dict[str, Any]:
+    """Seconds of a step of collection or tests without the environments: frames to actions, on the host both."""
+    policy, config = Policy(agent.eval(), graphs), ActingConfig(0.01, True, 1.0, 0)
+    size = agent.config.tokenizer.autoencoder.resolution
+    frames = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    state = agent.actor_critic.initial_state(count)
+    step: Callable[[int], object] = lambda number: choose_actions(  # noqa: E731
+        policy(frames, state).logits_actions.squeeze(1), config, 0, number
+    )
+    return timed(step, repeats, agent.device)
+
+
+def flops_of(
+    agent: Agent, inputs: Callable[[int], Tensors], losses_of: Callable[[Tensors], Any]
+) -> int | None:
+    """Operations of the products and convolutions of a gradient step; None where PyTorch cannot count them."""
+    batch = inputs(0)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            for losses in losses_of(batch):
+                torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+        return int(counter.get_total_flops())
+    except Exception:  # a count is not worth losing the times
+        traceback.print_exc()
+        return None
+    finally:
+        agent.zero_grad(set_to_none=True)
+
+
+def coding(cache: FrameCache, device: torch.device) -> float:
+    """Seconds in which the epoch's cache encodes and decodes a frame of its store."""
+    slots = np.arange(1, cache.store.num_frames + 1)
+    cache.reconstructions(slots[:FRAMES_TOGETHER])
+    cache.invalidate()
+    return timed(lambda _: cache.reconstructions(slots), 0, device)["first"] / len(slots)
+
+
+Inputs = Callable[[int], Tensors]
+LossesOf = Callable[[Tensors], Iterable[Losses]]
+
+
+def data_and_losses(
+    agent: Agent, config: Config, store: EpisodeStore, cache: FrameCache, engine: ImaginationEngine
+) -> dict[str, tuple[Inputs, LossesOf]]:
+    """What each part draws from a seed, and minimises, as a run has it."""
     training, precision = config.training, config.common.precision
     sizes = {name: getattr(training, name).batch_num_samples for name in PARTS}
-    pieces, length = training.tokenizer.pieces, config.common.sequence_length or 1
+    length = config.common.sequence_length or 1
 
     def tokenizer_losses(inputs: Tensors) -> Iterator[Losses]:
-        for piece in inputs["frames"].chunk(pieces):
+        for piece in inputs["frames"].chunk(training.tokenizer.pieces):
             with autocast(precision, agent.device):
                 losses = agent.tokenizer.losses(piece)
             yield losses
 
-    rate = training.learning_rate
-    optimizers = {
-        "tokenizer": adam(agent.tokenizer.trained_parameters(), rate),
-        "world_model": adamw(agent.world_model, rate, 0.01),
-        "actor_critic": adam(list(agent.actor_critic.parameters()), rate),
-    }
-    steps: dict[str, tuple[Callable[[int], Tensors], Callable[[Tensors], Iterable[Losses]]]] = {
+    return {
         "tokenizer": (
             lambda seed: {"frames": tokenizer_frames(store, sizes["tokenizer"], seed)},
             tokenizer_losses,
@@ -122,18 +190,36 @@ def trainers(
             lambda inputs: [rollout_losses(agent, config, inputs)],
         ),
     }
+
+
+def trainers(
+    agent: Agent,
+    config: Config,
+    store: EpisodeStore,
+    cache: FrameCache,
+    engine: ImaginationEngine,
+    graphs: Graphs | None,
+) -> dict[str, PartTrainer]:
+    """The trainers of the three parts as a run has them."""
+    training, precision = config.training, config.common.precision
+    rate, captured = training.learning_rate, is_captured(graphs, precision)
+    optimizers = {
+        "tokenizer": adam(agent.tokenizer.trained_parameters(), rate, captured),
+        "world_model": adamw(agent.world_model, rate, 0.01, captured),
+        "actor_critic": adam(list(agent.actor_critic.parameters()), rate, captured),
+    }
     return {
         name: make_part_trainer(
             name,
             getattr(training, name),
             [p for group in optimizers[name].param_groups for p in group["params"]],
             optimizers[name],
-            *steps[name],
+            *steps,
             precision,
-            pieces if name == "tokenizer" else 1,
+            training.tokenizer.pieces if name == "tokenizer" else 1,
             graphs,
         )
-        for name in PARTS
+        for name, steps in data_and_losses(agent, config, store, cache, engine).items()
     }
 
 
@@ -154,7 +240,10 @@ def training_steps(quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, overrides in GPU_SIDES.items():
         try:
-            found[name] = measure(preset, repeats, *overrides)
-        except RuntimeError as error:  # one that fails must not take the others with it
-            found[name] = {"error": str(error)}
+            found[name] = measure(preset, repeats, *overrides, operations=name == "bf16")
+        except Exception as error:  # one that fails must not take the others with it
+            found[name] = {"error": f"{type(error).__name__}: {error}"}
+        except KeyboardInterrupt:  # nor one for which there is no time
+            found[name] = {"error": "interrupted"}
+            break
     return found

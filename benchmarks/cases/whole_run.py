@@ -46,7 +46,8 @@ def other_frames(run: Run, sides: list[str], frames: Tensor) -> dict[str, str]:
     for side in sides:
         if side in other_models(run):
             continue
-        gap = difference(run.systems.worker(side).call("reconstruct", frames)[1].clamp(0, 1), expected)
+        with run.systems.exactly(side):
+            gap = difference(run.systems.worker(side).call("reconstruct", frames)[1].clamp(0, 1), expected)
         if not gap <= FLOAT32:
             found[side] = (
                 f"its reconstructions differ from the oracle's by {gap:.2g} of the largest: not timed"

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -161,6 +162,21 @@ class Systems:
     def start(self, kind: str, checkout: Path | None, environment: dict[str, str] | None) -> Worker:
         """A process with a system of this kind."""
         return Worker(kind, self.device, self.threads, checkout, environment)
+
+    @contextlib.contextmanager
+    def exactly(self, side: str) -> Iterator[None]:
+        """Inside, a side's convolutions on a GPU are exact in float32, so that its numbers can be compared.
+
+        Outside, others have TF32 there, which PyTorch comes with; ours is exact unless it is told otherwise.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        worker = self.worker(side)
+        worker.call("exactly", True)
+        yield
+        if not side.startswith(("ours", "pytorch")):
+            worker.call("exactly", False)
 
     def close(self) -> None:
         while self._workers:

@@ -2,7 +2,8 @@
 
 The agent stays what it was, with its own parameters, optimizers, checkpoints and methods. Replaced are, on this
 one object, the tokenizer's lookup (`vq_lookup`), attention with and without a key-value cache (`cached_attention`
-and PyTorch's fused attention) and imagination (an engine of ours, which reads the same parameters).
+and PyTorch's fused attention) and imagination: by the engine that is fastest on the agent's device, the C++ one on a
+CPU and CUDA graphs on a GPU, which follows the parameters as they are trained.
 """
 
 from __future__ import annotations
@@ -16,35 +17,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iris_fast.agent import Agent, AgentConfig
+from iris_fast.agent import PARTS, Agent, AgentConfig
 from iris_fast.errors import UserError
-from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
-from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.imagination.engine import EngineName
 from iris_fast.kernels import cached_attention, vq_lookup
 from iris_fast.models.transformer import TransformerConfig, attention_mask
 
+from .following_engine import FollowingEngine
 from .public import infer_config
 
-ALL_PARTS = ("tokenizer", "world_model", "actor_critic")
 
-
-def accelerate(agent: Any) -> Any:
+def accelerate(agent: Any, engine: EngineName = "auto", precision: str = "float32") -> Any:
     """Makes an agent of the public implementation (its `Agent`) use our operations; returns it.
 
     Its results stay the same up to float32 rounding; samples are drawn by our generator, seeded from PyTorch's
-    default one, so that they are others from the same distributions. Calling it again changes nothing.
+    default one, so that they are others from the same distributions. It may be trained, loaded and moved to another
+    device afterwards. Calling it again changes nothing.
 
-    Raises UserError when `agent` is no agent of the public implementation, or is of sizes that we do not know.
+    `engine` imagines: "auto" for the fastest that the agent's device has ("cpu", the C++ one; "cuda_graph", which
+    records a graph for each batch size and horizon), or one of these, or "oracle", plain PyTorch. `precision`: of the
+    CUDA-graph engine, as `common.precision`; one that is not "float32" rounds what is imagined.
+
+    Raises UserError when `agent` is no agent of the public implementation, or is of sizes that we do not know, and
+    where its device or this installation does not have `engine`.
     """
     if getattr(agent, "_accelerated", False):
         return agent
-    missing = [part for part in ALL_PARTS if not isinstance(getattr(agent, part, None), nn.Module)]
+    missing = [part for part in PARTS if not isinstance(getattr(agent, part, None), nn.Module)]
     if missing:
         raise UserError(f"accelerate takes an agent of the public implementation; this has no {missing[0]}")
     ours = _sharing_parameters(agent)
+    following = FollowingEngine(ours, engine, precision)
     _replace_lookup(agent.tokenizer)
     _replace_attention(agent.world_model.transformer, ours.config.world_model)
-    _replace_imagination(agent, ours)
+    _replace_imagination(agent, following)
     agent._accelerated = True
     return agent
 
@@ -230,10 +236,9 @@ def _attend_whole(query: Tensor, key: Tensor, value: Tensor, config: Transformer
     )
 
 
-def _replace_imagination(agent: Any, ours: Agent) -> None:
+def _replace_imagination(agent: Any, engine: FollowingEngine) -> None:
     """`imagine` of the actor-critic: a rollout of ours, then one pass that gives it its gradient."""
     imagined = _output_type(agent.actor_critic, "ImagineOutput")
-    engine: ImaginationEngine = OracleEngine(ours)
 
     def imagine(
         self: Any,
@@ -245,11 +250,10 @@ def _replace_imagination(agent: Any, ours: Agent) -> None:
     ) -> Any:
         if tokenizer is not agent.tokenizer or world_model is not agent.world_model:
             raise UserError("an accelerated agent imagines with its own tokenizer and world model")
-        start = _start(ours, batch["observations"], batch["mask_padding"])
-        engine.weights_changed(ALL_PARTS)
+        start = engine.start(batch["observations"], batch["mask_padding"])
         seed = int(torch.randint(2**63 - 1, ()))
         rollout = engine.imagine(start, horizon, seed)
-        output = ours.actor_critic(rollout.observations, rollout.start_state)
+        output = engine.agent.actor_critic(rollout.observations, rollout.start_state)
         self.clear()
         return imagined(
             observations=(rollout.observations * 255).to(torch.uint8),
@@ -261,11 +265,3 @@ def _replace_imagination(agent: Any, ours: Agent) -> None:
         )
 
     agent.actor_critic.imagine = MethodType(imagine, agent.actor_critic)
-
-
-@torch.no_grad()
-def _start(ours: Agent, observations: Tensor, mask: Tensor) -> ImaginationStart:
-    """The start of rollouts from segments `(batch, burn_in + 1, 3, 64, 64)` in [0, 1] that end unpadded."""
-    before = observations[:, :-1]
-    seen = ours.tokenizer.frames_of(ours.tokenizer.tokens_of(before.flatten(0, 1)))
-    return ImaginationStart(seen.view_as(before), mask[:, :-1], ours.tokenizer.tokens_of(observations[:, -1]))

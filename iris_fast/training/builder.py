@@ -27,7 +27,7 @@ from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.store import EpisodeStore
 
 from .checkpoint import explained_disk_errors, load_checkpoint
-from .estimate import estimate_seconds_per_unit
+from .estimate import Running, estimate_seconds_per_unit, scheduled_phases
 from .loggers import MetricLogger
 from .precision import apply_precision, check_precision
 from .run_folder import RunFolder
@@ -130,7 +130,10 @@ def perceptual_announcement(wanted: str, used: str) -> str:
 def steps_announcement(config: Config) -> str:
     """What a run on a GPU says about how its gradient steps are launched."""
     if config.training.cuda_graphs and config.common.precision != "fp16":
-        return "captured as CUDA graphs (training.cuda_graphs=false: one by one)"
+        return (
+            "captured as CUDA graphs before the first epoch, once their kernels are compiled "
+            "(training.cuda_graphs=false: one by one)"
+        )
     if config.training.cuda_graphs:
         return "launched one by one, since fp16's are not captured (common.precision=bf16 has its steps captured)"
     return "launched one by one (training.cuda_graphs=false)"
@@ -266,7 +269,10 @@ def _build_trainer(config: Config, device: torch.device, run: RunFolder, resume:
         say(f"checkpoint: none was written yet in {run.path}, so the run begins anew")
     if not restored:
         say(f"environments: {env.backend} cannot be restored, so the episodes under way were cut")
-    trainer.priors = estimate_seconds_per_unit(agent, config, env.num_envs)
+    own = Running(trainer.parts, trainer.engine, trainer.collector.policy)
+    running = own if device.type == "cuda" or trainer.graphs is not None else None
+    phases = scheduled_phases(config, trainer.position.epoch)
+    trainer.priors = estimate_seconds_per_unit(agent, config, env.num_envs, running, phases)
     return trainer
 
 

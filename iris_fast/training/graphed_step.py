@@ -32,8 +32,19 @@ def preserved(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) 
         for parameter, state in optimizer.state.items()
     }
     devices = {parameter.device for parameter in parameters if parameter.is_cuda}
-    with torch.random.fork_rng(devices=list(devices)):
-        yield
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        _restore(parameters, weights, optimizer, before)
+
+
+def _restore(
+    parameters: list[nn.Parameter],
+    weights: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+    before: dict[Any, dict[str, Tensor]],
+) -> None:
     with torch.no_grad():
         for parameter, weight in zip(parameters, weights, strict=True):
             parameter.copy_(weight)
@@ -82,17 +93,32 @@ class GraphedPartTrainer(PartTrainer):
 
     def step(self, run_seed: int, epoch: int, step: int) -> Losses:
         """One optimizer step; its losses, their sum and the gradient norm before clipping."""
-        seeds = self.batch_seeds(run_seed, epoch, step)
-        torch.manual_seed(seeds[0])  # dropout, as in an eager step
-        inputs = {
-            f"{batch}.{name}": value
-            for batch, seed in enumerate(seeds)
-            for name, value in self.inputs(seed).items()
-        }
-        metrics = {name: value.clone() for name, value in self._call(inputs).items()}
+        metrics = self.replay(self.batch_seeds(run_seed, epoch, step), self.inputs)
         if step % self.CHECK_EVERY == 0:
             self.check_finite(metrics, epoch, step)
         return metrics
+
+    def rehearse(
+        self, inputs: Callable[[int], Tensors], seconds_of: Callable[[Callable[[], object]], float]
+    ) -> float:
+        """What `seconds_of` says of a step on what `inputs` gives, once it is captured; nothing is learned from it.
+
+        Later steps replay what was captured here: `inputs` must give names and shapes that theirs have.
+        """
+        seeds = self.batch_seeds(0, 0, 0)
+        with preserved(self.parameters, self.optimizer):
+            self.replay(seeds, inputs)
+            return seconds_of(lambda: self.replay(seeds, inputs))
+
+    def replay(self, seeds: list[int], inputs: Callable[[int], Tensors]) -> Losses:
+        """One optimizer step on what `inputs` gives for each batch's seed; its gradient is the parameters' `grad`."""
+        torch.manual_seed(seeds[0])  # dropout, as in an eager step
+        named = {
+            f"{batch}.{name}": value
+            for batch, seed in enumerate(seeds)
+            for name, value in inputs(seed).items()
+        }
+        return {name: value.clone() for name, value in self._call(named).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
@@ -114,6 +140,11 @@ class GraphedPartTrainer(PartTrainer):
         return metrics
 
 
+def is_captured(graphs: Graphs | None, precision: str) -> bool:
+    """Whether gradient steps are captured: not without graphs, nor in fp16."""
+    return graphs is not None and precision != "fp16"
+
+
 def make_part_trainer(
     name: str,
     config: PartConfig,
@@ -126,7 +157,7 @@ def make_part_trainer(
     graphs: Graphs | None,
 ) -> PartTrainer:
     """A trainer whose steps `graphs` capture; eager ones without, and in fp16."""
-    if graphs is None or precision == "fp16":
+    if graphs is None or not is_captured(graphs, precision):
         return PartTrainer(
             name, config, parameters, optimizer, lambda seed: losses_of(inputs(seed)), precision, pieces
         )

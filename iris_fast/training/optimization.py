@@ -25,20 +25,22 @@ def weight_decay_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.
     return decayed, [p for p in module.parameters() if id(p) not in identities]
 
 
-def adam(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=_on_gpu(parameters))
+def adam(
+    parameters: list[nn.Parameter], learning_rate: float, captured: bool = True
+) -> torch.optim.Optimizer:
+    """Adam; `captured`: whether a CUDA graph may take its step in, on a GPU, where it then counts its steps."""
+    capturable = captured and parameters[0].is_cuda
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=capturable)
 
 
-def adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW with weight decay on the weights of Linear layers alone."""
+def adamw(
+    module: nn.Module, learning_rate: float, weight_decay: float, captured: bool = True
+) -> torch.optim.Optimizer:
+    """AdamW with weight decay on the weights of Linear layers alone; `captured` as of `adam`."""
     decayed, others = weight_decay_groups(module)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True, capturable=_on_gpu(decayed))
-
-
-def _on_gpu(parameters: list[nn.Parameter]) -> bool:
-    """Whether a CUDA graph may capture the optimizer's step, for which it counts its steps on the device."""
-    return parameters[0].is_cuda
+    capturable = captured and decayed[0].is_cuda
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True, capturable=capturable)
 
 
 class MetricMeans:

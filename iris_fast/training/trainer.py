@@ -16,7 +16,7 @@ from iris_fast.config import Config, to_dict
 from iris_fast.config.schema import memory_bytes
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import RunStopped
-from iris_fast.graphs import CudaGraphs, Tensors
+from iris_fast.graphs import Tensors, graphs_of
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.replay.cache import FrameCache
@@ -25,7 +25,7 @@ from iris_fast.replay.store import EpisodeStore
 from .checkpoint import DatasetLog, explained_disk_errors, save_checkpoint
 from .collector import ActingConfig, Collector
 from .evaluation import Evaluator, save_steps
-from .graphed_step import make_part_trainer
+from .graphed_step import is_captured, make_part_trainer
 from .interrupts import StopRequest
 from .loggers import MetricLogger
 from .optimization import Losses, MetricMeans, PartTrainer, adam, adamw
@@ -44,7 +44,11 @@ from .tester import StopPlaying
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory this process has held so far, in gigabytes, on the host and on a GPU."""
+    """The most memory this process has held so far, in gigabytes, on the host and on a GPU.
+
+    On a GPU that of tensors, and what PyTorch has reserved for them: the memory that graphs are replayed in is of
+    the second kind alone.
+    """
     found = {}
     try:
         import resource
@@ -55,6 +59,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
         found["memory/host_peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
     if device.type == "cuda":
         found["memory/device_peak_gigabytes"] = torch.cuda.max_memory_allocated(device) / 1e9
+        found["memory/device_reserved_peak_gigabytes"] = torch.cuda.max_memory_reserved(device) / 1e9
     return found
 
 
@@ -103,8 +108,7 @@ class Trainer:
         self.cache = FrameCache(
             agent.tokenizer, self.store, enabled=config.datasets.train.cache, max_bytes=cache_bytes
         )
-        captured = config.training.cuda_graphs and agent.device.type == "cuda"
-        self.graphs = CudaGraphs(agent.device) if captured else None
+        self.graphs = graphs_of(agent.device) if config.training.cuda_graphs else None
         policy = Policy(agent, self.graphs)
         self.collector = Collector(
             env, agent, self.store, self._acting(), derive_seed(self.seed, "collection"), policy
@@ -146,17 +150,16 @@ class Trainer:
             "world_model": list(agent.world_model.parameters()),
             "actor_critic": list(agent.actor_critic.parameters()),
         }
+        precision, graphs = self.config.common.precision, self.graphs
+        captured = is_captured(graphs, precision)
+        rates = {name: getattr(training, name).learning_rate or 0.0 for name in PARTS}
+        decay = training.world_model.weight_decay
         optimizers = {
-            "tokenizer": adam(parameters["tokenizer"], training.tokenizer.learning_rate or 0.0),
-            "world_model": adamw(
-                agent.world_model,
-                training.world_model.learning_rate or 0.0,
-                training.world_model.weight_decay,
-            ),
-            "actor_critic": adam(parameters["actor_critic"], training.actor_critic.learning_rate or 0.0),
+            "tokenizer": adam(parameters["tokenizer"], rates["tokenizer"], captured),
+            "world_model": adamw(agent.world_model, rates["world_model"], decay, captured),
+            "actor_critic": adam(parameters["actor_critic"], rates["actor_critic"], captured),
         }
         batch = {name: getattr(training, name).batch_num_samples for name in PARTS}
-        precision = self.config.common.precision
         inputs: dict[str, Callable[[int], Tensors]] = {
             "tokenizer": self._tokenizer_inputs,
             "world_model": lambda seed: world_model_inputs(self.cache, batch["world_model"], length, seed),
@@ -179,7 +182,7 @@ class Trainer:
                 losses_of[name],
                 precision,
                 training.tokenizer.pieces if name == "tokenizer" else 1,
-                self.graphs,
+                graphs,
             )
             for name in PARTS
         }

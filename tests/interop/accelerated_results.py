@@ -1,7 +1,7 @@
 """Compares an agent of the public implementation with a copy of it after `accelerate`, results and gradients.
 
-`python -m tests.interop.accelerated_results CHECKOUT causal|block_causal`, in a process of its own; prints a line a
-comparison, and `the same` last.
+`python -m tests.interop.accelerated_results CHECKOUT causal|block_causal [ENGINE]`, in a process of its own; prints a
+line a comparison, and `the same` last.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def same_gradients(what: str, ours: Any, theirs: Any, loss: Callable[[Any], Tens
     print(f"{what}: {count} gradients")
 
 
-def make_agents(checkout: Path, attention: Any) -> tuple[Any, Any]:
+def make_agents(checkout: Path, attention: Any, engine: Any) -> tuple[Any, Any]:
     """An accelerated agent and its unaccelerated twin; heads so steep that samples are the likeliest classes."""
     torch.manual_seed(0)
     autoencoder = AutoencoderConfig(
@@ -92,11 +92,11 @@ def make_agents(checkout: Path, attention: Any) -> tuple[Any, Any]:
         ):
             linear.weight.normal_(std=1e4)
     ours = copy.deepcopy(theirs)
-    return accelerate(ours.eval()), theirs.eval()
+    return accelerate(ours.eval(), engine), theirs.eval()
 
 
-def compare(checkout: Path, attention: str) -> None:
-    ours, theirs = make_agents(checkout, attention)
+def compare(checkout: Path, attention: str, engine: str) -> None:
+    ours, theirs = make_agents(checkout, attention, engine)
     assert accelerate(ours) is ours
     assert list(ours.state_dict()) == list(theirs.state_dict())
     frames = torch.rand(3, 6, 3, 64, 64)
@@ -121,6 +121,7 @@ def compare(checkout: Path, attention: str) -> None:
     compare_cache(ours, theirs)
     compare_imagination(ours, theirs, batch)
     compare_playing(checkout, ours, theirs, frames)
+    compare_after_changes(ours, theirs, batch)
     print("the same")
 
 
@@ -182,6 +183,25 @@ def compare_imagination(ours: Any, theirs: Any, batch: dict[str, Tensor]) -> Non
 
 
 @torch.no_grad()
+def compare_after_changes(ours: Any, theirs: Any, batch: dict[str, Tensor]) -> None:
+    """Weights changed in place without PyTorch's counting it, as fused optimizers do, are those imagined with."""
+    for part in ("tokenizer", "world_model", "actor_critic"):
+        for agent in (ours, theirs):
+            for parameter in getattr(agent, part).parameters():
+                parameter.data.mul_(1.05)
+        rollouts = [
+            agent.actor_critic.imagine(batch, agent.tokenizer, agent.world_model, horizon=3)
+            for agent in (ours, theirs)
+        ]
+        for field in ("actions", "rewards", "ends", "logits_actions", "values"):
+            same(
+                f"imagined {field} with another {part}",
+                getattr(rollouts[0], field),
+                getattr(rollouts[1], field),
+            )
+
+
+@torch.no_grad()
 def compare_playing(checkout: Path, ours: Any, theirs: Any, frames: Tensor) -> None:
     """The public implementation's dream environment, over more steps than the context holds."""
     environment = import_checkout(checkout, "envs.world_model_env").WorldModelEnv
@@ -198,4 +218,4 @@ def compare_playing(checkout: Path, ours: Any, theirs: Any, frames: Tensor) -> N
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    compare(Path(sys.argv[1]), sys.argv[2])
+    compare(Path(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "auto")

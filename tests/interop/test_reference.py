@@ -57,8 +57,9 @@ def test_its_strict_loader_accepts_our_export(
     assert other.returncode != 0 and "lpips" in other.stderr  # its loader is strict about this
 
 
+@pytest.mark.parametrize("engine", ["auto", "oracle"])
 @pytest.mark.parametrize("attention", ["causal", "block_causal"])
-def test_an_accelerated_agent_gives_the_same_results(checkout: Path, attention: str) -> None:
-    result = run_there(checkout, "accelerated_results", attention)
+def test_an_accelerated_agent_gives_the_same_results(checkout: Path, attention: str, engine: str) -> None:
+    result = run_there(checkout, "accelerated_results", attention, engine)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout.splitlines()[-1] == "the same"

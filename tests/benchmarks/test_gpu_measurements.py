@@ -1,0 +1,175 @@
+"""What the benchmarks do otherwise on a GPU, as far as it can be seen without one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import captured_projection
+from benchmarks.captured_projection import project_captured, seconds_by_phase
+from benchmarks.cases import environments as environments_module
+from benchmarks.cases import rollout as rollout_module
+from benchmarks.cases import training_steps as steps_module
+from benchmarks.cases.environments import environments
+from benchmarks.cases.gradient_steps import _rollout_seconds
+from benchmarks.cases.rollout import measure_rollout
+from benchmarks.projection import paper_units
+from benchmarks.registry import Run
+from benchmarks.systems.client import Systems, Worker
+from iris_fast.agent import PARTS
+from iris_fast.errors import UserError, run_command
+from iris_fast.graphs import Uncaptured
+from tests.commands import Say
+from tests.micro import MICRO
+
+SMALL = [setting for setting in MICRO if not setting.startswith(("collection", "evaluation", "logging"))]
+
+
+class Recorded:
+    """A worker that notes what it is asked, and imagines frames of which no two are alike."""
+
+    def __init__(self, kind: str, notes: list[tuple[Any, ...]]):
+        self.kind, self.notes = kind, notes
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        self.notes.append((self.kind, method, *(a for a in arguments if not isinstance(a, torch.Tensor))))
+        if method == "rollout":
+            return 1.0, {"tokens": torch.arange(arguments[1])[None, :, None].expand(1, -1, 16)}
+        return None
+
+
+class RecordedSystems(Systems):
+    """On a GPU that is not there."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cuda"), 1, None, ())
+        self.notes: list[tuple[Any, ...]] = []
+
+    def start(self, kind: str, checkout: Path | None, environment: dict[str, str] | None) -> Any:
+        return Recorded(kind, self.notes)
+
+
+def test_sides_are_compared_exactly_and_others_timed_as_pytorch_comes() -> None:
+    systems = RecordedSystems()
+    for side in ("ours", "public"):
+        with systems.exactly(side):
+            systems.notes.append((side, "compared"))
+    assert systems.notes == [
+        *(("engine", "exactly", True), ("ours", "compared")),
+        *(("public", "exactly", True), ("public", "compared"), ("public", "exactly", False)),
+    ]
+
+
+def test_a_worker_changes_its_arithmetic() -> None:
+    with Worker("oracle", torch.device("cpu"), 1) as worker:
+        assert worker.call("exactly", True)  # PyTorch's default
+        assert not worker.call("exactly", False)
+        assert worker.call("exactly", True)
+
+
+def test_rollouts_are_warmed_up_at_their_own_horizon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("measured", "machine_of", "rollout_work"):
+        monkeypatch.setattr(rollout_module, name, lambda *_: {})
+    systems = RecordedSystems()
+    measure_rollout(Run(quick=True, systems=systems), ["ours", "public"], 2, 5, 1)
+    horizons = [note[2] for note in systems.notes if note[1] == "rollout"]
+    assert len(horizons) >= 5 and set(horizons) == {5}
+
+
+def test_a_rollout_beside_a_gradient_step_is_warmed_up_too() -> None:
+    systems = RecordedSystems()
+    seconds = _rollout_seconds(Run(quick=True, systems=systems), ["ours", "public"], 2, 5, 1)
+    assert seconds == {"ours": 1.0, "public": 1.0}
+    calls = [(kind, *rest) for kind, method, *rest in systems.notes if method == "rollout"]
+    assert calls[:2] == [("engine", 5, 0), ("public", 5, 0)] and len(calls) == 4
+
+
+def test_environments_are_timed_with_the_backend_there_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = environments_module.find_spec
+    monkeypatch.setattr(environments_module, "find_spec", lambda name: name != "envpool" and find(name))
+    (size,) = environments(run)["sizes"]
+    assert list(size["seconds"]) == ["ale"]
+    monkeypatch.setattr(environments_module, "find_spec", lambda name: None)
+    assert "neither" in environments(run)["sizes"][0]["left_out"]
+
+
+def test_captured_steps_are_timed_with_what_they_spend_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps_module, "graphs_of", Uncaptured)
+    found = steps_module.measure("tiny", 2, *SMALL, operations=True)
+    assert found["captured"] and set(found["acting"]) == {"1", "8"} and found["coding_a_frame"] > 0
+    for name in (*PARTS, "rollout"):
+        operations = found[name]["operations"]
+        assert 0 < operations["largest"][0]["seconds"] <= operations["seconds"]
+        assert operations["calls"] >= len(operations["largest"]) == 15
+    for name in PARTS:
+        share = found[name]["flops"] / found[name]["median"] / found["matrix_rates"]["float32"]
+        assert 0 < found[name]["share_of_matrix_rate"] == pytest.approx(share)
+
+
+def test_a_step_that_is_interrupted_leaves_the_others_their_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure(preset: str, repeats: int, *overrides: str, operations: bool) -> dict[str, Any]:
+        if not overrides:
+            raise KeyboardInterrupt
+        return {"preset": preset, "operations": operations}
+
+    monkeypatch.setattr(steps_module, "measure", measure)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = steps_module.training_steps(True)
+    assert found == {
+        "bf16": {"preset": "tiny", "operations": True},
+        "float32": {"error": "interrupted"},
+    }
+
+
+def timing(median: float) -> dict[str, float]:
+    return {"median": median}
+
+
+SIDE = {
+    "preset": "paper",
+    "acting": {"1": timing(1e-3), "8": timing(2e-3)},
+    "coding_a_frame": 1e-5,
+    **{part: timing(0.01 * (index + 1)) for index, part in enumerate(PARTS)},
+}
+PLAYED = {
+    "sizes": [
+        {"environments": 1, "steps": 100, "seconds": {"ale": timing(0.1)}},
+        {"environments": 8, "steps": 100, "seconds": {"ale": timing(0.8), "envpool": timing(0.4)}},
+    ]
+}
+
+
+def test_hours_of_a_captured_run_are_units_times_seconds() -> None:
+    _, units = paper_units()
+    found = seconds_by_phase(SIDE, {1: 1e-3, 8: 4e-3})
+    assert found["collection"] == pytest.approx(100_000 * (1e-3 + 1e-3))
+    assert found["world_model"] == pytest.approx(units.steps["world_model"] * 0.02)
+    assert found["evaluation"] == pytest.approx(
+        (units.test_vector_steps + units.final_vector_steps) * (4e-3 + 2e-3)
+    )
+    assert found["cache"] == pytest.approx(max(units.frames_cached, units.frames_decoded) * 1e-5)
+    result = project_captured({"bf16": SIDE, "float32": {"error": "out of memory"}}, PLAYED)
+    assert result["hours"] == {"bf16": pytest.approx(sum(found.values()) / 3600)}
+
+
+def test_nothing_is_projected_from_nothing(tmp_path: Path, capsys: Say) -> None:
+    with pytest.raises(UserError, match="no step of the paper's agent"):
+        project_captured({"bf16": {"error": "x"}, "float32": SIDE | {"preset": "tiny"}}, PLAYED)
+    with pytest.raises(UserError, match="environments was not measured with environments 8"):
+        project_captured({"bf16": SIDE}, {"sizes": PLAYED["sizes"][:1]})
+    assert run_command(captured_projection.main, [str(tmp_path)]) == 2
+    assert "training_steps.json is not there" in capsys.readouterr().err
+
+
+def test_the_command_writes_what_it_says(tmp_path: Path, capsys: Say) -> None:
+    for case, result in (("training_steps", {"bf16": SIDE}), ("environments", PLAYED)):
+        (tmp_path / f"{case}.json").write_text(json.dumps({"result": result}))
+    assert captured_projection.main([str(tmp_path)]) == 0
+    hours = json.loads((tmp_path / "captured_projection.json").read_text())["result"]["hours"]["bf16"]
+    assert capsys.readouterr().out == f"{'bf16':12} {hours:6.2f} h\n"

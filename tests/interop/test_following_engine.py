@@ -1,0 +1,123 @@
+"""The engine of `accelerate`: the device's own, and always with the weights of now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from iris_fast.agent import PARTS, Agent
+from iris_fast.errors import UserError
+from iris_fast.graphs import Uncaptured
+from iris_fast.imagination.cpu_engine import CpuEngine
+from iris_fast.imagination.engine import Rollout
+from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
+from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.interop import following_engine
+from iris_fast.interop.following_engine import FollowingEngine
+from iris_fast.kernels._extension import find_extension
+from iris_fast.models.tokenizer import in_pieces
+from tests.imagination.test_oracle import tensors
+from tests.models.agents import micro_agent
+
+BATCH, BURN_IN, HORIZON = 2, 2, 3
+needs_extension = pytest.mark.skipif(find_extension() is None, reason="the C++ extension is not built")
+
+
+def segments() -> tuple[torch.Tensor, torch.Tensor]:
+    mask = torch.ones(BATCH, BURN_IN + 1, dtype=torch.bool)
+    mask[1, 0] = False
+    return torch.rand(BATCH, BURN_IN + 1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), mask
+
+
+def imagined(engine: FollowingEngine) -> Rollout:
+    return engine.imagine(engine.start(*segments()), HORIZON, seed=3)
+
+
+def oracles(agent: Agent) -> Rollout:
+    return OracleEngine(agent).imagine(FollowingEngine(agent, "oracle").start(*segments()), HORIZON, seed=3)
+
+
+def assert_same(found: Rollout, expected: Rollout) -> None:
+    for name, value in tensors(found).items():
+        torch.testing.assert_close(value, tensors(expected)[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def change(module: nn.Module) -> None:
+    """As a fused optimizer does: in place, and PyTorch counts nothing."""
+    for parameter in module.parameters():
+        version = parameter._version
+        parameter.data.mul_(1.1)
+        assert parameter._version == version
+
+
+@pytest.fixture(params=["chosen", "graph"])
+def followed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FollowingEngine]:
+    """With the engine that this device gets, and with a GPU's, uncaptured, which is told of every part each time."""
+    agent = micro_agent()
+    if request.param == "graph":
+        made = lambda agent, *_: CudaGraphEngine(agent, GraphOptions(), Uncaptured(agent.device))  # noqa: E731
+        monkeypatch.setattr(following_engine, "make_engine", made)
+        monkeypatch.setattr(FollowingEngine, "_versions_now", lambda self: {})
+    yield FollowingEngine(agent)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_new_weights_are_seen_untold(followed: FollowingEngine, part: str) -> None:
+    agent = followed.agent
+    before = imagined(followed)
+    assert_same(before, oracles(agent))
+    change(agent.get_submodule(part))
+    after = imagined(followed)
+    assert not torch.equal(after.logits_actions, before.logits_actions)
+    assert_same(after, oracles(agent))
+
+
+@needs_extension
+def test_what_has_not_changed_is_not_packed_nor_decoded_anew() -> None:
+    followed = FollowingEngine(micro_agent())
+    engine = followed.engine
+    assert isinstance(engine, CpuEngine)
+    imagined(followed)
+    model, missed = engine._model, engine._memo.misses  # type: ignore[union-attr]
+    imagined(followed)
+    assert engine._model is model and engine._memo.misses == missed  # type: ignore[union-attr]
+    change(followed.agent.actor_critic)
+    imagined(followed)
+    assert engine._model is model
+
+
+@needs_extension
+def test_the_engine_is_the_devices_or_the_one_asked_for() -> None:
+    agent = micro_agent()
+    assert type(FollowingEngine(agent).engine) is CpuEngine
+    assert type(FollowingEngine(agent, "oracle").engine) is OracleEngine
+    with pytest.raises(UserError, match="runs on a GPU, not on cpu"):
+        FollowingEngine(agent, "cuda_graph")
+
+
+@needs_extension
+def test_an_agent_that_was_moved_gets_an_engine_anew() -> None:
+    followed = FollowingEngine(micro_agent())
+    imagined(followed)
+    followed.agent.double()
+    frames, mask = segments()
+    followed.start(frames.double(), mask)
+    assert type(followed.engine) is OracleEngine
+    followed.agent.float()
+    assert_same(imagined(followed), oracles(followed.agent))
+    assert type(followed.engine) is CpuEngine
+
+
+def test_the_start_is_what_the_tokenizer_sees() -> None:
+    agent = micro_agent()
+    frames, mask = segments()
+    start = FollowingEngine(agent).start(frames, mask)
+    tokenizer = agent.tokenizer
+    before = frames[:, :-1].flatten(0, 1)
+    seen = in_pieces(lambda rows: tokenizer.frames_of(tokenizer.tokens_of(rows)), before, pad=True)
+    torch.testing.assert_close(start.burn_in_frames.flatten(0, 1), seen, rtol=1e-4, atol=1e-5)
+    assert torch.equal(start.first_tokens, tokenizer.tokens_of(frames[:, -1]))
+    assert torch.equal(start.burn_in_mask, mask[:, :-1])
