@@ -57,14 +57,15 @@ def compare_and_time(
     tolerance: float,
     facts: dict[str, Any],
     dtype: torch.dtype,
+    compared: Callable[[Any], Tensor | Sequence[Tensor]] = lambda found: found,
 ) -> dict[str, Any]:
     """`facts` (with the floor in `bytes` and `flops`) and the seconds of each side; the first one is ours.
 
     A side whose outputs are further from `expected` than `tolerance` of its largest number stops the
-    measurement of this size: an "error" is given instead of times.
+    measurement of this size: an "error" is given instead of times. `compared`: what of an output is compared.
     """
     for name, side in sides.items():
-        error = _error(side(), expected)
+        error = _error(compared(side()), expected)
         if not error <= tolerance:
             return facts | {"error": f"the output of {name} is off by {error:.2g}: not timed"}
     times = time_sides(

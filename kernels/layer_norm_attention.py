@@ -14,10 +14,10 @@ Bytes moved, at the least: held keys and values once, 2 batch heads length head_
 head_dim dim; the parts read, and 4 (1 + heads) batch dim bytes written. Each group reads the weights from L2 once.
 FLOPs: 8 batch heads head_dim dim of products, 4 batch heads (length + 1) head_dim of attention.
 
-By calculation, never measured: at batch 64, 4 heads of 64, dim 256 in bfloat16, a block of four sequences reads 128 KB
-of weights, 68 KB of 17 parts and, half-way through a rollout, 172 KB of cache, one after the other: 368 KB at 70 KB/µs
-a multiprocessor (64 bytes a clock less a third) are 5.3 µs, and four waits for memory 2.8 µs. The three launches that
-it stands for read 8 MB less of weights and of the stream over all, and are two launches more. Which is faster, a GPU has to say.
+By calculation, never measured: at batch 64, 4 heads of 64, dim 256 in bfloat16, a block of four sequences reads 128
+KB of weights, 68 KB of 17 parts and, half-way through a rollout, 172 KB of cache, one after the other: at 70 KB/µs a
+multiprocessor (64 bytes a clock less a third) 5.3 µs, and four waits for memory, 2.8 µs. The three launches that it
+stands for read 8 MB less of weights and of the stream over all. Which is faster, a GPU has to say.
 """
 
 from __future__ import annotations
@@ -48,14 +48,22 @@ from ._stream_arguments import (
     result_dtype,
     stream_sum,
 )
-from ._stream_tiles import normalised_pieces, piece, plus_bias, plus_product, store_rows, store_stream, stream_rows
+from ._stream_tiles import (
+    normalised_pieces,
+    piece,
+    plus_bias,
+    plus_product,
+    store_rows,
+    store_stream,
+    stream_rows,
+)
 from ._triton import jit, large_shared_memory, num_multiprocessors, on_its_device, require_triton, tl, triton
 
 _OCCUPANCY = 0.45  # blocks a multiprocessor has to be given before more sequences share one
 _SEQUENCES = (8, 4, 2, 1)
 
 
-@jit
+@jit(do_not_specialize=["max_tokens"])  # callers may give the part of the cache that they need
 def _layer_norm_attention_kernel(
     parts,  # (PARTS, batch, dim); the last dimension is contiguous
     norm_weight,  # (dim,), contiguous
@@ -110,9 +118,7 @@ def _layer_norm_attention_kernel(
     x = stream_rows(parts, row, row_mask, dim, stride_part, stride_row, PARTS, PIECES, BLOCK_K)
     if head == 0:
         store_stream(x, result, row, row_mask, dim, PIECES, BLOCK_K)
-    pieces = normalised_pieces(
-        x, norm_weight, norm_bias, dim, eps, HAS_NORM_BIAS, PIECES, ROWS, BLOCK_K
-    )
+    pieces = normalised_pieces(x, norm_weight, norm_bias, dim, eps, HAS_NORM_BIAS, PIECES, ROWS, BLOCK_K)
 
     unit = tl.arange(0, BLOCK_DIM)
     unit_mask = unit < head_dim
@@ -247,8 +253,9 @@ def launch_layer_norm_attention(
     result = torch.empty((1 + heads, batch, dim), dtype=torch.float32, device=parts.device)
     if batch == 0:
         return result
-    norm_weight, norm_bias, qkv_bias, proj_bias = (
-        None if t is None else t.contiguous() for t in (norm_weight, norm_bias, qkv_bias, proj_bias)
+    norm_weight = norm_weight.contiguous()
+    norm_bias, qkv_bias, proj_bias = (
+        None if t is None else t.contiguous() for t in (norm_bias, qkv_bias, proj_bias)
     )
     multiprocessors, large_memory = num_multiprocessors(parts.device), large_shared_memory(parts.device)
     shapes = (batch, heads, head_dim, dim, qkv_weight.dtype)
@@ -301,7 +308,8 @@ def _plain(
     heads, head_dim = key_cache.shape[1], key_cache.shape[3]
     packed = torch.nn.functional.linear(normed, qkv_weight, bias).unflatten(1, (3, heads, 1, head_dim))
     attend = append_and_attend_on_host if parts.device.type == "cpu" else append_and_attend
-    attended = attend(*packed.unbind(1), key_cache, value_cache, lengths, 1, scale, None, None)
+    query, key, value = packed.unbind(1)
+    attended = attend(query, key, value, key_cache, value_cache, lengths, 1, scale, None, None)
     columns = proj_weight.unflatten(1, (heads, head_dim)).permute(1, 2, 0)  # (heads, head_dim, dim)
     shares = attended[:, 0].transpose(0, 1).to(x.dtype) @ columns.to(x.dtype)
     return as_parts(x, shares, proj_bias)
@@ -361,9 +369,7 @@ def _layer_norm_attention_fake(
     key_cache: Tensor,
     *_: object,
 ) -> Tensor:
-    return parts.new_empty(
-        (1 + key_cache.shape[1], *parts.shape[1:]), dtype=result_dtype(parts, qkv_weight)
-    )
+    return parts.new_empty((1 + key_cache.shape[1], *parts.shape[1:]), dtype=result_dtype(parts, qkv_weight))
 
 
 def layer_norm_attention(
@@ -476,9 +482,7 @@ def _checked(
         "norm_weight": norm_weight,
         "norm_bias": norm_bias,
     }
-    check_tensors(
-        "layer_norm_attention", tensors, ("qkv_weight", "proj_weight", "key_cache", "value_cache")
-    )
+    check_tensors("layer_norm_attention", tensors, ("qkv_weight", "proj_weight", "key_cache", "value_cache"))
     check_writable("key_cache", key_cache)
     check_writable("value_cache", value_cache)
     return checked_lengths(lengths, batch, 1, max_tokens, parts.device)

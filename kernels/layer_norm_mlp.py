@@ -33,7 +33,15 @@ from ._stream_arguments import (
     result_dtype,
     stream_sum,
 )
-from ._stream_tiles import normalised_pieces, piece, plus_bias, plus_product, store_rows, store_stream, stream_rows
+from ._stream_tiles import (
+    normalised_pieces,
+    piece,
+    plus_bias,
+    plus_product,
+    store_rows,
+    store_stream,
+    stream_rows,
+)
 from ._triton import jit, large_shared_memory, on_its_device, require_triton, tl, triton
 from .layer_norm_linear import activated
 
@@ -82,9 +90,7 @@ def _layer_norm_mlp_kernel(
     x = stream_rows(parts, row, row_mask, dim, stride_part, stride_row, PARTS, PIECES, BLOCK_K)
     if slice_index == 0:
         store_stream(x, result, row, row_mask, dim, PIECES, BLOCK_K)
-    pieces = normalised_pieces(
-        x, norm_weight, norm_bias, dim, eps, HAS_NORM_BIAS, PIECES, ROWS, BLOCK_K
-    )
+    pieces = normalised_pieces(x, norm_weight, norm_bias, dim, eps, HAS_NORM_BIAS, PIECES, ROWS, BLOCK_K)
     unit = slice_index * SLICE + tl.arange(0, SLICE)  # of the hidden layer
     unit_mask = unit < width
     in_rows = in_weight + unit.to(tl.int64) * stride_in_out
@@ -166,8 +172,9 @@ def launch_layer_norm_mlp(
     result = torch.empty((1 + slices, rows, dim), dtype=torch.float32, device=parts.device)
     if result.numel() == 0:
         return result
-    norm_weight, norm_bias, in_bias, out_bias = (
-        None if t is None else t.contiguous() for t in (norm_weight, norm_bias, in_bias, out_bias)
+    norm_weight = norm_weight.contiguous()
+    norm_bias, in_bias, out_bias = (
+        None if t is None else t.contiguous() for t in (norm_bias, in_bias, out_bias)
     )
     chosen = configuration(rows, dim, in_weight.dtype, large_shared_memory(parts.device)) | sizes
     grid = (triton.cdiv(rows, chosen["ROWS"]) * slices,)

@@ -15,7 +15,9 @@ FLOATS = ("parts", "result", "norm_weight", "norm_bias")
 SIZES = ("rows", "dim", "width", "stride_part", "stride_row", "stride_in_out", "stride_out_out")
 
 
-def variant(dtype: str, rows: int, parts: int, precision: str = "ieee", dim: int = 256, width: int = 64) -> Variant:
+def variant(
+    dtype: str, rows: int, parts: int, precision: str = "ieee", dim: int = 256, width: int = 64
+) -> Variant:
     """`fp32` or `bf16` weights, rows of a batch, parts of the stream, `width` units a slice."""
     chosen = configuration(rows, dim, DTYPES[dtype], True)
     constants: dict[str, Any] = {"stride_in_dim": 1, "stride_out_dim": 1, "PARTS": parts}

@@ -61,7 +61,8 @@ def make_engine(
     graphed = name == "cuda_graph" or (name == "auto" and device == "cuda" and triton is not None)
     if layer_launches != "auto" and not graphed:
         raise UserError(
-            "common.layer_launches is a setting of the CUDA-graph engine: leave it out, or set common.engine=cuda_graph"
+            "common.layer_launches is a setting of the CUDA-graph engine on a GPU: leave it out, or set "
+            "common.engine=cuda_graph"
         )
     if name == "cpu" or (name == "auto" and built and has_codec(agent.tokenizer)):
         try:

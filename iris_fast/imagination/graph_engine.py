@@ -32,8 +32,8 @@ class GraphOptions:
     """`dtype`: of the world model's and the decoder's weights, keys and values. In float32 the trajectory is the
     oracle's, except where two choices lie within rounding; in bfloat16 its distribution is, within bfloat16's.
     `precision`: of products of float32 in our kernels, "ieee" (exact), "tf32x3" (nearly) or "tf32".
-    `launches_per_layer`: of a pass of one token. By calculation two are no faster than five unless a launch in a graph
-    costs 1.5 µs (`benchmarks/LOG.md`); neither was ever timed on a GPU.
+    `launches_per_layer`: of a pass of one token. By calculation two are no faster than five unless a launch in a
+    graph costs 1.5 µs (`benchmarks/LOG.md`); neither was ever timed on a GPU.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -183,12 +183,14 @@ class TokenPasses:
     def _two_launches_a_layer(self, x: Tensor, held: int) -> Tensor:
         """The layers on one token's embeddings `(batch, 1, embed_dim)`."""
         parts = x.transpose(0, 1)  # the stream, in one part
-        for layer, cache in zip(self.weights.layers, self.cache, strict=True):
+        room = self.cache[:, :, :, :, : held + 1]
+        for layer, cache in zip(self.weights.layers, room, strict=True):
             parts = layer_norm_attention(
                 parts,
                 *layer.qkv,
                 *layer.proj,
-                *cache.unbind(0),
+                cache[0],
+                cache[1],
                 self.lengths[held],
                 **layer.ln1._asdict(),
                 precision=self.precision,

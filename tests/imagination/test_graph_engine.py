@@ -54,9 +54,7 @@ def assert_same_trajectory(found: Rollout, expected: Rollout) -> None:
 @pytest.mark.parametrize("horizon", [1, 2, 4, 5, HORIZON, 13])  # the context has four blocks
 @pytest.mark.parametrize("attention", ["causal", "block_causal"])
 @FORMS
-def test_same_seed_same_trajectory_as_the_oracle(
-    options: GraphOptions, horizon: int, attention: str
-) -> None:
+def test_same_seed_same_trajectory_as_the_oracle(options: GraphOptions, horizon: int, attention: str) -> None:
     agent = micro_agent(f"world_model.attention={attention}", "world_model.num_layers=2")
     expected = OracleEngine(agent).imagine(make_start(), horizon, seed=7)
     assert_same_trajectory(uncaptured(agent, options).imagine(make_start(), horizon, seed=7), expected)

@@ -47,7 +47,9 @@ def attend_whole(
 ) -> tuple[Tensor, Tensor]:
     """`layer_norm_attention` and the caches (2, batch, heads, max_tokens, head_dim) after it."""
     caches = caches.clone()
-    result = layer_norm_attention(parts, qkv, None, proj, None, *caches.unbind(), lengths, norm_weight=gain)
+    result = layer_norm_attention(
+        parts, qkv, None, proj, None, caches[0], caches[1], lengths, norm_weight=gain
+    )
     return result, caches
 
 

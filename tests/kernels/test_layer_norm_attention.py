@@ -61,8 +61,9 @@ def cast(inputs: Inputs, dtype: torch.dtype, device: str = "cpu") -> Inputs:
 
 
 def launch(inputs: Inputs, **options: Any) -> Tensor:
-    scale = options.pop("scale", inputs["key_cache"].shape[3] ** -0.5)
-    return launch_layer_norm_attention(*(inputs.get(name) for name in ORDER), scale=scale, **options)  # type: ignore[arg-type]
+    tensors: Any = [inputs.get(name) for name in ORDER]
+    given: Inputs = {"scale": inputs["key_cache"].shape[3] ** -0.5} | options
+    return launch_layer_norm_attention(*tensors, **given)
 
 
 def plain(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,7 +220,9 @@ def test_no_sequences_and_no_room() -> None:
 
 
 def test_few_sequences_get_a_block_each() -> None:
-    rows = [configuration(b, 4, 64, 256, torch.bfloat16, 132, True)["ROWS"] for b in (1, 16, 32, 64, 256, 1024)]
+    rows = [
+        configuration(b, 4, 64, 256, torch.bfloat16, 132, True)["ROWS"] for b in (1, 16, 32, 64, 256, 1024)
+    ]
     assert rows == [1, 1, 2, 4, 8, 8]
     for head_dim in (1, 64, 100, 256):  # a stage of loading of W_qkv is 48 KB at the most
         for dtype in (torch.bfloat16, torch.float32):

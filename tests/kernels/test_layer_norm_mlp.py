@@ -92,7 +92,9 @@ def test_the_kernel_is_as_exact_as_plain_pytorch(
 ) -> None:
     inputs = random_inputs(*shape)
     options = {"slice_width": slice_width, "activation": activation}
-    found = check(inputs, dtype, device, **options | ({"activation": None} if activation == "identity" else {}))
+    found = check(
+        inputs, dtype, device, **options | ({"activation": None} if activation == "identity" else {})
+    )
     assert found.dtype == torch.float32
     assert found.shape == (1 + -(-shape[3] // slice_width), *shape[1:3])
 
@@ -133,7 +135,9 @@ def test_nan_and_infinity_stay_in_their_row(device: str) -> None:
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_any_shape_stride_and_choice(data: st.DataObject) -> None:
-    parts, rows, dim, width = (data.draw(st.integers(low, high)) for low, high in ((1, 4), (0, 9), (1, 20), (1, 40)))
+    parts, rows, dim, width = (
+        data.draw(st.integers(low, high)) for low, high in ((1, 4), (0, 9), (1, 20), (1, 40))
+    )
     inputs = random_inputs(parts, rows, dim, width, seed=data.draw(st.integers(0, 99)))
     for name in data.draw(st.lists(st.sampled_from(OPTIONAL), unique=True)):
         inputs[name] = None
@@ -186,7 +190,10 @@ def test_sizes_follow_the_shapes() -> None:
         ({"out_weight": torch.ones(4, 6)}, r"out_weight must have shape \(6, 4\), got \(4, 6\)"),
         ({"out_bias": torch.ones(4)}, r"out_bias must have shape \(6,\), got \(4,\)"),
         ({"norm_weight": torch.ones(4)}, r"norm_weight must have shape \(6,\), got \(4,\)"),
-        ({"norm_bias": torch.ones(6, device="meta")}, "norm_bias must be on the device of parts, cpu, got meta"),
+        (
+            {"norm_bias": torch.ones(6, device="meta")},
+            "norm_bias must be on the device of parts, cpu, got meta",
+        ),
         ({"activation": "swish"}, 'activation must be None, "gelu" or "relu", got \'swish\''),
         ({"precision": "half"}, "precision must be one of ieee, tf32x3, tf32, got 'half'"),
         ({"slice_width": 48}, r"slice_width must be one of \(16, 32, 64, 128\), got 48"),
