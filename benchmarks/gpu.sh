@@ -45,7 +45,7 @@ fi
 step engine_tests 80 8 python3 -m pytest -q -m gpu -p no:cacheprovider \
   tests/imagination tests/training tests/test_acting.py
 step training_steps 110 60 python3 -m benchmarks --only training_steps --json "$out"
-step layer_launches 60 40 python3 -m benchmarks --only layer_launches --json "$out"
+step layer_launches 90 20 python3 -m benchmarks --only layer_launches --json "$out"
 step profile 60 3 python3 -m benchmarks.profile_steps "$out/profile"
 
 step train 100 8 python3 -m iris_fast.train --game Pong --preset paper --run-dir "$scratch/run" \

@@ -90,7 +90,7 @@ def measure(machine: Machine, size: Size, quick: bool) -> dict[str, Any]:
             sides[f"ours_{rows}_sequences"] = lambda rows=rows, lanes=lanes: launch_layer_norm_attention(  # type: ignore[misc]
                 *tensors, scale=HEAD_DIM**-0.5, ROWS=rows, LANES=lanes
             )
-    sides["three launches"] = lambda: in_three_launches(one["parts"][0], inputs)
+    sides["ours_in_three_launches"] = lambda: in_three_launches(one["parts"][0], inputs)
     sides["pytorch"] = lambda: layer_norm_attention_reference(**one)
     if machine.cuda and not quick:
         whole = compiled(layer_norm_attention_reference)

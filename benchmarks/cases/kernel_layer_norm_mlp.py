@@ -65,7 +65,7 @@ def measure(machine: Machine, size: Size, quick: bool) -> dict[str, Any]:
     if machine.cuda:
         for width in SLICE_WIDTHS[1:]:
             sides[f"ours_slices_of_{width}"] = lambda w=width: layer_norm_mlp(**inputs, slice_width=w)  # type: ignore[misc]
-    sides["two launches"] = lambda: in_two_launches(one["parts"][0], inputs)
+    sides["ours_in_two_launches"] = lambda: in_two_launches(one["parts"][0], inputs)
     sides["pytorch"] = lambda: layer_norm_mlp_reference(**one, slice_width=128)
     if machine.cuda and not quick:
         whole = compiled(layer_norm_mlp_reference)

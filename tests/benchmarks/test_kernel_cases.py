@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.cases import kernel_lambda_returns, kernel_sampling
+from benchmarks.cases import kernel_lambda_returns, kernel_sampling, layer_launches
+from iris_fast.graphs import Uncaptured
+from iris_fast.imagination.token_pass import TokenPasses
+from tests.models.agents import micro_agent
 
 CPU = torch.device("cpu")
 
@@ -72,3 +75,21 @@ def test_a_straying_peer_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "stray" in found["not_timed"]["torch.multinomial"]
     assert set(found["speedup_over"]) == {"exponential race"}
     assert set(found["speedup_over_without_graphs"]) == {"torch.distributions"}
+
+
+def forms_measured() -> dict[str, Any]:
+    return layer_launches.measure(micro_agent(), Uncaptured(CPU), "float32", 1, 1, 2)
+
+
+def test_rollouts_of_both_forms_are_timed_where_their_passes_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = forms_measured()
+    assert list(found["seconds"]) == ["5 launches", "2 launches"]
+    assert found["difference"] < 1e-5 and set(found["speedup_over"]) == {"2 launches"}
+    right = TokenPasses._two_launches_a_layer
+
+    def wrong(self: TokenPasses, x: Tensor, held: int) -> Tensor:
+        return right(self, x, held) * 1.001
+
+    monkeypatch.setattr(TokenPasses, "_two_launches_a_layer", wrong)
+    found = forms_measured()
+    assert "differ by 0.001" in found["error"] and "seconds" not in found
