@@ -56,6 +56,7 @@ fi
 # which ends at 525. What follows, of the kernels alone, wants a second call.
 step engine_tests 80 8 "${tests[@]}" tests/imagination tests/training tests/test_acting.py
 step training_steps 130 4 python3 -m benchmarks --only training_steps --device cuda --json "$out"
+step layer_launches 90 20 python3 -m benchmarks --only layer_launches --device cuda --json "$out"
 
 # Ours beside plain PyTorch and the public implementation, at the paper's batch; outputs are compared first.
 reference=(${checkout:+--reference "$checkout"})

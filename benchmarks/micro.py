@@ -65,6 +65,20 @@ def norm_and_linear() -> Call:
     return lambda: kernels.layer_norm_linear(x, weight, bias, norm_weight=norm[0], norm_bias=norm[1])
 
 
+def whole_mlp() -> Call:
+    parts, norm = random(5, BATCH, WIDTH), torch.ones(WIDTH, device=DEVICE)
+    weights = random(4 * WIDTH, WIDTH), random(4 * WIDTH), random(WIDTH, 4 * WIDTH), random(WIDTH)
+    return lambda: kernels.layer_norm_mlp(parts, *weights, norm_weight=norm)
+
+
+def whole_attention() -> Call:
+    parts, norm = random(17, BATCH, WIDTH), torch.ones(WIDTH, device=DEVICE)
+    weights = random(3 * WIDTH, WIDTH), random(3 * WIDTH), random(WIDTH, WIDTH), random(WIDTH)
+    cache = random(BATCH, 4, 340, 64), random(BATCH, 4, 340, 64)
+    lengths = torch.full((BATCH,), 170, dtype=torch.int32, device=DEVICE)
+    return lambda: kernels.layer_norm_attention(parts, *weights, *cache, lengths, norm_weight=norm)
+
+
 def norm_and_swish() -> Call:
     maps = random(8, 64, 64, 64).contiguous(memory_format=torch.channels_last)
     weight, bias = random(64), random(64)
@@ -85,6 +99,8 @@ OPERATIONS: dict[str, Callable[[], Call]] = {
     "vq_statistics": statistics,
     "cached_attention": attention,
     "layer_norm_linear": norm_and_linear,
+    "layer_norm_attention": whole_attention,
+    "layer_norm_mlp": whole_mlp,
     "group_norm_swish": norm_and_swish,
     "token_embedding": embedding,
 }

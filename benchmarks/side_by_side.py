@@ -52,16 +52,17 @@ def compare_and_time(
     tolerance: float,
     facts: dict[str, Any],
     dtype: torch.dtype,
+    compared: Callable[[Any], Tensor | Sequence[Tensor]] = lambda found: found,
 ) -> dict[str, Any]:
     """`facts` (with the floor in `bytes` and `flops`) and the seconds of each side; the first one is ours.
 
     A side whose outputs are further from `expected` than `tolerance` of its largest number, or that fails, has no
-    time but a reason under "not_timed"; where it is ours nothing is timed, and "error" says why.
+    time but a reason under "not_timed"; where it is ours nothing is timed, and "error" says why. `compared`: what of an output is compared.
     """
     refused: dict[str, str] = {}
     first = next(iter(sides))
     for name, side in sides.items():
-        why = _refusal(side, expected, tolerance, ours=name == first)
+        why = _refusal(lambda side=side: compared(side()), expected, tolerance, ours=name == first)
         if why is not None:
             refused[name] = why
     if first in refused:

@@ -6,7 +6,9 @@ Import it as `iris_fast.kernels`, or copy this folder into a package of your own
 from .cached_attention import cached_attention, cached_attention_reference
 from .group_norm_swish import group_norm_swish, group_norm_swish_reference
 from .lambda_returns import lambda_returns, lambda_returns_reference
+from .layer_norm_attention import layer_norm_attention, layer_norm_attention_reference
 from .layer_norm_linear import layer_norm_linear, layer_norm_linear_reference
+from .layer_norm_mlp import layer_norm_mlp, layer_norm_mlp_reference
 from .linear_sample import linear_sample, linear_sample_reference
 from .philox import philox_4x32, philox_uniform
 from .sample_categorical import Sample, sample_categorical, sample_categorical_reference
@@ -24,8 +26,12 @@ __all__ = [
     "group_norm_swish_reference",
     "lambda_returns",
     "lambda_returns_reference",
+    "layer_norm_attention",
+    "layer_norm_attention_reference",
     "layer_norm_linear",
     "layer_norm_linear_reference",
+    "layer_norm_mlp",
+    "layer_norm_mlp_reference",
     "linear_sample",
     "linear_sample_reference",
     "philox_4x32",

@@ -48,7 +48,7 @@ def checked(
         value,
         key_cache,
         value_cache,
-        _lengths(lengths, query, max_tokens),
+        checked_lengths(lengths, query.shape[0], query.shape[2], max_tokens, query.device),
         tokens_per_block if causal == "block_causal" else 1,
         float(query.shape[3] ** -0.5 if scale is None else scale),
         _scale("key_scale", key_scale, kv_heads, query.device) if fp8 else None,
@@ -96,30 +96,35 @@ def _check_types(query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, v
     for name, tensor in tensors.items():
         if tensor.device != query.device:
             raise ValueError(f"{name} must be on the device of query, {query.device}, got {tensor.device}")
-    for name, cache in (("key_cache", key_cache), ("value_cache", value_cache)):
-        written_twice = any(
-            n > 1 and stride == 0 for n, stride in zip(cache.shape, cache.stride(), strict=True)
+    check_writable("key_cache", key_cache)
+    check_writable("value_cache", value_cache)
+
+
+def check_writable(name: str, cache: Tensor) -> None:
+    """Raises ValueError for a cache that a kernel cannot write in place."""
+    written_twice = any(n > 1 and stride == 0 for n, stride in zip(cache.shape, cache.stride(), strict=True))
+    if written_twice or (cache.shape[3] > 1 and cache.stride(3) != 1):
+        raise ValueError(
+            f"{name} must not be expanded and its last dimension must be contiguous, got strides {cache.stride()}"
         )
-        if written_twice or (cache.shape[3] > 1 and cache.stride(3) != 1):
-            raise ValueError(
-                f"{name} must not be expanded and its last dimension must be contiguous, got strides {cache.stride()}"
-            )
 
 
-def _lengths(lengths: Tensor | int, query: Tensor, max_tokens: int) -> Tensor:
-    batch, _, new, _ = query.shape
+def checked_lengths(
+    lengths: Tensor | int, batch: int, new: int, max_tokens: int, device: torch.device
+) -> Tensor:
+    """The tokens held as a tensor `(batch,)`; ValueError or TypeError where they are not that."""
     if isinstance(lengths, int):
         if not 0 <= lengths <= max_tokens - new:
             raise ValueError(
                 f"the cache has room for {max_tokens} tokens, lengths {lengths} and {new} new were asked"
             )
         # Not torch.tensor, whose copy from the host a CUDA graph cannot capture.
-        return torch.full((batch,), lengths, dtype=torch.int32, device=query.device)
+        return torch.full((batch,), lengths, dtype=torch.int32, device=device)
     if lengths.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"lengths must be an int or an int32 or int64 tensor, got {lengths.dtype}")
-    if lengths.shape != (batch,) or lengths.device != query.device:
+    if lengths.shape != (batch,) or lengths.device != device:
         raise ValueError(
-            f"lengths must be (batch,), here {(batch,)}, on {query.device}, "
+            f"lengths must be (batch,), here {(batch,)}, on {device}, "
             f"got {tuple(lengths.shape)} on {lengths.device}"
         )
     return lengths

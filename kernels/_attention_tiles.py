@@ -56,6 +56,16 @@ def finite_or_zero(maximum):
 
 
 @jit
+def after_another(maximum, total, attended, score, value):
+    """States (LANES,), (LANES,), (LANES, BLOCK_DIM) after one more key each: its score (LANES,) and value."""
+    raised = tl.maximum(maximum, score)
+    shift = finite_or_zero(raised)
+    decay = tl.exp2(maximum - shift)
+    weight = tl.exp2(score - shift)
+    return raised, total * decay + weight, attended * decay[:, None] + weight[:, None] * value
+
+
+@jit
 def attend_row(
     query,  # (BLOCK_DIM,) float32, times the scale of the scores
     keys,  # pointers to token 0 of the sequence and head in the caches
@@ -83,13 +93,7 @@ def attend_row(
         key = load_tile(keys, token, stride_key, end, head_dim, BLOCK_DIM).to(tl.float32)
         value = load_tile(values, token, stride_value, end, head_dim, BLOCK_DIM).to(tl.float32)
         score = tl.where(token < end, tl.sum(key * query[None, :], axis=1), float("-inf"))
-        raised = tl.maximum(maximum, score)
-        shift = finite_or_zero(raised)
-        decay = tl.exp2(maximum - shift)
-        weight = tl.exp2(score - shift)
-        total = total * decay + weight
-        attended = attended * decay[:, None] + weight[:, None] * value
-        maximum = raised
+        maximum, total, attended = after_another(maximum, total, attended, score, value)
     top = tl.max(maximum, axis=0)
     decay = tl.exp2(maximum - finite_or_zero(top))
     return top, tl.sum(total * decay, axis=0), tl.sum(attended * decay[:, None], axis=0)
@@ -123,6 +127,57 @@ def attend_new_token(
     weight = tl.exp2(score - finite_or_zero(raised))
     attended = attended * decay + tl.where(included, weight * new_value, 0.0)
     return raised, total * decay + weight, attended
+
+
+@jit
+def repeated(numbers, ROWS: tl.constexpr, LANES: tl.constexpr):
+    """`numbers` (ROWS,) LANES times one after the other: (LANES * ROWS,)."""
+    return tl.reshape(tl.broadcast_to(numbers[None, :], (LANES, ROWS)), (LANES * ROWS,))
+
+
+@jit
+def attend_sequences(
+    query,  # (ROWS, BLOCK_DIM) float32, times the scale of the scores
+    keys,  # pointers to token 0 of each sequence (ROWS,), of one head in the caches
+    values,
+    stride_key,
+    stride_value,
+    held,  # (ROWS,) int32: tokens that each sequence holds, all of which are seen
+    head_dim,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,  # a sequence
+    BLOCK_DIM: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """The states (ROWS,), (ROWS,), (ROWS, BLOCK_DIM) of a query row of each of ROWS sequences after their tokens.
+
+    As `attend_row`, but the lanes are dealt out to the sequences, which go through their tokens in step: so one
+    loop keeps loads of all of them in flight.
+    """
+    lane = tl.arange(0, LANES * ROWS) // ROWS
+    dim = tl.arange(0, BLOCK_DIM)
+    end = repeated(held, ROWS, LANES)
+    keys, values = repeated(keys, ROWS, LANES), repeated(values, ROWS, LANES)
+    queries = tl.broadcast_to(query[None, :, :], (LANES, ROWS, BLOCK_DIM))
+    queries = tl.reshape(queries, (LANES * ROWS, BLOCK_DIM))
+    maximum = tl.full((LANES * ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((LANES * ROWS,), tl.float32)
+    attended = tl.zeros((LANES * ROWS, BLOCK_DIM), tl.float32)
+    for start in tl.range(0, tl.max(held, axis=0), LANES, num_stages=STAGES):
+        token = start + lane
+        inside = (token < end)[:, None] & (dim < head_dim)[None, :]
+        place = token.to(tl.int64)
+        key = tl.load((keys + place * stride_key)[:, None] + dim[None, :], mask=inside, other=0.0)
+        value = tl.load((values + place * stride_value)[:, None] + dim[None, :], mask=inside, other=0.0)
+        score = tl.sum(key.to(tl.float32) * queries, axis=1)
+        score = tl.where(token < end, score, float("-inf"))
+        maximum, total, attended = after_another(maximum, total, attended, score, value.to(tl.float32))
+    maximum = tl.reshape(maximum, (LANES, ROWS))
+    top = tl.max(maximum, axis=0)
+    decay = tl.exp2(maximum - finite_or_zero(top)[None, :])
+    total = tl.sum(tl.reshape(total, (LANES, ROWS)) * decay, axis=0)
+    attended = tl.reshape(attended, (LANES, ROWS, BLOCK_DIM)) * decay[:, :, None]
+    return top, total, tl.sum(attended, axis=0)
 
 
 @jit

@@ -62,6 +62,17 @@ def _row_statistics(
 
 
 @jit
+def activated(values, ACTIVATION: tl.constexpr):
+    """`values` float32 under one of ACTIVATIONS."""
+    if ACTIVATION == "gelu":
+        values = 0.5 * values * (1.0 + tl.math.erf(values * 0.7071067811865476))
+    elif ACTIVATION == "relu":
+        # A comparison and not a maximum, so that NaN stays NaN.
+        values = tl.where(values < 0.0, 0.0, values)
+    return values
+
+
+@jit
 def _layer_norm_linear_kernel(
     x,  # (rows, dim), any strides
     weight,  # (out, dim), any strides; products are in its dtype
@@ -123,11 +134,7 @@ def _layer_norm_linear_kernel(
         total = dot_of(rounded_to(values, weights.dtype), weights, total, PRECISION)
     if HAS_BIAS:
         total += tl.load(bias + column, mask=column_mask, other=0.0).to(tl.float32)[None, :]
-    if ACTIVATION == "gelu":
-        total = 0.5 * total * (1.0 + tl.math.erf(total * 0.7071067811865476))
-    elif ACTIVATION == "relu":
-        # A comparison and not a maximum, so that NaN stays NaN.
-        total = tl.where(total < 0.0, 0.0, total)
+    total = activated(total, ACTIVATION)
     inside = row_mask[:, None] & column_mask[None, :]
     row, column = row.to(tl.int64), column.to(tl.int64)
     if HAS_RESIDUAL:

@@ -137,6 +137,27 @@ OPERATIONS = [
         "{rows} × 256 → 1024, GELU",
     ),
     Operation(
+        "layer_norm_attention",
+        "(parts, batch, dim), weights, 2 caches (batch, heads, max_tokens, head_dim), lengths (batch,) → "
+        "(1 + heads, batch, dim)",
+        "one new token a sequence; dim to 1024, 65 parts; head_dim 1 to 256; no gradient",
+        "kernel_layer_norm_attention",
+        "sizes",
+        {"batch": 64},
+        {"batch": 64, "length": 339, "dtype": "bfloat16"},
+        "batch {batch}, {length} tokens, dim 256",
+    ),
+    Operation(
+        "layer_norm_mlp",
+        "(parts, rows, dim), (width, dim), (dim, width) → (1 + slices, rows, dim)",
+        "dim to 1024, 65 parts; made for up to some 100 rows; no gradient",
+        "kernel_layer_norm_mlp",
+        "sizes",
+        {"rows": 64},
+        {"rows": 64, "dtype": "bfloat16"},
+        "{rows} × 256, width 1024",
+    ),
+    Operation(
         "group_norm_swish",
         "(batch, channels, …) → the same",
         "differentiable once",

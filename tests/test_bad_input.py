@@ -132,6 +132,11 @@ TRAIN_CATCH = ("--game", "Catch", *MICRO)
             ["common.kv_dtype", "common.engine=cpu"],
             id="setting of another engine",
         ),
+        pytest.param(
+            (*TRAIN_CATCH, "--device", "cpu", "common.layer_launches=2"),
+            ["common.layer_launches", "common.engine=cuda_graph"],
+            id="setting of an engine of a GPU",
+        ),
         pytest.param((*TRAIN_CATCH, "--init", "gone.pt"), ["no checkpoint gone.pt"], id="no checkpoint"),
         pytest.param(
             (*TRAIN_CATCH, "--init", "x.pt", "--init-parts", "tokenizer,actor"),

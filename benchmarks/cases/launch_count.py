@@ -5,10 +5,11 @@ operation that computes, none for views and allocations. A call may be several k
 convolution's gradient), so the counts are lower bounds. Bytes are those of the tensors that go in and come out.
 
 An imagined step is counted of the oracle's modules, and of what the CUDA-graph engine captures, in float32 and in
-bfloat16; the LSTM cell of the policy is one launch of the latter on a GPU, and counted here as its parts. The
-tokenizer's training step is counted with and without `group_norm_swish`. In the other two what remains is already
-one launch for one operation of PyTorch's own: attention (SDPA), convolutions and the products of the LSTM
-(cuDNN, cuBLAS), cross-entropy; `kernel_torch_limits` measures those on a GPU.
+bfloat16, with five launches a layer in passes of one token and with two; the LSTM cell of the policy is one launch of
+the latter on a GPU, and counted here as its parts. The tokenizer's training step is counted with and without
+`group_norm_swish`. In the other two what remains is already one launch for one operation of PyTorch's own: attention
+(SDPA), convolutions and the products of the LSTM (cuDNN, cuBLAS), cross-entropy; `kernel_torch_limits` measures those
+on a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -41,6 +42,7 @@ from iris_fast.models.group_norm import EPS, GroupNorm
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
 
+Launches = Literal[2, 5]  # a layer
 ACTIONS = 6
 SEED = 1
 # Allocations and questions, which launch nothing.
@@ -145,9 +147,11 @@ def imagined_step_plain(agent: Agent, batch: int) -> dict[str, Any]:
         return counted(step)
 
 
-def rollout_counts(agent: Agent, batch: int, steps: int, dtype: torch.dtype) -> dict[str, Any]:
+def rollout_counts(
+    agent: Agent, batch: int, steps: int, dtype: torch.dtype, launches: Launches
+) -> dict[str, Any]:
     """What the CUDA-graph engine captures for rollouts of so many steps that go on from a recurrent state."""
-    passes = TokenPasses(InferenceWeights(agent.world_model, dtype), batch)
+    passes = TokenPasses(InferenceWeights(agent.world_model, dtype), batch, launches_per_layer=launches)
     stretch = Stretch(batch, steps, None, last=False)
     rollout = DeviceRollout(stretch, agent.actor_critic, FrameDecoder(agent.tokenizer, dtype), passes)
     state = agent.actor_critic.initial_state(batch)
@@ -158,9 +162,11 @@ def rollout_counts(agent: Agent, batch: int, steps: int, dtype: torch.dtype) -> 
         return counted(lambda: rollout(inputs))
 
 
-def imagined_step_ours(agent: Agent, batch: int, dtype: torch.dtype) -> dict[str, Any]:
+def imagined_step_ours(
+    agent: Agent, batch: int, dtype: torch.dtype, launches: Launches = 5
+) -> dict[str, Any]:
     """A step of the CUDA-graph engine: what a rollout of three steps has more than one of two."""
-    long, short = (rollout_counts(agent, batch, steps, dtype) for steps in (3, 2))
+    long, short = (rollout_counts(agent, batch, steps, dtype, launches) for steps in (3, 2))
     rows = {}
     for name, row in long["operations"].items():
         less = short["operations"].get(name, dict.fromkeys(row, 0))
@@ -213,6 +219,12 @@ def measure(preset: str) -> dict[str, Any]:
                 "pytorch": imagined_step_plain(agent, part.batch_num_samples),
                 "ours": imagined_step_ours(agent, part.batch_num_samples, torch.float32),
                 "ours_bfloat16": imagined_step_ours(agent, part.batch_num_samples, torch.bfloat16),
+                "ours_two_launches_a_layer": imagined_step_ours(
+                    agent, part.batch_num_samples, torch.float32, 2
+                ),
+                "ours_two_launches_a_layer_bfloat16": imagined_step_ours(
+                    agent, part.batch_num_samples, torch.bfloat16, 2
+                ),
             }
         agent.train()
         frames = torch.zeros(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from iris_fast.agent import AgentConfig
 from iris_fast.envs.interface import EnvConfig
 from iris_fast.errors import UserError
-from iris_fast.imagination.engine import EngineName, HalfOrFloat, WeightsDtype
+from iris_fast.imagination.engine import EngineName, HalfOrFloat, LayerLaunches, WeightsDtype
 from iris_fast.models.actor_critic import ActorCriticConfig
 from iris_fast.models.frame_codec import DecoderDtype
 from iris_fast.models.tokenizer import TokenizerConfig
@@ -35,6 +35,7 @@ class CommonConfig:
     kv_dtype: HalfOrFloat = "float32"  # of keys and values in the C++ engine
     weights_dtype: WeightsDtype = "float32"  # of the matrices of linear layers in it
     decoder_dtype: DecoderDtype = "float32"  # of the convolutions of imagined frames in it
+    layer_launches: LayerLaunches = "auto"  # of a layer in a pass of one token of the CUDA-graph engine
     threads: int = 0  # CPU threads of PyTorch; 0 leaves its choice
     do_checkpoint: bool = True
 

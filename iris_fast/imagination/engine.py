@@ -13,6 +13,7 @@ from iris_fast.models.actor_critic import LSTMState
 EngineName = Literal["auto", "oracle", "cpu", "cuda_graph"]
 HalfOrFloat = Literal["float32", "float16"]
 WeightsDtype = Literal["float32", "float16", "int8"]
+LayerLaunches = Literal["auto", "2", "5"]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from iris_fast.agent import Agent
@@ -11,7 +12,7 @@ from iris_fast.kernels._triton import triton
 from iris_fast.models.frame_codec import DecoderDtype, has_codec
 
 from .cpu_engine import CpuEngine, CpuOptions
-from .engine import EngineName, HalfOrFloat, ImaginationEngine, WeightsDtype
+from .engine import EngineName, HalfOrFloat, ImaginationEngine, LayerLaunches, WeightsDtype
 from .graph_engine import CudaGraphEngine, GraphOptions
 from .oracle import OracleEngine
 
@@ -35,11 +36,12 @@ def make_engine(
     kv_dtype: HalfOrFloat = "float32",
     weights_dtype: WeightsDtype = "float32",
     decoder_dtype: DecoderDtype = "float32",
+    layer_launches: LayerLaunches = "auto",
 ) -> ImaginationEngine:
     """The engine of that name for `agent`; `auto` takes the C++ one on a CPU, CUDA graphs on a GPU, else the oracle.
 
-    `precision` is that of the CUDA-graph engine, the dtypes are the C++ engine's (`CpuOptions`); an agent on a CPU
-    that it cannot run, as one in float64, gets the oracle.
+    `precision` and `layer_launches` are the CUDA-graph engine's (`GraphOptions`), the dtypes the C++ engine's
+    (`CpuOptions`); an agent on a CPU that it cannot run, as one in float64, gets the oracle.
 
     Raises UserError where the agent's device, or this installation, does not have the engine that was asked for.
     """
@@ -56,6 +58,12 @@ def make_engine(
         )
     if name == "cuda_graph" and triton is None:
         raise UserError("common.engine=cuda_graph needs Triton: pip install triton")
+    graphed = name == "cuda_graph" or (name == "auto" and device == "cuda" and triton is not None)
+    if layer_launches != "auto" and not graphed:
+        raise UserError(
+            "common.layer_launches is a setting of the CUDA-graph engine on a GPU: leave it out, or set "
+            "common.engine=cuda_graph"
+        )
     if name == "cpu" or (name == "auto" and built and has_codec(agent.tokenizer)):
         try:
             return CpuEngine(agent, options)
@@ -67,9 +75,17 @@ def make_engine(
             "common.kv_dtype, common.weights_dtype and common.decoder_dtype are settings of the C++ engine on a CPU: "
             "leave them out, or set common.engine=cpu"
         )
-    if name == "cuda_graph" or (name == "auto" and device == "cuda" and triton is not None):
-        return CudaGraphEngine(agent, OF_PRECISION[precision])
+    if graphed:
+        return CudaGraphEngine(agent, options_of(precision, layer_launches))
     return OracleEngine(agent)
+
+
+def options_of(precision: str, layer_launches: LayerLaunches = "auto") -> GraphOptions:
+    """The CUDA-graph engine's options for a run's settings; `auto` is what the options say by themselves."""
+    options = OF_PRECISION[precision]
+    if layer_launches == "auto":
+        return options
+    return replace(options, launches_per_layer=2 if layer_launches == "2" else 5)
 
 
 def engine_of(agent: Agent, common: CommonConfig) -> ImaginationEngine:
@@ -81,4 +97,5 @@ def engine_of(agent: Agent, common: CommonConfig) -> ImaginationEngine:
         kv_dtype=common.kv_dtype,
         weights_dtype=common.weights_dtype,
         decoder_dtype=common.decoder_dtype,
+        layer_launches=common.layer_launches,
     )

@@ -32,10 +32,13 @@ class GraphOptions:
     """`dtype`: of the world model's and the decoder's weights, keys and values. In float32 the trajectory is the
     oracle's, except where two choices lie within rounding; in bfloat16 its distribution is, within bfloat16's.
     `precision`: of products of float32 in our kernels, "ieee" (exact), "tf32x3" (nearly) or "tf32".
+    `launches_per_layer`: of a pass of one token. By calculation two are no faster than five unless a launch in a
+    graph costs 1.5 µs (`benchmarks/LOG.md`); neither was ever timed on a GPU.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     precision: Literal["ieee", "tf32x3", "tf32"] = "ieee"
+    launches_per_layer: Literal[2, 5] = 5
 
 
 class CudaGraphEngine:
@@ -92,7 +95,9 @@ class CudaGraphEngine:
     def rollout(self, stretch: Stretch) -> DeviceRollout:
         """What is captured for a stretch. Those of one batch size share a cache: each begins by emptying it."""
         if stretch.batch not in self._passes:
-            self._passes[stretch.batch] = TokenPasses(self._weights, stretch.batch, self.options.precision)
+            self._passes[stretch.batch] = TokenPasses(
+                self._weights, stretch.batch, self.options.precision, self.options.launches_per_layer
+            )
         return DeviceRollout(stretch, self.agent.actor_critic, self._decoder, self._passes[stretch.batch])
 
     def _bring_up_to_date(self) -> None:

@@ -1,20 +1,31 @@
-"""The world model's decoding pass of our kernels: five launches a layer, over a static key-value cache.
+"""The world model's decoding pass of our kernels: five launches a layer or two, over a static key-value cache.
 
 A pass is a token embedding, in each layer LayerNorm + query, key and value; append + attention; output projection +
 residual; LayerNorm + first layer of the MLP + GELU; second layer + residual; and for a draw the last LayerNorm +
-first layer of a head + ReLU, and its last layer with the draw: 53 launches a token at 10 layers. What decides where a
-pass writes is known when it is captured: its place in the cache is a Python number, and a row of a table on the
-device for the kernels, so that no counter has to be raised between launches.
+first layer of a head + ReLU, and its last layer with the draw: 53 launches a token at 10 layers. A pass of one token
+can be two launches a layer instead, attention whole and MLP whole, on a residual stream in parts that the next launch
+adds up, and one launch that adds up the last: 24 a token. They read weights and stream more often
+(`layer_norm_attention.py`, `layer_norm_mlp.py`), so which is faster is a matter of the device and the batch.
+
+What decides where a pass writes is known when it is captured: its place in the cache is a Python number, and a row of
+a table on the device for the kernels, so that no counter has to be raised between launches.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from iris_fast.kernels import cached_attention, layer_norm_linear, linear_sample, token_embedding
+from iris_fast.kernels import (
+    cached_attention,
+    layer_norm_attention,
+    layer_norm_linear,
+    layer_norm_mlp,
+    linear_sample,
+    token_embedding,
+)
 from iris_fast.models.world_model import Head, WorldModel
 
 from .randomness import Purpose
@@ -117,16 +128,24 @@ def _norm(layer: nn.LayerNorm) -> Norm:
 class TokenPasses:
     """Passes of a batch of sequences that share a length. Everything it keeps is allocated once.
 
-    `precision` is that of products of float32 in the kernels: "ieee", "tf32x3" or "tf32". The residual stream is
-    float32 in every dtype; keys and values are of the weights' dtype.
+    `precision` is that of products of float32 in the kernels: "ieee", "tf32x3" or "tf32"; `launches_per_layer` is of
+    passes of one token, longer ones take five. The residual stream is float32 in every dtype; keys and values are of
+    the weights' dtype.
     """
 
-    def __init__(self, weights: InferenceWeights, batch: int, precision: str = "ieee"):
+    def __init__(
+        self,
+        weights: InferenceWeights,
+        batch: int,
+        precision: str = "ieee",
+        launches_per_layer: Literal[2, 5] = 5,
+    ):
         config = weights.model.config
         device = weights.positions.device
         self.weights = weights
         self.config = config
         self.precision = precision
+        self.launches_per_layer = launches_per_layer
         head_dim = config.embed_dim // config.num_heads
         shape = (config.num_layers, 2, batch, config.num_heads, config.max_tokens, head_dim)
         self.cache = torch.zeros(shape, dtype=weights.dtype, device=device)
@@ -153,11 +172,33 @@ class TokenPasses:
             more_table=weights.actions,
             dtype=torch.float32,
         )
+        if new == 1 and self.launches_per_layer == 2:
+            return self._two_launches_a_layer(x, held)
         for index, layer in enumerate(weights.layers):
             x = self._attend(x, layer, index, held)
             hidden = self._linear(x, layer.mlp_in, layer.ln2, activation="gelu")
             x = self._linear(hidden, layer.mlp_out, residual=x)
         return x
+
+    def _two_launches_a_layer(self, x: Tensor, held: int) -> Tensor:
+        """The layers on one token's embeddings `(batch, 1, embed_dim)`."""
+        parts = x.transpose(0, 1)  # the stream, in one part
+        room = self.cache[:, :, :, :, : held + 1]
+        for layer, cache in zip(self.weights.layers, room, strict=True):
+            parts = layer_norm_attention(
+                parts,
+                *layer.qkv,
+                *layer.proj,
+                cache[0],
+                cache[1],
+                self.lengths[held],
+                **layer.ln1._asdict(),
+                precision=self.precision,
+            )
+            parts = layer_norm_mlp(
+                parts, *layer.mlp_in, *layer.mlp_out, **layer.ln2._asdict(), precision=self.precision
+            )
+        return parts.sum(0)[:, None]
 
     def _attend(self, x: Tensor, layer: Layer, index: int, held: int) -> Tensor:
         packed = self._linear(x, layer.qkv, layer.ln1).unflatten(2, (3, self.config.num_heads, -1))

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import compiling
-from benchmarks.cases import kernel_lambda_returns, kernel_sampling
+from benchmarks.cases import kernel_lambda_returns, kernel_sampling, layer_launches
 from benchmarks.side_by_side import Machine, compare_and_time
 from benchmarks.tables import text_of
+from iris_fast.graphs import Uncaptured
+from iris_fast.imagination.token_pass import TokenPasses
 from iris_fast.kernels import sample_categorical
+from tests.models.agents import micro_agent
 
 CPU = torch.device("cpu")
 
@@ -185,3 +188,21 @@ def test_ours_draws_rightly_in_all_its_ways(size: tuple[int, int]) -> None:
     place = torch.zeros((), dtype=torch.int64)
     draw = partial(sample_categorical, logits, seed=seed, position=place, purpose=0)
     assert kernel_sampling.wrong_draws(draw, logits, seed) is None
+
+
+def forms_measured() -> dict[str, Any]:
+    return layer_launches.measure(micro_agent(), Uncaptured(CPU), "float32", 1, 1, 2)
+
+
+def test_rollouts_of_both_forms_are_timed_where_their_passes_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = forms_measured()
+    assert list(found["seconds"]) == ["5 launches", "2 launches"]
+    assert found["difference"] < 1e-5 and set(found["speedup_over"]) == {"2 launches"}
+    right = TokenPasses._two_launches_a_layer
+
+    def wrong(self: TokenPasses, x: Tensor, held: int) -> Tensor:
+        return right(self, x, held) * 1.001
+
+    monkeypatch.setattr(TokenPasses, "_two_launches_a_layer", wrong)
+    found = forms_measured()
+    assert "differ by 0.001" in found["error"] and "seconds" not in found

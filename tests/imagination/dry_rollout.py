@@ -11,7 +11,7 @@ import json
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -28,6 +28,8 @@ from tests.kernels.dry_launches import absent_gpu
 OPERATORS = (
     "layer_norm_linear",
     "cached_attention",
+    "layer_norm_attention",
+    "layer_norm_mlp",
     "linear_sample",
     "token_embedding",
     "sample_categorical",
@@ -36,9 +38,11 @@ OPERATORS = (
 ACTIONS = 6
 
 
-def launch_everything(agent: Agent, batch: int, dtype: torch.dtype, precision: str) -> None:
+def launch_everything(
+    agent: Agent, batch: int, dtype: torch.dtype, precision: str, launches: Literal[2, 5]
+) -> None:
     """A first frame, an action, a frame's token at a full cache, every draw, and a decoded frame."""
-    passes = TokenPasses(InferenceWeights(agent.world_model, dtype), batch, precision)
+    passes = TokenPasses(InferenceWeights(agent.world_model, dtype), batch, precision, launches)
     weights, last = passes.weights, passes.config.max_tokens - 1
     seed, position = torch.zeros((), dtype=torch.int64), passes.places[16]
     passes.feed(torch.zeros((batch, 16), dtype=torch.int64), 0)
@@ -65,7 +69,8 @@ def main(architecture: int) -> None:
             module = importlib.import_module(f"iris_fast.kernels.{name}")
             stack.enter_context(mock.patch.object(module, f"_{name}", getattr(module, f"_{name}_cuda")))
         for dtype, precision in ((torch.float32, "ieee"), (torch.float32, "tf32"), (torch.bfloat16, "ieee")):
-            launch_everything(agent, 64, dtype, precision)
+            launch_everything(agent, 64, dtype, precision, 5)
+            launch_everything(agent, 64, dtype, precision, 2)
     print(json.dumps([{name: one[name] for name in ("kernel", "shared")} for one in compiled]))
 
 

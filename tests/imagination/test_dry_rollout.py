@@ -29,6 +29,8 @@ def test_every_launch_compiles_for_sm_90() -> None:
     expected = {
         "_layer_norm_linear_kernel",
         "_cached_attention_kernel",
+        "_layer_norm_attention_kernel",
+        "_layer_norm_mlp_kernel",
         "_linear_sample_kernel",
         "_token_embedding_kernel",
         "_sample_tile_kernel",

@@ -12,7 +12,7 @@ from iris_fast.errors import UserError
 from iris_fast.imagination import factory
 from iris_fast.imagination.cpu_engine import CpuEngine
 from iris_fast.imagination.factory import engine_of, make_engine
-from iris_fast.imagination.graph_engine import CudaGraphEngine
+from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.kernels._extension import find_extension
 from tests.models.agents import micro_agent
@@ -62,6 +62,14 @@ def test_the_graph_engine_is_refused_without_a_gpu_and_knows_every_precision() -
     with pytest.raises(UserError, match=r"common\.engine=cuda_graph runs on a GPU, not on cpu"):
         make_engine(micro_agent(), "cuda_graph")
     assert set(factory.OF_PRECISION) == set(get_args(Precision))
+
+
+def test_launches_of_a_layer_are_the_graph_engines_alone() -> None:
+    assert factory.options_of("bf16", "2") == GraphOptions(dtype="bfloat16", launches_per_layer=2)
+    assert factory.options_of("float32", "5") == factory.options_of("float32") == GraphOptions()
+    for engine in ("auto", "cpu", "oracle"):
+        with pytest.raises(UserError, match=r"common\.layer_launches is a setting of the CUDA-graph engine"):
+            engine_of(micro_agent(), CommonConfig(engine=engine, layer_launches="2"))
 
 
 @pytest.mark.gpu

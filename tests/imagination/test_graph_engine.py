@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 from unittest import mock
 
 import pytest
@@ -29,6 +30,8 @@ from .test_oracle import BATCH, HORIZON, make_start, tensors
 
 CPU = torch.device("cpu")
 FLOAT32, BF16 = GraphOptions(), GraphOptions(dtype="bfloat16")
+TWO, BF16_TWO = (replace(options, launches_per_layer=2) for options in (FLOAT32, BF16))
+FORMS = pytest.mark.parametrize("options", [FLOAT32, TWO], ids=["five launches a layer", "two"])
 EXACT = ("tokens", "actions", "rewards", "ends")
 
 
@@ -50,10 +53,11 @@ def assert_same_trajectory(found: Rollout, expected: Rollout) -> None:
 
 @pytest.mark.parametrize("horizon", [1, 2, 4, 5, HORIZON, 13])  # the context has four blocks
 @pytest.mark.parametrize("attention", ["causal", "block_causal"])
-def test_same_seed_same_trajectory_as_the_oracle(horizon: int, attention: str) -> None:
+@FORMS
+def test_same_seed_same_trajectory_as_the_oracle(options: GraphOptions, horizon: int, attention: str) -> None:
     agent = micro_agent(f"world_model.attention={attention}", "world_model.num_layers=2")
     expected = OracleEngine(agent).imagine(make_start(), horizon, seed=7)
-    assert_same_trajectory(uncaptured(agent).imagine(make_start(), horizon, seed=7), expected)
+    assert_same_trajectory(uncaptured(agent, options).imagine(make_start(), horizon, seed=7), expected)
 
 
 @pytest.mark.parametrize("seed", [0, 2**40 + 3, 2**63 - 1])
@@ -75,7 +79,7 @@ def test_a_rollout_is_the_callers_to_keep() -> None:
     assert all(torch.equal(value, kept[name]) for name, value in tensors(first).items())
 
 
-@pytest.mark.parametrize("options", [FLOAT32, BF16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [FLOAT32, BF16, BF16_TWO], ids=["float32", "bfloat16", "bfloat16, two"])
 @pytest.mark.parametrize("part", ["tokenizer", "world_model", "actor_critic"])
 def test_new_weights_are_seen_when_told(options: GraphOptions, part: str) -> None:
     agent, other = micro_agent(), micro_agent(seed=1)
@@ -127,9 +131,11 @@ def test_training_mode_and_a_device_without_graphs_are_refused() -> None:
         CudaGraphEngine(micro_agent())
 
 
-def token_frequencies(agent: Agent, dtype: torch.dtype, seed: int, count: int) -> torch.Tensor:
+def token_frequencies(
+    agent: Agent, dtype: torch.dtype, seed: int, count: int, launches: Literal[2, 5] = 5
+) -> torch.Tensor:
     """How often each of the second frame's first two tokens is drawn in `count` dreams from one frame and action."""
-    passes = TokenPasses(InferenceWeights(agent.world_model, dtype), count)
+    passes = TokenPasses(InferenceWeights(agent.world_model, dtype), count, launches_per_layer=launches)
     first = make_start(1).first_tokens.expand(count, -1)
     drawn, address = [], torch.tensor(seed)
     with torch.no_grad():
@@ -143,11 +149,12 @@ def token_frequencies(agent: Agent, dtype: torch.dtype, seed: int, count: int) -
     return torch.stack(drawn)
 
 
-def test_bfloat16_draws_from_the_same_distribution() -> None:
+@pytest.mark.parametrize("launches", [5, 2])
+def test_bfloat16_draws_from_the_same_distribution(launches: Literal[2, 5]) -> None:
     """Frequencies of 4,096 dreams lie as near to float32's as those of another seed do."""
     agent, count = micro_agent(), 4096
     one, other = (token_frequencies(agent, torch.float32, seed, count) for seed in (0, 1))
-    low = token_frequencies(agent, torch.bfloat16, 2, count)
+    low = token_frequencies(agent, torch.bfloat16, 2, count, launches)
     spread = float((one - other).abs().mean())
     assert 0 < spread < 0.01
     assert float((low - (one + other) / 2).abs().mean()) < 2 * spread
@@ -164,11 +171,15 @@ def test_bfloat16_decodes_the_same_frames() -> None:
     assert float((low - exact).abs().mean()) < 0.02 * float(exact.std())
 
 
-KERNELS = ("layer_norm_linear", "cached_attention", "linear_sample", "token_embedding", "sample_categorical")
+KERNELS = (
+    *("layer_norm_linear", "cached_attention", "layer_norm_attention", "layer_norm_mlp"),
+    *("linear_sample", "token_embedding", "sample_categorical"),
+)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="a GPU is used instead of the interpreter")
-def test_with_every_kernel_in_the_interpreter() -> None:
+@FORMS
+def test_with_every_kernel_in_the_interpreter(options: GraphOptions) -> None:
     """The launchers that a GPU would run, in Triton's interpreter, in place of the CPU references."""
     agent = micro_agent()
     start = make_start(2)
@@ -183,19 +194,27 @@ def test_with_every_kernel_in_the_interpreter() -> None:
                 return on_cuda(*arguments)
 
             patches.enter_context(mock.patch.object(module, f"_{name}", counted))
-        found = uncaptured(agent).imagine(start, 2, seed=4)
+        found = uncaptured(agent, options).imagine(start, 2, seed=4)
     assert_same_trajectory(found, OracleEngine(agent).imagine(start, 2, seed=4))
     passes = 1 + 1 + 16 + 1
     runs = 2  # the capture and its replay
-    assert launched["token_embedding"] == launched["cached_attention"] == runs * passes
-    assert launched["layer_norm_linear"] == runs * (passes * 4 + 16 + 4)
+    whole = passes - 1 if options.launches_per_layer == 2 else 0  # but the first frame's 16 tokens at once
+    assert launched["layer_norm_attention"] == launched["layer_norm_mlp"] == runs * whole
+    assert launched["token_embedding"] == runs * passes
+    assert launched["cached_attention"] == runs * (passes - whole)
+    assert launched["layer_norm_linear"] == runs * ((passes - whole) * 4 + 16 + 4)
     assert launched["linear_sample"] == runs * (16 + 4) and launched["sample_categorical"] == runs * 2
 
 
 def run_without_data(agent: Agent, options: GraphOptions, stretch: Stretch) -> dict[str, torch.Tensor]:
     without_data(agent)
     dtype = getattr(torch, options.dtype)
-    passes = TokenPasses(InferenceWeights(agent.world_model, dtype), stretch.batch, options.precision)
+    passes = TokenPasses(
+        InferenceWeights(agent.world_model, dtype),
+        stretch.batch,
+        options.precision,
+        options.launches_per_layer,
+    )
     rollout = DeviceRollout(stretch, agent.actor_critic, FrameDecoder(agent.tokenizer, dtype), passes)
     batch, width = stretch.batch, agent.config.actor_critic.lstm_dim
     inputs = {
@@ -212,7 +231,7 @@ def run_without_data(agent: Agent, options: GraphOptions, stretch: Stretch) -> d
         return rollout(inputs)
 
 
-@pytest.mark.parametrize("options", [FLOAT32, BF16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [FLOAT32, BF16, TWO], ids=["float32", "bfloat16", "two launches"])
 @pytest.mark.parametrize("stretch", [Stretch(2, 3, 3, True), Stretch(2, 2, None, False)])
 def test_what_is_captured_never_looks_at_a_number_nor_leaves_the_device(
     options: GraphOptions, stretch: Stretch
@@ -238,9 +257,10 @@ def test_the_check_finds_looks_and_copies() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("horizon", [4, 9])
-def test_on_a_gpu_the_captured_rollout_is_the_oracles(horizon: int) -> None:
+@FORMS
+def test_on_a_gpu_the_captured_rollout_is_the_oracles(options: GraphOptions, horizon: int) -> None:
     agent = micro_agent("world_model.num_layers=2").to("cuda")
-    engine = CudaGraphEngine(agent)
+    engine = CudaGraphEngine(agent, options)
     for seed in (0, 1):
         host = make_start(seed=seed)
         start = ImaginationStart(*(part.cuda() for part in vars(host).values()))

@@ -27,7 +27,9 @@ from iris_fast.kernels._vq_tiles import Precision
 from iris_fast.kernels.cached_attention import launch_cached_attention
 from iris_fast.kernels.group_norm_swish import launch_group_norm_swish, launch_group_norm_swish_backward
 from iris_fast.kernels.lambda_returns import launch_lambda_returns, launch_lambda_returns_backward
+from iris_fast.kernels.layer_norm_attention import launch_layer_norm_attention
 from iris_fast.kernels.layer_norm_linear import launch_layer_norm_linear
+from iris_fast.kernels.layer_norm_mlp import launch_layer_norm_mlp
 from iris_fast.kernels.linear_sample import launch_linear_sample
 from iris_fast.kernels.sample_categorical import launch_sample_categorical
 from iris_fast.kernels.token_embedding import launch_token_embedding
@@ -39,6 +41,7 @@ SMALL_SHARED_MEMORY = (89, 120)
 FP8 = torch.float8_e4m3fn
 BF16, FP32, FP16 = torch.bfloat16, torch.float32, torch.float16
 Call = Callable[[], Any]
+KINDS = [(FP32, "ieee"), (FP32, "tf32x3"), (FP32, "tf32"), (BF16, "ieee"), (FP16, "ieee")]
 
 
 def attention_call(
@@ -147,9 +150,8 @@ def linear_sample_calls(_: int) -> Iterator[Call]:
 
 def layer_calls(_: int) -> Iterator[Call]:
     sizes = [(1, 1, 1), (1, 256, 1024), (64, 256, 768), (64, 1024, 256), (8192, 256, 1024), (5, 40, 33)]
-    kinds = [(FP32, "ieee"), (FP32, "tf32x3"), (FP32, "tf32"), (BF16, "ieee"), (FP16, "ieee")]
     for rows, dim, out in sizes:
-        for dtype, precision in kinds:
+        for dtype, precision in KINDS:
             x, weight = torch.zeros(rows, dim, dtype=dtype), torch.zeros(out, dim, dtype=dtype)
             optional = (x.new_zeros(out), x.new_zeros(dim), x.new_zeros(dim), x.new_zeros(rows, out))
             yield partial(launch_layer_norm_linear, x, weight, *optional, 1e-5, "gelu", precision)
@@ -158,6 +160,52 @@ def layer_calls(_: int) -> Iterator[Call]:
     half, weight, ones = torch.zeros(4, 8, dtype=BF16), torch.zeros(6, 8), torch.ones(8)
     yield partial(launch_layer_norm_linear, half, weight, None, ones, None, half[:, :6])
     yield partial(launch_layer_norm_linear, half.float(), weight.bfloat16(), norm_weight=ones)
+
+
+def whole_attention_calls(_: int) -> Iterator[Call]:
+    """Of (parts, batch, dim, heads, head_dim, room)."""
+    sizes = [
+        (17, 64, 256, 4, 64, 340),
+        (1, 1, 1, 1, 1, 1),
+        (1, 1, 256, 4, 64, 340),
+        (9, 256, 256, 4, 64, 340),
+        (3, 5, 40, 2, 24, 77),
+        (9, 64, 1024, 8, 128, 340),
+        (2, 3, 512, 2, 256, 20),
+    ]
+    for parts, batch, dim, heads, head_dim, room in sizes:
+        for dtype, precision in KINDS if parts in (1, 17) else (KINDS[0], KINDS[3]):
+            width = heads * head_dim
+            stream, ones = torch.zeros(parts, batch, dim), torch.ones(dim)
+            qkv, proj = torch.zeros(3 * width, dim, dtype=dtype), torch.zeros(dim, width, dtype=dtype)
+            cache = torch.zeros(batch, heads, room, head_dim, dtype=dtype)
+            lengths = torch.zeros(batch, dtype=torch.int32)
+            layers = (qkv, qkv.new_zeros(3 * width), proj, proj.new_zeros(dim))
+            given = (stream, ones, ones, *layers, cache, cache, lengths, 1e-5, 0.1, precision)
+            yield partial(launch_layer_norm_attention, *given)
+    half = (stream.bfloat16(), ones.bfloat16(), None, qkv, None, proj, None, cache, cache, lengths.long())
+    yield partial(launch_layer_norm_attention, *half)
+
+
+def mlp_calls(_: int) -> Iterator[Call]:
+    """Of (parts, rows, dim, width, slice_width)."""
+    sizes = [
+        (5, 64, 256, 1024, 64),
+        (1, 1, 1, 1, 16),
+        (5, 1, 256, 1024, 64),
+        (5, 256, 256, 1024, 128),
+        (3, 5, 40, 33, 32),
+        (9, 64, 1024, 4096, 128),
+    ]
+    for parts, rows, dim, width, slice_width in sizes:
+        for dtype, precision in KINDS if rows in (1, 64) and dim <= 256 else (KINDS[0], KINDS[3]):
+            stream, ones = torch.zeros(parts, rows, dim), torch.ones(dim)
+            first, last = torch.zeros(width, dim, dtype=dtype), torch.zeros(dim, width, dtype=dtype)
+            layers = (first, first.new_zeros(width), last, last.new_zeros(dim))
+            rest = (1e-5, "gelu", precision, slice_width)
+            yield partial(launch_layer_norm_mlp, stream, ones, ones, *layers, *rest)
+    half = ones.bfloat16()
+    yield partial(launch_layer_norm_mlp, stream.bfloat16(), half, None, first, None, last, None, 1e-5, "relu")
 
 
 def group_norm_calls(_: int) -> Iterator[Call]:
@@ -203,6 +251,8 @@ CALLS: dict[str, Callable[[int], Iterator[Call]]] = {
     "sample_categorical": sampling_calls,
     "linear_sample": linear_sample_calls,
     "layer_norm_linear": layer_calls,
+    "layer_norm_attention": whole_attention_calls,
+    "layer_norm_mlp": mlp_calls,
     "group_norm_swish": group_norm_calls,
     "token_embedding": embedding_calls,
     "lambda_returns": returns_calls,

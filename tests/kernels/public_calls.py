@@ -14,7 +14,9 @@ from iris_fast.kernels import (
     ema_update,
     group_norm_swish,
     lambda_returns,
+    layer_norm_attention,
     layer_norm_linear,
+    layer_norm_mlp,
     linear_sample,
     philox_uniform,
     sample_categorical,
@@ -38,6 +40,17 @@ def attend(
     caches = caches.clone()
     attended = cached_attention(query, key, key * 2, caches[0], caches[1], lengths, **options)
     return attended, caches.float()
+
+
+def attend_whole(
+    parts: Tensor, qkv: Tensor, proj: Tensor, gain: Tensor, caches: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`layer_norm_attention` and the caches (2, batch, heads, max_tokens, head_dim) after it."""
+    caches = caches.clone()
+    result = layer_norm_attention(
+        parts, qkv, None, proj, None, caches[0], caches[1], lengths, norm_weight=gain
+    )
+    return result, caches
 
 
 def moved_codebook(vectors: Tensor, codebook: Tensor) -> Tensor:
@@ -94,6 +107,16 @@ def make_calls(device: str) -> dict[str, Call]:
                 x, weight, norm_weight=gain, activation="gelu", residual=residual
             ),
             (x, weight, ones, normal(6, 12)),
+        ),
+        "layer_norm_attention": (
+            attend_whole,
+            (normal(2, 3, 8), normal(96, 8), normal(8, 32), ones, caches[..., :16], lengths),
+        ),
+        "layer_norm_mlp": (
+            lambda parts, first, last, gain: layer_norm_mlp(
+                parts, first, None, last, None, norm_weight=gain, slice_width=16
+            ),
+            (normal(2, 6, 8), normal(40, 8), normal(8, 40), ones),
         ),
         "group_norm_swish": (
             lambda x, weight, bias: group_norm_swish(x, 4, weight, bias),

@@ -37,6 +37,16 @@ def test_kernels_replace_launches_of_the_imagined_step(counts: dict) -> None:
     assert plain["launches"] - ours["launches"] >= 9 * layers * passes
 
 
+def test_two_launches_a_layer_are_that(counts: dict) -> None:
+    five, two = (counts["imagined_step"][side] for side in ("ours", "ours_two_launches_a_layer"))
+    passes = two["operations"]["token_embedding"]["launches"]
+    layers = two["operations"]["layer_norm_mlp"]["launches"] // passes
+    assert two["operations"]["layer_norm_attention"]["launches"] == passes * layers
+    assert "cached_attention" not in two["operations"]
+    # Three fewer a layer; the sum of the parts at a pass's end is one more.
+    assert five["launches"] - two["launches"] == passes * (3 * layers - 1)
+
+
 def test_group_norm_swish_takes_the_place_of_two_operations_and_their_gradients(counts: dict) -> None:
     plain, ours = (counts["tokenizer_piece"][side]["operations"] for side in ("pytorch", "ours"))
     assert ours["group_norm_swish"]["launches"] == plain["native_group_norm"]["launches"]

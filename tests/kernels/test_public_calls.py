@@ -178,6 +178,8 @@ def test_the_device_of_the_first_tensor_is_current_while_a_launcher_runs() -> No
         ("group_norm_swish", "bias must be on the device of x, cpu, got meta"),
         ("token_embedding", "more_table must be on the device of table, cpu, got meta"),
         ("layer_norm_linear", "residual must be on the device of x, cpu, got meta"),
+        ("layer_norm_attention", "lengths must be .* on cpu, got .* on meta"),
+        ("layer_norm_mlp", "norm_weight must be on the device of parts, cpu, got meta"),
     ],
 )
 def test_tensors_of_two_devices_are_refused_by_name(name: str, message: str) -> None:
