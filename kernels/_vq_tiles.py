@@ -1,4 +1,4 @@
-"""The tiles of a codebook lookup: how rows and codewords are cut for a launch of the search in `vq_lookup`."""
+"""The tiles of a codebook lookup: how rows and codewords are cut for the search in `vq_lookup`, and a tile's minimum."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from typing import Literal
 
 import torch
 
-from ._triton import triton
+from ._rounding import INTERPRETING
+from ._triton import jit, tl, triton
 
 Precision = Literal["ieee", "tf32x3", "tf32", "bf16"]
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Tiles of one launch of the search kernel, its warps, its pipeline's stages, programs a multiprocessor."""
+    """Tiles of one launch of the search kernel, its warps, its pipeline's stages, programs a multiprocessor.
+
+    `lanes` is how many minima each row has while the search runs: codewords as many columns apart share one. Where
+    those are in the registers of one thread, a tile's minimum needs no other: 8 columns apart in Hopper's layout of a
+    product, 8 times the warps side by side in that of `mma.sync`; otherwise 1, a minimum over the tile.
+    """
 
     block_rows: int
     block_codes: int
@@ -23,6 +29,12 @@ class SearchConfig:
     num_warps: int
     num_stages: int
     programs: int = 1
+    lanes: int = 1
+
+    @property
+    def levels(self) -> int:
+        """How often the codewords of a tile are halved to get to one a lane."""
+        return (self.block_codes // self.lanes).bit_length() - 1
 
 
 def search_config(
@@ -56,10 +68,20 @@ def search_config(
     else:
         large = SearchConfig(64, 64, 16, 4 if capability < 10 else 8, 3, 3)
         small = SearchConfig(32, 32, 32, 4, 3, 4)
+    if halves or precision != "ieee":
+        large = replace(large, lanes=_lanes(large, capability))
     config = large if rows > 2048 else small
     if rows <= 32:
         config = replace(config, block_rows=min(config.block_rows, 16 if rows <= 16 else 32))
     return replace(config, block_dim=max(16, min(config.block_dim, width)))
+
+
+def _lanes(config: SearchConfig, capability: int) -> int:
+    if capability == 9:
+        return 8
+    if capability == 10:  # a thread has a whole row of the product, or half of one
+        return 1
+    return 8 * config.num_warps // 2
 
 
 @lru_cache(maxsize=1024)
@@ -75,3 +97,45 @@ def search_splits(row_tiles: int, code_tiles: int, slots: int) -> int:
     splits = min(range(1, min(code_tiles, 256) + 1), key=ends)
     tiles_a_split = -(-code_tiles // splits)
     return -(-code_tiles // tiles_a_split)
+
+
+@jit
+def _halves(tile):
+    """(rows, 2 n) as its first and its last n columns."""
+    rows: tl.constexpr = tile.shape[0]
+    half: tl.constexpr = tile.shape[1] // 2
+    return tl.split(tl.permute(tl.reshape(tile, (rows, 2, half)), (0, 2, 1)))
+
+
+@jit
+def least_of_tile(
+    score,  # (rows, codes) float32
+    LANES: tl.constexpr,
+    LEVELS: tl.constexpr,  # log2(codes / LANES)
+):
+    """The least score of each lane, (rows, LANES), and the first column that has it, less the lane's number.
+
+    A NaN is never the least unless a lane has nothing else. By halving, because operations a score are what a search
+    waits for beside its products: a minimum, a comparison and a selection, where `tl.min` with indices takes seven,
+    and exchanges between threads besides.
+    """
+    if INTERPRETING:  # its minimum of a number and NaN is NaN in some versions
+        score = tl.where(score == score, score, float("inf"))
+    column = (tl.arange(0, score.shape[1]) & -LANES)[None, :] + tl.zeros_like(score).to(tl.int32)
+    if LANES == 1:
+        least = tl.min(score, axis=1)[:, None]
+        return least, tl.min(tl.where(score == least, column, score.shape[1]), axis=1)[:, None]
+    for _ in tl.static_range(LEVELS):
+        low, high = _halves(score)
+        low_column, high_column = _halves(column)
+        score = tl.minimum(low, high)
+        column = tl.where(score == low, low_column, high_column)
+    return score, column
+
+
+@jit
+def least_of_lanes(best, best_code, LANES: tl.constexpr):
+    """The least of each row's lanes, (rows,), and the lowest codeword that has it."""
+    least = tl.min(best, axis=1)
+    code = best_code + tl.arange(0, LANES)[None, :]
+    return least, tl.min(tl.where(best == least[:, None], code, 2147483647), axis=1)

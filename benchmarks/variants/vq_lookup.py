@@ -55,6 +55,8 @@ def search_variant(
             "BLOCK_ROWS": config.block_rows,
             "BLOCK_CODES": config.block_codes,
             "BLOCK_DIM": config.block_dim,
+            "LANES": config.lanes,
+            "LEVELS": config.levels,
         },
         num_warps=config.num_warps,
         num_stages=config.num_stages,
