@@ -1,4 +1,4 @@
-"""The tiles of a codebook lookup: how rows and codewords are cut for the search in `vq_lookup`, and a tile's minimum."""
+"""The tiles of a codebook lookup: how the search in `vq_lookup` cuts rows and codes, and the minimum of a tile."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ Precision = Literal["ieee", "tf32x3", "tf32", "bf16"]
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Tiles of one launch of the search kernel, its warps, its pipeline's stages, programs a multiprocessor.
-
-    `lanes` is how many minima each row has while the search runs: codewords as many columns apart share one. Where
-    those are in the registers of one thread, a tile's minimum needs no other: 8 columns apart in Hopper's layout of a
-    product, 8 times the warps side by side in that of `mma.sync`; otherwise 1, a minimum over the tile.
-    """
+    """Tiles of one launch of the search kernel, its warps, its pipeline's stages, programs a multiprocessor."""
 
     block_rows: int
     block_codes: int
@@ -29,12 +24,6 @@ class SearchConfig:
     num_warps: int
     num_stages: int
     programs: int = 1
-    lanes: int = 1
-
-    @property
-    def levels(self) -> int:
-        """How often the codewords of a tile are halved to get to one a lane."""
-        return (self.block_codes // self.lanes).bit_length() - 1
 
 
 def search_config(
@@ -68,20 +57,22 @@ def search_config(
     else:
         large = SearchConfig(64, 64, 16, 4 if capability < 10 else 8, 3, 3)
         small = SearchConfig(32, 32, 32, 4, 3, 4)
-    if halves or precision != "ieee":
-        large = replace(large, lanes=_lanes(large, capability))
     config = large if rows > 2048 else small
     if rows <= 32:
         config = replace(config, block_rows=min(config.block_rows, 16 if rows <= 16 else 32))
     return replace(config, block_dim=max(16, min(config.block_dim, width)))
 
 
-def _lanes(config: SearchConfig, capability: int) -> int:
-    if capability == 9:
-        return 8
-    if capability == 10:  # a thread has a whole row of the product, or half of one
+def search_lanes(config: SearchConfig, matrix_units: bool, capability: int) -> int:
+    """How many minima each row has while the search runs: codewords that many columns apart share one.
+
+    Where those are in the registers of one thread, a tile's minimum needs no other thread: 8 columns apart in a
+    product as Hopper has it, 8 for each of the warps side by side as `mma.sync` has it. Otherwise 1, a minimum over
+    the tile: for products without matrix units, small tiles, and capability 10, where a thread has a whole row.
+    """
+    if not matrix_units or capability == 10 or config.block_rows * config.block_codes < 4096:
         return 1
-    return 8 * config.num_warps // 2
+    return 8 if capability == 9 else 8 * config.num_warps // 2
 
 
 @lru_cache(maxsize=1024)
@@ -111,7 +102,7 @@ def _halves(tile):
 def least_of_tile(
     score,  # (rows, codes) float32
     LANES: tl.constexpr,
-    LEVELS: tl.constexpr,  # log2(codes / LANES)
+    LEVELS: tl.constexpr,  # log2(codes / LANES), which is not looked at where LANES is 1
 ):
     """The least score of each lane, (rows, LANES), and the first column that has it, less the lane's number.
 

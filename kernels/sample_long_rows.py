@@ -275,6 +275,11 @@ def _sample_chunk_kernel(
         tl.store(entropies + index, entropy)
 
 
+def threshold_warps(num_warps: int) -> int:
+    """Warps of a program that truncates: three sums at a time take the registers of twice the threads."""
+    return min(16, 2 * num_warps)
+
+
 def launch_long_rows(
     logits: Tensor,
     address: tuple,
@@ -307,7 +312,7 @@ def launch_long_rows(
             *truncation,
             HAS_TEMPERATURE=flags["HAS_TEMPERATURE"],
             BLOCK_CLASSES=chunk_classes,
-            num_warps=num_warps,
+            num_warps=threshold_warps(num_warps),
             **limits,
         )
     parts = (maxima, sums, moments if flags["WITH_INFO"] else None)

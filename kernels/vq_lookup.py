@@ -34,6 +34,7 @@ from ._vq_tiles import (
     least_of_lanes,
     least_of_tile,
     search_config,
+    search_lanes,
     search_splits,
 )
 from .vq_statistics import _vq_statistics, vq_statistics
@@ -245,6 +246,7 @@ def launch_vq_lookup(
     row_tiles, code_tiles = triton.cdiv(rows, config.block_rows), triton.cdiv(num_codes, config.block_codes)
     slots = num_multiprocessors(device) * config.programs
     splits = splits or search_splits(row_tiles, code_tiles, slots)
+    lanes = search_lanes(config, dtype != torch.float32 or precision != "ieee", capability)
     scores = torch.empty((splits, rows), dtype=torch.float32, device=device)
     found = torch.empty((splits, rows), dtype=torch.int32, device=device)
     cosine, fused = distance == "cosine", row_tiles == 1
@@ -272,8 +274,8 @@ def launch_vq_lookup(
         BLOCK_ROWS=config.block_rows,
         BLOCK_CODES=config.block_codes,
         BLOCK_DIM=config.block_dim,
-        LANES=config.lanes,
-        LEVELS=config.levels,
+        LANES=lanes,
+        LEVELS=(config.block_codes // lanes).bit_length() - 1,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
