@@ -91,11 +91,13 @@ def search_splits(row_tiles: int, code_tiles: int, slots: int) -> int:
 
 
 @jit
-def _halves(tile):
-    """(rows, 2 n) as its first and its last n columns."""
+def _even_and_odd(tile, LANES: tl.constexpr):
+    """(rows, 2 n) as its runs of LANES columns with even and with odd numbers, (rows, n) each."""
     rows: tl.constexpr = tile.shape[0]
     half: tl.constexpr = tile.shape[1] // 2
-    return tl.split(tl.permute(tl.reshape(tile, (rows, 2, half)), (0, 2, 1)))
+    runs = tl.permute(tl.reshape(tile, (rows, half // LANES, 2, LANES)), (0, 1, 3, 2))
+    even, odd = tl.split(runs)
+    return tl.reshape(even, (rows, half)), tl.reshape(odd, (rows, half))
 
 
 @jit
@@ -106,9 +108,9 @@ def least_of_tile(
 ):
     """The least score of each lane, (rows, LANES), and the first column that has it, less the lane's number.
 
-    A NaN is never the least unless a lane has nothing else. By halving, because operations a score are what a search
-    waits for beside its products: a minimum, a comparison and a selection, where `tl.min` with indices takes seven,
-    and exchanges between threads besides.
+    A NaN is never the least unless a lane has nothing else. Neighbours are merged first, so that what is merged stays
+    in the order of columns. Operations a score are what a search waits for beside its products: these are a minimum,
+    a comparison and a selection, where `tl.min` with indices takes seven, and exchanges between threads besides.
     """
     if INTERPRETING:  # its minimum of a number and NaN is NaN in some versions
         score = tl.where(score == score, score, float("inf"))
@@ -117,10 +119,10 @@ def least_of_tile(
         least = tl.min(score, axis=1)[:, None]
         return least, tl.min(tl.where(score == least, column, score.shape[1]), axis=1)[:, None]
     for _ in tl.static_range(LEVELS):
-        low, high = _halves(score)
-        low_column, high_column = _halves(column)
-        score = tl.minimum(low, high)
-        column = tl.where(score == low, low_column, high_column)
+        even, odd = _even_and_odd(score, LANES)
+        even_column, odd_column = _even_and_odd(column, LANES)
+        score = tl.minimum(even, odd)
+        column = tl.where(score == even, even_column, odd_column)
     return score, column
 
 
