@@ -33,10 +33,11 @@ def search_config(
 
     Reasoned and compiled, not measured: see the benchmark's sweep. A tile of R rows and C codewords reads
     (R + C) / (R C) numbers of the L2 cache a multiply-add, which bounds tf32 and bf16: so the largest tile that
-    registers hold without spills. Where dim is one chunk the rows stay, only codewords stream, and a minimum costs
-    as much as the products: so two programs share a multiprocessor, one multiplying while the other takes its
-    minimum. `tf32x3` does three products for each number read. Without matrix units (`ieee` of float32) a thread
-    holds its operands in registers, and tiles are small.
+    registers hold without spills, and on Hopper a stage more, with which the cache is read while the minimum is
+    taken. Where dim is one chunk the rows stay, only codewords stream, and a minimum costs as much as the products:
+    so two programs share a multiprocessor, one multiplying while the other takes its minimum. `tf32x3` does three
+    products for each number read. Without matrix units (`ieee` of float32) a thread holds its operands in registers,
+    and tiles are small.
     """
     width = triton.next_power_of_2(dim)
     roomy = capability in (
@@ -49,7 +50,7 @@ def search_config(
         if width <= 2 * chunk:
             large = SearchConfig(128, 64, 2 * chunk, 8, 2, 2)
         else:
-            large = SearchConfig(128, 256 if roomy else 128, chunk, 8, 3)
+            large = SearchConfig(128, 256 if roomy else 128, chunk, 8, 4 if capability == 9 else 3)
         small = SearchConfig(64, 32, 2 * chunk, 4, 3, 3)
     elif precision == "tf32x3":
         large = SearchConfig(64, 128 if roomy else 64, chunk, 4, 3, 2)
