@@ -26,42 +26,72 @@ class SearchConfig:
     programs: int = 1
 
 
+# What a multiprocessor does in a cycle, roughly: operations of products, and bytes from the L2 cache.
+_OPERATIONS = {"bf16": 4096, "tf32": 2048, "tf32x3": 680, "ieee": 256}
+_L2_BYTES = 30
+_START = 1500  # cycles until a program's first product, and of its end
+
+
+@lru_cache(maxsize=1024)
 def search_config(
-    rows: int, dim: int, dtype: torch.dtype, precision: Precision, capability: int = 9
+    rows: int,
+    num_codes: int,
+    dim: int,
+    dtype: torch.dtype,
+    precision: Precision,
+    capability: int = 9,
+    multiprocessors: int = 132,
 ) -> SearchConfig:
     """The tiles for a lookup of `rows` vectors held in `dtype`, on a GPU of compute capability `capability`.x.
 
     Reasoned and compiled, not measured: see the benchmark's sweep. A tile of R rows and C codewords reads
-    (R + C) / (R C) numbers of the L2 cache a multiply-add, which bounds tf32 and bf16: so the largest tile that
-    registers hold without spills, and on Hopper a stage more, with which the cache is read while the minimum is
-    taken. Where dim is one chunk the rows stay, only codewords stream, and a minimum costs as much as the products:
-    so two programs share a multiprocessor, one multiplying while the other takes its minimum. `tf32x3` does three
-    products for each number read. Without matrix units (`ieee` of float32) a thread holds its operands in registers,
-    and tiles are small.
+    (R + C) / (R C) numbers of the L2 cache a multiply-add, which bounds tf32 and bf16: so large tiles, unless they
+    would be too few. Of the tiles in question those are taken that end soonest, if each multiprocessor does one tile
+    after the other.
     """
-    width = triton.next_power_of_2(dim)
-    roomy = capability in (
-        9,
-        10,
-    )  # in shared memory: consumer GPUs of 12.x have 99 KB a block, as those of 8.x
+    tiles = _tiles(dim, dtype, precision, capability)
+    if rows <= 32:
+        small = replace(tiles[-1], block_rows=min(tiles[-1].block_rows, 16 if rows <= 16 else 32))
+        return _no_wider(small, dim)
+    name = "bf16" if dtype != torch.float32 else precision
+
+    def cycles(config: SearchConfig) -> float:
+        count = -(-rows // config.block_rows) * -(-num_codes // config.block_codes)
+        products = 2 * config.block_rows * config.block_codes * dim / _OPERATIONS[name]
+        loads = (config.block_rows + config.block_codes) * dim * dtype.itemsize / _L2_BYTES
+        # What is made for several programs a multiprocessor waits more often when it is alone.
+        alone = 1.5 if config.programs > 1 and count <= multiprocessors else 1.0
+        return -(-count // multiprocessors) * (alone * max(products, loads) + _START)
+
+    return _no_wider(min(tiles, key=cycles), dim)
+
+
+def _no_wider(config: SearchConfig, dim: int) -> SearchConfig:
+    return replace(config, block_dim=max(16, min(config.block_dim, triton.next_power_of_2(dim))))
+
+
+def _tiles(dim: int, dtype: torch.dtype, precision: Precision, capability: int) -> list[SearchConfig]:
+    """The tiles in question, the largest first: as large as registers hold without spills, and fractions of that.
+
+    On Hopper the largest have a stage more, with which the cache is read while the minimum is taken. Where dim is one
+    chunk the rows stay, only codewords stream, and a minimum costs as much as the products: so two programs share a
+    multiprocessor, one multiplying while the other takes its minimum. `tf32x3` does three products for each number
+    read. Without matrix units (`ieee` of float32) a thread holds its operands in registers, and tiles are small.
+    """
+    roomy = capability in (9, 10)  # in shared memory: GPUs of 12.x have 99 KB a block, as most of 8.x
     halves = dtype != torch.float32
     chunk = 64 if halves else 32  # 128 bytes
     if halves or precision == "tf32":
-        if width <= 2 * chunk:
-            large = SearchConfig(128, 64, 2 * chunk, 8, 2, 2)
-        else:
-            large = SearchConfig(128, 256 if roomy else 128, chunk, 8, 4 if capability == 9 else 3)
         small = SearchConfig(64, 32, 2 * chunk, 4, 3, 3)
-    elif precision == "tf32x3":
-        large = SearchConfig(64, 128 if roomy else 64, chunk, 4, 3, 2)
-        small = SearchConfig(64, 32, chunk, 4, 3, 3)
-    else:
-        large = SearchConfig(64, 64, 16, 4 if capability < 10 else 8, 3, 3)
-        small = SearchConfig(32, 32, 32, 4, 3, 4)
-    config = large if rows > 2048 else small
-    if rows <= 32:
-        config = replace(config, block_rows=min(config.block_rows, 16 if rows <= 16 else 32))
-    return replace(config, block_dim=max(16, min(config.block_dim, width)))
+        if dim <= 2 * chunk:
+            return [SearchConfig(128, 64, 2 * chunk, 8, 2, 2), small]
+        large = SearchConfig(128, 256 if roomy else 128, chunk, 8, 4 if capability == 9 else 3)
+        return [large, SearchConfig(64, 64, chunk, 4, 4, 3), small]
+    if precision == "tf32x3":
+        middle, small = SearchConfig(64, 64, chunk, 4, 3, 2), SearchConfig(64, 32, chunk, 4, 3, 3)
+        return [SearchConfig(64, 128, chunk, 4, 3, 2), middle, small] if roomy else [middle, small]
+    large = SearchConfig(64, 64, 16, 4 if capability < 10 else 8, 3, 3)
+    return [large, SearchConfig(32, 32, 32, 4, 3, 4)]
 
 
 def search_lanes(config: SearchConfig, matrix_units: bool, capability: int) -> int:

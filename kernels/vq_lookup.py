@@ -242,9 +242,10 @@ def launch_vq_lookup(
     if INTERPRETED:  # its `tl.dot` takes the bits of bfloat16 for integers
         x, c = x.float(), c.float()
     capability = torch.cuda.get_device_capability(device)[0] if vectors.is_cuda else 9
-    config = config or search_config(rows, dim, dtype, precision, capability)
+    multiprocessors = num_multiprocessors(device)
+    config = config or search_config(rows, num_codes, dim, dtype, precision, capability, multiprocessors)
     row_tiles, code_tiles = triton.cdiv(rows, config.block_rows), triton.cdiv(num_codes, config.block_codes)
-    slots = num_multiprocessors(device) * config.programs
+    slots = multiprocessors * config.programs
     splits = splits or search_splits(row_tiles, code_tiles, slots)
     lanes = search_lanes(config, dtype != torch.float32 or precision != "ieee", capability)
     scores = torch.empty((splits, rows), dtype=torch.float32, device=device)

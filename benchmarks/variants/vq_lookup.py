@@ -19,7 +19,7 @@ SIDES = [
     (torch.float32, "tf32"),
     (torch.bfloat16, "bf16"),
 ]
-ROWS = (16, 1024, 65536)
+ROWS = (16, 64, 1024, 65536)
 SIZES = ("rows", "num_codes", "dim", "stride_vectors", "stride_codebook")
 
 
@@ -27,7 +27,8 @@ def search_variants(dtype: torch.dtype, precision: str, rows: int, dim: int) -> 
     """The search of `rows` vectors as the launcher sets it up on each architecture, named after those."""
     architectures: dict[tuple[SearchConfig, int], list[str]] = {}
     for architecture in ARCHITECTURES:
-        config = search_config(rows, dim, dtype, precision, architecture // 10)
+        num_codes = 8192 if rows == max(ROWS) else 512
+        config = search_config(rows, num_codes, dim, dtype, precision, architecture // 10)
         lanes = search_lanes(config, dtype != torch.float32 or precision != "ieee", architecture // 10)
         architectures.setdefault((config, lanes), []).append(str(architecture))
     return [

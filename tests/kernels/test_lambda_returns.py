@@ -142,8 +142,8 @@ def test_any_shape_and_stride(batch: int, time: int, seed: int, transposed: bool
     found = lambda_returns(rewards, values, ends, 0.9, 0.8)
     expected = lambda_returns_reference(rewards, values, ends, 0.9, 0.8)
     torch.testing.assert_close(found, expected)
-    there = [tensor.to(HERE) for tensor in (rewards, values, ends)]
-    torch.testing.assert_close(launch_lambda_returns(*there, 0.9, 0.8).cpu(), expected, rtol=1e-5, atol=1e-5)
+    launched = launch_lambda_returns(rewards.to(HERE), values.to(HERE), ends.to(HERE), 0.9, 0.8)
+    torch.testing.assert_close(launched.cpu(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_equal_those_of_the_loop() -> None:

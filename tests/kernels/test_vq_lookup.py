@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.compilation import compile_in_process
 from iris_fast.kernels import vq_lookup, vq_lookup_reference
+from iris_fast.kernels._vq_tiles import SearchConfig
 from iris_fast.kernels.vq_lookup import launch_vq_lookup, search_config, search_splits
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
@@ -93,7 +94,7 @@ def test_every_precision_and_dtype_is_as_exact_as_it_says(
 def test_the_tiles_of_large_lookups(device: str, precision: Any, dim: int, capability: int) -> None:
     vectors, codebook = random_inputs(130, dim, 300)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    config = search_config(10**6, dim, dtype, precision, capability)
+    config = search_config(10**6, 8192, dim, dtype, precision, capability)
     with poisoned_outputs():
         _, indices, *_ = launch_vq_lookup(
             vectors.to(device), codebook.to(device), "euclidean", precision, config=config
@@ -111,7 +112,7 @@ def test_the_split_does_not_change_the_result(device: str, splits: int) -> None:
     assert found[3] == 7
 
 
-SMALL_AND_LARGE = [None, search_config(10**6, 40, torch.float32, "tf32x3")]
+SMALL_AND_LARGE = [None, SearchConfig(64, 128, 32, 4, 3, 2)]
 """Tiles that take their minimum over all of it, and by lanes, as the launcher does for large lookups on Hopper."""
 
 
@@ -338,12 +339,22 @@ def test_integers_are_refused() -> None:
 @pytest.mark.parametrize("rows", [1, 64, 1024, 16384, 2**20])
 @pytest.mark.parametrize("num_codes", [1, 16, 512, 8192])
 def test_the_split_covers_every_codeword_and_fills_the_chip(rows: int, num_codes: int) -> None:
-    config = search_config(rows, 512, torch.float32, "tf32")
+    config = search_config(rows, num_codes, 512, torch.float32, "tf32")
     row_tiles, code_tiles = -(-rows // config.block_rows), -(-num_codes // config.block_codes)
     splits = search_splits(row_tiles, code_tiles, 132 * config.programs)
     tiles_a_split = -(-code_tiles // splits)
     assert splits * tiles_a_split >= code_tiles > (splits - 1) * tiles_a_split
     assert row_tiles * splits >= min(100, row_tiles * code_tiles)
+
+
+def test_tiles_are_large_where_there_are_enough_of_them() -> None:
+    def tile(rows: int, num_codes: int) -> tuple[int, int]:
+        config = search_config(rows, num_codes, 512, torch.bfloat16, "bf16")
+        return config.block_rows, config.block_codes
+
+    assert tile(16, 8192) == (16, 32) and tile(64, 512) == (64, 32)
+    assert tile(1024, 512) == (64, 64)  # a tile a multiprocessor
+    assert tile(256, 8192) == tile(16384, 512) == tile(2**20, 8192) == (128, 256)
 
 
 @pytest.mark.parametrize(("rows", "dim", "num_codes"), [(1, 8, 16), (2**20, 512, 8192)])
