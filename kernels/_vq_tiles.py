@@ -103,7 +103,7 @@ def search_lanes(config: SearchConfig, matrix_units: bool, capability: int) -> i
     """
     if not matrix_units or capability == 10 or config.block_rows * config.block_codes < 4096:
         return 1
-    return 8 if capability == 9 else 8 * config.num_warps // 2
+    return min(config.block_codes, 8 if capability == 9 else 8 * config.num_warps // 2)
 
 
 @lru_cache(maxsize=1024)
