@@ -12,7 +12,7 @@ from iris_fast.kernels.sample_long_rows import (
     _chunk_sums_kernel,
     _chunk_threshold_kernel,
     _sample_chunk_kernel,
-    threshold_warps,
+    search_warps,
 )
 
 POINTERS = {
@@ -57,7 +57,7 @@ def variant(name: str, kernel: Any, *, truncated: bool, info: bool, temperature:
         kernel,
         signature={argument: (types | NUMBERS)[argument] for argument in names if argument not in constants},
         constants={argument: value for argument, value in constants.items() if argument in names},
-        num_warps=threshold_warps(warps) if kernel is _chunk_threshold_kernel else warps,
+        num_warps=warps if kernel is _chunk_sums_kernel else search_warps(warps),
         divisible=tuple(pointers),
         hot=kernel
         is not _chunk_threshold_kernel,  # only for truncations of long rows; spills 44 bytes on sm_100
