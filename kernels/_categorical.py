@@ -20,8 +20,8 @@ def mass_scale(classes: int) -> float:
 
 
 def tile_warps(elements: int) -> int:
-    """Warps of a tile: 16 elements a thread, and at most 16 warps."""
-    return min(16, max(1, elements // 512))
+    """Warps of a tile: 16 elements a thread, and 32 of large tiles, where exchanges between threads cost as much."""
+    return min(16, max(1, elements // (512 if elements < 4096 else 1024)))
 
 
 @jit
@@ -38,9 +38,12 @@ def is_finite(largest):
 
 @jit
 def scaled_distance(logits, largest, temperature, HAS_TEMPERATURE: tl.constexpr):
-    """(l - max l) / temperature in [-1e30, 0], never NaN; `largest` may be infinite, and broadcasts."""
+    """(l - max l) / temperature, at least -1e30 and never NaN; `largest` broadcasts.
+
+    At most 0 where `largest` is finite. Where it is not the row is no distribution, and nothing made of this is used.
+    """
     anchor = tl.where(is_finite(largest), largest, 3.0e38)
-    distance = tl.minimum(logits - anchor, 0.0)
+    distance = logits - anchor
     if HAS_TEMPERATURE:
         distance = tl.div_rn(distance, tl.zeros_like(distance) + temperature)
     # Finite, so that x p is 0 where p is.

@@ -10,13 +10,13 @@ from __future__ import annotations
 from ._triton import INTERPRETED, jit, tl
 
 # A `tl.constexpr` is what device code may read of a module.
-_INTERPRETED = INTERPRETED if tl is None else tl.constexpr(INTERPRETED)
+INTERPRETING = INTERPRETED if tl is None else tl.constexpr(INTERPRETED)
 
 
 @jit
 def rounded_to(values, DTYPE: tl.constexpr):
     """`values` float32 in DTYPE, to nearest even."""
-    if _INTERPRETED and tl.bfloat16 == DTYPE:
+    if INTERPRETING and tl.bfloat16 == DTYPE:
         bits = values.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
         values = tl.where(values == values, bits.to(tl.float32, bitcast=True), values)
@@ -26,6 +26,6 @@ def rounded_to(values, DTYPE: tl.constexpr):
 @jit
 def dot_of(a, b, total, PRECISION: tl.constexpr):
     """`total` float32 + a b, with products of float32 in PRECISION."""
-    if _INTERPRETED:
+    if INTERPRETING:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision=PRECISION)
     return tl.dot(a, b, total, input_precision=PRECISION)

@@ -434,7 +434,9 @@ def cached_attention(
 
     Any strides for query, key and value; the caches' head dimension must be contiguous. The output is
     contiguous as (batch, new, query_heads, head_dim), so `.transpose(1, 2).flatten(2)` of it is free. Key and
-    value must not share memory with the caches.
+    value must not share memory with the caches. Under `torch.compile` with dynamic shapes give caches that begin
+    where their storage does, not views into a larger tensor: TorchInductor forgets where such a view begins
+    (pytorch/pytorch issue 198068), and nothing says so.
 
     A sequence whose lengths entry is negative, or leaves too little room for the new tokens, gets NaN and its
     cache is left as it is (an int is refused instead). A NaN or infinity in a query reaches its own row; in a

@@ -6,8 +6,8 @@ argmin_k ‖x - c_k‖² = argmin_k (‖c_k‖² / 2 - x·c_k)   and   argmax_k 
 (rows, dim), the codebook (num_codes, dim). Four steps, none of which waits for the host:
 1. *terms*: ‖c‖² / 2, or 1 / ‖c‖, a codeword (where few rows are looked up the search computes them on its way);
 2. *search*: a program holds a tile of rows and goes through a range of codewords tile by tile; products by
-   `tl.dot` over chunks of dim, the running minimum and its index in registers. With few rows the codewords are split
-   over programs, so that every multiprocessor has work;
+   `tl.dot` over chunks of dim, the running minima and their indices in registers. With few rows the codewords are
+   split over programs, so that every multiprocessor has work;
 3. *finish*: the minimum over the splits in their order, the codeword's row, and (x - c)² where asked;
 4. backward: straight through to the vectors; the codebook's gradient by `vq_statistics`, in a fixed order.
 
@@ -28,7 +28,15 @@ from torch import Tensor
 
 from ._registration import NAMESPACE
 from ._triton import INTERPRETED, jit, num_multiprocessors, on_its_device, require_triton, tl, triton
-from ._vq_tiles import Precision, SearchConfig, search_config, search_splits
+from ._vq_tiles import (
+    Precision,
+    SearchConfig,
+    least_of_lanes,
+    least_of_tile,
+    search_config,
+    search_lanes,
+    search_splits,
+)
 from .vq_statistics import _vq_statistics, vq_statistics
 
 Distance = Literal["euclidean", "cosine"]
@@ -104,46 +112,52 @@ def _search_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CODES: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
+    LANES: tl.constexpr,  # running minima of a row, each of every so manyth codeword
+    LEVELS: tl.constexpr,  # log2(BLOCK_CODES / LANES)
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = row < rows
     row_start = vectors + row[:, None] * stride_vectors
     if ONE_CHUNK:
         x = _chunk(row_start, row_mask, 0, dim, WHOLE_CHUNKS, BLOCK_DIM)
-    best = tl.full((BLOCK_ROWS,), float("inf"), tl.float32)
-    best_index = tl.zeros((BLOCK_ROWS,), tl.int32)
+    best = tl.full((BLOCK_ROWS, LANES), float("inf"), tl.float32)
+    best_code = tl.zeros((BLOCK_ROWS, LANES), tl.int32)
+    product = tl.zeros((BLOCK_ROWS, BLOCK_CODES), tl.float32)
+    squares = tl.zeros((BLOCK_CODES,), tl.float32)
     first_tile = tl.program_id(1) * tiles_a_split
     last_tile = tl.minimum(first_tile + tiles_a_split, tl.cdiv(num_codes, BLOCK_CODES))
-    for tile in range(first_tile, last_tile):
+    # One loop over the chunks of all tiles, so that the next tile is loaded while this one's minimum is taken.
+    chunks = tl.cdiv(dim, BLOCK_DIM)
+    tile, chunk = first_tile - 1, chunks - 1
+    for _ in range(0, (last_tile - first_tile) * chunks):
+        chunk = tl.where(chunk == chunks - 1, 0, chunk + 1)
+        tile = tl.where(chunk == 0, tile + 1, tile)
         code = tile * BLOCK_CODES + tl.arange(0, BLOCK_CODES)
         code_mask = code < num_codes
         code_start = codebook + code.to(tl.int64)[:, None] * stride_codebook
-        if ONE_CHUNK:
-            c = _chunk(code_start, code_mask, 0, dim, WHOLE_CHUNKS, BLOCK_DIM)
-            product = tl.dot(x, tl.trans(c), input_precision=INPUT_PRECISION)
+        if not ONE_CHUNK:
+            x = _chunk(row_start, row_mask, chunk, dim, WHOLE_CHUNKS, BLOCK_DIM)
+        c = _chunk(code_start, code_mask, chunk, dim, WHOLE_CHUNKS, BLOCK_DIM)
+        product = tl.dot(x, tl.trans(c), product, input_precision=INPUT_PRECISION)
+        if FUSED_TERMS:
+            squares += _squared_norm(c)
+        if ONE_CHUNK or chunk == chunks - 1:
+            # Past the last codeword a term is infinite, and so is the score, or no number.
             if FUSED_TERMS:
-                squares = _squared_norm(c)
-        else:
+                term = tl.where(code_mask, _term(squares, COSINE), float("inf"))
+            else:
+                term = tl.load(terms + code, mask=code_mask, other=float("inf"))
+            score = -product * term[None, :] if COSINE else term[None, :] - product
+            least, offset = least_of_tile(score, LANES, LEVELS)
+            better = least < best  # never of a NaN
+            best = tl.where(better, least, best)
+            best_code = tl.where(better, tile * BLOCK_CODES + offset, best_code)
             product = tl.zeros((BLOCK_ROWS, BLOCK_CODES), tl.float32)
             squares = tl.zeros((BLOCK_CODES,), tl.float32)
-            for chunk in range(0, tl.cdiv(dim, BLOCK_DIM)):
-                x = _chunk(row_start, row_mask, chunk, dim, WHOLE_CHUNKS, BLOCK_DIM)
-                c = _chunk(code_start, code_mask, chunk, dim, WHOLE_CHUNKS, BLOCK_DIM)
-                product = tl.dot(x, tl.trans(c), product, input_precision=INPUT_PRECISION)
-                if FUSED_TERMS:
-                    squares += _squared_norm(c)
-        term = _term(squares, COSINE) if FUSED_TERMS else tl.load(terms + code, mask=code_mask, other=0.0)
-        score = -product * term[None, :] if COSINE else term[None, :] - product
-        # A score that is no number is never the least: so the index stays in range and does not depend on how the
-        # hardware orders NaN.
-        score = tl.where(code_mask[None, :] & (tl.abs(score) < float("inf")), score, float("inf"))
-        tile_best, tile_index = tl.min(score, axis=1, return_indices=True, return_indices_tie_break_left=True)
-        better = tile_best < best
-        best = tl.where(better, tile_best, best)
-        best_index = tl.where(better, tile * BLOCK_CODES + tile_index, best_index)
+    least, found = least_of_lanes(best, best_code, LANES)
     offset = tl.program_id(1).to(tl.int64) * rows + row
-    tl.store(scores + offset, best, mask=row_mask)
-    tl.store(indices + offset, best_index, mask=row_mask)
+    tl.store(scores + offset, least, mask=row_mask)
+    tl.store(indices + offset, found, mask=row_mask)
 
 
 @jit
@@ -176,6 +190,7 @@ def _finish_kernel(
         index = tl.where(score < best, candidate, index)
         best = tl.minimum(score, best)
         offset += rows
+    index = tl.where(best == float("-inf"), 0, index)  # some product overflowed, or the vector is infinite
     tl.store(indices + row, index.to(tl.int64), mask=row_mask)
     error = tl.zeros((BLOCK_ROWS,), tl.float32)
     for chunk in range(0, tl.cdiv(dim, BLOCK_DIM)):
@@ -227,10 +242,12 @@ def launch_vq_lookup(
     if INTERPRETED:  # its `tl.dot` takes the bits of bfloat16 for integers
         x, c = x.float(), c.float()
     capability = torch.cuda.get_device_capability(device)[0] if vectors.is_cuda else 9
-    config = config or search_config(rows, dim, dtype, precision, capability)
+    multiprocessors = num_multiprocessors(device)
+    config = config or search_config(rows, num_codes, dim, dtype, precision, capability, multiprocessors)
     row_tiles, code_tiles = triton.cdiv(rows, config.block_rows), triton.cdiv(num_codes, config.block_codes)
-    slots = num_multiprocessors(device) * config.programs
+    slots = multiprocessors * config.programs
     splits = splits or search_splits(row_tiles, code_tiles, slots)
+    lanes = search_lanes(config, dtype != torch.float32 or precision != "ieee", capability)
     scores = torch.empty((splits, rows), dtype=torch.float32, device=device)
     found = torch.empty((splits, rows), dtype=torch.int32, device=device)
     cosine, fused = distance == "cosine", row_tiles == 1
@@ -258,6 +275,8 @@ def launch_vq_lookup(
         BLOCK_ROWS=config.block_rows,
         BLOCK_CODES=config.block_codes,
         BLOCK_DIM=config.block_dim,
+        LANES=lanes,
+        LEVELS=(config.block_codes // lanes).bit_length() - 1,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
@@ -378,8 +397,8 @@ def vq_lookup(
     everything, or a mean over dim for each vector), with `statistics` the counts and sums that `ema_update` takes.
     Gradients are the same bits each time.
 
-    A vector that holds a NaN or an infinity gets index 0, and so does one whose every product overflows; a codeword
-    that holds one is never chosen unless no other can be.
+    A vector that holds a NaN or an infinity gets index 0, and so does one with a product that overflows to infinity;
+    a codeword that holds one is never chosen unless no other can be.
 
     Raises ValueError for a shape or a name that it does not know, TypeError for a dtype.
     """
@@ -462,12 +481,17 @@ def _plain_search(vectors: Tensor, codebook: Tensor, distance: str, precision: s
         codebook, terms = codebook / terms.sqrt().clamp_min(1e-12)[:, None], torch.zeros_like(terms)
     with _full_float32(vectors.device):
         found = [
-            torch.addmm(0.5 * terms, piece, codebook.t(), alpha=-1)
-            .nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
-            .argmin(dim=1)
+            _index_of_least(torch.addmm(0.5 * terms, piece, codebook.t(), alpha=-1))
             for piece in vectors.split(max(1, _REFERENCE_SCORES // len(codebook)))
         ]
     return torch.cat(found)
+
+
+def _index_of_least(scores: Tensor) -> Tensor:
+    """The first least of each row of scores (rows, num_codes), NaN left out; 0 where it is -inf."""
+    scores = scores.nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    found = scores.argmin(dim=1)
+    return torch.where(scores.gather(1, found[:, None]).squeeze(1) == -torch.inf, 0, found)
 
 
 @contextmanager

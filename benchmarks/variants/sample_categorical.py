@@ -48,7 +48,7 @@ def variant(
             "logits",
             *POINTERS,
             *(INFO if info else ()),
-            *(("row_stride",) if classes % 16 == 0 else ()),
+            *(("row_stride", "classes") if classes % 16 == 0 else ()),
         ),
     )
 

@@ -12,6 +12,7 @@ from iris_fast.kernels.sample_long_rows import (
     _chunk_sums_kernel,
     _chunk_threshold_kernel,
     _sample_chunk_kernel,
+    search_warps,
 )
 
 POINTERS = {
@@ -49,14 +50,14 @@ def variant(name: str, kernel: Any, *, truncated: bool, info: bool, temperature:
     absent = [] if truncated else ["thresholds"]
     absent += [] if info else ["moments", "log_probs", "entropies"]
     constants |= dict.fromkeys(absent)
-    names = kernel.arg_names
+    names, warps = kernel.arg_names, tile_warps(_CHUNK_CLASSES)
     pointers = [name for name in types if name in names and name not in absent]
     return Variant(
         name,
         kernel,
         signature={argument: (types | NUMBERS)[argument] for argument in names if argument not in constants},
         constants={argument: value for argument, value in constants.items() if argument in names},
-        num_warps=tile_warps(_CHUNK_CLASSES),
+        num_warps=warps if kernel is _chunk_sums_kernel else search_warps(warps),
         divisible=tuple(pointers),
         hot=kernel
         is not _chunk_threshold_kernel,  # only for truncations of long rows; spills 44 bytes on sm_100

@@ -9,6 +9,7 @@ from iris_fast.kernels.vq_lookup import (
     _search_kernel,
     _terms_kernel,
     search_config,
+    search_lanes,
 )
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -18,26 +19,34 @@ SIDES = [
     (torch.float32, "tf32"),
     (torch.bfloat16, "bf16"),
 ]
-ROWS = (16, 1024, 65536)
+ROWS = (16, 64, 1024, 65536)
 SIZES = ("rows", "num_codes", "dim", "stride_vectors", "stride_codebook")
 
 
 def search_variants(dtype: torch.dtype, precision: str, rows: int, dim: int) -> list[Variant]:
     """The search of `rows` vectors as the launcher sets it up on each architecture, named after those."""
-    architectures: dict[SearchConfig, list[str]] = {}
+    architectures: dict[tuple[SearchConfig, int], list[str]] = {}
     for architecture in ARCHITECTURES:
-        config = search_config(rows, dim, dtype, precision, architecture // 10)
-        architectures.setdefault(config, []).append(str(architecture))
+        num_codes = 8192 if rows == max(ROWS) else 512
+        config = search_config(rows, num_codes, dim, dtype, precision, architecture // 10)
+        lanes = search_lanes(config, dtype != torch.float32 or precision != "ieee", architecture // 10)
+        architectures.setdefault((config, lanes), []).append(str(architecture))
     return [
         search_variant(
-            dtype, precision, dim, rows <= config.block_rows, config, f"rows_{rows}_sm_{'_'.join(names)}"
+            dtype,
+            precision,
+            dim,
+            rows <= config.block_rows,
+            config,
+            lanes,
+            f"rows_{rows}_sm_{'_'.join(names)}",
         )
-        for config, names in architectures.items()
+        for (config, lanes), names in architectures.items()
     ]
 
 
 def search_variant(
-    dtype: torch.dtype, precision: str, dim: int, fused: bool, config: SearchConfig, name: str
+    dtype: torch.dtype, precision: str, dim: int, fused: bool, config: SearchConfig, lanes: int, name: str
 ) -> Variant:
     """The search with a given configuration; hot where every architecture uses it."""
     pointers = {"vectors": f"*{TYPES[dtype]}", "codebook": f"*{TYPES[dtype]}", "terms": "*fp32"}
@@ -55,6 +64,8 @@ def search_variant(
             "BLOCK_ROWS": config.block_rows,
             "BLOCK_CODES": config.block_codes,
             "BLOCK_DIM": config.block_dim,
+            "LANES": lanes,
+            "LEVELS": (config.block_codes // lanes).bit_length() - 1,
         },
         num_warps=config.num_warps,
         num_stages=config.num_stages,

@@ -65,9 +65,45 @@ def test_a_copy_works_in_another_package(tmp_path: Path) -> None:
     assert result.stdout == "copied\n", result.stderr
 
 
-def test_the_snippets_of_the_readme_run() -> None:
+ALONE_PROGRAM = """
+import sys
+
+class Absent:
+    # No part of this project but the copy can be imported, nor what only the project needs.
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"iris_fast", "envpool", "ale_py", "gymnasium", "pybind11"}:
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def snippets_of_the_readme() -> list[str]:
     readme = (FOLDER / "README.md").read_text()
-    snippets = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+
+
+def test_the_snippets_of_the_readme_run() -> None:
+    snippets = snippets_of_the_readme()
     assert snippets
     for snippet in snippets:
         exec(snippet, {})
+
+
+def test_every_operation_of_a_copy_runs_without_the_project(tmp_path: Path) -> None:
+    """The README's three lines of each, from a copy under another name: no `iris_fast`, no C++ extension."""
+    shutil.copytree(FOLDER, tmp_path / "project" / "ops", ignore=shutil.ignore_patterns("__pycache__"))
+    snippets = [
+        snippet.replace("from iris_fast.kernels import", "from project.ops import")
+        for snippet in snippets_of_the_readme()
+    ]
+    lines = [ALONE_PROGRAM, f"sys.path.insert(0, {str(tmp_path)!r})", *snippets]
+    lines += ["import project.ops._extension", "assert project.ops._extension.find_extension() is None"]
+    lines += ["compiled = torch.compile(lambda_returns, backend='aot_eager', fullgraph=True)"]
+    lines += ["assert compiled(*torch.ones(3, 2, 5), 0.9, 0.9).shape == (2, 5)"]
+    lines += ["assert 'iris_fast' not in sys.modules", "print('alone')"]
+    result = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.stdout == "alone\n", result.stderr

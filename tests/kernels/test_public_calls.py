@@ -46,12 +46,18 @@ def test_gives_the_same_bits_twice(name: str, device: str) -> None:
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("device", ON_BOTH)
+@pytest.mark.parametrize(
+    ("device", "backend"),
+    [
+        ("cpu", "aot_eager"),
+        pytest.param("cpu", "inductor", marks=pytest.mark.slow),
+        pytest.param("cuda", "inductor", marks=pytest.mark.gpu),
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_compiles_whole_for_shapes_that_change(name: str, device: str) -> None:
+def test_compiles_whole_for_shapes_that_change(name: str, device: str, backend: str) -> None:
     function, arguments = make_calls(device)[name]
     torch._dynamo.reset()
-    backend = "inductor" if device == "cuda" else "aot_eager"
     compiled = torch.compile(function, backend=backend, fullgraph=True, dynamic=True)
     with torch.no_grad():
         for found, expected in zip(flat(compiled(*arguments)), flat(function(*arguments)), strict=True):

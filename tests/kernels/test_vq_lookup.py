@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.compilation import compile_in_process
 from iris_fast.kernels import vq_lookup, vq_lookup_reference
+from iris_fast.kernels._vq_tiles import SearchConfig
 from iris_fast.kernels.vq_lookup import launch_vq_lookup, search_config, search_splits
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
@@ -93,7 +94,7 @@ def test_every_precision_and_dtype_is_as_exact_as_it_says(
 def test_the_tiles_of_large_lookups(device: str, precision: Any, dim: int, capability: int) -> None:
     vectors, codebook = random_inputs(130, dim, 300)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    config = search_config(10**6, dim, dtype, precision, capability)
+    config = search_config(10**6, 8192, dim, dtype, precision, capability)
     with poisoned_outputs():
         _, indices, *_ = launch_vq_lookup(
             vectors.to(device), codebook.to(device), "euclidean", precision, config=config
@@ -111,11 +112,17 @@ def test_the_split_does_not_change_the_result(device: str, splits: int) -> None:
     assert found[3] == 7
 
 
+SMALL_AND_LARGE = [None, SearchConfig(64, 128, 32, 4, 3, 2)]
+"""Tiles that take their minimum over all of it, and by lanes, as the launcher does for large lookups on Hopper."""
+
+
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("config", SMALL_AND_LARGE)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-def test_what_is_not_finite(device: str, value: float, distance: Any) -> None:
-    vectors, codebook = random_inputs(40, 20, 70)
+def test_what_is_not_finite(device: str, config: Any, value: float, distance: Any) -> None:
+    vectors, codebook = random_inputs(40, 40, 150)
+    precision: Any = "tf32x3" if config else "ieee"
     expected = scores64(vectors, codebook, distance)[0].argmin(1)
     vectors[5, 3], vectors[39] = value, value
     codebook[68, 4] = value
@@ -123,28 +130,56 @@ def test_what_is_not_finite(device: str, value: float, distance: Any) -> None:
     usable = expected != 68
     assert usable.sum() > 30
     for found in (
-        launch_vq_lookup(vectors.to(device), codebook.to(device), distance)[1].cpu(),
+        launch_vq_lookup(vectors.to(device), codebook.to(device), distance, precision, config=config)[
+            1
+        ].cpu(),
         vq_lookup(vectors, codebook, distance=distance).indices,
     ):
         assert torch.equal(found[usable], expected[usable])
         assert (found != 68).all()
-    nothing = torch.full((3, 20), value)
-    assert not launch_vq_lookup(vectors.to(device), nothing.to(device), distance)[1].any()
+    nothing = torch.full((3, 40), value)
+    assert not launch_vq_lookup(vectors.to(device), nothing.to(device), distance, precision, config=config)[
+        1
+    ].any()
     assert not vq_lookup(vectors, nothing, distance=distance).indices.any()
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("config", SMALL_AND_LARGE)
+def test_a_product_that_overflows_gives_index_0(device: str, config: Any) -> None:
+    vectors, codebook = random_inputs(70, 40, 150)
+    expected = scores64(vectors, codebook, "euclidean")[0].argmin(1)
+    codebook[91], vectors[3], expected[3] = 1e8, 1e31, 0  # the squares of the codeword do not overflow
+    vectors[7], expected[7] = -1e31, 0  # its score is infinite
+    precision: Any = "tf32x3" if config else "ieee"
+    for found in (
+        launch_vq_lookup(vectors.to(device), codebook.to(device), "euclidean", precision, config=config)[
+            1
+        ].cpu(),
+        vq_lookup(vectors, codebook).indices,
+    ):
+        usable = expected != 91
+        usable[7] = False  # another codeword's score may be the least
+        assert torch.equal(found[usable], expected[usable])
+        assert found[7] != 91
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("config", SMALL_AND_LARGE)
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-def test_ties_go_to_the_lowest_index(device: str, distance: Any) -> None:
-    vectors, codebook = random_inputs(37, 32, 150)
-    same = codebook[:1].repeat(150, 1)
-    assert not launch_vq_lookup(vectors.to(device), same.to(device), distance)[1].any()
+def test_ties_go_to_the_lowest_index(device: str, config: Any, distance: Any) -> None:
+    vectors, codebook = random_inputs(37, 32, 300)
+    same = codebook[:1].repeat(300, 1)
+    config_precision: Any = "tf32x3" if config else "ieee"
+    assert not launch_vq_lookup(
+        vectors.to(device), same.to(device), distance, config_precision, config=config
+    )[1].any()
     assert not vq_lookup(vectors, same, distance=distance).indices.any()
-    codebook[[9, 77, 149]] = codebook[9].clone()
+    codebook[[9, 17, 77, 137, 265]] = codebook[9].clone()  # in one lane, in others, in other tiles
     near = codebook[9] + 0.01 * vectors
     precisions: tuple[Any, ...] = tuple(PRECISIONS)
     for precision in precisions:
-        found = launch_vq_lookup(near.to(device), codebook.to(device), distance, precision)[1]
+        found = launch_vq_lookup(near.to(device), codebook.to(device), distance, precision, config=config)[1]
         assert (found == 9).all(), precision
     assert launch_vq_lookup(torch.zeros(1, 32, device=device), codebook.to(device), "cosine")[1].item() == 0
 
@@ -304,12 +339,56 @@ def test_integers_are_refused() -> None:
 @pytest.mark.parametrize("rows", [1, 64, 1024, 16384, 2**20])
 @pytest.mark.parametrize("num_codes", [1, 16, 512, 8192])
 def test_the_split_covers_every_codeword_and_fills_the_chip(rows: int, num_codes: int) -> None:
-    config = search_config(rows, 512, torch.float32, "tf32")
+    config = search_config(rows, num_codes, 512, torch.float32, "tf32")
     row_tiles, code_tiles = -(-rows // config.block_rows), -(-num_codes // config.block_codes)
     splits = search_splits(row_tiles, code_tiles, 132 * config.programs)
     tiles_a_split = -(-code_tiles // splits)
     assert splits * tiles_a_split >= code_tiles > (splits - 1) * tiles_a_split
     assert row_tiles * splits >= min(100, row_tiles * code_tiles)
+
+
+def test_tiles_are_large_where_there_are_enough_of_them() -> None:
+    def tile(rows: int, num_codes: int) -> tuple[int, int]:
+        config = search_config(rows, num_codes, 512, torch.bfloat16, "bf16")
+        return config.block_rows, config.block_codes
+
+    assert tile(16, 8192) == (16, 32) and tile(64, 512) == (64, 32)
+    assert tile(1024, 512) == (64, 64)  # a tile a multiprocessor
+    assert tile(256, 8192) == tile(16384, 512) == tile(2**20, 8192) == (128, 256)
+
+
+@pytest.mark.parametrize(("rows", "dim", "num_codes"), [(1, 8, 16), (2**20, 512, 8192)])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_launches_of_the_smallest_and_the_largest_lookup(
+    rows: int, dim: int, num_codes: int, precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Grids that CUDA takes, numbers that 32 bits hold, and memory for neither distances nor codes in one-hot."""
+    launches: dict[str, tuple[tuple[int, ...], tuple[Any, ...]]] = {}
+
+    class Recorder:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *arguments, **_: launches.update({self.name: (grid, arguments)})
+
+    module = sys.modules[vq_lookup.__module__]
+    for name in ("_terms_kernel", "_search_kernel", "_finish_kernel"):
+        monkeypatch.setattr(module, name, Recorder(name))
+    monkeypatch.setattr(module, "INTERPRETED", False)
+    monkeypatch.setattr(module, "require_triton", lambda *_: None)
+    monkeypatch.setattr(module, "num_multiprocessors", lambda _: 132)
+    vectors, codebook = (torch.empty(count, dim, device="meta") for count in (rows, num_codes))
+    quantized, indices, *_ = module.launch_vq_lookup(vectors, codebook, "euclidean", precision, True)
+    assert quantized.shape == (rows, dim) and indices.shape == (rows,)
+    assert set(launches) >= {"_search_kernel", "_finish_kernel"}
+    for (first, *rest), arguments in launches.values():
+        assert 0 < first < 2**31 and all(0 < size < 2**16 for size in rest)
+        assert all(abs(number) < 2**31 for number in arguments if isinstance(number, int))
+        largest = max(one.numel() for one in arguments if isinstance(one, Tensor))
+        assert largest <= max(rows * dim, 256 * 32)
+    (row_tiles, splits), _ = launches["_search_kernel"]
+    assert splits <= 2 if rows > 1000 else splits <= num_codes and row_tiles == 1
 
 
 @pytest.mark.parametrize("errors", [False, True])
