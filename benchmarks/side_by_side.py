@@ -57,8 +57,8 @@ def compare_and_time(
     """`facts` (with the floor in `bytes` and `flops`) and the seconds of each side; the first one is ours.
 
     A side whose outputs are further from `expected` than `tolerance` of its largest number, or that fails, has no
-    time but a reason under "not_timed"; where it is ours nothing is timed, and "error" says why. `compared`: what of an
-    output is compared.
+    time but a reason under "not_timed"; where it is ours nothing is timed, and "error" says why. `compared`: what of
+    an output is compared.
     """
     refused: dict[str, str] = {}
     first = next(iter(sides))

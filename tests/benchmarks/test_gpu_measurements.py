@@ -65,7 +65,7 @@ def test_sides_are_compared_exactly_and_others_timed_as_pytorch_comes() -> None:
 
 
 def test_a_worker_changes_its_arithmetic() -> None:
-    with Worker("oracle", torch.device("cpu"), 1) as worker:
+    with Worker("plain", torch.device("cpu"), 1) as worker:
         assert worker.call("exactly", True)  # PyTorch's default
         assert not worker.call("exactly", False)
         assert worker.call("exactly", True)

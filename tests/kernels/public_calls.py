@@ -46,14 +46,20 @@ def attend(
 
 
 def attend_whole(
-    parts: Tensor, qkv: Tensor, proj: Tensor, gain: Tensor, caches: Tensor, lengths: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`layer_norm_attention` and the caches (2, batch, heads, max_tokens, head_dim) after it."""
-    caches = caches.clone()
+    parts: Tensor,
+    qkv: Tensor,
+    proj: Tensor,
+    gain: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    lengths: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`layer_norm_attention` and the caches after it."""
+    key_cache, value_cache = key_cache.clone(), value_cache.clone()
     result = layer_norm_attention(
-        parts, qkv, None, proj, None, caches[0], caches[1], lengths, norm_weight=gain
+        parts, qkv, None, proj, None, key_cache, value_cache, lengths, norm_weight=gain
     )
-    return result, caches
+    return result, key_cache, value_cache
 
 
 def moved_codebook(vectors: Tensor, codebook: Tensor) -> Tensor:
@@ -113,7 +119,7 @@ def make_calls(device: str) -> dict[str, Call]:
         ),
         "layer_norm_attention": (
             attend_whole,
-            (normal(2, 3, 8), normal(96, 8), normal(8, 32), ones, caches[..., :16], lengths),
+            (normal(2, 3, 8), normal(96, 8), normal(8, 32), ones, *caches, lengths),
         ),
         "layer_norm_mlp": (
             lambda parts, first, last, gain: layer_norm_mlp(
