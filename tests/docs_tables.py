@@ -17,7 +17,13 @@ from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, Config, preset_config, resolve
 from iris_fast.models.tokenizer import PIECE
 from tests.kernels_table import kernels_table
-from tests.results_tables import ball_table, learning_table, steps_table
+from tests.results_tables import (
+    ball_table,
+    int8_rollouts_table,
+    learning_table,
+    low_precision_table,
+    steps_table,
+)
 
 ROOT = Path(__file__).parents[1]
 MEMORY_FILE = Path("benchmarks") / "results" / "cpu" / "memory.json"
@@ -143,6 +149,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": lambda: steps_table(markdown),
     "learning": lambda: learning_table(markdown),
     "ball": lambda: ball_table(markdown),
+    "low_precision": lambda: low_precision_table(markdown),
+    "int8_rollouts": lambda: int8_rollouts_table(markdown),
 }
 
 

@@ -108,3 +108,56 @@ def _seconds(value: float) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
+
+
+def low_precision_table(markdown: Markdown) -> str:
+    """What half precision and int8 of the C++ engine take beside float32: rollouts, tokens, decoded frames."""
+    found = record("cpu_low_precision")["result"]
+    rows = [
+        [
+            f"rollout of {size['batch']} × {size['horizon']}, {name}",
+            _seconds(side["median"]),
+            "" if (ratio := size["times_float32"].get(name)) is None else f"{ratio['ratio']:.2g}×",
+        ]
+        for size in found["rollouts"]
+        for name, side in size["seconds"].items()
+    ]
+    rows += [
+        [
+            f"{size['steps']} steps of tokens, batch {size['batch']}; keys and values / weights: {name}",
+            _seconds(side["median"]),
+            "" if (ratio := size["times_float32"].get(name)) is None else f"{ratio['ratio']:.2g}×",
+        ]
+        for size in found["sizes"]
+        for name, side in size["seconds"].items()
+    ]
+    for size in record("cpu_frame_codec")["result"]["results"]:
+        if "cpp_int8" in size:
+            what = f"{size['batch']} frame{'s' if size['batch'] > 1 else ''} decoded"
+            rows.append([f"{what}, float32", _seconds(size["cpp"]["median"]), ""])
+            rows.append(
+                [f"{what}, int8", _seconds(size["cpp_int8"]["median"]), f"{size['times_cpp']['ratio']:.2g}×"]
+            )
+    return markdown(["paper's agent", "seconds", "float32 takes"], rows)
+
+
+def int8_rollouts_table(markdown: Markdown) -> str:
+    """Rollouts of a trained agent beside float32's: the least p of the tests, and how far single draws are moved."""
+    rows = [
+        [
+            name,
+            f"{min(side['p'].values()):.2g} ({min(side['p'], key=side['p'].get)})",
+            f"{side['kl_nats']:.1e}",
+            f"{255 * side['pixels_rms']:.2f}",
+            f"{side['policy_kl_nats']:.1e}",
+        ]
+        for name, side in record("int8_rollouts")["result"]["beside_float32"].items()
+    ]
+    head = [
+        "beside float32",
+        "least p of 8 tests",
+        "nats a draw of a token",
+        "pixels, levels of 255",
+        "nats of the policy",
+    ]
+    return markdown(head, rows)
