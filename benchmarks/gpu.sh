@@ -44,10 +44,10 @@ missing=$(python3 -c 'import sys, importlib.util as u; print(*(n for n in sys.ar
 STEPS=${STEPS:+build $STEPS} step build 90 3 python3 setup.py -q build_ext --inplace
 
 if [ "${SANITIZE:-0}" = 1 ]; then
-  export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+  export PYTORCH_NO_CUDA_MEMORY_CACHING=1  # a tensor's memory is its own; a graph cannot be captured that way
   for tool in memcheck racecheck; do
     step "$tool" 220 5 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      python3 -m pytest -q -m gpu -p no:cacheprovider tests/kernels
+      python3 -m pytest -q -m gpu -k "not captur" -p no:cacheprovider tests/kernels
   done
   exit 0
 fi

@@ -134,7 +134,7 @@ def _speedup(size: Mapping[str, Any], side: str, rounds: int) -> str:
     """How many times faster ours is than this side; of one of our sides, than the fastest of the others."""
     best = size.get("speedup_over_the_best_other", {})
     if side in best:
-        return f"{ratio(best[side], rounds)} than {_label(best['other'])}"
+        return f"{ratio(best[side], rounds)} than {_label(best[side]['other'])}"
     return ratio(size.get("speedup_over", {}).get(side) or size.get(f"speedup_over_{side}"), rounds)
 
 

@@ -42,7 +42,10 @@ def exponential_race(logits: Tensor) -> Tensor:
 
 
 def peers(device: torch.device, compile_it: bool) -> tuple[dict[str, Draw], dict[str, Draw], dict[str, str]]:
-    """Ways of drawing that a CUDA graph can hold, those that wait for the device, why others are absent."""
+    """Ways of drawing that a CUDA graph can hold, those that it cannot, why others are absent.
+
+    PyTorch's wait for the device; FlashInfer's read the state of PyTorch's generator on the host.
+    """
 
     def raced() -> Draw:
         if not compile_it:
@@ -57,11 +60,16 @@ def peers(device: torch.device, compile_it: bool) -> tuple[dict[str, Draw], dict
         {
             "exponential race": lambda: exponential_race,
             "exponential race, torch.compile": raced,
+        }
+    )
+    others, more_absent = available(
+        {
             "flashinfer, logits": lambda: FLASHINFER.load().sampling.sampling_from_logits,
             "flashinfer, softmax and probabilities": from_probabilities,
         }
     )
-    return captured, {"torch.multinomial": multinomial, "torch.distributions": categorical}, absent
+    others |= {"torch.multinomial": multinomial, "torch.distributions": categorical}
+    return captured, others, absent | more_absent
 
 
 def whole(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,6 +70,22 @@ def by_matrix(vectors: Tensor, codebook: Tensor) -> Tensor:
     return torch.addmm(0.5 * codebook.square().sum(1), vectors, codebook.t(), alpha=-1).argmin(1)
 
 
+def by_matrix_in_tf32(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """The same where PyTorch may round what products read to TF32."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, True
+    try:
+        return by_matrix(vectors, codebook)
+    finally:
+        matmul.allow_tf32 = before
+
+
+def by_matrix_in_bf16(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """The same of bfloat16 products; like ours it is given float32."""
+    half_squares = (0.5 * codebook.square().sum(1)).bfloat16()
+    return torch.addmm(half_squares, vectors.bfloat16(), codebook.bfloat16().t(), alpha=-1).argmin(1)
+
+
 def peers(codebook: Tensor) -> tuple[dict[str, Side], dict[str, str]]:
     """Sides of other packages, which look up in `codebook`, and why some are absent.
 
@@ -88,7 +104,14 @@ def peers(codebook: Tensor) -> tuple[dict[str, Side], dict[str, str]]:
             0
         ].long()
 
-    return available({"vector-quantize-pytorch": vector_quantize, "flash-kmeans": flash_kmeans})
+    def flash_kmeans_bf16() -> Side:
+        assign = flash_kmeans()
+        return lambda vectors, codes: assign(vectors.bfloat16(), codes.bfloat16())
+
+    found = {"vector-quantize-pytorch": vector_quantize, "flash-kmeans": flash_kmeans}
+    if codebook.is_cuda:
+        found["flash-kmeans bf16"] = flash_kmeans_bf16
+    return available(found)
 
 
 def excess(indices: Tensor, vectors: Tensor, codebook: Tensor) -> float:
@@ -107,7 +130,7 @@ def timed(
     right: dict[str, Callable[[], Tensor]] = {}
     refused: dict[str, str] = {}
     for name, side in sides.items():
-        allowed = PRECISIONS.get(name.removeprefix("ours "), PRECISIONS["tf32"])
+        allowed = PRECISIONS.get(name.split()[-1], PRECISIONS["tf32"])
         try:
             error = excess(side(vectors, codebook), vectors, codebook)
         except Exception as failure:  # a peer that does not take this size says so instead of a time
@@ -139,6 +162,8 @@ def measure(
     absent: dict[str, str] = {}
     if rows * num_codes <= MOST_DISTANCES:
         sides["pytorch"] = by_matrix
+        if device.type == "cuda":
+            sides |= {"pytorch tf32": by_matrix_in_tf32, "pytorch bf16": by_matrix_in_bf16}
         whole, not_compiled = compiled_side(by_matrix, device, compile_it and rows in COMPILED_ROWS)
         sides |= whole
         others, absent = peers(codebook)
@@ -155,23 +180,31 @@ def measure(
     found["share_of_matrix_rate"], found["share_of_copy_bandwidth"] = {}, {}
     for name, timing in times.items():
         found["share_of_copy_bandwidth"][name] = found["bytes"] / timing.median / ceilings["bandwidth"]
-        if rate := ceilings.get(name.removeprefix("ours "), ceilings["ieee"]):
+        if rate := ceilings.get(name.split()[-1], ceilings["ieee"]):
             found["share_of_matrix_rate"][name] = found["flops"] / timing.median / rate
     return found | speedups(times)
 
 
+def precision_of(name: str) -> str:
+    """What a side multiplies in: its name's last word, or what is known of it (flash-kmeans rounds to TF32)."""
+    last = name.split()[-1]
+    return last if last in PRECISIONS else "tf32" if name == "flash-kmeans" else "ieee"
+
+
 def speedups(times: dict[str, Timing]) -> dict[str, Any]:
-    """Of each of our sides over the fastest of the others."""
-    others = {name: timing for name, timing in times.items() if not name.startswith("ours")}
-    if not others:
-        return {}
-    best = min(others, key=lambda name: others[name].median)
-    ratios = {
-        name: ratio_interval(times[best].seconds, timing.seconds)
-        for name, timing in times.items()
-        if name.startswith("ours")
-    }
-    return {"speedup_over_the_best_other": {"other": best} | ratios}
+    """Of each of our sides over the fastest of the others that are at least as exact ("other")."""
+    found = {}
+    for name in (name for name in times if name.startswith("ours")):
+        allowed = PRECISIONS[precision_of(name)]
+        others = {
+            other: timing.median
+            for other, timing in times.items()
+            if not other.startswith("ours") and PRECISIONS[precision_of(other)] <= allowed
+        }
+        if others:
+            best = min(others, key=others.__getitem__)
+            found[name] = {"other": best} | ratio_interval(times[best].seconds, times[name].seconds)
+    return {"speedup_over_the_best_other": found} if found else {}
 
 
 def ceilings_of(device: torch.device) -> dict[str, float]:

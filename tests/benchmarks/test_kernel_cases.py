@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import compiling
-from benchmarks.cases import kernel_lambda_returns, kernel_sampling, layer_launches
+from benchmarks.cases import kernel_lambda_returns, kernel_sampling, kernel_vq_lookup, layer_launches
 from benchmarks.side_by_side import Machine, compare_and_time
 from benchmarks.tables import text_of
+from benchmarks.timing import Timing
 from iris_fast.graphs import Uncaptured
 from iris_fast.imagination.token_pass import TokenPasses
 from iris_fast.kernels import sample_categorical
@@ -206,3 +207,14 @@ def test_rollouts_of_both_forms_are_timed_where_their_passes_agree(monkeypatch: 
     monkeypatch.setattr(TokenPasses, "_two_launches_a_layer", wrong)
     found = forms_measured()
     assert "differ by 0.001" in found["error"] and "seconds" not in found
+
+
+def test_a_lookup_is_compared_with_others_that_are_as_exact() -> None:
+    seconds = {"ours ieee": 2.0, "ours bf16": 1.0, "pytorch": 4.0, "pytorch bf16": 0.5, "flash-kmeans": 3.0}
+    times = {name: Timing((value,) * 5) for name, value in seconds.items()}
+    best = kernel_vq_lookup.speedups(times)["speedup_over_the_best_other"]
+    assert {name: (facts["other"], facts["ratio"]) for name, facts in best.items()} == {
+        "ours ieee": ("pytorch", 2.0),
+        "ours bf16": ("pytorch bf16", 0.5),
+    }
+    assert kernel_vq_lookup.speedups({"ours ieee": times["ours ieee"]}) == {}
