@@ -379,6 +379,47 @@ def _in_layout_of(x: Tensor, mapped: Tensor) -> Tensor:
     return found if alike else wanted.copy_(found)
 
 
+def channels_last_backward(
+    grad: Tensor, x: Tensor, means: Tensor, scales: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """GroupNorm's gradients of x, weight and bias by plain PyTorch, for maps in channels-last memory.
+
+    PyTorch's own backward kernel for a CPU takes 5 to 10 times as long in that layout as in contiguous memory; this
+    takes less than half of that kernel in contiguous memory with the copies there and back. With y = (x - m) r w + b,
+    g the gradient of y and sums over a group of n values:
+    dx = g w r - (r / n) (sum(g w) + (x - m) r sum(g w (x - m) r)).
+
+    Args:
+        grad: (batch, channels, height, width), of y.
+        x: as grad.
+        means: (batch, groups).
+        scales: (batch, groups), 1 / sqrt(variance + eps).
+        weight: (channels,).
+    """
+    batch, channels, height, width = x.shape
+    groups, area = means.shape[1], height * width
+    rows, grads = (t.permute(0, 2, 3, 1).reshape(batch, area, channels) for t in (x, grad))
+
+    def by_group(sums: Tensor) -> Tensor:
+        return sums.view(-1, groups, channels // groups)
+
+    products, plain = (
+        by_group((rows * grads).sum(1)),
+        by_group(grads.sum(1)),
+    )  # (batch, groups, channels of one)
+    mean, scale, gain = means[:, :, None], scales[:, :, None], by_group(weight)
+    grad_weight = ((products - plain * mean) * scale).sum(0).view(channels)
+    of_products, of_plain = ((sums * gain).sum(2, keepdim=True) for sums in (products, plain))
+    share = scale / (area * (channels // groups))
+    slope = (of_plain * mean - of_products) * scale * scale * share
+    offset = -slope * mean - of_plain * share
+    factors = (gain * scale, slope.expand_as(plain), offset.expand_as(plain))
+    of_grad, of_x, constant = (factor.reshape(batch, 1, channels) for factor in factors)
+    found = torch.addcmul(constant, rows, of_x).addcmul_(grads, of_grad)
+    grad_x = found.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return grad_x, grad_weight, plain.sum(0).view(channels)
+
+
 def _plain_backward(
     grad: Tensor,
     x: Tensor,
@@ -404,10 +445,12 @@ def _plain_backward(
         slope = scale * gain[:, None, None]
         h = torch.addcmul(shift[:, None, None], values - mean, slope)
         grad = torch.ops.aten.silu_backward(grad, h)
-    # On a CPU its backward is five to ten times as fast in contiguous memory as in channels last.
-    found, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
-        grad.contiguous(), values.contiguous(), means, scales, gain, *x.shape, num_groups, [True, True, True]
-    )
+    if values.is_contiguous(memory_format=torch.channels_last):
+        found, grad_weight, grad_bias = channels_last_backward(grad, values, means, scales, gain)
+    else:
+        found, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
+            grad.contiguous(), values, means, scales, gain, *x.shape, num_groups, [True, True, True]
+        )
     return _in_layout_of(x, found), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
 
 

@@ -1,4 +1,4 @@
-"""GroupNorm's backward pass through contiguous memory computes what PyTorch's does."""
+"""GroupNorm's backward pass in channels-last memory computes what PyTorch's does."""
 
 from __future__ import annotations
 
