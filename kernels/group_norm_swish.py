@@ -398,7 +398,8 @@ def channels_last_backward(
     """
     batch, channels, height, width = x.shape
     groups, area = means.shape[1], height * width
-    rows, grads = (t.permute(0, 2, 3, 1).reshape(batch, area, channels) for t in (x, grad))
+    dtype = _statistics_dtype(x)  # in bfloat16 what the sums' differences leave would be rounding
+    rows, grads = (t.permute(0, 2, 3, 1).reshape(batch, area, channels).to(dtype) for t in (x, grad))
 
     def by_group(sums: Tensor) -> Tensor:
         return sums.view(-1, groups, channels // groups)
@@ -407,7 +408,7 @@ def channels_last_backward(
         by_group((rows * grads).sum(1)),
         by_group(grads.sum(1)),
     )  # (batch, groups, channels of one)
-    mean, scale, gain = means[:, :, None], scales[:, :, None], by_group(weight)
+    mean, scale, gain = means.to(dtype)[:, :, None], scales.to(dtype)[:, :, None], by_group(weight.to(dtype))
     grad_weight = ((products - plain * mean) * scale).sum(0).view(channels)
     of_products, of_plain = ((sums * gain).sum(2, keepdim=True) for sums in (products, plain))
     share = scale / (area * (channels // groups))
@@ -417,7 +418,8 @@ def channels_last_backward(
     of_grad, of_x, constant = (factor.reshape(batch, 1, channels) for factor in factors)
     found = torch.addcmul(constant, rows, of_x).addcmul_(grads, of_grad)
     grad_x = found.view(batch, height, width, channels).permute(0, 3, 1, 2)
-    return grad_x, grad_weight, plain.sum(0).view(channels)
+    grad_bias = plain.sum(0).view(channels)
+    return grad_x.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
 
 
 def _plain_backward(

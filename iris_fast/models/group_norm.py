@@ -23,12 +23,28 @@ class _FastBackward(torch.autograd.Function):
         area = x[0, 0].numel()
         y, mean, rstd = torch.ops.aten.native_group_norm(x, weight, bias, batch, channels, area, groups, EPS)
         ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.groups = groups
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, weight, mean, rstd = ctx.saved_tensors
-        return *channels_last_backward(gradients[0], x, mean, rstd, weight), None
+        if x.dtype in (torch.float32, torch.float64):
+            return *channels_last_backward(gradients[0], x, mean, rstd, weight), None
+        batch, channels = x.shape[:2]
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
+            gradients[0].contiguous(),
+            x.contiguous(),
+            mean,
+            rstd,
+            weight,
+            batch,
+            channels,
+            x[0, 0].numel(),
+            ctx.groups,
+            [True, True, True],
+        )
+        return grad_x.contiguous(memory_format=torch.channels_last), grad_weight, grad_bias, None
 
 
 class GroupNorm(nn.GroupNorm):
