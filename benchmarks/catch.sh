@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Trains Catch from an empty folder with three seeds, evaluates each over 100 episodes, and writes returns, metrics,
-# times and learning curves. Usage: benchmarks/catch.sh [FOLDER [JOBS]]   (about 30 minutes). With JOBS=2 two seeds
-# train at a time, one thread each.
+# times and learning curves. Usage: benchmarks/catch.sh [FOLDER [JOBS [OVERRIDES]]]   (about 30 minutes). With JOBS=2
+# two seeds train at a time, one thread each. OVERRIDES is one argument, such as
+# "common.weights_dtype=int8 common.decoder_dtype=int8"; SEEDS="0" trains that seed alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${1:-benchmarks/results/cpu/catch}
 jobs=${2:-1}
+overrides=${3:-}
 mkdir -p "$out"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -15,15 +17,16 @@ commit=$(git describe --always --dirty --abbrev=12 '--exclude=*')  # of what run
 train() {
   local seed=$1 run="$scratch/seed_$1" began seconds
   began=$(date +%s)
-  python -m iris_fast.train --game Catch --seed "$seed" --run-dir "$run"
+  # shellcheck disable=SC2086  # several
+  python -m iris_fast.train --game Catch --seed "$seed" --run-dir "$run" $overrides
   seconds=$(($(date +%s) - began))
   python -m iris_fast.evaluate "$run" --episodes 100 --json "$out/evaluation_$seed.json"
   sed -i "s#$scratch/##" "$out/evaluation_$seed.json"
   cp "$run/logs/metrics.jsonl" "$out/metrics_$seed.jsonl"
   python -m benchmarks.run_record "$out/run_$seed.json" --seconds "$seconds" --seed "$seed" --commit "$commit" \
-    --command "python -m iris_fast.train --game Catch --seed $seed"
+    --command "python -m iris_fast.train --game Catch --seed $seed${overrides:+ $overrides}"
 }
 export -f train
-export out scratch commit
-printf '%s\n' 0 1 2 | xargs -P "$jobs" -I {} bash -euo pipefail -c 'train {}'
-python -m iris_fast.plot "$scratch"/seed_{0,1,2} --out "$out"
+export out scratch commit overrides
+tr ' ' '\n' <<<"${SEEDS:-0 1 2}" | xargs -P "$jobs" -I {} bash -euo pipefail -c 'train {}'
+python -m iris_fast.plot "$scratch"/seed_* --out "$out"

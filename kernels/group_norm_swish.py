@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._group_norm import plain, plain_backward, statistics_dtype
 from ._registration import NAMESPACE
 from ._rounding import rounded_to
 from ._triton import jit, on_its_device, require_triton, tl, triton
@@ -347,115 +348,6 @@ def launch_group_norm_swish_backward(
     return grad_x, grad_weight.to(weight.dtype, copy=True), grad_bias.to(bias.dtype, copy=True)
 
 
-def _statistics_dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _as_map(x: Tensor) -> Tensor:
-    """x (batch, channels, area) as (batch, channels, 1, area), in a layout that PyTorch's GroupNorm takes."""
-    mapped = x.unsqueeze(2)
-    if x.device.type == "cpu" and mapped.is_contiguous(memory_format=torch.channels_last):
-        return mapped
-    return mapped.contiguous()
-
-
-def _plain(
-    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, swish: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = _statistics_dtype(x)
-    if x.numel() == 0:
-        means, scales = x.new_zeros((2, len(x), num_groups), dtype=dtype)
-        return torch.empty_like(x), means, scales.clone()
-    normed, means, scales = torch.ops.aten.native_group_norm(
-        _as_map(x.to(dtype)), weight.to(dtype), bias.to(dtype), *x.shape, num_groups, eps
-    )
-    return _in_layout_of(x, F.silu(normed, inplace=True) if swish else normed), means, scales
-
-
-def _in_layout_of(x: Tensor, mapped: Tensor) -> Tensor:
-    """`mapped` (batch, channels, 1, area) as x is, copied only if it is not."""
-    found, wanted = mapped.squeeze(2), torch.empty_like(x)
-    alike = found.dtype == wanted.dtype and found.stride() == wanted.stride()
-    return found if alike else wanted.copy_(found)
-
-
-def channels_last_backward(
-    grad: Tensor, x: Tensor, means: Tensor, scales: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """GroupNorm's gradients of x, weight and bias by plain PyTorch, for maps in channels-last memory.
-
-    PyTorch's own backward kernel for a CPU takes 5 to 10 times as long in that layout as in contiguous memory; this
-    takes less than half of that kernel in contiguous memory with the copies there and back. With y = (x - m) r w + b,
-    g the gradient of y and sums over a group of n values:
-    dx = g w r - (r / n) (sum(g w) + (x - m) r sum(g w (x - m) r)).
-
-    Args:
-        grad: (batch, channels, height, width), of y.
-        x: as grad.
-        means: (batch, groups).
-        scales: (batch, groups), 1 / sqrt(variance + eps).
-        weight: (channels,).
-    """
-    batch, channels, height, width = x.shape
-    groups, area = means.shape[1], height * width
-    dtype = _statistics_dtype(x)  # in bfloat16 what the sums' differences leave would be rounding
-    rows, grads = (t.permute(0, 2, 3, 1).reshape(batch, area, channels).to(dtype) for t in (x, grad))
-
-    def by_group(sums: Tensor) -> Tensor:
-        return sums.view(-1, groups, channels // groups)
-
-    products, plain = (
-        by_group((rows * grads).sum(1)),
-        by_group(grads.sum(1)),
-    )  # (batch, groups, channels of one)
-    mean, scale, gain = means.to(dtype)[:, :, None], scales.to(dtype)[:, :, None], by_group(weight.to(dtype))
-    grad_weight = ((products - plain * mean) * scale).sum(0).view(channels)
-    of_products, of_plain = ((sums * gain).sum(2, keepdim=True) for sums in (products, plain))
-    share = scale / (area * (channels // groups))
-    slope = (of_plain * mean - of_products) * scale * scale * share
-    offset = -slope * mean - of_plain * share
-    factors = (gain * scale, slope.expand_as(plain), offset.expand_as(plain))
-    of_grad, of_x, constant = (factor.reshape(batch, 1, channels) for factor in factors)
-    found = torch.addcmul(constant, rows, of_x).addcmul_(grads, of_grad)
-    grad_x = found.view(batch, height, width, channels).permute(0, 3, 1, 2)
-    grad_bias = plain.sum(0).view(channels)
-    return grad_x.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
-
-
-def _plain_backward(
-    grad: Tensor,
-    x: Tensor,
-    means: Tensor,
-    scales: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    num_groups: int,
-    swish: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if x.numel() == 0:
-        return torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
-    dtype = means.dtype
-    grad, values, gain, shift = (
-        grad.to(dtype).unsqueeze(2),
-        _as_map(x.to(dtype)),
-        weight.to(dtype),
-        bias.to(dtype),
-    )
-    if swish:
-        size = x.shape[1] // num_groups
-        mean, scale = (one.repeat_interleave(size, 1)[:, :, None, None] for one in (means, scales))
-        slope = scale * gain[:, None, None]
-        h = torch.addcmul(shift[:, None, None], values - mean, slope)
-        grad = torch.ops.aten.silu_backward(grad, h)
-    if values.is_contiguous(memory_format=torch.channels_last):
-        found, grad_weight, grad_bias = channels_last_backward(grad, values, means, scales, gain)
-    else:
-        found, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
-            grad.contiguous(), values, means, scales, gain, *x.shape, num_groups, [True, True, True]
-        )
-    return _in_layout_of(x, found), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
-
-
 @torch.library.custom_op(f"{NAMESPACE}::group_norm_swish", mutates_args=())
 def _group_norm_swish(
     x: Tensor,  # (batch, channels, area)
@@ -465,14 +357,14 @@ def _group_norm_swish(
     eps: float,
     swish: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # y in the layout of x; mean and 1 / std (batch, groups)
-    return _plain(x, weight, bias, num_groups, eps, swish)
+    return plain(x, weight, bias, num_groups, eps, swish)
 
 
 @_group_norm_swish.register_kernel("cuda")
 def _group_norm_swish_cuda(
     x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, swish: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    run = _plain if x.dtype == torch.float64 else launch_group_norm_swish
+    run = plain if x.dtype == torch.float64 else launch_group_norm_swish
     return run(x, weight, bias, num_groups, eps, swish)
 
 
@@ -480,7 +372,7 @@ def _group_norm_swish_cuda(
 def _group_norm_swish_fake(
     x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, swish: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    means = x.new_empty((x.shape[0], num_groups), dtype=_statistics_dtype(x))
+    means = x.new_empty((x.shape[0], num_groups), dtype=statistics_dtype(x))
     return torch.empty_like(x), means, torch.empty_like(means)
 
 
@@ -495,7 +387,7 @@ def _group_norm_swish_backward(
     num_groups: int,
     swish: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # gradients of x in its layout, of weight and of bias
-    return _plain_backward(grad, x, means, scales, weight, bias, num_groups, swish)
+    return plain_backward(grad, x, means, scales, weight, bias, num_groups, swish)
 
 
 @_group_norm_swish_backward.register_kernel("cuda")
@@ -509,7 +401,7 @@ def _group_norm_swish_backward_cuda(
     num_groups: int,
     swish: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    run = _plain_backward if x.dtype == torch.float64 else launch_group_norm_swish_backward
+    run = plain_backward if x.dtype == torch.float64 else launch_group_norm_swish_backward
     return run(grad, x, means, scales, weight, bias, num_groups, swish)
 
 

@@ -42,12 +42,12 @@ def steps_table(markdown: Markdown) -> str:
 def learning_table(markdown: Markdown) -> str:
     """What recorded runs learned: Catch by seed, and an hour or more of Pong with the `small` preset."""
     rows = []
-    for path in sorted((RESULTS / "catch").glob("run_*.json")):
+    for path in sorted(RESULTS.glob("catch*/run_*.json")):  # in float32, then with int8
         run = json.loads(path.read_text(encoding="utf-8"))
-        evaluation = record(f"catch/evaluation_{run['seed']}")["statistics"]
+        evaluation = record(f"{path.parent.name}/evaluation_{run['seed']}")["statistics"]
         rows.append(
             [
-                f"`--game Catch --seed {run['seed']}`",
+                f"`{run['command'].removeprefix('python -m iris_fast.train ')}`",
                 _minutes(run["seconds"]),
                 f"mean return {evaluation['return']:.2f} ± {evaluation['standard_error']:.2f} "
                 f"over {evaluation['episodes']:.0f} episodes",
@@ -143,6 +143,7 @@ def low_precision_table(markdown: Markdown) -> str:
 
 def int8_rollouts_table(markdown: Markdown) -> str:
     """Rollouts of a trained agent beside float32's: the least p of the tests, and how far single draws are moved."""
+    found = record("int8_rollouts")["result"]
     rows = [
         [
             name,
@@ -151,7 +152,7 @@ def int8_rollouts_table(markdown: Markdown) -> str:
             f"{255 * side['pixels_rms']:.2f}",
             f"{side['policy_kl_nats']:.1e}",
         ]
-        for name, side in record("int8_rollouts")["result"]["beside_float32"].items()
+        for name, side in found["beside_float32"].items()
     ]
     head = [
         "beside float32",
@@ -160,4 +161,7 @@ def int8_rollouts_table(markdown: Markdown) -> str:
         "pixels, levels of 255",
         "nats of the policy",
     ]
-    return markdown(head, rows)
+    what = f"{found['game']}, `{found['preset']}`, epoch {found['epoch']}"
+    return (
+        f"{markdown(head, rows)}\n\n{what}: {found['rollouts']:,} rollouts of {found['horizon']} steps a row."
+    )

@@ -10,33 +10,13 @@
 #include "check.hpp"
 #include "iris_fast/philox.hpp"
 #include "iris_fast/simd_level.hpp"
+#include "levels.hpp"
 
 using namespace iris_fast;
 
 namespace {
 
-constexpr float kPoison = -12345.0f;
 constexpr double kRounding = 0x1p-24;
-
-std::vector<float> noise(std::size_t count, std::uint32_t purpose) {
-  std::vector<float> values(count);
-  for (std::size_t i = 0; i < count; ++i)
-    values[i] = 2.0f * philox_uniform(1, static_cast<std::uint32_t>(i), 0, purpose) - 1.0f;
-  return values;
-}
-
-// Calls compute(kernels) for every level: all must give the portable level's bits, which it returns.
-template <typename Compute>
-std::vector<float> at_every_level(const Compute& compute) {
-  const auto levels = supported_levels();
-  const std::vector<float> expected = compute(*levels.back()->frames);
-  for (const KernelTable* table : levels) {
-    const std::vector<float> found = compute(*table->frames);
-    CHECK(found.size() == expected.size());
-    CHECK(found.empty() || std::memcmp(found.data(), expected.data(), found.size() * sizeof(float)) == 0);
-  }
-  return expected;
-}
 
 // `weight` (inner, columns) by panels.
 std::vector<float> packed(const FrameKernels& kernels, const float* weight, std::size_t inner,
@@ -60,7 +40,7 @@ void check_product(std::size_t rows, std::size_t taps, std::size_t inner, std::s
   const auto bias = noise(columns, 3);
   const std::size_t stride = columns + 8;
   const auto before = added ? noise(rows * stride, 4) : std::vector<float>(rows * stride, kPoison);
-  const auto out = at_every_level([&](const FrameKernels& kernels) {
+  const auto out = at_every_frame_level([&](const FrameKernels& kernels) {
     const auto weights = packed(kernels, weight.data(), taps * inner, columns);
     auto result = before;
     kernels.product({a.data(), row_offsets.data(), rows, tap_offsets.data(), taps, inner, weights.data(),
@@ -85,66 +65,6 @@ void check_product(std::size_t rows, std::size_t taps, std::size_t inner, std::s
       CHECK(std::fabs(out[r * stride + c] - sum) <=
             4 * kRounding * std::sqrt(static_cast<double>(taps * inner)) * (size + 1.0));
     }
-}
-
-// Of the largest integers, and of any; rows overlap, and outputs lie out of order.
-void check_int8_product(std::size_t rows, std::size_t taps, std::size_t inner, std::size_t columns,
-                        bool added) {
-  std::vector<std::size_t> row_offsets(rows), outs(rows), tap_offsets(taps);
-  for (std::size_t r = 0; r < rows; ++r) row_offsets[r] = (r * 7) % rows * 3;
-  for (std::size_t r = 0; r < rows; ++r) outs[r] = (rows - 1 - r) * (columns + 8);
-  for (std::size_t t = 0; t < taps; ++t) tap_offsets[t] = t * (inner + 5);
-  const std::size_t total = taps * inner;
-  const auto random_a = noise(3 * rows + taps * (inner + 5), 1), random_weight = noise(total * columns, 2);
-  std::vector<unsigned char> a(random_a.size());
-  std::vector<signed char> weight(random_weight.size());  // (inner, columns)
-  for (std::size_t i = 0; i < a.size(); ++i)
-    a[i] = static_cast<unsigned char>(i % 3 == 0 ? 255 : 128 + std::lround(127 * random_a[i]));
-  for (std::size_t i = 0; i < weight.size(); ++i)
-    weight[i] = static_cast<signed char>(i % 5 == 0 ? -127 : std::lround(127 * random_weight[i]));
-  std::vector<std::int32_t> corrections(columns);
-  for (std::size_t i = 0; i < weight.size(); ++i) corrections[i % columns] -= 128 * weight[i];
-  const auto bias = noise(columns, 3), scales = noise(columns, 5);
-  const float scale = 0.37f;
-  const auto before = noise(rows * (columns + 8), 4);
-  const auto out = at_every_level([&](const FrameKernels& kernels) {
-    const std::size_t panel = kernels.panel_vectors * kLanes;
-    std::vector<unsigned char> packed(weight.size());
-    for (std::size_t c = 0; c < columns; ++c) {
-      const std::size_t start = c / panel * panel, width = std::min(panel, columns - start);
-      for (std::size_t k = 0; k < total; ++k)
-        packed[start * total + (k / 4 * width + c % panel) * 4 + k % 4] =
-            static_cast<unsigned char>(weight[k * columns + c]);
-    }
-    auto result = before;
-    kernels.product_int8({a.data(), row_offsets.data(), outs.data(), rows, tap_offsets.data(), taps, inner,
-                          packed.data(), columns, scale, scales.data(), corrections.data(), bias.data(),
-                          added ? result.data() : nullptr, result.data()});
-    return result;
-  });
-  for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t c = 0; c < columns + 8; ++c) {
-      const std::size_t at = outs[r] + c;
-      if (c >= columns) {
-        CHECK(out[at] == before[at]);
-        continue;
-      }
-      std::int32_t sum = 0;
-      for (std::size_t t = 0; t < taps; ++t)
-        for (std::size_t k = 0; k < inner; ++k)
-          sum += (a[row_offsets[r] + tap_offsets[t] + k] - 128) * weight[(t * inner + k) * columns + c];
-      const float factor = scale * scales[c];
-      float expected = std::fma(static_cast<float>(sum), factor, bias[c]);
-      if (added) expected = before[at] + expected;
-      CHECK(out[at] == expected);
-    }
-}
-
-void int8_products_are_exact() {
-  for (const std::size_t rows : {1, 2, 5, 6, 7, 8, 11, 12, 13, 29})
-    check_int8_product(rows, 1, 16, 64, false);
-  for (const std::size_t columns : {16, 32, 48, 80, 144}) check_int8_product(9, 2, 24, columns, true);
-  check_int8_product(10, 3, 192, 64, true);
 }
 
 void products_are_exact_to_rounding() {
@@ -239,7 +159,8 @@ struct Convolution {
   }
 
   void check(bool residual) const {
-    const auto out = at_every_level([&](const FrameKernels& kernels) { return run(kernels, residual); });
+    const auto out =
+        at_every_frame_level([&](const FrameKernels& kernels) { return run(kernels, residual); });
     const auto x = padded(), g = filters(), bias = noise(out_channels, 13);
     const auto before = noise(out.size(), 14);
     for (std::size_t y = 0; y < height; ++y)
@@ -276,7 +197,7 @@ void channel_sums_are_exact_to_rounding() {
     const std::size_t channels = 48;
     const auto x = noise(positions * channels, 21), center = noise(channels, 22);
     for (const bool centered : {false, true}) {
-      const auto sums = at_every_level([&](const FrameKernels& kernels) {
+      const auto sums = at_every_frame_level([&](const FrameKernels& kernels) {
         std::vector<float> result(channels, kPoison);
         kernels.channel_sums(x.data(), positions, channels, centered ? center.data() : nullptr,
                              result.data());
@@ -301,7 +222,7 @@ void normalize_is_exact_to_rounding() {
   const auto shift = noise(channels, 33);
   for (float& value : scale) value *= 20.0f;
   for (const bool swish : {false, true}) {
-    const auto out = at_every_level([&](const FrameKernels& kernels) {
+    const auto out = at_every_frame_level([&](const FrameKernels& kernels) {
       std::vector<float> result(x.size(), kPoison);
       kernels.normalize(x.data(), positions, channels, scale.data(), shift.data(), swish, result.data());
       return result;
@@ -318,7 +239,7 @@ void normalize_is_exact_to_rounding() {
   special[2] = std::numeric_limits<float>::quiet_NaN();
   special[3] = -200.0f;
   special[4] = 200.0f;
-  const auto found = at_every_level([&](const FrameKernels& kernels) {
+  const auto found = at_every_frame_level([&](const FrameKernels& kernels) {
     std::vector<float> result(kLanes, kPoison);
     kernels.normalize(special.data(), 1, kLanes, ones.data(), zeros.data(), true, result.data());
     result[2] = std::isnan(result[2]) ? 1.0f : 0.0f;  // a NaN's bits are the processor's affair
@@ -333,7 +254,7 @@ void pool_takes_the_largest_of_four_and_zero() {
   for (const std::size_t size : {1, 2, 6, 7}) {
     const auto x = noise(size * size * channels, 51);
     const std::size_t half = size / 2;
-    const auto out = at_every_level([&](const FrameKernels& kernels) {
+    const auto out = at_every_frame_level([&](const FrameKernels& kernels) {
       std::vector<float> result(half * half * channels, kPoison);
       kernels.pool(x.data(), size, channels, result.data());
       return result;
@@ -354,7 +275,7 @@ void softmax_is_exact_to_rounding() {
     const std::size_t rows = 3, columns = round_up(valid, kLanes);
     auto x = noise(rows * columns, 41);
     for (float& value : x) value *= 30.0f;
-    const auto out = at_every_level([&](const FrameKernels& kernels) {
+    const auto out = at_every_frame_level([&](const FrameKernels& kernels) {
       auto result = x;
       kernels.softmax(result.data(), rows, columns, valid, kScale);
       return result;
@@ -375,7 +296,6 @@ void softmax_is_exact_to_rounding() {
 
 int main() {
   products_are_exact_to_rounding();
-  int8_products_are_exact();
   winograd_convolutions_are_exact_to_rounding();
   channel_sums_are_exact_to_rounding();
   normalize_is_exact_to_rounding();

@@ -10,6 +10,7 @@
 #include "check.hpp"
 #include "iris_fast/philox.hpp"
 #include "iris_fast/simd_level.hpp"
+#include "levels.hpp"
 
 using namespace iris_fast;
 
@@ -17,24 +18,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr float kPoison = -12345.0f;
 constexpr double kRounding = 0x1p-24;
-
-std::vector<float> noise(std::size_t count, std::uint32_t purpose) {
-  std::vector<float> values(count);
-  for (std::size_t i = 0; i < count; ++i)
-    values[i] = 2.0f * philox_uniform(1, static_cast<std::uint32_t>(i), 0, purpose) - 1.0f;
-  return values;
-}
-
-// Row-major (rows, columns) as tiles, and back.
-std::vector<float> tiled(const std::vector<float>& matrix, std::size_t rows, std::size_t columns) {
-  std::vector<float> tiles(tiled_size(rows, columns), kPoison);
-  for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t c = 0; c < columns; c += kLanes)
-      std::copy_n(&matrix[r * columns + c], kLanes, &tiles[tiled_offset(r, c, columns)]);
-  return tiles;
-}
 
 std::vector<float> untiled(const std::vector<float>& tiles, std::size_t rows, std::size_t columns) {
   std::vector<float> matrix(rows * columns);
@@ -42,20 +26,6 @@ std::vector<float> untiled(const std::vector<float>& tiles, std::size_t rows, st
     for (std::size_t c = 0; c < columns; c += kLanes)
       std::copy_n(&tiles[tiled_offset(r, c, columns)], kLanes, &matrix[r * columns + c]);
   return matrix;
-}
-
-template <typename T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-}
-
-// Calls compute(table) for every level: all must give the portable level's bits, which it returns.
-template <typename Compute>
-auto at_every_level(const Compute& compute) {
-  const auto levels = supported_levels();
-  const auto expected = compute(*levels.back());
-  for (const KernelTable* table : levels) CHECK(same_bits(compute(*table), expected));
-  return expected;
 }
 
 double exact_gelu(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
@@ -142,104 +112,6 @@ void linear_is_exact_to_rounding() {
   check_linear(9, 16, 64, Activation::kRelu, false, false);
   check_linear(11, 64, 96, Activation::kNone, true, false);
   check_linear(11, 64, 80, Activation::kNone, false, true);
-}
-
-struct Quantized {
-  std::vector<unsigned char> integers;
-  std::vector<float> scales;
-};
-
-Quantized quantize(const KernelTable& table, const std::vector<float>& matrix, std::size_t rows,
-                   std::size_t columns) {
-  const auto tiles = tiled(matrix, rows, columns);
-  Quantized found{std::vector<unsigned char>(rows * columns, 77), std::vector<float>(rows, kPoison)};
-  table.quantize_rows({tiles.data(), rows, columns, found.integers.data(), found.scales.data()});
-  return found;
-}
-
-void rows_are_quantized_to_the_nearest_integer() {
-  constexpr std::size_t kRows = 9, kColumns = 48;
-  auto matrix = noise(kRows * kColumns, 11);
-  matrix[5] = 4.0f;                                       // the largest of row 0
-  std::fill_n(&matrix[kColumns], kColumns, 0.0f);         // row 1
-  std::fill_n(&matrix[2 * kColumns], kColumns, 1e-31f);   // row 2: too small for a finite inverse
-  matrix[3 * kColumns + 7] = kNaN;                        // row 3
-  matrix[4 * kColumns + 47] = -kInfinity;                 // row 4
-  std::fill_n(&matrix[5 * kColumns], kColumns, 3.0e38f);  // row 5
-  for (std::size_t c = 0; c < kColumns; ++c)              // row 6: ties, of a scale of 1
-    matrix[6 * kColumns + c] = c == 0 ? -127.0f : static_cast<float>(c) - 20.5f;
-  for (const KernelTable* table : supported_levels()) {
-    const Quantized found = quantize(*table, matrix, kRows, kColumns);
-    for (std::size_t r = 0; r < kRows; ++r) {
-      if (r == 3 || r == 4) {
-        CHECK(std::isnan(found.scales[r]));
-        continue;
-      }
-      float largest = 0.0f;
-      for (std::size_t c = 0; c < kColumns; ++c)
-        largest = std::max(largest, std::fabs(matrix[r * kColumns + c]));
-      const bool zero = largest < 1e-30f;
-      CHECK(found.scales[r] == (zero ? 0.0f : largest / 127.0f));
-      for (std::size_t c = 0; c < kColumns; ++c) {
-        const double scaled = zero ? 0.0 : matrix[r * kColumns + c] * (127.0f / largest);
-        CHECK(found.integers[r * kColumns + c] - 128 == std::nearbyint(scaled));
-      }
-    }
-  }
-}
-
-// The panels of a level's int8 weights, of columns' integers (columns, inner).
-std::vector<signed char> int8_panels(const KernelTable& table, const std::vector<signed char>& weight,
-                                     std::size_t inner, std::size_t columns) {
-  std::vector<signed char> packed(weight.size());
-  const std::size_t panel = table.panel_vectors * kLanes;
-  for (std::size_t c = 0; c < columns; ++c) {
-    const std::size_t start = c / panel * panel, width = std::min(panel, columns - start);
-    for (std::size_t k = 0; k < inner; ++k)
-      packed[start * inner + (k / 4 * width + c % panel) * 4 + k % 4] = weight[c * inner + k];
-  }
-  return packed;
-}
-
-// Integers and scales such that every sum is what the formula says, to the bit; the largest integers among
-// them.
-void check_int8_linear(std::size_t rows, std::size_t inner, std::size_t columns, bool largest) {
-  const auto random = noise(columns * inner, 12), rows_random = noise(rows * inner, 13);
-  std::vector<signed char> weight(columns * inner);
-  std::vector<unsigned char> a(rows * inner);
-  for (std::size_t i = 0; i < weight.size(); ++i)
-    weight[i] = static_cast<signed char>(largest ? (i % 3 != 0 ? 127 : -127) : std::lround(127 * random[i]));
-  for (std::size_t i = 0; i < a.size(); ++i)
-    a[i] = static_cast<unsigned char>(largest ? (i % 5 != 0 ? 255 : 1)
-                                              : 128 + std::lround(127 * rows_random[i]));
-  std::vector<std::int32_t> corrections(columns);
-  for (std::size_t i = 0; i < weight.size(); ++i) corrections[i / inner] -= 128 * weight[i];
-  const auto bias = noise(columns, 3), column_scales = noise(columns, 14), row_scales = noise(rows, 15);
-  const auto out = at_every_level([&](const KernelTable& table) {
-    const auto packed = int8_panels(table, weight, inner, columns);
-    std::vector<float> result(rows * columns, kPoison);
-    table.linear_int8({{nullptr, rows, inner, packed.data(), bias.data(), columns, Activation::kRelu, nullptr,
-                        result.data(), columns * kTileRows, columns, kLanes},
-                       a.data(),
-                       row_scales.data(),
-                       column_scales.data(),
-                       corrections.data()});
-    return result;
-  });
-  for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t c = 0; c < columns; ++c) {
-      std::int32_t sum = 0;
-      for (std::size_t k = 0; k < inner; ++k) sum += (a[r * inner + k] - 128) * weight[c * inner + k];
-      const float scale = row_scales[r] * column_scales[c];
-      const float scaled = static_cast<float>(sum) * scale;
-      CHECK(out[r * columns + c] == std::max(scaled + bias[c], 0.0f));
-    }
-}
-
-void int8_linear_is_exact() {
-  for (const std::size_t rows : {1, 2, 3, 5, 7, 8, 9, 31})
-    for (const std::size_t columns : {16, 32, 48, 80}) check_int8_linear(rows, 32, columns, rows % 2 == 0);
-  check_int8_linear(2, kMostInt8Inputs, 32, true);
 }
 
 void layer_norm_is_exact_to_rounding() {
@@ -468,8 +340,6 @@ void levels_are_named() {
 
 int main() {
   levels_are_named();
-  rows_are_quantized_to_the_nearest_integer();
-  int8_linear_is_exact();
   linear_is_exact_to_rounding();
   layer_norm_is_exact_to_rounding();
   exp_is_within_one_unit_in_the_last_place();

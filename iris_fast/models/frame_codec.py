@@ -118,6 +118,8 @@ class FrameCodec:
         self._decoder_dtype: DecoderDtype = decoder_dtype
         self._packed: _C.FrameCodec | None = None
         self._packed_weights: WeightVersions = []
+        if decoder_dtype != "float32":
+            self._codec()  # which refuses weights that it cannot hold
 
     def __deepcopy__(self, memo: dict[int, object]) -> FrameCodec:
         """A codec of the tokenizer's copy, on the same threads."""

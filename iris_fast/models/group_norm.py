@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_fast.kernels import group_norm_swish
-from iris_fast.kernels.group_norm_swish import channels_last_backward
+from iris_fast.kernels._group_norm import channels_last_backward
 
 EPS = 1e-6
 
 
-class _FastBackward(torch.autograd.Function):
+class _ChannelsLast(torch.autograd.Function):
     """PyTorch's GroupNorm with a backward pass for channels-last memory, in which a CPU's convolutions are fast."""
 
     @staticmethod
@@ -22,29 +22,12 @@ class _FastBackward(torch.autograd.Function):
         batch, channels = x.shape[:2]
         area = x[0, 0].numel()
         y, mean, rstd = torch.ops.aten.native_group_norm(x, weight, bias, batch, channels, area, groups, EPS)
-        ctx.save_for_backward(x, weight, mean, rstd)
-        ctx.groups = groups
+        ctx.save_for_backward(x, mean, rstd, weight)  # in the order of `channels_last_backward`
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        x, weight, mean, rstd = ctx.saved_tensors
-        if x.dtype in (torch.float32, torch.float64):
-            return *channels_last_backward(gradients[0], x, mean, rstd, weight), None
-        batch, channels = x.shape[:2]
-        grad_x, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
-            gradients[0].contiguous(),
-            x.contiguous(),
-            mean,
-            rstd,
-            weight,
-            batch,
-            channels,
-            x[0, 0].numel(),
-            ctx.groups,
-            [True, True, True],
-        )
-        return grad_x.contiguous(memory_format=torch.channels_last), grad_weight, grad_bias, None
+        return *channels_last_backward(gradients[0], *ctx.saved_tensors), None
 
 
 class GroupNorm(nn.GroupNorm):
@@ -58,8 +41,9 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cuda":
             return group_norm_swish(x, self.num_groups, self.weight, self.bias, EPS, swish=self.swish)
-        if x.device.type == "cpu" and torch.is_grad_enabled() and len(x):
-            normed = _FastBackward.apply(x, self.weight, self.bias, self.num_groups)
+        exact = x.dtype in (torch.float32, torch.float64)  # what `channels_last_backward` is for
+        if x.device.type == "cpu" and exact and torch.is_grad_enabled() and len(x):
+            normed = _ChannelsLast.apply(x, self.weight, self.bias, self.num_groups)
         else:
             normed = super().forward(x)
         return F.silu(normed) if self.swish else normed

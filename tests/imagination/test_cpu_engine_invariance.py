@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -93,3 +93,12 @@ def test_parts_of_the_batch(
     part = ImaginationStart(start.burn_in_frames[rows], start.burn_in_mask[rows], start.first_tokens[rows])
     draws = PhiloxDraws(SEED, first_row=rows.start)
     assert_equal(CpuEngine(agent).imagine_with(part, HORIZON, draws), expected, rows)
+
+
+def test_rollouts_of_int8(agent: Agent, start: ImaginationStart, expected: Rollout) -> None:
+    options = CpuOptions(threads=1, kv_dtype="float16", weights_dtype="int8", decoder_dtype="int8")
+    rounded = CpuEngine(agent, options).imagine(start, HORIZON, SEED)
+    assert not torch.equal(rounded.observations, expected.observations)
+    for simd in LEVELS:
+        other = CpuEngine(agent, replace(options, threads=3, group_size=2, simd=simd))
+        assert_equal(other.imagine(start, HORIZON, SEED), rounded)

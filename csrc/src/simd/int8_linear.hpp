@@ -45,23 +45,39 @@ inline float quantize(const float* x, std::size_t count, unsigned char* out) {
   return quantize_vectors(x, count / kLanes, kLanes, out);
 }
 
+// Adds the products of `inner` integers of each row, from a[row] on, and of as many of 16 · kVectors columns;
+// moves `weights` past those.
 template <int kRows, int kVectors>
-[[gnu::noinline]] void int8_tile(const Int8LinearArgs& args, std::size_t first, std::size_t vector) {
-  const LinearArgs& linear = args.linear;
-  const std::size_t inner = linear.inner;
-  const unsigned char* a = args.a + first * inner;
-  const signed char* weights = static_cast<const signed char*>(linear.weights) + vector * kLanes * inner;
-  Sums16 sums[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r)
-    for (int c = 0; c < kVectors; ++c) sums[r][c] = sums_from(args.corrections + (vector + c) * kLanes);
+inline void add_int8_products(Sums16 (&sums)[kRows][kVectors], const unsigned char* const (&a)[kRows],
+                              std::size_t inner, const signed char*& weights) {
   for (std::size_t k = 0; k < inner; k += 4, weights += 4 * kVectors * kLanes) {
     Weights16 columns[kVectors];
     for (int c = 0; c < kVectors; ++c) columns[c] = load_weights(weights + 4 * c * kLanes);
     for (int r = 0; r < kRows; ++r) {
-      const Factor left = factor(a + r * inner + k);
+      const Factor left = factor(a[r] + k);
       for (int c = 0; c < kVectors; ++c) sums[r][c] = add_products(sums[r][c], left, columns[c]);
     }
   }
+}
+
+// The sums of a tile before its first product, of columns from vector `vector` on.
+template <int kRows, int kVectors>
+inline void begin_int8_sums(Sums16 (&sums)[kRows][kVectors], const std::int32_t* corrections,
+                            std::size_t vector) {
+  for (int r = 0; r < kRows; ++r)
+    for (int c = 0; c < kVectors; ++c) sums[r][c] = sums_from(corrections + (vector + c) * kLanes);
+}
+
+template <int kRows, int kVectors>
+[[gnu::noinline]] void int8_tile(const Int8LinearArgs& args, std::size_t first, std::size_t vector) {
+  const LinearArgs& linear = args.linear;
+  const std::size_t inner = linear.inner;
+  const unsigned char* a[kRows];
+  for (int r = 0; r < kRows; ++r) a[r] = args.a + (first + r) * inner;
+  const signed char* weights = static_cast<const signed char*>(linear.weights) + vector * kLanes * inner;
+  Sums16 sums[kRows][kVectors];
+  begin_int8_sums(sums, args.corrections, vector);
+  add_int8_products(sums, a, inner, weights);
   Vec16 scaled[kRows][kVectors];
   for (int r = 0; r < kRows; ++r)
     for (int c = 0; c < kVectors; ++c) {

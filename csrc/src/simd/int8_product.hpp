@@ -8,22 +8,14 @@ namespace iris_fast::IRIS_FAST_LEVEL {
 // One tile: kRows rows from row `first` on, kVectors vectors of 16 columns from vector `vector` on.
 template <int kRows, int kVectors>
 [[gnu::noinline]] void int8_product_tile(const Int8ProductArgs& args, std::size_t first, std::size_t vector) {
-  const auto* weights =
+  const signed char* weights =
       reinterpret_cast<const signed char*>(args.weights) + vector * kLanes * args.tap_count * args.inner;
   Sums16 sums[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r)
-    for (int c = 0; c < kVectors; ++c) sums[r][c] = sums_from(args.corrections + (vector + c) * kLanes);
+  begin_int8_sums(sums, args.corrections, vector);
   for (std::size_t tap = 0; tap < args.tap_count; ++tap) {
     const unsigned char* a[kRows];
     for (int r = 0; r < kRows; ++r) a[r] = args.a + args.rows[first + r] + args.taps[tap];
-    for (std::size_t k = 0; k < args.inner; k += 4, weights += 4 * kVectors * kLanes) {
-      Weights16 columns[kVectors];
-      for (int c = 0; c < kVectors; ++c) columns[c] = load_weights(weights + 4 * c * kLanes);
-      for (int r = 0; r < kRows; ++r) {
-        const Factor left = factor(a[r] + k);
-        for (int c = 0; c < kVectors; ++c) sums[r][c] = add_products(sums[r][c], left, columns[c]);
-      }
-    }
+    add_int8_products(sums, a, args.inner, weights);
   }
   for (int c = 0; c < kVectors; ++c) {
     const std::size_t column = (vector + c) * kLanes;
