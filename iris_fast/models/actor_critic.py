@@ -1,4 +1,4 @@
-"""The policy and the value function: convolutions, an LSTM and two linear heads (IRIS.md, part 5)."""
+"""The policy and the value function: convolutions, an LSTM and two linear heads (docs/iris.md, part 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The discrete autoencoder: frames to 16 tokens of a codebook and back (IRIS.md, part 3)."""
+"""The discrete autoencoder: frames to 16 tokens of a codebook and back (docs/iris.md, part 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pre-LayerNorm Transformer of the world model, with a static key-value cache (IRIS.md, part 4)."""
+"""The pre-LayerNorm Transformer of the world model, with a static key-value cache (docs/iris.md, part 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The world model: a Transformer over 16 frame tokens and one action token a step (IRIS.md, part 4)."""
+"""The world model: a Transformer over 16 frame tokens and one action token a step (docs/iris.md, part 4)."""
 
 from __future__ import annotations
 

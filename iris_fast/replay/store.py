@@ -136,7 +136,7 @@ class EpisodeStore:
         self.episodes[episode_id].closed = True
 
     def sample(self, rng: np.random.Generator, batch: int, length: int, from_start: bool) -> Segments:
-        """Picks episodes uniformly, then a segment of `length` in each (IRIS.md, part 2).
+        """Picks episodes uniformly, then a segment of `length` in each (docs/iris.md, part 2).
 
         From start: the first index is uniform in [0, len - 1] and the end is padded; to end: the end index is
         uniform in [1, len] and the beginning is padded. UserError when nothing has been stored.

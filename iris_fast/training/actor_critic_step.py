@@ -1,4 +1,4 @@
-"""The actor-critic's losses on an imagined rollout (IRIS.md, part 6)."""
+"""The actor-critic's losses on an imagined rollout (docs/iris.md, part 6)."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_wrong_memory_sizes(text: str) -> None:
 
 
 def test_the_paper_preset_is_the_paper() -> None:
-    """IRIS.md, parts 2 to 7: what the published scores came from."""
+    """docs/iris.md, parts 2 to 7: what the published scores came from."""
     config = resolve(preset_config("paper", "Pong"))
     tokenizer, model, training = config.tokenizer, config.world_model, config.training
     assert (tokenizer.vocab_size, tokenizer.embed_dim, tokenizer.tokens_per_frame) == (512, 512, 16)

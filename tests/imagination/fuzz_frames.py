@@ -18,7 +18,7 @@ MODEL_REFUSALS = (KeyError, TypeError, ValueError)
 
 @dataclass(frozen=True)
 class FrameSizes:
-    """Of one tokenizer, as IRIS.md's part 3 names its parts."""
+    """Of one tokenizer, as docs/iris.md's part 3 names its parts."""
 
     side: int
     channels: int

@@ -1,4 +1,4 @@
-"""Which phases an epoch has: IRIS.md, part 7."""
+"""Which phases an epoch has: docs/iris.md, part 7."""
 
 from __future__ import annotations
 

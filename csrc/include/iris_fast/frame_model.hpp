@@ -1,4 +1,4 @@
-// The tokenizer's weights (IRIS.md, part 3), packed once for one SIMD level.
+// The tokenizer's weights (docs/iris.md, part 3), packed once for one SIMD level.
 #pragma once
 
 #include <cstddef>

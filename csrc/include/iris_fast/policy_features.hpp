@@ -1,4 +1,4 @@
-// The convolutional part of the policy (IRIS.md, part 5): 3 x 3 convolution, 2 x 2 max-pool and ReLU,
+// The convolutional part of the policy (docs/iris.md, part 5): 3 x 3 convolution, 2 x 2 max-pool and ReLU,
 // repeated.
 #pragma once
 

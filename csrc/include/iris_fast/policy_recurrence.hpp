@@ -1,4 +1,4 @@
-// The recurrent part of the policy (IRIS.md, part 5): an LSTM cell, and the heads of actions and values.
+// The recurrent part of the policy (docs/iris.md, part 5): an LSTM cell, and the heads of actions and values.
 #pragma once
 
 #include <cstddef>

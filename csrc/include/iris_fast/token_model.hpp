@@ -13,7 +13,7 @@
 
 namespace iris_fast {
 
-// Sizes of the world model (IRIS.md, part 4).
+// Sizes of the world model (docs/iris.md, part 4).
 struct TokenModelConfig {
   std::size_t tokens_per_block;  // frame tokens and one action
   std::size_t max_blocks;
