@@ -18,9 +18,9 @@ from iris_fast.errors import UserError, nearest, run_command
 
 from . import cases  # noqa: F401  (registers the cases)
 from .registry import CASES, Run, checkout_version, circumstances
-from .report import projection_table
+from .report.page import projection_table
+from .report.tables import text_of
 from .systems.client import Systems
-from .tables import text_of
 
 # In this order, since `projection` is made from those before it, and time may run out on the kernels.
 FIRST = (
@@ -95,7 +95,7 @@ def sizes(text: str) -> tuple[int, ...]:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["report"]:
-        from .report import main as report
+        from .report.page import main as report
 
         return report(argv[1:])
     arguments = build_parser().parse_args(argv)

@@ -62,7 +62,7 @@ step layer_launches 90 20 python3 -m benchmarks --only layer_launches --device c
 reference=(${checkout:+--reference "$checkout"})
 step compare 160 40 python3 -m benchmarks "${reference[@]}" --device cuda --batches 64 --minutes 2.4 \
   --only environments,rollout,gradient_steps,playing,projection --json "$out"
-step captured_projection 20 4 python3 -m benchmarks.captured_projection "$out"
+step captured_projection 20 4 python3 -m benchmarks.report.captured_projection "$out"
 
 step train 100 8 python3 -m iris_fast.train --game Pong --preset paper --run-dir "$scratch/run" \
   env.backend=ale common.precision=bf16 collection.train.config.num_steps=100 common.epochs=6 \

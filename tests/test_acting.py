@@ -8,8 +8,8 @@ import torch
 
 from iris_fast.acting import Policy
 from iris_fast.graphs import CudaGraphs, GraphedCall, Uncaptured
-from tests.fake_device import DEVICE, OnDeviceAlone, fake_cuda, without_data
-from tests.models.agents import micro_agent
+from tests.support.agents import micro_agent
+from tests.support.fake_device import DEVICE, OnDeviceAlone, fake_cuda, without_data
 
 
 def frames(batch: int, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.models.frame_codec import FrameCodec
-from tests.models.agents import micro_agent
+from tests.support.agents import micro_agent
 
 
 @pytest.fixture

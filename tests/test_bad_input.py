@@ -20,8 +20,8 @@ from iris_fast.envs import factory
 from iris_fast.errors import UserError, run_command
 from iris_fast.interop.files import write_weights
 from iris_fast.training.run_folder import RunFolder
-from tests.commands import Say, contents, refusal, run_evaluate, run_train, train_micro
-from tests.micro import MICRO, micro_config
+from tests.support.commands import Say, contents, refusal, run_evaluate, run_train, train_micro
+from tests.support.micro import MICRO, micro_config
 
 NO_CUDA = not torch.cuda.is_available()
 

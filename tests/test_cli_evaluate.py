@@ -18,8 +18,8 @@ from iris_fast.evaluate import table
 from iris_fast.graphs import Uncaptured
 from iris_fast.interop.public import to_public
 from iris_fast.training import tester
-from tests.commands import Say, contents, run_evaluate, train_micro
-from tests.micro import micro_config
+from tests.support.commands import Say, contents, run_evaluate, train_micro
+from tests.support.micro import micro_config
 
 # The smallest agent that has a public form, which fixes some sizes.
 PUBLIC_SIZES = (

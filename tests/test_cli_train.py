@@ -22,8 +22,8 @@ from iris_fast.models.perceptual import LPIPS
 from iris_fast.train import _fresh, key_lines, make_parser
 from iris_fast.training.loggers import read_metrics
 from iris_fast.training.run_folder import RunFolder
-from tests.commands import Say, contents, refusal, run_train, train_micro
-from tests.micro import MICRO, micro_config
+from tests.support.commands import Say, contents, refusal, run_train, train_micro
+from tests.support.micro import MICRO, micro_config
 
 UNTRAINED = ("common.epochs=1", "training.should=false", "evaluation.should=false")
 # The smallest agent that has a public form, which fixes some sizes.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report.documentation import TABLES, with_tables
 from iris_fast import convert, evaluate, plot, train
 from iris_fast.config import apply_overrides, config_keys, preset_config
-from tests.commands import Say, train_micro
-from tests.docs_tables import TABLES, with_tables
+from tests.support.commands import Say, train_micro
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "kernels" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -122,7 +122,7 @@ def test_the_tree_of_the_readme_is_the_repository() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_tables_are_up_to_date(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert with_tables(text) == text, "run python -m tests.docs_tables"
+    assert with_tables(text) == text, "run python -m benchmarks.report.documentation"
 
 
 def test_a_table_is_replaced_between_its_marks() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from benchmarks.agreement import FLOAT32, difference, other_models, weights_of
 from benchmarks.cases.rollout import agreeing
 from benchmarks.comparison import Work, in_turn, machine_of, measured
-from benchmarks.projection import project
 from benchmarks.registry import Run, compared_case
+from benchmarks.report.projection import project
 from benchmarks.systems.weights import noise_frames
 from benchmarks.timing import Timing
 from benchmarks.work import frame_bytes, frame_flops

@@ -13,7 +13,7 @@ from benchmarks.cases.gradient_steps import disagreement, gradient_steps, measur
 from benchmarks.cases.scaling import slope, slopes
 from benchmarks.registry import CASES, Run, checkout_version
 from iris_fast.errors import UserError
-from tests.commands import Say
+from tests.support.commands import Say
 
 
 def test_a_case_prints_a_table_and_writes_its_file(

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import captured_projection
-from benchmarks.captured_projection import project_captured, seconds_by_phase
 from benchmarks.cases import environments as environments_module
 from benchmarks.cases import rollout as rollout_module
 from benchmarks.cases import training_steps as steps_module
 from benchmarks.cases.environments import environments
 from benchmarks.cases.gradient_steps import _rollout_seconds
 from benchmarks.cases.rollout import measure_rollout
-from benchmarks.projection import paper_units
 from benchmarks.registry import Run
+from benchmarks.report import captured_projection
+from benchmarks.report.captured_projection import project_captured, seconds_by_phase
+from benchmarks.report.projection import paper_units
 from benchmarks.systems.client import Systems, Worker
 from iris_fast.agent import PARTS
 from iris_fast.errors import UserError, run_command
 from iris_fast.graphs import Uncaptured
-from tests.commands import Say
-from tests.micro import MICRO
+from tests.support.commands import Say
+from tests.support.micro import MICRO
 
 SMALL = [setting for setting in MICRO if not setting.startswith(("collection", "evaluation", "logging"))]
 

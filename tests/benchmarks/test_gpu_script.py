@@ -63,7 +63,7 @@ def arguments_of(called: list[list[str]], module: str) -> list[list[str]]:
 
 def test_every_module_is_there(called: list[list[str]]) -> None:
     modules = {command[1] for command in called if command[0] == "-m"}
-    assert {"pytest", "benchmarks", "benchmarks.captured_projection", "iris_fast.train"} == modules
+    assert {"pytest", "benchmarks", "benchmarks.report.captured_projection", "iris_fast.train"} == modules
     assert all(find_spec(module) for module in modules)
     assert called[0] == ["setup.py", "-q", "build_ext", "--inplace"] and (ROOT / "setup.py").is_file()
 

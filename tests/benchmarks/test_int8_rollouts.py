@@ -12,7 +12,7 @@ from benchmarks.cases.int8_rollouts import CANDIDATES, CONTROL, int8_rollouts
 from benchmarks.registry import Run
 from iris_fast.errors import UserError
 from iris_fast.train import main as train
-from tests.micro import MICRO
+from tests.support.micro import MICRO
 
 
 def test_a_run_must_be_named() -> None:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from benchmarks import compiling
 from benchmarks.cases import kernel_lambda_returns, kernel_sampling, kernel_vq_lookup, layer_launches
+from benchmarks.report.tables import text_of
 from benchmarks.side_by_side import Machine, compare_and_time
-from benchmarks.tables import text_of
 from benchmarks.timing import Timing
 from iris_fast.graphs import Uncaptured
 from iris_fast.imagination.token_pass import TokenPasses
 from iris_fast.kernels import sample_categorical
-from tests.models.agents import micro_agent
+from tests.support.agents import micro_agent
 
 CPU = torch.device("cpu")
 

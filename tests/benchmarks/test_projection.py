@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.plots import PLOTS
-from benchmarks.projection import PHASES, paper_units, project
-from benchmarks.report import projection_table
+from benchmarks.report.page import projection_table
+from benchmarks.report.plots import PLOTS
+from benchmarks.report.projection import PHASES, paper_units, project
 
 from .test_report import HEADER, SIDES, made_up_results, scaled, size, timing
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import report
-from benchmarks.plots import PLOTS, step_parts
-from benchmarks.projection import project
 from benchmarks.registry import CASES
-from benchmarks.tables import duration, ratio, text_of
+from benchmarks.report import page as report
+from benchmarks.report.plots import PLOTS, step_parts
+from benchmarks.report.projection import project
+from benchmarks.report.tables import duration, ratio, text_of
 from benchmarks.timing import ratio_interval
 from iris_fast.errors import UserError
-from tests.commands import Say
+from tests.support.commands import Say
 
 SIDES = {"ours": 1.0, "ours_float16_cache": 0.8, "pytorch": 2.0, "public": 3.0, "public_tuned": 2.5}
 HEADER = {

@@ -17,9 +17,9 @@ from benchmarks.cases.gradient_steps import segments
 from benchmarks.cases.rollout import frame_decoding, rollout
 from benchmarks.cases.token_generation import token_generation
 from benchmarks.registry import Run
+from benchmarks.report.tables import text_of
 from benchmarks.systems.client import Systems, Worker
 from benchmarks.systems.weights import load_agent_file
-from benchmarks.tables import text_of
 from iris_fast.errors import UserError
 
 from .conftest import local_run

@@ -13,7 +13,7 @@ from benchmarks.played import played_store
 from iris_fast.agent import PARTS
 from iris_fast.config import apply_overrides, preset_config, validate
 from iris_fast.training import builder
-from tests.micro import MICRO
+from tests.support.micro import MICRO
 
 SMALL = [setting for setting in MICRO if not setting.startswith(("collection", "evaluation", "logging"))]
 

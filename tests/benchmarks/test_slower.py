@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
-from benchmarks.slower import slower_rows
+from benchmarks.report import page as report
+from benchmarks.report.slower import slower_rows
 
 
 def medians(**sides: float) -> dict[str, dict[str, float]]:

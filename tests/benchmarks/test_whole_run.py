@@ -10,7 +10,7 @@ import torch
 from benchmarks.agreement import agreement_of, refusals
 from benchmarks.cases.whole_run import playing, projection
 from benchmarks.registry import Run
-from benchmarks.tables import text_of
+from benchmarks.report.tables import text_of
 
 
 def test_what_a_player_does_is_timed(run: Run) -> None:

@@ -26,7 +26,7 @@ from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel
-from tests.models.agents import NUM_ACTIONS, make_world_model, small_transformer
+from tests.support.agents import NUM_ACTIONS, make_world_model, small_transformer
 
 EXTENSION = require_extension()
 

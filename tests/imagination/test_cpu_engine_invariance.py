@@ -14,7 +14,7 @@ from iris_fast.imagination.cpu_engine import CpuEngine, CpuOptions
 from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
-from tests.models.agents import micro_agent
+from tests.support.agents import micro_agent
 
 EXTENSION = require_extension()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from iris_fast.imagination.cpu_engine import pack_world_model
 from iris_fast.models.world_model import WorldModel
 from tests.imagination.test_cpu_engine import CONFIGS, VOCABULARY, assert_bit_equal, inputs, make_dream, play
-from tests.models.agents import make_world_model
+from tests.support.agents import make_world_model
 
 
 def test_half_precision_keys_and_values_round_and_no_more() -> None:

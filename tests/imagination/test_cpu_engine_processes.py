@@ -24,7 +24,7 @@ from iris_fast.models.transformer import TransformerConfig
 from tests.imagination.forks import forked
 from tests.imagination.test_cpu_engine import VOCABULARY, inputs, make_dream
 from tests.imagination.test_cpu_rollouts import assert_same_rollout, make_start
-from tests.models.agents import make_world_model, micro_agent, small_transformer
+from tests.support.agents import make_world_model, micro_agent, small_transformer
 
 ROOT = Path(__file__).parents[2]
 SLOW = TransformerConfig(num_layers=4, num_heads=2, embed_dim=256)
@@ -163,7 +163,7 @@ def test_a_program_ends_while_a_daemon_thread_is_in_a_step() -> None:
 import threading, time
 from tests.imagination.test_cpu_engine import VOCABULARY, inputs, make_dream
 from tests.imagination.test_cpu_engine_processes import SLOW
-from tests.models.agents import make_world_model
+from tests.support.agents import make_world_model
 model = make_world_model(SLOW, VOCABULARY)
 first, actions = inputs(model, 64, 1)
 dream, array = make_dream(model, first, threads=2, simd="portable")._dream, actions[:, 0].contiguous().numpy()

@@ -20,7 +20,7 @@ from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
 from tests.imagination.forks import forked
 from tests.imagination.test_cpu_engine import VOCABULARY, assert_bit_equal, inputs, make_dream, play
-from tests.models.agents import make_world_model, small_transformer
+from tests.support.agents import make_world_model, small_transformer
 
 ROOT = Path(__file__).parents[2]
 

@@ -21,7 +21,7 @@ from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.kernels import philox_uniform
 from iris_fast.models.world_model import WorldModel
 from iris_fast.training.optimization import adam
-from tests.models.agents import NUM_ACTIONS, micro_agent
+from tests.support.agents import NUM_ACTIONS, micro_agent
 
 VOCABULARY = 16  # of the micro agent
 STATE_ROUNDING = 1e-5  # of frames and of what the policy makes of them, all of the order of 1

@@ -10,7 +10,7 @@ from iris_fast.imagination.dream import Dream
 from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel, WorldModelOutput
-from tests.models.agents import NUM_ACTIONS, make_world_model, small_transformer
+from tests.support.agents import NUM_ACTIONS, make_world_model, small_transformer
 
 BATCH = 3
 VOCABULARY = 11

@@ -9,7 +9,7 @@ from iris_fast.agent import Agent
 from iris_fast.imagination import frame_memo
 from iris_fast.imagination.frame_memo import FrameMemo
 from iris_fast.models.tokenizer import in_pieces
-from tests.models.agents import micro_agent
+from tests.support.agents import micro_agent
 
 FRAME_BYTES = 4 * 3 * 64 * 64
 

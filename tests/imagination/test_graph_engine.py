@@ -23,8 +23,8 @@ from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import Purpose
 from iris_fast.imagination.token_pass import InferenceWeights, TokenPasses
 from iris_fast.kernels._triton import INTERPRETED
-from tests.fake_device import DEVICE, LeavesTheDevice, OnDeviceAlone, fake_cuda, without_data
-from tests.models.agents import micro_agent
+from tests.support.agents import micro_agent
+from tests.support.fake_device import DEVICE, LeavesTheDevice, OnDeviceAlone, fake_cuda, without_data
 
 from .test_oracle import BATCH, HORIZON, make_start, tensors
 

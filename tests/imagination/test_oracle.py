@@ -12,7 +12,7 @@ from iris_fast.agent import Agent
 from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import PhiloxDraws
-from tests.models.agents import NUM_ACTIONS, micro_agent
+from tests.support.agents import NUM_ACTIONS, micro_agent
 
 BATCH, HORIZON, BURN_IN = 4, 6, 3
 

@@ -20,7 +20,7 @@ from iris_fast.interop.following_engine import FollowingEngine
 from iris_fast.kernels._extension import find_extension
 from iris_fast.models.tokenizer import in_pieces
 from tests.imagination.test_oracle import tensors
-from tests.models.agents import micro_agent
+from tests.support.agents import micro_agent
 
 BATCH, BURN_IN, HORIZON = 2, 2, 3
 needs_extension = pytest.mark.skipif(find_extension() is None, reason="the C++ extension is not built")

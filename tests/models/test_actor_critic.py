@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iris_fast.models.actor_critic import ActorCritic, LSTMState
-from tests.models.agents import NUM_ACTIONS, micro_agent
+from tests.support.agents import NUM_ACTIONS, micro_agent
 
 BATCH, TIME = 3, 5
 

@@ -21,7 +21,7 @@ from iris_fast.models.actor_critic import (
 )
 from iris_fast.models.cpu_policy import RECURRENT, CpuPolicy
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
-from tests.models.agents import redrawn
+from tests.support.agents import redrawn
 
 EXTENSION = require_extension()
 

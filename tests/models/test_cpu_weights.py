@@ -15,7 +15,7 @@ from iris_fast.models.cpu_weights import require_extension, weight_arrays, weigh
 from iris_fast.models.frame_codec import pack_tokenizer
 from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel
-from tests.models.agents import make_world_model, micro_agent, small_transformer
+from tests.support.agents import make_world_model, micro_agent, small_transformer
 
 VOCABULARY = 11
 

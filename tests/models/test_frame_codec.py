@@ -22,7 +22,7 @@ from iris_fast.models.autoencoder import AutoencoderConfig, EncoderConfig
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from iris_fast.models.frame_codec import DecoderDtype, FrameCodec, TokenizerPieces, coder_for, pack_tokenizer
 from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig
-from tests.models.agents import redrawn
+from tests.support.agents import redrawn
 
 EXTENSION = require_extension()
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from iris_fast.config import resolve
 from iris_fast.models.tokenizer import Tokenizer, far_vectors, in_pieces, nearest_codeword
 from tests.golden.recipe import golden_lpips
-from tests.micro import micro_config
-from tests.models.agents import assert_same_gradients, gradients, micro_agent
+from tests.support.agents import assert_same_gradients, gradients, micro_agent
+from tests.support.micro import micro_config
 
 BATCH = 5
 

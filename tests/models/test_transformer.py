@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iris_fast.models.transformer import Block, KVCache, Transformer, TransformerConfig, attention_mask
-from tests.models.agents import redrawn, small_transformer
+from tests.support.agents import redrawn, small_transformer
 
 KINDS = ["causal", "block_causal"]
 BATCH = 2

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel
-from tests.models.agents import NUM_ACTIONS, make_world_model, small_transformer
+from tests.support.agents import NUM_ACTIONS, make_world_model, small_transformer
 
 BATCH, TIME, SLOTS, VOCABULARY = 3, 4, 4, 11
 LENGTHS = (4, 2, 1)  # steps that are not padding in each row

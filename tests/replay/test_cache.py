@@ -17,9 +17,9 @@ from iris_fast.models.tokenizer import PIECE
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.part_losses import imagined_losses, world_model_losses
-from tests.micro import micro_config
-from tests.models.agents import micro_agent
-from tests.replay.episodes import noise, noise_store
+from tests.support.agents import micro_agent
+from tests.support.episodes import noise, noise_store
+from tests.support.micro import micro_config
 
 FRAME_BYTES = 3 * 64 * 64 * 4
 Caches = tuple[FrameCache, FrameCache]

@@ -10,7 +10,7 @@ import torch
 
 from iris_fast.errors import UserError
 from iris_fast.replay.store import PADDING_SLOT, EpisodeStore, Segments
-from tests.replay.episodes import CPU, Columns, assert_uniform, noise, noise_store
+from tests.support.episodes import CPU, Columns, assert_uniform, noise, noise_store
 
 SIZE = 4
 

@@ -13,7 +13,7 @@ from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.models.actor_critic import ActorCritic
 from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
-from tests.models.agents import NUM_ACTIONS, assert_same_gradients, gradients, micro_agent
+from tests.support.agents import NUM_ACTIONS, assert_same_gradients, gradients, micro_agent
 
 BATCH, HORIZON, BURN_IN = 3, 5, 2
 CONFIG = ReturnsConfig(gamma=0.9, lambda_=0.8, entropy_weight=0.05)

@@ -8,7 +8,7 @@ import pytest
 
 from iris_fast.replay.cache import FrameCache
 from iris_fast.train import main
-from tests.micro import MICRO
+from tests.support.micro import MICRO
 
 FROZEN = ["training.tokenizer.stop_after_epochs=1", "common.epochs=4", "evaluation.should=false"]
 

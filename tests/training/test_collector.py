@@ -12,8 +12,8 @@ from iris_fast.agent import Agent
 from iris_fast.envs import EnvConfig, make_vector_env
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.collector import ActingConfig, Collector, choose_actions
-from tests.models.agents import micro_agent
-from tests.replay.episodes import CPU, assert_uniform
+from tests.support.agents import micro_agent
+from tests.support.episodes import CPU, assert_uniform
 from tests.training.scripted import ScriptedEnv, WatchedAgent, address
 
 ACTING = ActingConfig(epsilon=0.01, should_sample=True, temperature=1.0, burn_in=3)

@@ -12,7 +12,7 @@ import torch
 from iris_fast.errors import UserError
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.checkpoint import DatasetLog
-from tests.replay.episodes import CPU, noise
+from tests.support.episodes import CPU, noise
 
 SIZE, CAPACITY = 4, 40
 

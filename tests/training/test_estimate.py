@@ -18,8 +18,8 @@ from iris_fast.training import builder, estimate
 from iris_fast.training.estimate import scheduled_phases
 from iris_fast.training.graphed_step import GraphedPartTrainer
 from iris_fast.training.trainer import Trainer
-from tests.commands import run_evaluate, run_train, train_micro
-from tests.micro import micro_config
+from tests.support.commands import run_evaluate, run_train, train_micro
+from tests.support.micro import micro_config
 
 
 def losses(run: Path) -> list[dict[str, float]]:

@@ -33,10 +33,10 @@ from iris_fast.training.part_losses import (
     tokenizer_frames,
     world_model_inputs,
 )
-from tests.fake_device import without_data
-from tests.micro import micro_config
-from tests.models.agents import micro_agent
-from tests.replay.episodes import noise_store
+from tests.support.agents import micro_agent
+from tests.support.episodes import noise_store
+from tests.support.fake_device import without_data
+from tests.support.micro import micro_config
 
 CPU = torch.device("cpu")
 Inputs = Callable[[int], Tensors]

@@ -22,14 +22,14 @@ from iris_fast.training.optimization import (
     weight_decay_groups,
 )
 from iris_fast.training.precision import check_precision
-from tests.micro import micro_config
-from tests.models.agents import (
+from tests.support.agents import (
     assert_same_gradients,
     gradients,
     make_world_model,
     micro_agent,
     small_transformer,
 )
+from tests.support.micro import micro_config
 
 CPU = torch.device("cpu")
 

@@ -19,9 +19,9 @@ from iris_fast.training.part_losses import (
     tokenizer_losses,
     world_model_losses,
 )
-from tests.micro import micro_config
-from tests.models.agents import gradients, micro_agent
-from tests.replay.episodes import noise_store
+from tests.support.agents import gradients, micro_agent
+from tests.support.episodes import noise_store
+from tests.support.micro import micro_config
 
 BURN_IN = 3
 

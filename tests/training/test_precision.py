@@ -13,7 +13,7 @@ from iris_fast.agent import PARTS
 from iris_fast.train import main
 from iris_fast.training import builder
 from iris_fast.training.trainer import Trainer
-from tests.micro import MICRO
+from tests.support.micro import MICRO
 
 
 def output_dtypes(module: nn.Module, run: Callable[[], object]) -> set[tuple[torch.dtype, bool]]:

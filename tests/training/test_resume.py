@@ -22,7 +22,7 @@ from iris_fast.training.evaluation import Evaluator
 from iris_fast.training.loggers import MetricLogger, read_metrics
 from iris_fast.training.run_folder import RunFolder
 from iris_fast.training.trainer import Trainer
-from tests.micro import MICRO
+from tests.support.micro import MICRO
 
 # What may differ between two runs that compute the same: how long things took, and in how much memory.
 TIMED = ("time", "duration/", "rates/", "memory/")

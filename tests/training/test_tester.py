@@ -10,7 +10,7 @@ import pytest
 from iris_fast.agent import Agent
 from iris_fast.training.collector import ActingConfig
 from iris_fast.training.tester import PlayedEpisode, StopPlaying, play_episodes, return_statistics
-from tests.models.agents import micro_agent
+from tests.support.agents import micro_agent
 from tests.training.scripted import ScriptedEnv, WatchedAgent, address
 
 ACTING = ActingConfig(epsilon=0.0, should_sample=True, temperature=0.5, burn_in=0)

@@ -1,7 +1,7 @@
 """The table of `kernels/README.md`: what each operation takes, and how fast the result files say that it is.
 
-`python -m tests.docs_tables` writes it anew, from `benchmarks/results/cpu/kernel_*.json`, and from the same files of
-another folder of results, of a machine with a GPU, where there is one.
+`python -m benchmarks.report.documentation` writes it, from `benchmarks/results/cpu/kernel_*.json` and from the same
+files of another folder of results, of a machine with a GPU, where there is one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import iris_fast.kernels
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 Entry = dict[str, Any]
 
 

@@ -11,7 +11,7 @@ from iris_fast.config import Config, preset_config, resolve
 from iris_fast.training.estimate import ATARI_EPISODE_STEPS
 from iris_fast.training.schedule import epoch_phases
 
-from .systems.client import LABELS
+from ..systems.client import LABELS
 
 PHASES = ("collection", "tokenizer", "world_model", "actor_critic", "cache", "evaluation")
 NEEDED = ("gradient_steps", "playing", "environments")

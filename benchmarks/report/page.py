@@ -10,14 +10,14 @@ from typing import Any
 
 from iris_fast.errors import UserError
 
-from . import cases  # noqa: F401  (registers the cases)
+from .. import cases  # noqa: F401  (registers the cases)
+from ..registry import CASES
+from ..systems.client import LABELS
 from .projection import PHASES
-from .registry import CASES
 from .slower import SLOWER_HEAD, SLOWER_NOTE, slower_rows
-from .systems.client import LABELS
 from .tables import ceilings, duration, text_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu"
 BEGIN, END = "<!-- table:speed -->\n", "<!-- end:speed -->"
 NOT_YET = "No comparison is recorded yet: `python -m benchmarks --json benchmarks/results/cpu` writes one."

@@ -1,4 +1,4 @@
-"""Tables of the documentation that are made from the code: `python -m tests.docs_tables` writes them anew.
+"""The documentation's tables, made from code and results: `python -m benchmarks.report.documentation` writes them.
 
 `tests/test_readme.py` fails when one is out of date.
 """
@@ -12,20 +12,21 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import growth_table, slower_table, speed_table
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, Config, preset_config, resolve
 from iris_fast.models.tokenizer import PIECE
-from tests.kernels_table import kernels_table
-from tests.results_tables import (
+
+from .kernels import kernels_table
+from .measured import (
     ball_table,
     int8_rollouts_table,
     learning_table,
     low_precision_table,
     steps_table,
 )
+from .page import growth_table, slower_table, speed_table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MEMORY_FILE = Path("benchmarks") / "results" / "cpu" / "memory.json"
 GIGABYTE = 1e9
 NUM_ACTIONS = 6  # Pong's

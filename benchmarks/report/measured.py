@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "cpu"
+RESULTS = Path(__file__).parents[1] / "results" / "cpu"
 Markdown = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .systems.client import LABELS
+from ..systems.client import LABELS
 from .tables import NOT_LABELS, duration
 
 Record = Mapping[str, Any]

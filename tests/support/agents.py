@@ -14,7 +14,7 @@ from iris_fast.config import resolve
 from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel
 from tests.golden.recipe import golden_agent, golden_parameter
-from tests.micro import micro_config
+from tests.support.micro import micro_config
 
 NUM_ACTIONS = 3
 Module = TypeVar("Module", bound=nn.Module)

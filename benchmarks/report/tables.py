@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .systems.client import LABELS
-from .timing import FEW
+from ..systems.client import LABELS
+from ..timing import FEW
 
 LISTS = (
     *("sizes", "shapes", "draws", "layers", "batches"),

@@ -13,8 +13,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from ..systems.client import LABELS
 from .projection import PHASES
-from .systems.client import LABELS
 from .tables import duration
 
 Results = Mapping[str, Mapping[str, Any]]

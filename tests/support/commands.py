@@ -9,7 +9,7 @@ import pytest
 
 from iris_fast import evaluate, train
 from iris_fast.errors import run_command
-from tests.micro import MICRO
+from tests.support.micro import MICRO
 
 Say = pytest.CaptureFixture[str]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import iris_fast.kernels
-from tests import kernels_table
-from tests.kernels_table import OPERATIONS, kernel_rows, side_by_side, signature
+from benchmarks.report import kernels as kernels_table
+from benchmarks.report.kernels import OPERATIONS, kernel_rows, side_by_side, signature
 
 README = (Path(iris_fast.kernels.__file__).parent / "README.md").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.captured_projection FOLDER`: hours of a whole run by what `training_steps` measured there.
+"""`python -m benchmarks.report.captured_projection FOLDER`: hours of a whole run by the steps measured there.
 
 The case `projection` compares systems whose steps are launched one by one. This is of ours as its training runs on
 a GPU, captured, for each side of `FOLDER/training_steps.json`, with the environments of `FOLDER/environments.json`;
@@ -18,8 +18,8 @@ from iris_fast.agent import PARTS
 from iris_fast.errors import UserError, run_command
 from iris_fast.training.estimate import ATARI_EPISODE_STEPS
 
+from ..registry import circumstances
 from .projection import FINAL_EPISODES, NotMeasured, environments_of, paper_units, size_of
-from .registry import circumstances
 
 
 def seconds_by_phase(side: Mapping[str, Any], environment: Mapping[int, float]) -> dict[str, float]:
