@@ -1,279 +1,16 @@
-"""python -m iris_fast.plot RUN [RUN ...]: the learning curve and the losses of runs, as pictures."""
+"""`python -m iris_fast.plot RUN [RUN ...]`: the learning curve and the losses of runs, as pictures."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import EngFormatter, MaxNLocator
-
-from iris_fast.command_line import CommandParser
-from iris_fast.envs.games import ATARI_100K_SCORES
+from iris_fast.command_line import CommandParser, announce_loading
 from iris_fast.errors import UserError, run_command
-from iris_fast.training.curves import Run, across_runs, load_run, running_mean
-
-PLOTS_FOLDER = Path("media") / "plots"
-PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
-
-Canvas: TypeAlias = Figure | SubFigure
-
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6b6b6b"
-# The panels of the losses: (title, part, vertical axis, [(metric after PART/train/, label, colour)]).
-PANELS = (
-    (
-        "tokenizer",
-        "tokenizer",
-        "loss",
-        [
-            ("total_loss", "total", "black"),
-            ("reconstruction_loss", "reconstruction", BLUE),
-            ("perceptual_loss", "perceptual", ORANGE),
-            ("commitment_loss", "commitment", GREEN),
-        ],
-    ),
-    (
-        "world model",
-        "world_model",
-        "loss (nats)",
-        [
-            ("total_loss", "total", "black"),
-            ("loss_obs", "observations", BLUE),
-            ("loss_rewards", "rewards", ORANGE),
-            ("loss_ends", "ends", GREEN),
-        ],
-    ),
-    (
-        "actor-critic",
-        "actor_critic",
-        "loss",
-        [
-            ("total_loss", "total", "black"),
-            ("loss_actions", "actions", BLUE),
-            ("loss_values", "values", ORANGE),
-        ],
-    ),
-    ("policy entropy", "actor_critic", "nats", [("entropy", "entropy", GREEN)]),
-)
+from iris_fast.training.curves import load_run
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Draws the pictures and prints where they are."""
-    arguments = _parser().parse_args(argv)
-    if arguments.smooth is not None and arguments.smooth < 1:
-        raise UserError(
-            f"--smooth {arguments.smooth} is not a number of points: give 1 (no smoothing) or more"
-        )
-    runs = [load_run(Path(folder)) for folder in arguments.runs]
-    for path in draw_runs(runs, out=arguments.out, smooth=arguments.smooth):
-        print(path)
-    return 0
-
-
-def draw_runs(runs: Sequence[Run], *, out: Path | None = None, smooth: int | None = None) -> list[Path]:
-    """Draws a learning curve and the losses for each game among `runs`; returns the files written.
-
-    Args:
-        runs: runs of one game or of several.
-        out: a folder, or a picture file (.png, .pdf, .svg) that gets both; by default the folder
-            media/plots of the run, or the current folder for several runs.
-        smooth: points in the running mean of the curves; by default a fiftieth of them.
-    """
-    games: dict[str, list[Run]] = {}
-    for run in runs:
-        games.setdefault(run.game, []).append(run)
-    if out is None:
-        out = runs[0].folder / PLOTS_FOLDER if len(runs) == 1 else Path()
-    if out.suffix.lower() in PICTURE_SUFFIXES:
-        if len(games) > 1:
-            raise UserError(
-                f"{out} is one picture for {len(games)} games ({', '.join(games)}): give a folder as --out"
-            )
-        (of_one_game,) = games.values()
-        figure = _figure(10, 12)
-        halves: Any = figure.subfigures(2, 1, height_ratios=(5, 7))
-        draw_learning_curve(halves[0], of_one_game, smooth)
-        draw_losses(halves[1], of_one_game, smooth)
-        return [_save(figure, out)]
-    written = []
-    for game, of_game in games.items():
-        suffix = f"_{game}" if len(games) > 1 else ""
-        curve = _figure(9, 5)
-        draw_learning_curve(curve, of_game, smooth)
-        written.append(_save(curve, out / f"learning_curve{suffix}.png"))
-        losses = _figure(11, 7.5)
-        draw_losses(losses, of_game, smooth)
-        written.append(_save(losses, out / f"losses{suffix}.png"))
-    return written
-
-
-def draw_learning_curve(canvas: Canvas, runs: Sequence[Run], smooth: int | None) -> None:
-    """Train and test returns of runs of one game against environment steps."""
-    axes = canvas.subplots()
-    drawn = [
-        _draw_returns(axes, runs, "collection/train/return", "training episodes", BLUE, smooth),
-        _draw_returns(axes, runs, "collection/test/return", "test episodes", ORANGE, smooth=1),
-    ]
-    if not any(drawn):
-        _say_no_data(axes)
-    _draw_scores(axes, runs[0].game)
-    many = f", {len(runs)} runs: mean and range" if len(runs) > 1 else ""
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("return of an episode")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    _finish_axes(axes, f"{runs[0].game}{many}")
-
-
-def draw_losses(canvas: Canvas, runs: Sequence[Run], smooth: int | None) -> None:
-    """The losses of runs of one game against epochs, a panel per part; evaluation losses are dashed."""
-    panels = canvas.subplots(2, 2, sharex=True)
-    for axes, (title, part, label, metrics) in zip(panels.flat, PANELS, strict=True):
-        lines = []
-        for metric, name, colour in metrics:
-            lines.append(_draw_metric(axes, runs, f"{part}/train/{metric}", "epoch", name, colour, smooth))
-            _draw_metric(axes, runs, f"{part}/eval/{metric}", "epoch", None, colour, 1, style="--")
-        if any(lines):
-            _choose_scale(axes)
-        else:
-            _say_no_data(axes)
-        axes.set_ylabel(label)
-        axes.tick_params(labelbottom=True)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        _finish_axes(axes, title)
-    for axes in panels[-1]:
-        axes.set_xlabel("epoch")
-    if any("/eval/" in name for run in runs for record in run.records for name in record):
-        canvas.supxlabel("solid: training batches; dashed: evaluation", fontsize="small", color=GREY)
-
-
-def _draw_metric(
-    axes: Axes,
-    runs: Sequence[Run],
-    metric: str,
-    against: str,
-    label: str | None,
-    colour: str,
-    smooth: int | None,
-    style: str = "-",
-) -> bool:
-    """Draws the metric of one run, or mean, range and thin lines of several; False without any data."""
-    curves = [curve for run in runs if len((curve := run.series(metric, against))[0])]
-    if not curves:
-        return False
-    smoothed = [(x, running_mean(y, max(1, len(y) // 50) if smooth is None else smooth)) for x, y in curves]
-    if len(runs) == 1:
-        (x, raw), (_, y) = curves[0], smoothed[0]
-        if not np.array_equal(raw, y):
-            axes.plot(x, raw, style, color=colour, alpha=0.25, linewidth=0.8)
-    else:
-        for places, values in smoothed:
-            axes.plot(places, values, style, color=colour, alpha=0.35, linewidth=0.8)
-        x, y, lowest, highest = across_runs(smoothed)
-        axes.fill_between(x, lowest, highest, color=colour, alpha=0.12, linewidth=0)
-    marker = "o" if len(x) <= 40 else ""
-    width = 1.8 if label else 1.2
-    axes.plot(x, y, style, color=colour, linewidth=width, marker=marker, markersize=3.5, label=label)
-    return True
-
-
-def _draw_returns(
-    axes: Axes, runs: Sequence[Run], metric: str, label: str, colour: str, smooth: int | None
-) -> bool:
-    """Draws returns, for one run with their standard deviation over episodes where it was logged."""
-    if len(runs) == 1:
-        x, mean = runs[0].series(metric, "env_steps")
-        std_x, std = runs[0].series(f"{metric}_std", "env_steps")
-        if len(x) and np.array_equal(x, std_x):
-            axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
-            label += ", mean ± standard deviation"
-    return _draw_metric(axes, runs, metric, "env_steps", label, colour, smooth)
-
-
-def _draw_scores(axes: Axes, game: str) -> None:
-    """Dashed lines at the scores of a random and of a human player, where they are known.
-
-    A score far from anything reached would flatten the curve: it is named above the axes and not drawn.
-    """
-    scores = dict(zip(("random", "human"), ATARI_100K_SCORES.get(game, ()), strict=False))
-    low, high = axes.get_ylim()
-    reach = 2 * (high - low)
-    drawn = {name: score for name, score in scores.items() if low - reach <= score <= high + reach}
-    for score in drawn.values():
-        axes.axhline(score, color=GREY, linestyle="--", linewidth=1)
-    low, high = axes.get_ylim()
-    places = {name: (score - low) / (high - low) for name, score in drawn.items()}
-    if len(places) == 2 and abs(places["human"] - places["random"]) < 0.1:
-        # Each name takes two lines of text beside the axes: keep them apart.
-        middle, up = sum(places.values()) / 2, 0.05 if drawn["human"] > drawn["random"] else -0.05
-        places = {"random": middle - up, "human": middle + up}
-    style: dict[str, Any] = {"transform": axes.transAxes, "color": GREY, "fontsize": "small"}
-    for name, place in places.items():
-        axes.text(1.01, place, f"{name}\n{_number(scores[name])}", va="center", **style)
-    beyond = [
-        f"{name} {_number(score)} {'↑' if score > high else '↓'}"
-        for name, score in scores.items()
-        if name not in drawn
-    ]
-    axes.text(1.0, 1.015, "   ".join(beyond), ha="right", va="bottom", **style)
-
-
-def _number(score: float) -> str:
-    return (f"{score:,.0f}" if abs(score) >= 1000 else f"{score:g}").replace("-", "−")
-
-
-def _choose_scale(axes: Axes) -> None:
-    """A logarithmic axis where the positive values drawn span more than a factor of 20."""
-    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
-    values = values[np.isfinite(values)]
-    if len(values) and values.min() > 0 and values.max() > 20 * values.min():
-        axes.set_yscale("log")
-
-
-def _say_no_data(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
-    axes.set_yticks([])
-
-
-def _finish_axes(axes: Axes, title: str) -> None:
-    """Title, grid, no box, and the legend between title and axes, where it can cover no data."""
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlim(left=0)
-    axes.set_title(title, loc="left", fontweight="bold", pad=20)
-    if len(axes.get_legend_handles_labels()[0]) > 1:
-        place: dict[str, Any] = {
-            "loc": "lower left",
-            "bbox_to_anchor": (0.0, 1.0),
-            "borderaxespad": 0.2,
-            "borderpad": 0.0,
-        }
-        axes.legend(ncols=4, frameon=False, fontsize="small", columnspacing=1.5, **place)
-
-
-def _figure(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches, with room around its parts."""
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-    return Figure(figsize=(width, height), layout=layout)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{path.parent} is a file: give --out a folder, or a file ending in .png") from None
-    except OSError as error:  # a folder of someone else's, a full disk
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{path} cannot be written ({reason}): choose another place with --out") from None
-    return path
-
-
-def _parser() -> CommandParser:
+def make_parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m iris_fast.plot",
         description="Draws the learning curve (returns against environment steps) and the losses of a run.\n"
@@ -293,6 +30,22 @@ def _parser() -> CommandParser:
         help="draw running means over N points (default: a fiftieth of the points; 1: no smoothing)",
     )
     return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draws the pictures and prints where they are."""
+    arguments = make_parser().parse_args(argv)
+    if arguments.smooth is not None and arguments.smooth < 1:
+        raise UserError(
+            f"--smooth {arguments.smooth} is not a number of points: give 1 (no smoothing) or more"
+        )
+    runs = [load_run(Path(folder)) for folder in arguments.runs]
+    announce_loading("matplotlib")
+    from iris_fast.training.plots import draw_runs
+
+    for path in draw_runs(runs, out=arguments.out, smooth=arguments.smooth):
+        print(path)
+    return 0
 
 
 if __name__ == "__main__":

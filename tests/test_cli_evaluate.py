@@ -14,10 +14,10 @@ import torch
 
 from iris_fast import __version__
 from iris_fast.agent import Agent
-from iris_fast.evaluate import table
 from iris_fast.graphs import Uncaptured
 from iris_fast.interop.public import to_public
 from iris_fast.training import tester
+from iris_fast.training.final_evaluation import table
 from tests.support.commands import Say, contents, run_evaluate, train_micro
 from tests.support.micro import micro_config
 
@@ -72,7 +72,7 @@ def test_acting_is_captured_where_there_are_graphs(run: Path, monkeypatch: pytes
 
     assert run_evaluate(run, "--episodes", 6, "--envs", 3) == 0
     plain = result_of(run)["returns"]
-    monkeypatch.setattr("iris_fast.evaluate.graphs_of", Counted)
+    monkeypatch.setattr("iris_fast.training.final_evaluation.graphs_of", Counted)
     assert run_evaluate(run, "--episodes", 6, "--envs", 3) == 0
     assert captures == 1 and result_of(run)["returns"] == plain
 
@@ -142,7 +142,9 @@ def test_the_video_is_of_one_whole_episode(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filmed: list[Any] = []
-    monkeypatch.setattr("iris_fast.evaluate.save_steps", lambda *arguments: filmed.append(arguments))
+    monkeypatch.setattr(
+        "iris_fast.training.final_evaluation.save_steps", lambda *arguments: filmed.append(arguments)
+    )
     assert run_evaluate(run, "--episodes", 9, "--envs", 3, "--video", tmp_path / "first.mp4") == 0
     ((_, frames, actions, rewards, _),) = filmed
     assert len(frames) == len(actions) == len(rewards) == 9

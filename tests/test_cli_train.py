@@ -19,7 +19,8 @@ from iris_fast.interop.files import read_weights
 from iris_fast.interop.public import to_public
 from iris_fast.kernels._extension import find_extension
 from iris_fast.models.perceptual import LPIPS
-from iris_fast.train import _fresh, key_lines, make_parser
+from iris_fast.train import make_parser
+from iris_fast.training.launch import _fresh, key_lines
 from iris_fast.training.loggers import read_metrics
 from iris_fast.training.run_folder import RunFolder
 from tests.support.commands import Say, contents, refusal, run_train, train_micro

@@ -13,6 +13,7 @@ from PIL import Image
 
 from iris_fast import plot
 from iris_fast.errors import UserError, run_command
+from iris_fast.training import plots
 from iris_fast.training.curves import Floats, across_runs, load_run, running_mean
 from iris_fast.training.loggers import MetricLogger
 
@@ -38,7 +39,7 @@ def make_run(
 
 def learning_curve(runs: list[Path], smooth: int | None = None) -> Axes:
     figure = Figure()
-    plot.draw_learning_curve(figure, [load_run(run) for run in runs], smooth)
+    plots.draw_learning_curve(figure, [load_run(run) for run in runs], smooth)
     return figure.axes[0]
 
 
@@ -118,7 +119,7 @@ def test_several_runs_are_drawn_as_mean_and_range_with_thin_lines(tmp_path: Path
     axes = learning_curve(runs, smooth=1)
     assert "2 runs" in axes.get_title(loc="left")
     (mean,) = (line for line in axes.get_lines() if str(line.get_label()).startswith("test"))
-    thin = [line for line in axes.get_lines() if line.get_color() == plot.ORANGE and line is not mean]
+    thin = [line for line in axes.get_lines() if line.get_color() == plots.ORANGE and line is not mean]
     assert len(thin) == 2
     # Up to epoch 40 both runs count; then the longer one goes on alone.
     np.testing.assert_allclose(ys(mean), [*(np.arange(5, 41, 5) / 10 + 0.5), 5.5, 6.0])
@@ -126,7 +127,7 @@ def test_several_runs_are_drawn_as_mean_and_range_with_thin_lines(tmp_path: Path
 
 def test_losses_have_a_panel_per_part(tmp_path: Path) -> None:
     figure = Figure()
-    plot.draw_losses(figure, [load_run(make_run(tmp_path / "run"))], smooth=1)
+    plots.draw_losses(figure, [load_run(make_run(tmp_path / "run"))], smooth=1)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels) == ["tokenizer", "world model", "actor-critic", "policy entropy"]
     tokenizer = panels["tokenizer"]

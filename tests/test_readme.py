@@ -72,7 +72,7 @@ def test_train_commands_parse() -> None:
     ("module", "parse"),
     [
         ("evaluate", evaluate.make_parser().parse_args),
-        ("plot", plot._parser().parse_args),
+        ("plot", plot.make_parser().parse_args),
         ("convert", convert.build_parser().parse_args),
     ],
 )

@@ -1,0 +1,157 @@
+"""What `train` does once its arguments are read: the configuration, a trainer in its folder, the run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Literal, get_args, get_origin
+
+from iris_fast.agent import PARTS
+from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, preset_config, resolve, unresolve
+from iris_fast.envs import resolve_game
+from iris_fast.errors import RunStopped, UserError, nearest
+from iris_fast.interop.files import architecture
+
+from .builder import build_trainer, choose_device, choose_preset, prepare
+from .estimate import estimated_run_time
+from .run_folder import RunFolder
+from .trainer import Trainer
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Trains as the command's arguments say."""
+    config, run = _resumed(arguments) if arguments.resume else _fresh(arguments)
+    config, device = prepare(config)
+    try:
+        trainer = build_trainer(config, device, run, resume=arguments.resume is not None, say=_say)
+    except KeyboardInterrupt:
+        raise RunStopped("interrupted before training began", 130) from None
+    if not arguments.resume and not arguments.preset:
+        _say(f"chosen: preset {config.preset} for {config.game} on {device} (others: --preset, --device)")
+    return _train(trainer)
+
+
+def _train(trainer: Trainer) -> int:
+    """Trains to the end of the run, whatever is left of it."""
+    folder, epoch, epochs = trainer.run_folder.path, trainer.position.epoch, trainer.config.common.epochs
+    time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
+    _say(f"run folder: {folder}, epochs {epoch} to {epochs}, about {time_left} (a rough estimate)")
+    try:
+        trainer.run()
+    except KeyboardInterrupt:  # the second Ctrl-C
+        raise RunStopped(
+            f"at once; go on from the last checkpoint with --resume {folder}", trainer.stop.exit_code
+        ) from None
+    finally:
+        with ExitStack() as clean_up:  # each of them, whether or not another one fails
+            clean_up.callback(trainer.run_folder.unlock)
+            clean_up.callback(trainer.env.close)
+            clean_up.callback(trainer.logger.close)
+    _say(f"done: {folder}; python -m iris_fast.evaluate {folder} --episodes 100")
+    return 0
+
+
+def preset_of(preset: str, game: str) -> Config:
+    if preset not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise UserError(f"there is no preset '{preset}'{nearest(preset, list(PRESETS))}: choose {known}")
+    return preset_config(preset, game)
+
+
+def _fresh(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
+    """The configuration of a new run and its folder, not yet made."""
+    if arguments.game is None:
+        raise UserError("name a game, for example --game Pong (--list-games shows all)")
+    game = resolve_game(arguments.game)
+    # The preset follows from the device, which an override may name; any preset can be asked for that.
+    device = _with_options(preset_config("paper", game), arguments).common.device
+    config = preset_of(arguments.preset or choose_preset(game, choose_device(device)), game)
+    config = _with_options(config, arguments)
+    config = _with_initialization(config, arguments)
+    run = RunFolder(arguments.run_dir) if arguments.run_dir else RunFolder.default(game)
+    run.check_new()
+    return config, run
+
+
+def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
+    """The configuration of the run to go on with; what would make it another run is refused."""
+    for option in ("run_dir", "init", "init_parts", "preset"):
+        if getattr(arguments, option) is not None:
+            raise UserError(
+                f"--{option.replace('_', '-')} does not go with --resume: the run folder has its own"
+            )
+    run = RunFolder(arguments.resume)
+    saved = run.read_config()
+    if arguments.game is not None and resolve_game(arguments.game) != saved.game:
+        raise UserError(
+            f"--game {arguments.game}: the run in {run.path} plays {saved.game}; leave --game out, "
+            "or start a new run"
+        )
+    # Unresolved, so that an override reaches what takes its value from that key.
+    config = _with_options(unresolve(saved), arguments)
+    if architecture(resolve(config).agent) != architecture(resolve(saved).agent):
+        raise UserError(
+            f"an override changes the architecture of the run in {run.path}: start a new run for other sizes"
+        )
+    for key, ours, theirs in (
+        ("initialization", config.initialization, saved.initialization),
+        ("env.train", config.env.train, saved.env.train),
+        ("env.test", config.env.test, saved.env.test),
+        ("collection.train.num_envs", config.collection.train.num_envs, saved.collection.train.num_envs),
+    ):
+        if ours != theirs:
+            raise UserError(f"an override changes {key} of the run in {run.path}: start a new run for it")
+    return config, run
+
+
+def _with_options(config: Config, arguments: argparse.Namespace) -> Config:
+    """The configuration with overrides, and options that stand for some; UserError where both name one."""
+    options = {name: getattr(arguments, name) for name in ("device", "seed")}
+    for name, value in options.items():
+        given = [text for text in arguments.overrides if text.lstrip("+").startswith(f"common.{name}=")]
+        if value is not None and given:
+            raise UserError(f"--{name} {value} and {given[0]} are two names of one setting: give one of them")
+    config = apply_overrides(config, arguments.overrides)
+    chosen = {name: value for name, value in options.items() if value is not None}
+    config = replace(config, common=replace(config.common, **chosen))
+    if arguments.wandb:
+        config = replace(config, wandb=replace(config.wandb, mode="online"))
+    return config
+
+
+def _with_initialization(config: Config, arguments: argparse.Namespace) -> Config:
+    """The configuration with the weights to start from."""
+    if arguments.init is None:
+        if arguments.init_parts is not None:
+            raise UserError("--init-parts says what to load from --init CHECKPOINT, which is missing")
+        return config
+    chosen = PARTS if arguments.init_parts is None else arguments.init_parts.split(",")
+    parts = [part.strip() for part in chosen]
+    for part in parts:
+        if part not in PARTS:
+            raise UserError(f"--init-parts {part}{nearest(part, PARTS)}: choose from {', '.join(PARTS)}")
+    loads: dict[str, Any] = {f"load_{part}": part in parts for part in PARTS}
+    initialization = replace(config.initialization, path_to_checkpoint=arguments.init, **loads)
+    return replace(config, initialization=initialization)
+
+
+def key_lines(config: Config) -> list[str]:
+    """A line for each configuration key: its value in `config`, as an override has it, and its type."""
+    lines = []
+    for key, hint in config_keys().items():
+        if key in ("game", "preset"):  # options of the command
+            continue
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        kind = "|".join(choices) or getattr(hint, "__name__", None) or str(hint)
+        lines.append(f"{key}={'null' if value is None else text}  ({kind})")
+    return lines
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
