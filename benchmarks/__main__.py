@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from iris_fast.terminal import end_at_interrupt
+
+    end_at_interrupt()
+
 import argparse
 import json
 import os
@@ -14,7 +19,8 @@ from typing import Any
 
 import torch
 
-from iris_fast.errors import UserError, nearest, run_command
+from iris_fast.command_line import run_command
+from iris_fast.errors import UserError, nearest
 
 from . import cases  # noqa: F401  (registers the cases)
 from .registry import CASES, Run, checkout_version, circumstances

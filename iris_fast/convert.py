@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from iris_fast.command_line import CommandParser, announce_loading
-from iris_fast.errors import run_command
+from iris_fast.command_line import CommandParser, loading, run_command
 
 
 def build_parser() -> CommandParser:
@@ -41,8 +40,8 @@ def build_parser() -> CommandParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    announce_loading("torch")
-    from iris_fast.interop.conversion import convert
+    with loading("torch"):
+        from iris_fast.interop.conversion import convert
 
     return convert(arguments)
 

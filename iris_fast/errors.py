@@ -1,9 +1,7 @@
-"""Errors that a user can act on, and how every command reports them."""
+"""Errors that a user can act on, each of one sentence; `command_line.run_command` reports them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from difflib import get_close_matches
 
 
@@ -26,15 +24,3 @@ def nearest(value: str, known: list[str] | tuple[str, ...], count: int = 3) -> s
     if not close:
         return ""
     return f" (nearest: {', '.join(lowered[name] for name in close)})"
-
-
-def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
-    """Runs a command's `main`; a `UserError` becomes one line on stderr and exit code 2."""
-    try:
-        return main(argv) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunStopped as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
-        return stopped.exit_code

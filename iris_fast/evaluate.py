@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from iris_fast.command_line import CommandParser, announce_loading
-from iris_fast.errors import run_command
+from iris_fast.command_line import CommandParser, loading, run_command
 
 EXAMPLES = """\
 examples:
@@ -61,8 +60,8 @@ def make_parser() -> CommandParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
-    announce_loading("torch")
-    from iris_fast.training.final_evaluation import evaluate
+    with loading("torch"):
+        from iris_fast.training.final_evaluation import evaluate
 
     return evaluate(arguments)
 

@@ -1,12 +1,18 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, where a user may name them, and why one cannot be written."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+from .errors import RunStopped, UserError, nearest
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
@@ -47,3 +53,70 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether the error, or what PyTorch's writer hid behind it, is that of a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def explained_writing(path: Path, instead: str = "choose another place") -> Iterator[None]:
+    """Says in a sentence why `path` could not be written: RunStopped of 4 for a full disk, else UserError.
+
+    `instead`: what the user can do where it is not the room that lacks.
+    """
+    try:
+        yield
+    except (UserError, RunStopped):
+        raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise RunStopped(f"the disk is full and {path} was not written: make room", 4) from error
+        if isinstance(error, OSError):
+            reason = error.strerror or type(error).__name__
+            raise UserError(f"{path} cannot be written ({reason}): {instead}") from error
+        raise
+
+
+def user_path(text: str) -> Path:
+    """The path that a user wrote, `~` expanded; UserError for one that no system call would take."""
+    if not text.strip():
+        raise UserError(f"'{text}' is no path: name a file or a folder")
+    shown = text if len(text) <= 80 else f"{text[:40]}…{text[-20:]}"
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # what is to be made, or is missed in a sentence of the command's own
+    except RuntimeError:  # ~NOBODY
+        raise UserError(f"'{shown}': there is no such user: write the folder out") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"'{shown}' cannot be used as a path ({reason}): name another") from None
+    return path
+
+
+def check_ending(path: Path, endings: Sequence[str], without: bool = True) -> None:
+    """UserError unless the file's ending is one of `endings`, of lower case or upper.
+
+    Without an ending, or with one that names no format (`agent.v2`), it passes where `without` allows it.
+    """
+    ending = path.suffix.lower()
+    if ending in endings or (without and not re.fullmatch(r"\.[a-z]{2,}\d?", ending)):
+        return
+    raise UserError(
+        f"'{path}' ends in '{path.suffix}': it is written as {' or '.join(endings)}, so name it that way"
+    )
+
+
+def nearest_entry(path: Path) -> str:
+    """The entries of the folder that are most like a path that is not there, as the end of a sentence."""
+    try:
+        return nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+    except OSError:
+        return ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from iris_fast.command_line import CommandParser, announce_loading
-from iris_fast.errors import UserError, run_command
+from iris_fast.command_line import CommandParser, loading, run_command
+from iris_fast.errors import UserError
 from iris_fast.training.curves import load_run
 
 
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
             f"--smooth {arguments.smooth} is not a number of points: give 1 (no smoothing) or more"
         )
     runs = [load_run(Path(folder)) for folder in arguments.runs]
-    announce_loading("matplotlib")
-    from iris_fast.training.plots import draw_runs
+    with loading("matplotlib"):
+        from iris_fast.training.plots import draw_runs
 
     for path in draw_runs(runs, out=arguments.out, smooth=arguments.smooth):
         print(path)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from iris_fast.command_line import CommandParser, announce_loading
-from iris_fast.errors import run_command
+from iris_fast.command_line import CommandParser, loading, run_command
 
 EXAMPLES = """\
 examples:
@@ -72,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
 
         print("\n".join(list_games()))
         return 0
-    announce_loading("torch")
-    from iris_fast.training import launch
+    with loading("torch"):
+        from iris_fast.training import launch
 
     if arguments.list_keys:
         print("\n".join(launch.key_lines(launch.preset_of(arguments.preset or "paper", "Pong"))))

@@ -16,8 +16,9 @@ import torch
 
 from iris_fast import convert, plot
 from iris_fast.agent import Agent
+from iris_fast.command_line import run_command
 from iris_fast.envs import factory
-from iris_fast.errors import UserError, run_command
+from iris_fast.errors import UserError
 from iris_fast.interop.files import write_weights
 from iris_fast.training.run_folder import RunFolder
 from tests.support.commands import Say, contents, refusal, run_evaluate, run_train, train_micro

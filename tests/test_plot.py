@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from iris_fast import plot
-from iris_fast.errors import UserError, run_command
+from iris_fast.command_line import run_command
+from iris_fast.errors import UserError
 from iris_fast.training import plots
 from iris_fast.training.curves import Floats, across_runs, load_run, running_mean
 from iris_fast.training.loggers import MetricLogger

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from iris_fast.agent import PARTS
-from iris_fast.errors import UserError, run_command
+from iris_fast.command_line import run_command
+from iris_fast.errors import UserError
 from iris_fast.training.estimate import ATARI_EPISODE_STEPS
 
 from ..registry import circumstances

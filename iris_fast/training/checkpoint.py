@@ -8,7 +8,6 @@ previous checkpoint whole: files that no checkpoint names are ignored and overwr
 
 from __future__ import annotations
 
-import errno
 import re
 import zipfile
 from dataclasses import dataclass, field
@@ -20,13 +19,11 @@ import torch
 
 from iris_fast.agent import Agent
 from iris_fast.errors import RunStopped, UserError
-from iris_fast.files import open_atomically
+from iris_fast.files import is_disk_full, open_atomically
 from iris_fast.interop.files import read_payload, write_weights
 from iris_fast.replay.store import EpisodeStore
 
 from .run_folder import RunFolder
-
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass
@@ -140,12 +137,3 @@ class explained_disk_errors:
             f"the disk with {self.run.path} is full: {kept}; make room and go on with --resume {self.run.path}",
             exit_code=4,
         ) from error
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether the error, or what PyTorch's writer hid behind it, is that of a full disk."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
-        error = error.__cause__ or error.__context__
-    return False

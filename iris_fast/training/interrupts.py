@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
+
+from iris_fast.terminal import say_in_handler
 
 
 class StopRequest:
@@ -42,5 +43,4 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = number
         name = signal.Signals(number).name
-        message = f"\n{name}: finishing this step and saving (once more to stop at once)\n"
-        os.write(2, message.encode())  # print is not to be called in the middle of another print
+        say_in_handler(f"\n{name}: finishing this step and saving (once more to stop at once)\n")

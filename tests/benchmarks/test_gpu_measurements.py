@@ -21,7 +21,8 @@ from benchmarks.report.captured_projection import project_captured, seconds_by_p
 from benchmarks.report.projection import paper_units
 from benchmarks.systems.client import Systems, Worker
 from iris_fast.agent import PARTS
-from iris_fast.errors import UserError, run_command
+from iris_fast.command_line import run_command
+from iris_fast.errors import UserError
 from iris_fast.graphs import Uncaptured
 from tests.support.commands import Say
 from tests.support.micro import MICRO

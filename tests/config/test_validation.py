@@ -18,7 +18,7 @@ def test_presets_are_valid(preset: str) -> None:
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    from iris_fast.errors import run_command
+    from iris_fast.command_line import run_command
     from iris_fast.train import main
 
     assert run_command(main, ["--game", "Catch", "--preset", "papr"]) == 2

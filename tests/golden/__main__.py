@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from iris_fast.errors import run_command
+from iris_fast.command_line import run_command
 
 from .checks import Row, check_golden, read_golden
 from .recipe import GOLDEN_FILE

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from iris_fast.errors import run_command
+from iris_fast.command_line import run_command
 from tests.golden.__main__ import main
 from tests.golden.checks import EXACT, INPUTS, ROUNDINGS, TOKENS, compare, compute, read_golden
 from tests.golden.recipe import GOLDEN_FILE, STATE_DICT_FILE, golden_agent, golden_parameter

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from iris_fast.agent import Agent
+from iris_fast.command_line import run_command
 from iris_fast.convert import main
-from iris_fast.errors import run_command
 from iris_fast.interop import lpips_files
 from iris_fast.interop.files import read_weights, write_weights
 from iris_fast.models.actor_critic import ActorCriticConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from iris_fast import evaluate, train
-from iris_fast.errors import run_command
+from iris_fast.command_line import run_command
 from tests.support.micro import MICRO
 
 Say = pytest.CaptureFixture[str]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from iris_fast.errors import run_command
+from iris_fast.command_line import run_command
 from iris_fast.train import main
 from iris_fast.training.evaluation import Evaluator
 from iris_fast.training.loggers import MetricLogger, read_metrics
