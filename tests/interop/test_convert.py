@@ -111,7 +111,7 @@ def test_a_corrupt_source_exits_with_2(ours: Path, tmp_path: Path) -> None:
     ]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("loading PyTorch …\nerror: ") and result.stderr.count("\n") == 2
 
 
 def test_heads_that_the_file_does_not_tell(
