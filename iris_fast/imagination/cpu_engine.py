@@ -201,9 +201,10 @@ class CpuEngine(OracleEngine):
         codec = FrameCodec(
             agent.tokenizer, self._pool, simd=options.simd, decoder_dtype=options.decoder_dtype
         )
+        self._codec = codec
         self._memo = FrameMemo(agent.tokenizer, codec.frames_of)
         resolution = agent.config.tokenizer.autoencoder.resolution
-        self._policy = CpuPolicy(agent.actor_critic, self._pool, resolution, simd=options.simd)
+        self._policy: CpuPolicy = CpuPolicy(agent.actor_critic, self._pool, resolution, simd=options.simd)
         # Packed now to raise what rollouts would raise later, hours into a run, and again when weights were loaded.
         self._model: TokenModel | None = None
         self._model_weights: WeightVersions = []
@@ -216,6 +217,10 @@ class CpuEngine(OracleEngine):
         super().weights_changed(parts)
         if "world_model" in parts:
             self._model = self._dream = None
+        if "tokenizer" in parts:
+            self._codec.weights_changed()
+        if "actor_critic" in parts:
+            self._policy.weights_changed()
 
     @torch.no_grad()
     def imagine_with(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:

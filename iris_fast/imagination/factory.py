@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from iris_fast.agent import Agent
-from iris_fast.errors import UserError
+from iris_fast.errors import UserError, nearest
 from iris_fast.kernels._extension import find_extension
 from iris_fast.kernels._triton import triton
 from iris_fast.models.frame_codec import DecoderDtype, has_codec
@@ -43,8 +43,15 @@ def make_engine(
     `precision` and `layer_launches` are the CUDA-graph engine's (`GraphOptions`), the dtypes the C++ engine's
     (`CpuOptions`); an agent on a CPU that it cannot run, as one in float64, gets the oracle.
 
-    Raises UserError where the agent's device, or this installation, does not have the engine that was asked for.
+    Raises UserError for an unknown name, and where the agent's device, or this installation, does not have the engine
+    that was asked for.
     """
+    _require_known("engine", name, get_args(EngineName))
+    _require_known("precision", precision, tuple(OF_PRECISION))
+    _require_known("kv_dtype", kv_dtype, get_args(HalfOrFloat))
+    _require_known("weights_dtype", weights_dtype, get_args(WeightsDtype))
+    _require_known("decoder_dtype", decoder_dtype, get_args(DecoderDtype))
+    _require_known("layer_launches", layer_launches, get_args(LayerLaunches))
     device = agent.device.type
     options = CpuOptions(kv_dtype=kv_dtype, weights_dtype=weights_dtype, decoder_dtype=decoder_dtype)
     built = find_extension() is not None
@@ -78,6 +85,12 @@ def make_engine(
     if graphed:
         return CudaGraphEngine(agent, options_of(precision, layer_launches))
     return OracleEngine(agent)
+
+
+def _require_known(setting: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        hint = nearest(str(value), known)
+        raise UserError(f"common.{setting}={value} is unknown: choose {', '.join(known)}{hint}")
 
 
 def options_of(precision: str, layer_launches: LayerLaunches = "auto") -> GraphOptions:

@@ -1,30 +1,31 @@
 """Our operations inside an agent of the public implementation: `accelerate(agent)`.
 
-The agent stays what it was, with its own parameters, optimizers, checkpoints and methods. Replaced are, on this
-one object, the tokenizer's lookup (`vq_lookup`), attention with and without a key-value cache (`cached_attention`
-and PyTorch's fused attention) and imagination: by the engine that is fastest on the agent's device, the C++ one on a
-CPU and CUDA graphs on a GPU, which follows the parameters as they are trained.
+The agent stays what it was, with its own parameters, optimizers, checkpoints and methods. Replaced are the
+tokenizer's lookup (`vq_lookup`), attention with and without a key-value cache (`cached_attention` and PyTorch's fused
+attention) and imagination: by the engine that is fastest on the agent's device, the C++ one on a CPU and CUDA graphs
+on a GPU, which follows the parameters as they are trained. For that, the modules get classes derived from their own,
+so that copies and pickles, of the whole agent or of one part, are accelerated too, each with its own weights.
 """
 
 from __future__ import annotations
 
 import sys
-from types import MethodType
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iris_fast.agent import PARTS, Agent, AgentConfig
+from iris_fast.agent import PARTS
 from iris_fast.errors import UserError
 from iris_fast.imagination.engine import EngineName
 from iris_fast.kernels import cached_attention, vq_lookup
+from iris_fast.models.frames import unit_frames
 from iris_fast.models.transformer import TransformerConfig, attention_mask
 
-from .following_engine import FollowingEngine
-from .public import infer_config
+from .following_engine import FollowingEngine, sharing_agent
 
 
 def accelerate(agent: Any, engine: EngineName = "auto", precision: str = "float32") -> Any:
@@ -32,49 +33,62 @@ def accelerate(agent: Any, engine: EngineName = "auto", precision: str = "float3
 
     Its results stay the same up to float32 rounding; samples are drawn by our generator, seeded from PyTorch's
     default one, so that they are others from the same distributions. It may be trained, loaded and moved to another
-    device afterwards. Calling it again changes nothing.
+    device afterwards, its parameters and parts replaced, copied and pickled: every imagination looks at all weights
+    first, and a copy imagines with its own. Imagination is without dropout, and of one thread at a time.
+    Calling it again chooses `engine` and `precision` anew, and accelerates parts that were replaced.
 
     `engine` imagines: "auto" for the fastest that the agent's device has ("cpu", the C++ one; "cuda_graph", which
     records a graph for each batch size and horizon), or one of these, or "oracle", plain PyTorch. `precision`: of the
     CUDA-graph engine, as `common.precision`; one that is not "float32" rounds what is imagined.
 
     Raises UserError when `agent` is no agent of the public implementation, or is of sizes that we do not know, and
-    where its device or this installation does not have `engine`.
+    where its device or this installation does not have `engine` or `precision`.
     """
-    if getattr(agent, "_accelerated", False):
-        return agent
     missing = [part for part in PARTS if not isinstance(getattr(agent, part, None), nn.Module)]
     if missing:
         raise UserError(f"accelerate takes an agent of the public implementation; this has no {missing[0]}")
-    ours = _sharing_parameters(agent)
-    following = FollowingEngine(ours, engine, precision)
-    _replace_lookup(agent.tokenizer)
-    _replace_attention(agent.world_model.transformer, ours.config.world_model)
-    _replace_imagination(agent, following)
-    agent._accelerated = True
+    parts = {part: getattr(agent, part) for part in PARTS}
+    following = FollowingEngine(sharing_agent(parts), parts, engine, precision)
+    config = following.agent.config.world_model
+    transformer = agent.world_model.transformer
+    _become(agent.tokenizer, _Tokenizer)
+    _become(transformer, _Transformer)._transformer_config = config
+    for block in transformer.blocks:
+        _become(block.attn, _Attention)._transformer_config = config
+    actor_critic = _become(agent.actor_critic, _ActorCritic)
+    actor_critic._engine_choice = (engine, precision)
+    actor_critic._following = following
     return agent
 
 
-def _sharing_parameters(agent: Any) -> Agent:
-    """An agent of ours whose parameters are the very objects of the public one."""
-    weights = agent.state_dict()
-    there = agent.world_model.config
-    config = infer_config(weights, num_heads=there.num_heads)
-    ours = Agent(AgentConfig(config.tokenizer, config.world_model, config.actor_critic), agent_actions(agent))
-    theirs = dict(agent.named_parameters())
-    for name, _ in list(ours.named_parameters()):
-        parameter = theirs[name]
-        if parameter.dim() == 4:
-            # Our convolutions run with channels last; the values and the object stay.
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        module_name, _, leaf = name.rpartition(".")
-        ours.get_submodule(module_name)._parameters[leaf] = parameter
-    return ours.eval()
+class _Accelerated(nn.Module):
+    """Mixed into a class of the public implementation; copied and pickled as the two classes and the state."""
+
+    _mixed: ClassVar[tuple[type, type]]  # what was mixed into which class
+    _not_copied: ClassVar[tuple[str, ...]] = ()
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        state = {name: value for name, value in self.__dict__.items() if name not in self._not_copied}
+        return _blank, self._mixed, state
 
 
-def agent_actions(agent: Any) -> int:
-    """The number of actions of an agent of the public implementation."""
-    return int(agent.actor_critic.actor_linear.out_features)
+@cache
+def _mixture(mixin: type, base: type) -> type:
+    names = {"__module__": base.__module__, "__doc__": base.__doc__, "_mixed": (mixin, base)}
+    return type(base.__name__, (mixin, base), names)
+
+
+def _blank(mixin: type, base: type) -> Any:
+    """A module without anything in it, for copies and pickles to fill."""
+    mixture = _mixture(mixin, base)
+    return mixture.__new__(mixture)
+
+
+def _become(module: Any, mixin: type) -> Any:
+    """The same object, with the methods of `mixin` before its own."""
+    if not isinstance(module, mixin):
+        module.__class__ = _mixture(mixin, type(module))
+    return module
 
 
 def _output_type(module: nn.Module, name: str) -> Any:
@@ -82,9 +96,8 @@ def _output_type(module: nn.Module, name: str) -> Any:
     return getattr(sys.modules[type(module).__module__], name)
 
 
-def _replace_lookup(tokenizer: Any) -> None:
+class _Tokenizer(_Accelerated):
     """`encode`, with the nearest codewords found by `vq_lookup`."""
-    encoding = _output_type(tokenizer, "TokenizerEncoderOutput")
 
     def encode(self: Any, x: Tensor, should_preprocess: bool = False) -> Any:
         frames = self.preprocess_input(x) if should_preprocess else x
@@ -94,13 +107,11 @@ def _replace_lookup(tokenizer: Any) -> None:
         codebook = self.embedding.weight
         tokens = vq_lookup(vectors.detach().float(), codebook.detach().float()).indices
         quantized = self.embedding(tokens).permute(0, 3, 1, 2)
-        return encoding(
+        return _output_type(self, "TokenizerEncoderOutput")(
             z.reshape(*leading, *z.shape[1:]),
             quantized.reshape(*leading, *quantized.shape[1:]),
             tokens.reshape(*leading, -1),
         )
-
-    tokenizer.encode = MethodType(encode, tokenizer)
 
 
 class StaticKVCache:
@@ -193,26 +204,29 @@ class StaticKeysValues:
             layer.prune(mask)
 
 
-def _replace_attention(transformer: Any, config: TransformerConfig) -> None:
-    """The attention of every block, and the cache that the transformer hands out."""
-    width, heads = config.embed_dim, config.num_heads
+class _Transformer(_Accelerated):
+    """Hands out caches of ours."""
+
+    _transformer_config: TransformerConfig
 
     def generate_empty_keys_values(self: Any, n: int, max_tokens: int) -> StaticKeysValues:
-        like = self.ln_f.weight.detach()
+        like, config = self.ln_f.weight.detach(), self._transformer_config
+        width, heads = config.embed_dim, config.num_heads
         return StaticKeysValues(
             [StaticKVCache(n, heads, max_tokens, width // heads, like) for _ in range(len(self.blocks))]
         )
 
-    transformer.generate_empty_keys_values = MethodType(generate_empty_keys_values, transformer)
-    for block in transformer.blocks:
-        block.attn.forward = MethodType(_attention_of(config, type(block.attn).forward), block.attn)
 
+class _Attention(_Accelerated):
+    """Attention of a block, over a cache of ours or over a whole sequence."""
 
-def _attention_of(config: TransformerConfig, original: Any) -> Any:
+    _transformer_config: TransformerConfig
+
     def forward(self: Any, x: Tensor, kv_cache: Any = None) -> Tensor:
         if kv_cache is not None and (torch.is_grad_enabled() or not isinstance(kv_cache, StaticKVCache)):
             # A cache made before `accelerate`, or a pass that gradients flow through.
-            return original(self, x, kv_cache)
+            return cast(Tensor, super().forward(x, kv_cache))
+        config = self._transformer_config
         query, key, value = (
             linear(x).unflatten(2, (config.num_heads, -1)).transpose(1, 2)
             for linear in (self.query, self.key, self.value)
@@ -221,9 +235,7 @@ def _attention_of(config: TransformerConfig, original: Any) -> Any:
             attended = kv_cache.attend(query, key, value, config)
         else:
             attended = _attend_whole(query, key, value, config, self.attn_drop)
-        return self.resid_drop(self.proj(attended.transpose(1, 2).flatten(2)))
-
-    return forward
+        return cast(Tensor, self.resid_drop(self.proj(attended.transpose(1, 2).flatten(2))))
 
 
 def _attend_whole(query: Tensor, key: Tensor, value: Tensor, config: TransformerConfig, drop: Any) -> Tensor:
@@ -236,9 +248,14 @@ def _attend_whole(query: Tensor, key: Tensor, value: Tensor, config: Transformer
     )
 
 
-def _replace_imagination(agent: Any, engine: FollowingEngine) -> None:
-    """`imagine` of the actor-critic: a rollout of ours, then one pass that gives it its gradient."""
-    imagined = _output_type(agent.actor_critic, "ImagineOutput")
+class _ActorCritic(_Accelerated):
+    """`imagine`: a rollout of ours, then one pass that gives it its gradient."""
+
+    _not_copied = (
+        "_following",
+    )  # it is of this object's weights; a copy makes its own when it first imagines
+    _engine_choice: tuple[EngineName, str]
+    _following: FollowingEngine | None
 
     def imagine(
         self: Any,
@@ -248,14 +265,23 @@ def _replace_imagination(agent: Any, engine: FollowingEngine) -> None:
         horizon: int,
         show_pbar: bool = False,
     ) -> Any:
-        if tokenizer is not agent.tokenizer or world_model is not agent.world_model:
-            raise UserError("an accelerated agent imagines with its own tokenizer and world model")
-        start = engine.start(batch["observations"], batch["mask_padding"])
-        seed = int(torch.randint(2**63 - 1, ()))
-        rollout = engine.imagine(start, horizon, seed)
-        output = engine.agent.actor_critic(rollout.observations, rollout.start_state)
+        """As of the public implementation; UserError where that asserts that it cannot."""
+        if getattr(self, "use_original_obs", False):
+            raise UserError(
+                "imagination has reconstructed frames alone: build the agent with use_original_obs=False"
+            )
+        frames, mask = batch["observations"], batch["mask_padding"]
+        _require_segments(frames, mask)
+        parts = dict(zip(PARTS, (tokenizer, world_model, self), strict=True))
+        following = getattr(self, "_following", None)
+        if following is None or not following.is_of(parts):
+            following = FollowingEngine(sharing_agent(parts), parts, *self._engine_choice)
+            self._following = following
+        start = following.start(unit_frames(frames, uint8=False), mask)
+        rollout = following.imagine(start, horizon, seed=int(torch.randint(2**63 - 1, ())))
+        output = following.agent.actor_critic(rollout.observations, rollout.start_state)
         self.clear()
-        return imagined(
+        return _output_type(self, "ImagineOutput")(
             observations=(rollout.observations * 255).to(torch.uint8),
             actions=rollout.actions,
             logits_actions=output.logits_actions,
@@ -264,4 +290,15 @@ def _replace_imagination(agent: Any, engine: FollowingEngine) -> None:
             ends=rollout.ends,
         )
 
-    agent.actor_critic.imagine = MethodType(imagine, agent.actor_critic)
+
+def _require_segments(frames: Tensor, mask: Tensor) -> None:
+    if frames.dim() != 5 or mask.shape != frames.shape[:2] or mask.dtype != torch.bool:
+        raise UserError(
+            "imagination takes observations (batch, time, 3, 64, 64) and a bool mask_padding (batch, time), not "
+            f"{tuple(frames.shape)} and {mask.dtype} {tuple(mask.shape)}"
+        )
+    if not bool(mask[:, -1].all()):
+        rows = torch.nonzero(~mask[:, -1]).flatten().tolist()
+        raise UserError(
+            f"mask_padding ends padded in rows {rows}: imagination starts at the last frame, so pad at the left"
+        )

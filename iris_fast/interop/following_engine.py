@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
 
-from iris_fast.agent import PARTS, Agent
+import torch
+from torch import Tensor, nn
+
+from iris_fast.agent import PARTS, Agent, AgentConfig
+from iris_fast.errors import UserError
 from iris_fast.imagination.engine import EngineName, ImaginationStart, Rollout
 from iris_fast.imagination.factory import make_engine
-from iris_fast.models.cpu_weights import WeightVersions, weight_versions
 from iris_fast.models.frame_codec import coder_for
+
+from .public import infer_config
+
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class FollowingEngine:
-    """Imagines with an agent whose weights change without a word, by an optimizer of any kind or by loading.
+    """Imagines with parts whose weights change without a word, by an optimizer of any kind, by loading or replacing.
 
-    Engines keep copies of weights and decoded frames, and want to be told (`weights_changed`). Here, before each
-    rollout, an element and the version of every weight are looked at on a CPU; on a GPU, where such a look would wait
-    for the device and a copy costs next to nothing, every copy is made anew.
+    Engines keep copies of weights and decoded frames, and want to be told (`weights_changed`). So before each rollout
+    parameters that were replaced are taken over, and on a CPU every weight is compared, bit by bit, with a copy from
+    the rollout before: that takes the memory of the weights once more, and below 1 % of a rollout of the paper's
+    size. On a GPU, where such a look would wait for the device and a copy costs next to nothing, every copy is made
+    anew.
     """
 
-    def __init__(self, agent: Agent, name: EngineName = "auto", precision: str = "float32"):
-        """`name`, `precision`: as in `make_engine`, which is asked again where `agent` has been moved.
+    def __init__(
+        self,
+        agent: Agent,
+        parts: Mapping[str, nn.Module],
+        name: EngineName = "auto",
+        precision: str = "float32",
+    ):
+        """`agent`: of `sharing_agent(parts)`, or of the same sizes; from now on it has the parameters of `parts`.
 
-        Raises as `make_engine`.
+        `name`, `precision`: as in `make_engine`, which is asked again where the parts have been moved. UserError for
+        a `precision` that the engine does not have; else raises as `make_engine`.
         """
         self.agent = agent
+        self.parts = dict(parts)
         self._name: EngineName = name
         self._precision = precision
         self._make()
+
+    def is_of(self, parts: Mapping[str, nn.Module]) -> bool:
+        """Whether it imagines with these very modules."""
+        return all(self.parts[part] is parts[part] for part in PARTS)
 
     def start(self, observations: Tensor, mask: Tensor) -> ImaginationStart:
         """The start of rollouts from segments `(batch, burn_in + 1, 3, 64, 64)` in [0, 1] that end unpadded.
@@ -43,30 +63,92 @@ class FollowingEngine:
         return ImaginationStart(seen.view(before.shape), mask[:, :-1], first_tokens)
 
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
-        """As every engine's."""
-        self._follow()
+        """As every engine's, with the weights that `start` saw."""
         return self.engine.imagine(start, horizon, seed)
 
     def _make(self) -> None:
         self._place = self._place_now()
         self.engine = make_engine(self.agent, self._name, self._precision)
+        if self._precision != "float32" and self.engine.name != "cuda_graph":
+            raise UserError(
+                f"precision={self._precision} is the CUDA-graph engine's, and on {self.agent.device} the engine is "
+                f"{self.engine.name}: leave it out"
+            )
         self.coder = coder_for(self.agent.tokenizer)
-        self._versions = self._versions_now()
+        self._copies: dict[str, Tensor] = {}
+        self._changed_parts()
 
     def _follow(self) -> None:
+        share_parameters(self.agent, self.parts)
         if self._place_now() != self._place:
             self._make()
             return
-        versions = self._versions_now()
-        changed = [part for part in PARTS if not versions or versions[part] != self._versions[part]]
+        changed = self._changed_parts()
         self.engine.weights_changed(changed)
-        self._versions = versions
+        if "tokenizer" in changed:
+            self.coder = coder_for(self.agent.tokenizer)
 
     def _place_now(self) -> tuple[torch.device, torch.dtype]:
         return self.agent.device, self.agent.actor_critic.actor_linear.weight.dtype
 
-    def _versions_now(self) -> dict[str, WeightVersions]:
-        """Of each part; nothing where looking costs more than copying."""
+    def _changed_parts(self) -> list[str]:
+        """Parts with other weights than at the last call: all of them where looking costs more than copying."""
         if self.agent.device.type != "cpu":
-            return {}
-        return {part: weight_versions(self.agent.get_submodule(part)) for part in PARTS}
+            return list(PARTS)
+        changed = []
+        for part in PARTS:
+            weights = self.agent.get_submodule(part).state_dict(prefix=f"{part}.")
+            different = [name for name, weight in weights.items() if not self._is_held(name, weight)]
+            self._copies.update({name: weights[name].detach().clone() for name in different})
+            changed += [part] if different else []
+        return changed
+
+    def _is_held(self, name: str, weight: Tensor) -> bool:
+        copy = self._copies.get(name)
+        return copy is not None and copy.dtype == weight.dtype and torch.equal(bits(copy), bits(weight))
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The same memory as integers, in which a NaN equals itself and zero has a sign."""
+    return tensor.detach().view(BITS[tensor.element_size()])
+
+
+def sharing_agent(parts: Mapping[str, nn.Module]) -> Agent:
+    """An agent of ours in evaluation mode whose parameters are the very objects of the public one's parts.
+
+    Raises UserError for sizes that we do not know.
+    """
+    weights = {
+        f"{part}.{name}": weight for part in PARTS for name, weight in parts[part].state_dict().items()
+    }
+    there: nn.Module = parts["world_model"]
+    config = infer_config(weights, num_heads=there.config.num_heads)  # type: ignore[union-attr, arg-type]
+    num_actions = weights["actor_critic.actor_linear.weight"].shape[0]
+    with torch.device("meta"):
+        ours = Agent(AgentConfig(config.tokenizer, config.world_model, config.actor_critic), num_actions)
+    share_parameters(ours, parts)
+    return ours.eval()
+
+
+def share_parameters(ours: Agent, parts: Mapping[str, nn.Module]) -> None:
+    """Gives `ours` the parameters that `parts` have now.
+
+    Raises UserError where one is missing or of another shape.
+    """
+    for part in PARTS:
+        theirs = dict(parts[part].named_parameters())
+        own = ours.get_submodule(part)
+        for name, held in list(own.named_parameters()):
+            parameter = theirs.get(name)
+            if parameter is held:
+                continue
+            if parameter is None or parameter.shape != held.shape:
+                found = "missing" if parameter is None else f"now {tuple(parameter.shape)}"
+                raise UserError(
+                    f"{part}.{name} was {tuple(held.shape)} and is {found}: call accelerate(agent) again"
+                )
+            if parameter.dim() == 4:
+                # Our convolutions run with channels last; the values and the object stay.
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            module_name, _, leaf = name.rpartition(".")
+            own.get_submodule(module_name)._parameters[leaf] = parameter

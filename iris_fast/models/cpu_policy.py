@@ -71,6 +71,10 @@ class CpuPolicy:
         """Flattened features of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
         return _features(self._models()[0], frames)
 
+    def weights_changed(self) -> None:
+        """Packs anew at the next call, whatever the weights look like."""
+        self._packed = None
+
     def _models(self) -> tuple[_C.PolicyFeatures, _C.PolicyRecurrence]:
         weights = weight_versions(self.actor_critic)
         if self._packed is None or weights != self._packed_weights:

@@ -144,6 +144,10 @@ class FrameCodec:
         """Tokens `(batch, 16)` int64 of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
         return torch.from_numpy(self._codec().tokenize(frames.detach().contiguous().numpy()))
 
+    def weights_changed(self) -> None:
+        """Packs anew at the next call, whatever the weights look like."""
+        self._packed = None
+
     def _codec(self) -> _C.FrameCodec:
         weights = weight_versions(self.tokenizer, skip=NOT_NEEDED)
         if self._packed is None or weights != self._packed_weights:

@@ -99,6 +99,8 @@ def compare(checkout: Path, attention: str, engine: str) -> None:
     ours, theirs = make_agents(checkout, attention, engine)
     assert accelerate(ours) is ours
     assert list(ours.state_dict()) == list(theirs.state_dict())
+    # A seed for which no two numbers that meet in a max-pooling are within rounding: a gradient goes to one of them.
+    torch.manual_seed(1)
     frames = torch.rand(3, 6, 3, 64, 64)
     found, expected = (agent.tokenizer.encode(frames, should_preprocess=True) for agent in (ours, theirs))
     for field in ("tokens", "z", "z_quantized"):

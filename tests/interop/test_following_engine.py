@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from iris_fast.agent import PARTS, Agent
 from iris_fast.errors import UserError
 from iris_fast.graphs import Uncaptured
 from iris_fast.imagination.cpu_engine import CpuEngine
-from iris_fast.imagination.engine import Rollout
+from iris_fast.imagination.engine import EngineName, Rollout
 from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.interop import following_engine
@@ -32,12 +32,16 @@ def segments() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(BATCH, BURN_IN + 1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), mask
 
 
+def following(agent: Agent, name: EngineName = "auto") -> FollowingEngine:
+    return FollowingEngine(agent, {part: agent.get_submodule(part) for part in PARTS}, name)
+
+
 def imagined(engine: FollowingEngine) -> Rollout:
     return engine.imagine(engine.start(*segments()), HORIZON, seed=3)
 
 
 def oracles(agent: Agent) -> Rollout:
-    return OracleEngine(agent).imagine(FollowingEngine(agent, "oracle").start(*segments()), HORIZON, seed=3)
+    return OracleEngine(agent).imagine(following(agent, "oracle").start(*segments()), HORIZON, seed=3)
 
 
 def assert_same(found: Rollout, expected: Rollout) -> None:
@@ -53,23 +57,50 @@ def change(module: nn.Module) -> None:
         assert parameter._version == version
 
 
-@pytest.fixture(params=["chosen", "graph"])
-def followed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FollowingEngine]:
-    """With the engine that this device gets, and with a GPU's, uncaptured, which is told of every part each time."""
-    agent = micro_agent()
-    if request.param == "graph":
-        made = lambda agent, *_: CudaGraphEngine(agent, GraphOptions(), Uncaptured(agent.device))  # noqa: E731
-        monkeypatch.setattr(following_engine, "make_engine", made)
-        monkeypatch.setattr(FollowingEngine, "_versions_now", lambda self: {})
-    yield FollowingEngine(agent)
+def change_but_the_last(module: nn.Module) -> None:
+    """Uncounted as well, and by a look at one element of each not to be seen."""
+    for parameter in module.parameters():
+        flat = parameter.data.as_strided((parameter.numel(),), (1,))  # the memory, in whatever layout
+        flat[:-1] = flat[:-1].flip(0)
+
+
+def assign(module: nn.Module) -> None:
+    scaled = {name: 1.1 * tensor for name, tensor in module.state_dict().items()}
+    module.load_state_dict(scaled, assign=True)
+
+
+def replace_parameters(module: nn.Module) -> None:
+    for child in list(module.modules()):
+        for name, parameter in list(child.named_parameters(recurse=False)):
+            setattr(child, name, nn.Parameter(1.1 * parameter.detach()))
+
+
+CHANGES = [change, change_but_the_last, assign, replace_parameters]
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_new_weights_are_seen_untold(followed: FollowingEngine, part: str) -> None:
+@pytest.mark.parametrize("how", CHANGES)
+def test_new_weights_are_seen_untold(part: str, how: Callable[[nn.Module], None]) -> None:
+    see_new_weights(following(micro_agent()), how, part)
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_new_weights_are_seen_untold_on_a_gpu(
+    how: Callable[[nn.Module], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a GPU's engine, uncaptured, which is told of every part each time."""
+    made = lambda agent, *_: CudaGraphEngine(agent, GraphOptions(), Uncaptured(agent.device))  # noqa: E731
+    monkeypatch.setattr(following_engine, "make_engine", made)
+    monkeypatch.setattr(FollowingEngine, "_changed_parts", lambda self: list(PARTS))
+    see_new_weights(following(micro_agent()), how, *PARTS)
+
+
+def see_new_weights(followed: FollowingEngine, how: Callable[[nn.Module], None], *parts: str) -> None:
     agent = followed.agent
     before = imagined(followed)
     assert_same(before, oracles(agent))
-    change(agent.get_submodule(part))
+    for part in parts:
+        how(agent.get_submodule(part))
     after = imagined(followed)
     assert not torch.equal(after.logits_actions, before.logits_actions)
     assert_same(after, oracles(agent))
@@ -77,7 +108,7 @@ def test_new_weights_are_seen_untold(followed: FollowingEngine, part: str) -> No
 
 @needs_extension
 def test_what_has_not_changed_is_not_packed_nor_decoded_anew() -> None:
-    followed = FollowingEngine(micro_agent())
+    followed = following(micro_agent())
     engine = followed.engine
     assert isinstance(engine, CpuEngine)
     imagined(followed)
@@ -92,15 +123,15 @@ def test_what_has_not_changed_is_not_packed_nor_decoded_anew() -> None:
 @needs_extension
 def test_the_engine_is_the_devices_or_the_one_asked_for() -> None:
     agent = micro_agent()
-    assert type(FollowingEngine(agent).engine) is CpuEngine
-    assert type(FollowingEngine(agent, "oracle").engine) is OracleEngine
+    assert type(following(agent).engine) is CpuEngine
+    assert type(following(agent, "oracle").engine) is OracleEngine
     with pytest.raises(UserError, match="runs on a GPU, not on cpu"):
-        FollowingEngine(agent, "cuda_graph")
+        following(agent, "cuda_graph")
 
 
 @needs_extension
 def test_an_agent_that_was_moved_gets_an_engine_anew() -> None:
-    followed = FollowingEngine(micro_agent())
+    followed = following(micro_agent())
     imagined(followed)
     followed.agent.double()
     frames, mask = segments()
@@ -114,7 +145,7 @@ def test_an_agent_that_was_moved_gets_an_engine_anew() -> None:
 def test_the_start_is_what_the_tokenizer_sees() -> None:
     agent = micro_agent()
     frames, mask = segments()
-    start = FollowingEngine(agent).start(frames, mask)
+    start = following(agent).start(frames, mask)
     tokenizer = agent.tokenizer
     before = frames[:, :-1].flatten(0, 1)
     seen = in_pieces(lambda rows: tokenizer.frames_of(tokenizer.tokens_of(rows)), before, pad=True)
