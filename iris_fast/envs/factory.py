@@ -21,6 +21,11 @@ def is_installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
+def is_available(backend: str) -> bool:
+    """Whether what a backend needs is installed."""
+    return backend not in _PACKAGES or is_installed(_PACKAGES[backend])
+
+
 def choose_backend(game: str, backend: str = "auto") -> str:
     """The backend that `make_vector_env` will use: `"catch"`, `"envpool"` or `"ale"`.
 
@@ -38,8 +43,8 @@ def choose_backend(game: str, backend: str = "auto") -> str:
     if game == CATCH:
         return "catch"
     if backend == "auto":
-        backend = "envpool" if is_installed("envpool") and envpool_obstacle(game) is None else "ale"
-    if not is_installed(_PACKAGES[backend]):
+        backend = "envpool" if is_available("envpool") and envpool_obstacle(game) is None else "ale"
+    if not is_available(backend):
         raise UserError(f"{game} needs {_PACKAGES[backend]} for env.backend={backend}: {INSTALL_ATARI}")
     return backend
 

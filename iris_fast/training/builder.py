@@ -15,6 +15,7 @@ from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, resolve, to_dict, validate
 from iris_fast.config.schema import memory_bytes
 from iris_fast.envs import make_vector_env
+from iris_fast.envs.factory import is_available
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import RunStopped, UserError
 from iris_fast.imagination.engine import ImaginationEngine
@@ -27,6 +28,7 @@ from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.store import EpisodeStore
 
 from .checkpoint import explained_disk_errors, load_checkpoint
+from .collector import saved_backend
 from .estimate import Running, estimate_seconds_per_unit, scheduled_phases
 from .loggers import MetricLogger
 from .precision import apply_precision, check_precision
@@ -206,10 +208,21 @@ def _check_unfinished(content: Mapping[str, Any], config: Config, run: RunFolder
 
 
 def _with_saved_backend(config: Config, content: Mapping[str, Any] | None) -> Config:
-    """With env.backend=auto, a run goes on with the backend it began with, whatever was installed since."""
+    """With env.backend=auto, a run goes on with the backend it began with, wherever that is still installed."""
     if content is None or config.env.backend != "auto":
         return config
-    return replace(config, env=replace(config.env, backend=content["collector"]["env"]["backend"]))
+    backend = saved_backend(content["collector"])
+    return replace(config, env=replace(config.env, backend=backend)) if is_available(backend) else config
+
+
+def _cut_announcement(saved: str, backend: str) -> str:
+    """What a resumed run says when its environments begin anew."""
+    why = (
+        f"{saved} cannot be restored"
+        if backend == saved
+        else f"the run's were {saved}'s, which {backend} cannot take up"
+    )
+    return f"environments: {why}, so the episodes under way were cut"
 
 
 def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say) -> Trainer:
@@ -267,8 +280,8 @@ def _build_trainer(config: Config, device: torch.device, run: RunFolder, resume:
         say(f"weights: {', '.join(initial_parts(config))} from {weights.path}")
     if resume and content is None:
         say(f"checkpoint: none was written yet in {run.path}, so the run begins anew")
-    if not restored:
-        say(f"environments: {env.backend} cannot be restored, so the episodes under way were cut")
+    if content is not None and not restored:
+        say(_cut_announcement(saved_backend(content["collector"]), env.backend))
     own = Running(trainer.parts, trainer.engine, trainer.collector.policy)
     running = own if device.type == "cuda" or trainer.graphs is not None else None
     phases = scheduled_phases(config, trainer.position.epoch)

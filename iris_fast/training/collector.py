@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,14 @@ def choose_actions(logits: Tensor, config: ActingConfig, seed: int, position: in
         uniform = philox_uniform(seed, row, position, int(Purpose.RANDOM_ACTION)).numpy()
         chosen = np.where(explore, (uniform * logits.shape[1]).astype(np.int64), chosen)
     return chosen
+
+
+def saved_backend(state: Mapping[str, Any]) -> str:
+    """The backend of the environments in a collector's saved state."""
+    if "backend" in state:
+        return str(state["backend"])
+    # Of older checkpoints the snapshot says it, and envpool alone had none.
+    return "envpool" if state["env"] is None else str(state["env"]["backend"])
 
 
 class Collector:
@@ -192,15 +200,19 @@ class Collector:
             "observations": None if self.observations is None else torch.from_numpy(self.observations),
             "state": None if self.state is None else list(self.state),
             "env": self.env.get_state(),
+            "backend": self.env.backend,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Goes on from a saved state; returns False when the environments had to be started anew."""
+        """Goes on from a saved state; returns False when the environments had to be started anew.
+
+        That is where their backend has no snapshots, and where it is not this process's.
+        """
         self.steps, self.next_episode = state["steps"], state["next_episode"]
         self.episode_ids = np.array(state["episode_ids"], np.int64)
         if state["observations"] is None:
             return True
-        if state["env"] is None:
+        if state["env"] is None or saved_backend(state) != self.env.backend:
             for episode_id in self.episode_ids:
                 if int(episode_id) in self.store.episodes:
                     self.store.close(int(episode_id))

@@ -23,33 +23,13 @@ from iris_fast.training.loggers import MetricLogger, read_metrics
 from iris_fast.training.run_folder import RunFolder
 from iris_fast.training.trainer import Trainer
 from tests.support.micro import MICRO
+from tests.support.stopping import StopAt, assert_same_run, numbers, stop_during, wait_for
 
-# What may differ between two runs that compute the same: how long things took, and in how much memory.
-TIMED = ("time", "duration/", "rates/", "memory/")
 SLOWER = ["training.tokenizer.steps_per_epoch=60", "common.epochs=2"]
 
 
 def train(run: Path, *arguments: str) -> int:
     return main(["--game", "Catch", "--run-dir", str(run), *MICRO, *arguments])
-
-
-def numbers(run: Path) -> list[dict[str, float]]:
-    """The logged metrics without times."""
-    return [
-        {key: value for key, value in line.items() if not key.startswith(TIMED)} for line in read_metrics(run)
-    ]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(RunFolder(run).checkpoint, weights_only=True)["agent"]
-
-
-def assert_same_run(run: Path, other: Path) -> None:
-    assert numbers(run) == numbers(other)
-    own, others = weights(run), weights(other)
-    assert own.keys() == others.keys()
-    for name, value in own.items():
-        assert torch.equal(value, others[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -81,47 +61,6 @@ def test_resumed_after_an_epoch_is_the_uninterrupted_run(uninterrupted: Path, tm
     assert train(run, "common.epochs=1") == 0
     assert main(["--resume", str(run), "common.epochs=3"]) == 0
     assert_same_run(uninterrupted, run)
-
-
-class StopAt:
-    """Sends this process a signal at a step of a phase, as a user or a scheduler would at any moment."""
-
-    def __init__(self, phase: str, epoch: int, number: int):
-        self.phase, self.epoch, self.number = phase, epoch, number
-        self.sent = False
-
-    def __call__(self, trainer: Trainer) -> None:
-        position = trainer.position
-        if not self.sent and position.phase == self.phase and position.epoch == self.epoch:
-            self.sent = True
-            os.kill(os.getpid(), self.number)
-
-
-def stop_during(monkeypatch: pytest.MonkeyPatch, stop: Callable[[Trainer], None]) -> None:
-    """Calls `stop` before each gradient step and each vector step of collection."""
-    from iris_fast.training.collector import Collector
-    from iris_fast.training.optimization import PartTrainer
-
-    trainers: list[Trainer] = []
-    make, part_step, collector_step = Trainer.__init__, PartTrainer.step, Collector._step
-
-    def remember(self: Trainer, *args: Any, **kwargs: Any) -> None:
-        make(self, *args, **kwargs)
-        trainers.append(self)
-
-    def step(self: PartTrainer, seed: int, epoch: int, number: int) -> dict[str, torch.Tensor]:
-        if number == 1:
-            stop(trainers[-1])
-        return part_step(self, seed, epoch, number)
-
-    def collect(self: Collector, finished: dict[str, list[float]]) -> None:
-        if trainers[-1].position.step == 8:
-            stop(trainers[-1])
-        collector_step(self, finished)
-
-    monkeypatch.setattr(Trainer, "__init__", remember)
-    monkeypatch.setattr(PartTrainer, "step", step)
-    monkeypatch.setattr(Collector, "_step", collect)
 
 
 @pytest.mark.parametrize("phase", ["collection", "tokenizer", "world_model", "actor_critic"])
@@ -199,13 +138,6 @@ def start(run: Path, *arguments: str, limit: Callable[[], None] | None = None) -
         *arguments,
     ]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.01)
 
 
 def test_kill_9_loses_at_most_the_epoch_under_way(tmp_path: Path) -> None:
