@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from iris_fast.command_line import run_command
 from iris_fast.envs import factory
-from iris_fast.errors import run_command
 from iris_fast.train import main
 from iris_fast.training.loggers import read_metrics
 from iris_fast.training.run_folder import RunFolder
