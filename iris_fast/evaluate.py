@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from iris_fast.command_line import CommandParser, loading, run_command
+from iris_fast.command_line import CommandParser, file_argument, loading, path_argument, run_command
 
 EXAMPLES = """\
 examples:
@@ -20,16 +19,16 @@ def make_parser() -> CommandParser:
         prog="python -m iris_fast.evaluate",
         description="Play whole episodes with a trained agent, under the rules of the test environment: one\n"
         "no-op, no end at a lost life, 108,000 raw frames at most. The result is printed, and kept in\n"
-        "RUN/logs/evaluation.json.",
+        "RUN/logs/evaluation.json; beside it, where that one is of more episodes.",
         epilog=EXAMPLES,
     )
     parser.add_argument(
         "run",
-        type=Path,
+        type=path_argument,
         metavar="RUN",
-        help="a run folder, or, with --game, a checkpoint of ours or of the public implementation",
+        help="a run folder, or a checkpoint of ours or of the public implementation",
     )
-    parser.add_argument("--game", help="the game of a checkpoint that is not in a run folder of ours")
+    parser.add_argument("--game", help="the game, where a checkpoint does not tell it")
     parser.add_argument(
         "--num-heads",
         type=int,
@@ -53,8 +52,15 @@ def make_parser() -> CommandParser:
     acting.add_argument("--greedy", action="store_true", help="the likeliest action instead of a sampled one")
     acting.add_argument("--seed", type=int, default=0, help="of the games and the actions (default 0)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="film the first episode to end")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
+    parser.add_argument(
+        "--video",
+        type=file_argument(".mp4", without=False),
+        metavar="FILE.mp4",
+        help="film the first episode to end",
+    )
+    parser.add_argument(
+        "--json", type=file_argument(".json"), metavar="FILE", help="write the result there as well"
+    )
     return parser
 
 

@@ -83,6 +83,17 @@ def explained_writing(path: Path, instead: str = "choose another place") -> Iter
         raise
 
 
+def check_writable(path: Path) -> None:
+    """UserError for a file to be written that cannot be, before the work whose result it will hold."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file to write")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written, since {folder} is a file: choose another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: choose a folder that is yours to write to")
+
+
 def user_path(text: str) -> Path:
     """The path that a user wrote, `~` expanded; UserError for one that no system call would take."""
     if not text.strip():

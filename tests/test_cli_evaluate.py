@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import re
 import shutil
@@ -149,6 +151,71 @@ def test_the_video_is_of_one_whole_episode(
     ((_, frames, actions, rewards, _),) = filmed
     assert len(frames) == len(actions) == len(rewards) == 9
     assert sum(rewards) == result_of(run)["returns"][0]
+
+
+def test_a_run_that_may_not_be_written_to(run: Path, tmp_path: Path, capsys: Say) -> None:
+    shutil.rmtree(run / "logs")
+    (run / "logs").write_text("in the way, as a missing permission would be (which root has)")
+    before = contents(run)
+    assert run_evaluate(run, "--episodes", 2, "--json", tmp_path / "own.json") == 0
+    said = capsys.readouterr().out
+    assert "mean return" in said and f"wrote {tmp_path / 'own.json'}\n" in said
+    assert f"not kept in the run: {run / 'logs' / 'evaluation.json'} cannot be written" in said
+    assert contents(run) == before and len(json.loads((tmp_path / "own.json").read_text())["returns"]) == 2
+
+
+def test_a_longer_evaluation_is_not_replaced_by_a_shorter_one(run: Path, capsys: Say) -> None:
+    assert run_evaluate(run, "--episodes", 5) == 0
+    longest = result_of(run)
+    assert run_evaluate(run, "--episodes", 3, "--seed", 1) == 0
+    beside = run / "logs" / "evaluation_3_episodes.json"
+    assert (
+        f"wrote {beside} (evaluation.json there is of 5 episodes, which are more)" in capsys.readouterr().out
+    )
+    assert result_of(run) == longest and len(json.loads(beside.read_text())["returns"]) == 3
+    assert run_evaluate(run, "--episodes", 5, "--seed", 1) == 0
+    assert result_of(run) != longest and result_of(run)["settings"]["seed"] == 1
+    (run / "logs" / "evaluation.json").write_text("torn")
+    assert run_evaluate(run, "--episodes", 1) == 0 and len(result_of(run)["returns"]) == 1
+
+
+def test_a_checkpoint_of_a_run_knows_its_game_and_settings(run: Path, tmp_path: Path, capsys: Say) -> None:
+    assert run_evaluate(run, "--episodes", 6) == 0
+    shutil.copy(run / "checkpoints" / "last.pt", tmp_path / "copied.pt")
+    before = contents(run)
+    for path in (run / "checkpoints" / "last.pt", tmp_path / "copied.pt"):
+        assert run_evaluate(path, "--episodes", 6, "--json", tmp_path / "own.json") == 0
+        own = json.loads((tmp_path / "own.json").read_text())
+        assert {**own, "checkpoint": ""} == {**result_of(run), "checkpoint": ""}
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_the_bar_moves_with_steps(run: Path, episodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("iris_fast.training.progress.REFRESH_SECONDS", 0)
+    assert run_evaluate(run, "--episodes", episodes, "--envs", 1) == 0
+    shown = [int(count) for count in re.findall(r"(\d+) steps", terminal.getvalue())]
+    assert set(range(1, 9 * episodes)) <= set(shown)
+
+
+def test_a_full_disk_ends_an_evaluation_with_its_table_and_4(
+    run: Path, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("iris_fast.training.final_evaluation.write_atomically", full)
+    for named, path in (((), run / "logs" / "evaluation.json"), (("--json", tmp_path / "x"), tmp_path / "x")):
+        assert run_evaluate(run, "--episodes", 2, *named) == 4
+        said = capsys.readouterr()
+        assert "mean return" in said.out
+        assert said.err == f"stopped: the disk is full and {path} was not written: make room\n"
 
 
 @pytest.mark.parametrize("form", ["ours", "public"])

@@ -52,16 +52,21 @@ class Evaluator:
         self,
         epoch: int,
         on_episode: Callable[[PlayedEpisode], None],
-        should_stop: Callable[[], bool],
+        on_step: Callable[[int], bool],
         trained: set[str],
+        note: Callable[[str], None] = lambda text: None,
     ) -> dict[str, float]:
-        """Metrics of an epoch's evaluation; `trained` names the parts that have been trained so far."""
+        """Metrics of an epoch's evaluation; `trained` names the parts that have been trained so far.
+
+        `on_step` is told how many steps were played and says whether to stop; `note` is told what comes after them.
+        """
         self.agent.eval()
         seed = derive_seed(self.config.common.seed, "evaluation", epoch)
         env = self._make_env(seed)
         try:
-            episodes = self._play(env, seed, on_episode, should_stop)
+            episodes = self._play(env, seed, on_episode, on_step)
             metrics = {f"collection/test/{key}": value for key, value in return_statistics(episodes).items()}
+            note("films and losses")
             self._save_played(episodes, env, epoch)
             store = self._store(episodes)
             metrics |= self._losses(store, seed, trained)
@@ -82,7 +87,7 @@ class Evaluator:
         env: FrameVectorEnv,
         seed: int,
         on_episode: Callable[[PlayedEpisode], None],
-        should_stop: Callable[[], bool],
+        on_step: Callable[[int], bool],
     ) -> list[PlayedEpisode]:
         settings = self.config.collection.test.config
         acting = ActingConfig(
@@ -96,7 +101,7 @@ class Evaluator:
             seed,
             keep_frames=self._capacity(),
             on_episode=on_episode,
-            should_stop=should_stop,
+            on_step=on_step,
             policy=self.policy,
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from iris_fast import __version__
 from iris_fast.acting import Policy
 from iris_fast.agent import Agent
-from iris_fast.config import Config
+from iris_fast.config import Config, from_dict
 from iris_fast.envs import human_normalized_score, make_vector_env, resolve_game
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import RunStopped, UserError
-from iris_fast.files import write_atomically
+from iris_fast.files import check_writable, explained_writing, write_atomically
 from iris_fast.graphs import graphs_of
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.interop.files import (
@@ -37,6 +35,7 @@ from iris_fast.interop.files import (
 from .builder import choose_device, prepare
 from .collector import ActingConfig, PlayedSteps
 from .evaluation import MAX_VIDEO_FRAMES, save_steps
+from .progress import Bar
 from .run_folder import RunFolder
 from .tester import PlayedEpisode, play_episodes, return_statistics
 
@@ -57,12 +56,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Plays as the command's arguments say, prints the result and writes it."""
     _check_numbers(arguments)
     device = choose_device(arguments.device)
+    for path in filter(None, (arguments.json, arguments.video)):
+        check_writable(path)
     subject = _subject(arguments, device)
     agent, env = _agent_and_env(subject, arguments, device)
-    outputs = [arguments.json] if arguments.json else []
-    outputs += [subject.run.path / RESULT_FILE] if subject.run else []
-    for path in [*outputs, *([arguments.video] if arguments.video else [])]:
-        _check_writable(path)
     acting = _acting(subject.config, arguments)
     assumption = heads_assumption(subject.weights, arguments.num_heads)
     if assumption:
@@ -73,8 +70,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     finally:
         env.close()
     result = summarize(subject, episodes, _settings(subject, env, acting, arguments, device))
-    print(table(result), flush=True)
-    _write(result, outputs, episodes, env, arguments.video)
+    said: list[str] = []
+    try:  # files first: a pager or a stopped terminal may hold up what is printed
+        _write(result, arguments.json, arguments.video, episodes, env, said)
+        if subject.run is not None:
+            said.append(_keep(result, subject.run))
+    finally:
+        print("\n".join([table(result), *said]), flush=True)
     return 0
 
 
@@ -98,6 +100,7 @@ def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
         run.check_is_run()
         raise UserError(f"{path} has no checkpoint yet: wait for the end of its first epoch")
     weights = read_weights(path, arguments.num_heads)
+    content = read_payload(weights.path) if weights.kind == "iris_fast" else {}
     game = None if arguments.game is None else resolve_game(arguments.game)
     if run is not None and weights.kind == "iris_fast":
         config = run.read_config()
@@ -105,19 +108,22 @@ def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
             raise UserError(
                 f"--game {arguments.game}: the run in {path} plays {config.game}; leave --game out"
             )
-    elif game is None:
-        raise UserError(f"{path} does not say which game it plays: name it, for example --game Pong")
     else:
-        run, config = None, _config_of_file(weights, game)
+        run, config = None, _config_of_file(weights, content.get("run_config"), game)
     # A run trained in half precision still acts in float32; TF32 is left to devices that have it.
     precision = config.common.precision if device.type == "cuda" else "float32"
     common = replace(config.common, device=arguments.device, precision=precision)
     config, _ = prepare(replace(config, common=common))
-    return Subject(weights, config, run, _epoch(weights))
+    epoch = int(content["position"]["epoch"]) - 1 if "position" in content else None
+    return Subject(weights, config, run, epoch)
 
 
-def _config_of_file(weights: Weights, game: str) -> Config:
-    """The paper's settings for the agent of a file."""
+def _config_of_file(weights: Weights, saved: Any, game: str | None) -> Config:
+    """The settings of the run that a file is of, where it tells them; else the paper's for its agent."""
+    if saved is not None and game in (None, saved.get("game")):
+        return from_dict(saved, Config)
+    if game is None:
+        raise UserError(f"{weights.path} does not say which game it plays: name it, for example --game Pong")
     sizes = config_from_dict(weights.agent_config)
     default = Config(game=game, preset="none")
     resolution = sizes.tokenizer.autoencoder.resolution
@@ -133,11 +139,6 @@ def _config_of_file(weights: Weights, game: str) -> Config:
         world_model=sizes.world_model,
         actor_critic=sizes.actor_critic,
     )
-
-
-def _epoch(weights: Weights) -> int | None:
-    position = read_payload(weights.path).get("position") if weights.kind == "iris_fast" else None
-    return None if position is None else int(position["epoch"]) - 1
 
 
 def _agent_and_env(
@@ -178,32 +179,48 @@ def _play(
     policy: Policy, env: FrameVectorEnv, acting: ActingConfig, arguments: argparse.Namespace
 ) -> list[PlayedEpisode]:
     """Plays the episodes behind a bar; with --video, the first to end keeps its frames."""
-    total = arguments.episodes
+    total, steps = arguments.episodes, 0
     returns: list[float] = []
-    with tqdm(total=total, unit=" episode", file=sys.stderr, disable=None, leave=False) as bar:
 
-        def on_episode(episode: PlayedEpisode) -> None:
-            if returns:
-                episode.steps = PlayedSteps()
-            returns.append(episode.episode_return)
-            bar.set_postfix_str(f"mean return {_number(float(np.mean(returns)))}", refresh=False)
-            bar.update()
+    def describe() -> str:
+        mean = f", mean return {_number(float(np.mean(returns)))}" if returns else ""
+        return f"{steps} steps{mean}"
 
-        try:
-            return play_episodes(
-                policy.agent,
-                env,
-                acting,
-                total,
-                derive_seed(arguments.seed, "final evaluation"),
-                keep_frames=MAX_VIDEO_FRAMES * env.num_envs if arguments.video else 0,
-                on_episode=on_episode,
-                policy=policy,
-            )
-        except KeyboardInterrupt:
-            raise RunStopped(
-                f"interrupted after {len(returns)} of {total} episodes; nothing was written", 130
-            ) from None
+    bar = Bar(sys.stderr, "evaluation", total, "episode", describe) if sys.stderr.isatty() else None
+
+    def on_episode(episode: PlayedEpisode) -> None:
+        if returns:
+            episode.steps = PlayedSteps()
+        returns.append(episode.episode_return)
+        if bar is not None:
+            bar.update(1)
+
+    def on_step(count: int) -> bool:
+        nonlocal steps
+        steps += count
+        if bar is not None:
+            bar.update(0)
+        return False
+
+    try:
+        return play_episodes(
+            policy.agent,
+            env,
+            acting,
+            total,
+            derive_seed(arguments.seed, "final evaluation"),
+            keep_frames=MAX_VIDEO_FRAMES * env.num_envs if arguments.video else 0,
+            on_episode=on_episode,
+            on_step=on_step,
+            policy=policy,
+        )
+    except KeyboardInterrupt:
+        raise RunStopped(
+            f"interrupted after {len(returns)} of {total} episodes; nothing was written", 130
+        ) from None
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _settings(
@@ -279,31 +296,51 @@ def _number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}".removesuffix(".0")
 
 
-def _check_writable(path: Path) -> None:
-    """UserError now rather than when the episodes have been played."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name a file to write")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{path} cannot be written: choose a folder that is yours to write to")
-
-
 def _write(
     result: dict[str, Any],
-    outputs: list[Path],
+    copy: Path | None,
+    video: Path | None,
     episodes: list[PlayedEpisode],
     env: FrameVectorEnv,
-    video: Path | None,
+    said: list[str],
 ) -> None:
-    try:
-        for path in outputs:
-            write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
-        if video is not None:
-            steps = episodes[0].steps
+    """Writes the files that the user named, and adds a line of each to `said`."""
+    if copy is not None:
+        with explained_writing(copy):
+            write_atomically(copy, _as_json(result))
+        said.append(f"wrote {copy}")
+    if video is not None:
+        steps = episodes[0].steps
+        with explained_writing(video):
             save_steps(video, steps.frames, steps.actions, steps.rewards, env.action_meanings)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or outputs} cannot be written ({error.strerror}): make room"
-        ) from None
-    for path in [*outputs, *([video] if video else [])]:
-        print(f"wrote {path}")
+        said.append(f"wrote {video}")
+
+
+def _keep(result: dict[str, Any], run: RunFolder) -> str:
+    """Keeps the result in the run, beside a longer one that is there; returns the line that says where.
+
+    In a run that one may not write to it is not kept, which is said and no error.
+    """
+    path, longer = run.path / RESULT_FILE, ""
+    length, kept = len(result["returns"]), _episodes_kept(run.path / RESULT_FILE)
+    if kept > length:
+        longer = f" ({path.name} there is of {kept} episodes, which are more)"
+        path = path.with_name(f"{path.stem}_{length}_episodes{path.suffix}")
+    try:
+        with explained_writing(path):
+            write_atomically(path, _as_json(result))
+    except UserError as error:
+        return f"not kept in the run: {error} with --json FILE.json"
+    return f"wrote {path}{longer}"
+
+
+def _episodes_kept(path: Path) -> int:
+    """How many episodes a result is of; 0 where there is none, or none that can be read."""
+    try:
+        return len(json.loads(path.read_bytes())["returns"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _as_json(result: dict[str, Any]) -> bytes:
+    return (json.dumps(result, indent=1) + "\n").encode()

@@ -188,9 +188,9 @@ class Phase:
         self._run = run
         self._unit = unit
         self._values: dict[str, Any] = {}
-        self._bar: Any = None
+        self._note = ""
+        self._bar: Bar | None = None
         self._start = 0.0
-        self._refreshed = -math.inf
 
     @property
     def seconds(self) -> float:
@@ -201,17 +201,9 @@ class Phase:
         self._run._phase_began(self)
         self._start = self._run.clock()
         if self._run.shows_bars:
-            # Some terminals (a container's, say) report a size of 0, in which tqdm shows nothing.
-            size = shutil.get_terminal_size(fallback=(100, 24))
-            self._bar = tqdm(
-                total=self.total,
-                desc=self._run.bar_title(self),
-                unit=f" {self._unit}",
-                bar_format=BAR_FORMAT,
-                file=self._run.stream,
-                ncols=size.columns,
-                nrows=size.lines,
-                leave=False,
+            title = self._run.bar_title(self)
+            self._bar = Bar(
+                self._run.stream, title, self.total, self._unit, self._describe, clock=self._run.clock
             )
         return self
 
@@ -236,20 +228,69 @@ class Phase:
         """
         self._values.update(values)
 
+    def note(self, text: str) -> None:
+        """Says behind the bar what is done where no unit ends for long: the steps of an episode, say."""
+        self._note = text
+        self.update(0)
+
     def update(self, units: float = 1) -> None:
         """Counts units as done."""
         self.done += units
-        if self._bar is None:
-            return
-        now = self._run.clock()
-        if now - self._refreshed >= REFRESH_SECONDS:
-            self._refreshed = now
-            self._bar.set_postfix_str(self._describe(), refresh=False)
-        self._bar.update(units)
+        if self._bar is not None:
+            self._bar.update(units)
 
     def _describe(self) -> str:
         shown = [f"{name} {float(value):.4g}" for name, value in self._values.items()]
-        return ", ".join([f"run: {self._run.time_left()} left", *shown])  # a narrow terminal cuts the end
+        noted = [self._note] if self._note else []
+        return ", ".join(
+            [f"run: {self._run.time_left()} left", *noted, *shown]
+        )  # a narrow terminal cuts the end
+
+
+class Bar:
+    """A line redrawn in place on a terminal: how much of `total` is done, and what `describe` says, behind it."""
+
+    def __init__(
+        self,
+        stream: TextIO,
+        title: str,
+        total: float,
+        unit: str,
+        describe: Callable[[], str],
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._describe = describe
+        self._clock = clock
+        self._refreshed = -math.inf
+        # Some terminals (a container's, say) report a size of 0, in which tqdm shows nothing.
+        size = shutil.get_terminal_size(fallback=(100, 24))
+        self._bar = tqdm(
+            total=total,
+            desc=title,
+            unit=f" {unit}",
+            bar_format=BAR_FORMAT,
+            file=stream,
+            ncols=size.columns,
+            nrows=size.lines,
+            leave=False,
+        )
+
+    def update(self, units: float) -> None:
+        """Counts units as done; without any, what is said may still have changed."""
+        now = self._clock()
+        due = now - self._refreshed >= REFRESH_SECONDS
+        if due:
+            self._refreshed = now
+            self._bar.set_postfix_str(self._describe(), refresh=False)
+        self._bar.update(units)
+        if due and not units:
+            self.refresh()
+
+    def refresh(self) -> None:
+        self._bar.refresh()
+
+    def close(self) -> None:
+        self._bar.close()
 
 
 class _Measurements:

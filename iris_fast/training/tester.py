@@ -39,13 +39,13 @@ def play_episodes(
     *,
     keep_frames: int = 0,
     on_episode: Callable[[PlayedEpisode], None] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int], bool] = lambda steps: False,
     policy: Policy | None = None,
 ) -> list[PlayedEpisode]:
     """Plays `num_episodes` whole episodes in all environments side by side.
 
-    At most `keep_frames` frames are kept, over all episodes. `should_stop` is asked after each step; StopPlaying
-    is raised when it says yes. Draws are addressed by `seed`.
+    At most `keep_frames` frames are kept, over all episodes. `on_step` is told after each step how many were
+    played side by side, and says whether to stop: then StopPlaying is raised. Draws are addressed by `seed`.
     """
     policy = policy or Policy(agent)
     shares = [
@@ -61,6 +61,7 @@ def play_episodes(
         actions = choose_actions(output.logits_actions.squeeze(1), config, seed, step)
         next_observations, rewards, terminations, truncations, _ = env.step(actions)
         ends = terminations | truncations
+        played = sum(share > 0 for share in shares)
         for row, episode in enumerate(playing):
             if not shares[row]:
                 continue
@@ -82,7 +83,7 @@ def play_episodes(
             keep = torch.from_numpy(~ends)[:, None].to(agent.device)
             state = LSTMState(*(torch.where(keep, part, torch.zeros_like(part)) for part in state))
         step += 1
-        if should_stop():
+        if on_step(played):
             raise StopPlaying
     return finished
 

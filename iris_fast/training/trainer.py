@@ -333,9 +333,17 @@ class Trainer:
         }
         if not self.config.training.should:
             trained = set(PARTS)
+        played = 0
+
+        def on_step(steps: int) -> bool:
+            nonlocal played
+            played += steps
+            phase.note(f"{played} steps")
+            return self.stop.requested
+
         try:
             metrics = self.evaluator.evaluate(
-                self.position.epoch, lambda episode: phase.update(1), lambda: self.stop.requested, trained
+                self.position.epoch, lambda episode: phase.update(1), on_step, trained, phase.note
             )
         except StopPlaying:
             self._save_and_stop()

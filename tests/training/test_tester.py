@@ -89,7 +89,7 @@ def test_stopping(agent: Agent) -> None:
     env, told = ScriptedEnv([[4], [2]]), list[PlayedEpisode]()
     with pytest.raises(StopPlaying):
         play_episodes(
-            agent, env, ACTING, 100, seed=0, on_episode=told.append, should_stop=lambda: len(env.taken) == 5
+            agent, env, ACTING, 100, seed=0, on_episode=told.append, on_step=lambda steps: len(env.taken) == 5
         )
     assert len(env.taken) == 5
     assert len(told) == 3
