@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 
 
@@ -24,3 +25,10 @@ def nearest(value: str, known: list[str] | tuple[str, ...], count: int = 3) -> s
     if not close:
         return ""
     return f" (nearest: {', '.join(lowered[name] for name in close)})"
+
+
+def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
+    """As `command_line.run_command`, for programs that know it by this place."""
+    from .command_line import run_command as run
+
+    return run(main, argv)

@@ -6,12 +6,15 @@ import contextlib
 import errno
 import os
 import re
+import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import RunStopped, UserError, nearest
 
+PARTIAL = ".partial"  # the ending of a file that is being written
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -19,16 +22,27 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, so that, whatever happens, `path` holds its old or its new content whole.
 
-    The bytes go to a hidden neighbour `.NAME.partial`, which takes the name when the block ends; folders
-    are made as needed. On an error (`OSError`: a full disk, say) the neighbour is removed and the error
-    goes on.
+    The bytes go to a hidden neighbour `.NAME.SIGNS.partial` of this writer alone, which takes the name when the
+    block ends: of two writers the last one's file stays, whole. Folders are made as needed. On an error
+    (`OSError`: a full disk, say) the neighbour is removed and the error goes on.
+
+    A symbolic link goes on linking: the file that it names is replaced, or made. A file keeps its permissions
+    (of several hard links, the others keep the old content). A fifo or a device is written to as it is, since
+    there is nothing to replace.
     """
     path = Path(path)
+    if (stream := _stream(path)) is not None:
+        with stream:
+            yield stream
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    # Of a long name a part: the neighbour's must fit too.
+    partial = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}{PARTIAL}")
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:
             yield file
+            _keep_mode(path, file.fileno())
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -37,6 +51,30 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def remove_partials(folder: Path, name: str = "*") -> None:
+    """Removes what a killed process left half-written below a folder that this process alone writes to."""
+    for path in folder.rglob(f".{name}{PARTIAL}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _stream(path: Path) -> BinaryIO | None:
+    """What is written to as it is: a fifo, a device, or an open descriptor, however it is redirected."""
+    descriptor = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
+    number = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path), descriptor and int(descriptor[1]))
+    if number is not None:
+        return os.fdopen(os.dup(number), "wb")  # goes on where that descriptor is in its file
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return open(path, "wb")
+    return None
+
+
+def _keep_mode(path: Path, descriptor: int) -> None:
+    """Gives the new file the permissions of the one that it replaces, where there is one."""
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: Windows
+        os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -240,6 +240,7 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
 def _build_trainer(config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say) -> Trainer:
     if resume:
         run.lock()
+        run.remove_partials()
     content = load_checkpoint(run) if resume and run.checkpoint.is_file() else None
     if content is not None:
         _check_unfinished(content, config, run)
@@ -262,6 +263,11 @@ def _build_trainer(config: Config, device: torch.device, run: RunFolder, resume:
             trainer.logger.truncate_after(0)
         if resume:
             run.write_config(config)  # a later resume goes on with this one's overrides
+    if run.lock_missing:
+        say(
+            f"lock: the file system of {run.path} has none ({run.lock_missing}), so take care that no other "
+            "process trains there"
+        )
     say(
         f"game: {config.game} ({env.backend}, {num_actions} actions), preset: {config.preset}, "
         f"device: {device}, precision: {config.common.precision}, "

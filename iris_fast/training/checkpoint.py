@@ -28,10 +28,15 @@ from .run_folder import RunFolder
 
 @dataclass
 class DatasetLog:
-    """What of the store has been written: files in order, and how many frames of each episode."""
+    """What of the store has been written: files in order, and how many of the frames it holds of each episode.
+
+    A store with less room than the files' frames drops whole episodes while it is filled, as it does while it is
+    played into; the files keep them, for a later resume with more room.
+    """
 
     files: list[str] = field(default_factory=list)
     written: dict[int, int] = field(default_factory=dict)
+    _closed: set[int] = field(default_factory=set, init=False, repr=False)  # which the files know of
 
     def save(self, folder: Path, store: EpisodeStore, epoch: int) -> None:
         """Writes frames that came since the last save to a file of their own; none when nothing came."""
@@ -44,7 +49,7 @@ class DatasetLog:
             if episode.length > written.get(key, 0)
         }
         closed = [key for key, episode in store.episodes.items() if episode.closed]
-        if not fresh and not evicted:
+        if not fresh and not evicted and self._closed.issuperset(closed):
             return
         slots = np.concatenate([*fresh.values(), np.empty(0, np.int64)]).astype(np.int64)
         name = f"{epoch:06d}_{len(self.files)}.npz"
@@ -64,6 +69,7 @@ class DatasetLog:
         self.files.append(name)
         store.evicted.clear()  # the files know of them now
         self.written = written | {key: store.episodes[key].length for key in fresh}
+        self._closed = set(closed)
 
     def state_dict(self) -> dict[str, Any]:
         return {"files": self.files, "written": self.written}
@@ -80,6 +86,8 @@ class DatasetLog:
                 raise UserError(f"{folder / name} is missing or damaged: the run cannot be resumed") from None
             self._play_back(parts, store)
         store.evicted.clear()
+        self.written = {key: episode.length for key, episode in store.episodes.items()}
+        self._closed = {key for key, episode in store.episodes.items() if episode.closed}
 
     @staticmethod
     def _play_back(parts: dict[str, np.ndarray], store: EpisodeStore) -> None:

@@ -18,7 +18,7 @@ except ImportError:  # Windows
 
 from iris_fast.config import Config, from_dict, to_dict
 from iris_fast.errors import UserError
-from iris_fast.files import write_atomically
+from iris_fast.files import remove_partials, write_atomically
 
 
 class RunFolder:
@@ -26,7 +26,9 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.lock_missing: str | None = None  # why the file system gave no lock
         self._lock: int | None = None
+        self._numbered = False
 
     @property
     def checkpoint(self) -> Path:
@@ -50,30 +52,48 @@ class RunFolder:
 
     @classmethod
     def default(cls, game: str) -> RunFolder:
-        """A folder named by game, date and time, numbered when two runs start in one second."""
-        base = Path("outputs") / game / time.strftime("%Y-%m-%d_%H-%M-%S")
-        path, number = base, 2
-        while path.exists():
-            path, number = base.with_name(f"{base.name}_{number}"), number + 1
-        return cls(path)
+        """A folder named by game, date and time; where another run takes the name first, it gets a number."""
+        run = cls(Path("outputs") / game / time.strftime("%Y-%m-%d_%H-%M-%S"))
+        run._numbered = True
+        return run
 
     def check_new(self) -> None:
-        """UserError when the folder holds anything already."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        """UserError when the folder holds anything already and cannot be numbered."""
+        if not self._numbered and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             resume = f", or --resume {self.path}" if self.config.is_file() else ""
             raise UserError(f"{self.path} exists already: choose another --run-dir{resume}")
 
     def lock(self) -> None:
-        """Keeps the folder for this process until it ends; UserError while another process trains in it."""
+        """Keeps the folder for this process until it ends; UserError while another process trains in it.
+
+        A file system may have no locks (NFS, FUSE): then nothing keeps another process out, and `lock_missing`
+        says why.
+        """
         if fcntl is None:  # not on this system: nothing to lock with
             return
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(descriptor)
             raise UserError(f"another process is training in {self.path}: wait for it or stop it") from None
+        except OSError as error:
+            os.close(descriptor)
+            self.lock_missing = error.strerror or str(error)
+            return
         self._lock = descriptor
+
+    def remove_partials(self) -> None:
+        """Removes what a killed training process left half-written; not other commands' files, such as plots."""
+        if self.lock_missing is None:  # else another process may be writing them
+            for folder in (
+                self.checkpoint.parent,
+                self.config.parent,
+                self.reconstructions,
+                self.episodes(""),
+            ):
+                remove_partials(folder)
+            remove_partials(self.path / "logs", "metrics.jsonl.*")
 
     def unlock(self) -> None:
         """Gives the folder free."""
@@ -91,8 +111,7 @@ class RunFolder:
     @contextmanager
     def creating(self, config: Config) -> Iterator[None]:
         """Makes the folder, locked, for a run that starts; what was made goes again when it cannot start."""
-        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        self.path.mkdir(parents=True, exist_ok=True)
+        new = self._make()
         self.lock()
         self.check_new()  # again: another process may have begun here since it was looked at
         try:
@@ -106,6 +125,22 @@ class RunFolder:
                 for folder in new:
                     folder.rmdir()
             raise
+
+    def _make(self) -> list[Path]:
+        """Makes the folder, and those above it, under a name that is free; returns what is new, lowest first."""
+        base, number = self.path, 1
+        while True:
+            new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            try:
+                self.path.mkdir(parents=True, exist_ok=not self._numbered)
+            except FileExistsError:
+                if not self._numbered:
+                    raise
+                number += 1
+                self.path = base.with_name(f"{base.name}_{number}")
+            else:
+                self._numbered = False  # it has its name
+                return new
 
     def create(self, config: Config) -> None:
         """Makes the folder and writes its configuration."""

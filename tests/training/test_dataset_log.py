@@ -131,3 +131,42 @@ def test_a_damaged_file_in_one_sentence(tmp_path: Path, damage: Callable[[Path],
     damage(tmp_path / log.files[0])
     with pytest.raises(UserError, match=r"000001_0\.npz is missing or damaged: the run cannot be resumed"):
         read_back(log, tmp_path)
+
+
+def test_a_smaller_replay_goes_on_without_losing_what_it_plays(tmp_path: Path) -> None:
+    """Episodes under way that were dropped as the files were read: what is played of them later is written."""
+    rng = np.random.default_rng(0)
+    store, log = EpisodeStore(100, SIZE, CPU), DatasetLog()
+    for epoch in (1, 2):
+        fill(store, 0, 20, False, rng)
+        fill(store, 1, 20, False, rng)
+        log.save(tmp_path, store, epoch)
+    smaller = EpisodeStore(50, SIZE, CPU)
+    log.load(tmp_path, smaller)
+    assert log.written == {key: episode.length for key, episode in smaller.episodes.items()}
+    for epoch, count in ((3, 5), (4, 7), (5, 12)):  # the last one drops the other episode
+        fill(smaller, 1, count, False, rng)
+        fill(smaller, 0, 4, False, rng)
+        log.save(tmp_path, smaller, epoch)
+        again = EpisodeStore(50, SIZE, CPU)
+        DatasetLog(list(log.files), dict(log.written)).load(tmp_path, again)
+        assert again.num_frames == smaller.num_frames
+        for key, episode in smaller.episodes.items():
+            frames = again.frames[torch.from_numpy(again.episodes[key].held)]
+            assert torch.equal(frames, smaller.frames[torch.from_numpy(episode.held)])
+
+
+def test_an_episode_that_is_cut_stays_closed(tmp_path: Path) -> None:
+    """Though no frame has come since the files were read."""
+    store, log = EpisodeStore(CAPACITY, SIZE, CPU), DatasetLog()
+    fill(store, 0, 5, False, np.random.default_rng(0))
+    log.save(tmp_path, store, 1)
+    resumed = EpisodeStore(CAPACITY, SIZE, CPU)
+    log.load(tmp_path, resumed)
+    log.save(tmp_path, resumed, 2)
+    assert len(log.files) == 1
+    resumed.close(0)
+    log.save(tmp_path, resumed, 2)
+    log.save(tmp_path, resumed, 2)
+    assert len(log.files) == 2
+    assert_same(read_back(log, tmp_path), resumed)
