@@ -22,18 +22,24 @@ from iris_fast.replay.store import EpisodeStore
 
 @dataclass
 class PlayedSteps:
-    """Steps of one environment since they were last handed over."""
+    """Steps of one environment since they were last handed over; `last` is the observation that ended an episode."""
 
     frames: list[np.ndarray] = field(default_factory=list)
     actions: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     ends: list[bool] = field(default_factory=list)
+    last: np.ndarray | None = None
 
     def add(self, frame: np.ndarray, action: int, reward: float, end: bool) -> None:
         self.frames.append(frame)
         self.actions.append(action)
         self.rewards.append(reward)
         self.ends.append(end)
+
+    @property
+    def film(self) -> list[np.ndarray]:
+        """The frames, and the last observation where it was kept."""
+        return self.frames if self.last is None else [*self.frames, self.last]
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,9 @@ class Collector:
     On resuming an episode in a new epoch the recurrent state is rebuilt from its last `burn_in` frames, since
     the tokenizer and the policy have changed. `state_dict` holds what goes on in a resumed run; an environment
     that cannot be saved starts anew, its episode cut there.
+
+    `last_frames` has the observation that ended an episode, by its number, of the `keep_last` episodes of highest
+    number that ended: films want it, and the replay, from which nothing is learned of it, does not hold it.
     """
 
     def __init__(
@@ -87,6 +96,7 @@ class Collector:
         config: ActingConfig,
         seed: int,
         policy: Policy | None = None,
+        keep_last: int = 0,
     ):
         self.env = env
         self.agent = agent
@@ -99,6 +109,8 @@ class Collector:
         self.steps = 0  # vector steps since the run began; addresses the draws
         self.next_episode = 0
         self.episode_ids = np.full(env.num_envs, -1, np.int64)
+        self.keep_last = keep_last
+        self.last_frames: dict[int, np.ndarray] = {}
         self._pending = [PlayedSteps() for _ in range(env.num_envs)]
 
     def collect(
@@ -143,6 +155,10 @@ class Collector:
             episode = self.store.episodes[int(self.episode_ids[row])]
             finished["return"].append(episode.episode_return)
             finished["length"].append(float(episode.length))
+            assert self.observations is not None
+            self.last_frames[int(self.episode_ids[row])] = self.observations[row].copy()
+        for number in sorted(self.last_frames)[: max(0, len(self.last_frames) - self.keep_last)]:
+            del self.last_frames[number]
         assert self.state is not None
         keep = torch.from_numpy(~ends)[:, None].to(self.agent.device)
         self.state = LSTMState(*(torch.where(keep, part, torch.zeros_like(part)) for part in self.state))
@@ -201,6 +217,7 @@ class Collector:
             "state": None if self.state is None else list(self.state),
             "env": self.env.get_state(),
             "backend": self.env.backend,
+            "last_frames": {number: torch.from_numpy(frame) for number, frame in self.last_frames.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
@@ -210,6 +227,8 @@ class Collector:
         """
         self.steps, self.next_episode = state["steps"], state["next_episode"]
         self.episode_ids = np.array(state["episode_ids"], np.int64)
+        saved = state.get("last_frames", {})  # older checkpoints have none
+        self.last_frames = {number: frame.numpy() for number, frame in saved.items()}
         if state["observations"] is None:
             return True
         if state["env"] is None or saved_backend(state) != self.env.backend:

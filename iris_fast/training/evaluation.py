@@ -26,6 +26,7 @@ from .run_folder import RunFolder
 from .tester import PlayedEpisode, play_episodes, return_statistics
 
 MAX_VIDEO_FRAMES = 3000
+FILM_FPS, SLOWEST_FPS, SHORTEST_FILM_SECONDS = 15, 3, 4
 RECONSTRUCTED_FRAMES = 16
 
 
@@ -159,13 +160,17 @@ class Evaluator:
         for number, episode in enumerate(with_frames[: self.config.collection.test.num_episodes_to_save]):
             path = self.run.episodes("test") / f"epoch_{epoch:04d}_{number}.mp4"
             save_steps(
-                path, episode.steps.frames, episode.steps.actions, episode.steps.rewards, env.action_meanings
+                path, episode.steps.film, episode.steps.actions, episode.steps.rewards, env.action_meanings
             )
 
     def _save_imagined(
         self, store: EpisodeStore, env: FrameVectorEnv, epoch: int, seed: int, trained: set[str]
     ) -> None:
-        """Reconstructions of test frames, and episodes that the agent plays in its own dream."""
+        """Reconstructions of test frames, and episodes that the agent plays in its own dream.
+
+        A dream is filmed to its first end. What it shows there is a guess: the replay has no frame after an end, so
+        the world model has learned none.
+        """
         if "tokenizer" not in trained:
             return
         slots = store.sample(
@@ -184,15 +189,19 @@ class Evaluator:
         start: ImaginationStart = imagination_start(
             cache, count, self.config.training.actor_critic.burn_in, seed
         )
-        dream = self.engine.imagine(start, length, derive_seed(seed, "dream"))  # past the context too
+        # Past the context too, and one step more, for where the last action leads.
+        dream = self.engine.imagine(start, length + 1, derive_seed(seed, "dream"))
         for row in range(count):
             path = self.run.episodes("imagination") / f"epoch_{epoch:04d}_{row}.mp4"
+            ends = dream.ends[row, :length].nonzero().flatten().tolist()
+            steps = ends[0] + 1 if ends else length
             save_steps(
                 path,
-                (dream.observations[row] * 255).round().to(torch.uint8).cpu().numpy(),
-                dream.actions[row].tolist(),
-                dream.rewards[row].tolist(),
+                (dream.observations[row, : steps + 1] * 255).round().to(torch.uint8).cpu().numpy(),
+                dream.actions[row, :steps].tolist(),
+                dream.rewards[row, :steps].tolist(),
                 env.action_meanings,
+                ended=bool(ends),
             )
 
 
@@ -202,8 +211,18 @@ def save_steps(
     actions: Sequence[int],
     rewards: Sequence[float],
     action_meanings: tuple[str, ...],
+    ended: bool = True,
 ) -> None:
-    """Saves played or imagined steps as a video with captions, cut at `MAX_VIDEO_FRAMES`."""
-    stop = min(len(frames), MAX_VIDEO_FRAMES)
+    """Saves played or imagined steps as a video with captions, cut at `MAX_VIDEO_FRAMES` steps.
+
+    `frames`: one for each action, and one that the last action led to, where there is one: it is called END, or CUT
+    where the episode goes on. Short episodes are shown slowly, for about four seconds.
+    """
+    stop = min(len(actions), MAX_VIDEO_FRAMES)
+    shown = np.asarray(frames[: stop + 1])
     captions = episode_captions(actions[:stop], rewards[:stop], action_meanings)
-    save_episode_video(path, np.asarray(frames[:stop]), captions=captions)
+    if len(shown) > stop:
+        last = "END" if ended and stop == len(actions) else "CUT"
+        captions.append("\t".join([last, "", captions[-1].split("\t")[-1]]))
+    fps = min(FILM_FPS, max(SLOWEST_FPS, round(len(shown) / SHORTEST_FILM_SECONDS)))
+    save_episode_video(path, shown, fps=fps, captions=captions)

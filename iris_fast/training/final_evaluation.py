@@ -312,7 +312,7 @@ def _write(
     if video is not None:
         steps = episodes[0].steps
         with explained_writing(video):
-            save_steps(video, steps.frames, steps.actions, steps.rewards, env.action_meanings)
+            save_steps(video, steps.film, steps.actions, steps.rewards, env.action_meanings)
         said.append(f"wrote {video}")
 
 

@@ -25,6 +25,7 @@ Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3), or (count, height, 
 
 GAP = 2  # white pixels between neighbouring images of a sheet
 PAIR_GAP = 12  # and between one pair of rows and the next
+LABEL_WIDTH = 26  # of the words left of a row of a sheet
 HEADER_COLOUR = (24, 24, 27)
 TEXT_COLOUR = (235, 235, 235)
 
@@ -32,7 +33,7 @@ TEXT_COLOUR = (235, 235, 235)
 def save_reconstructions(
     path: Path, originals: Images, reconstructions: Images, *, columns: int = 8, scale: int = 3
 ) -> None:
-    """Saves a PNG with originals in the upper row over their reconstructions in the lower row.
+    """Saves a PNG with originals in the upper row over their reconstructions in the lower row, each with its name.
 
     Args:
         path: the PNG file, replaced whole; folders are made as needed.
@@ -51,7 +52,9 @@ def save_reconstructions(
     columns = min(columns, len(upper))
     rows: list[Pixels] = []
     for start in range(0, len(upper), columns):
-        rows += [_image_row(images[start : start + columns], columns, scale) for images in (upper, lower)]
+        for name, images in (("frames", upper), ("reconstructions", lower)):
+            row = _image_row(images[start : start + columns], columns, scale)
+            rows.append(np.concatenate([_label(name, len(row)), row], axis=1))
     width = rows[0].shape[1]
     parts: list[Pixels] = []
     for index, row in enumerate(rows):
@@ -173,6 +176,19 @@ def _image_row(images: Pixels, columns: int, scale: int) -> Pixels:
         left = index * (width + GAP)
         row[:, left : left + width] = _upscale(image, scale)
     return row
+
+
+def _label(text: str, height: int) -> Pixels:
+    """A word that runs upwards beside a row of that height, as large as fits: (height, LABEL_WIDTH, 3)."""
+    for size in range(LABEL_WIDTH - 10, 4, -1):
+        font = ImageFont.load_default(size)
+        if font.getlength(text) <= height - 4:
+            break
+    label = Image.new("RGB", (height, LABEL_WIDTH), "white")
+    ImageDraw.Draw(label).text(
+        (height / 2, LABEL_WIDTH / 2), text, fill=HEADER_COLOUR, font=font, anchor="mm"
+    )
+    return np.asarray(label.rotate(90, expand=True))
 
 
 def _upscale(image: Pixels, scale: int) -> Pixels:

@@ -44,8 +44,9 @@ def play_episodes(
 ) -> list[PlayedEpisode]:
     """Plays `num_episodes` whole episodes in all environments side by side.
 
-    At most `keep_frames` frames are kept, over all episodes. `on_step` is told after each step how many were
-    played side by side, and says whether to stop: then StopPlaying is raised. Draws are addressed by `seed`.
+    At most `keep_frames` frames are kept, over all episodes, beside the observation that ended each whole one.
+    `on_step` is told after each step how many were played side by side, and says whether to stop: then StopPlaying
+    is raised. Draws are addressed by `seed`.
     """
     policy = policy or Policy(agent)
     shares = [
@@ -72,6 +73,8 @@ def play_episodes(
                 frame = observations[row].copy()
                 episode.steps.add(frame, int(actions[row]), float(rewards[row]), bool(ends[row]))
             if ends[row]:
+                if len(episode.steps.frames) == episode.length:
+                    episode.steps.last = next_observations[row].copy()
                 shares[row] -= 1
                 finished.append(episode)
                 if on_episode is not None:

@@ -111,7 +111,13 @@ class Trainer:
         self.graphs = graphs_of(agent.device) if config.training.cuda_graphs else None
         policy = Policy(agent, self.graphs)
         self.collector = Collector(
-            env, agent, self.store, self._acting(), derive_seed(self.seed, "collection"), policy
+            env,
+            agent,
+            self.store,
+            self._acting(),
+            derive_seed(self.seed, "collection"),
+            policy,
+            keep_last=config.collection.train.num_episodes_to_save,
         )
         self.engine = engine
         self.parts = self._make_parts()
@@ -352,13 +358,14 @@ class Trainer:
 
     def _save_train_episode(self) -> None:
         """A video of the last training episodes that ended."""
-        closed = [key for key, episode in self.store.episodes.items() if episode.closed]
+        closed = sorted(key for key, episode in self.store.episodes.items() if episode.closed)
         count = self.config.collection.train.num_episodes_to_save
         for number, key in enumerate(closed[-count:] if count else []):
             index = torch.from_numpy(self.store.episodes[key].held).to(self.store.frames.device)
+            last = self.collector.last_frames.get(key)  # None of an episode that was cut, not ended
             save_steps(
                 self.run_folder.episodes("train") / f"epoch_{self.position.epoch:04d}_{number}.mp4",
-                self.store.frames[index].cpu().numpy(),
+                [*self.store.frames[index].cpu().numpy(), *([] if last is None else [last])],
                 self.store.actions[index].tolist(),
                 self.store.rewards[index].tolist(),
                 self.env.action_meanings,

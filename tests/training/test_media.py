@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from iris_fast.training import media
-from iris_fast.training.media import GAP, PAIR_GAP, episode_captions, save_episode_video, save_reconstructions
+from iris_fast.training.media import (
+    GAP,
+    LABEL_WIDTH,
+    PAIR_GAP,
+    episode_captions,
+    save_episode_video,
+    save_reconstructions,
+)
 
 
 def moving_square(time: int, side: int = 64) -> torch.Tensor:
@@ -34,18 +41,24 @@ def decode(path: Path) -> tuple[list[NDArray[np.uint8]], av.VideoStream]:
 def test_a_sheet_has_originals_over_reconstructions(tmp_path: Path) -> None:
     originals = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     save_reconstructions(tmp_path / "media" / "sheet.png", originals, originals.float() / 255, scale=2)
-    sheet = np.asarray(Image.open(tmp_path / "media" / "sheet.png"))
+    labelled = np.asarray(Image.open(tmp_path / "media" / "sheet.png"))
+    labels, sheet = np.split(labelled, [LABEL_WIDTH], axis=1)
     assert sheet.shape == (2 * 128 + GAP, 3 * 128 + 2 * GAP, 3)
     upper, lower = sheet[:128], sheet[128 + GAP :]
     np.testing.assert_array_equal(upper, lower)
     second = upper[::2, 128 + GAP : 256 + GAP : 2]
     np.testing.assert_array_equal(second, originals[1].permute(1, 2, 0).numpy())
+    above, below = labels[:128], labels[128 + GAP :]
+    assert above.min() < 60 and below.min() < 60  # a word beside each row,
+    assert (below < 128).sum() > 1.5 * (above < 128).sum()  # of which the lower is the longer
+    for label in (above, below):
+        assert (label[[0, -1]] == 255).all() and (label[:, [0, -1]] == 255).all()  # whole
 
 
 def test_a_sheet_wraps_to_several_pairs_of_rows(tmp_path: Path) -> None:
     originals = np.zeros((5, 3, 8, 8), np.uint8)
     save_reconstructions(tmp_path / "sheet.png", originals, originals + 100, columns=3, scale=1)
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))[:, LABEL_WIDTH:]
     assert sheet.shape == (4 * 8 + 2 * GAP + PAIR_GAP, 3 * 8 + 2 * GAP, 3)
     rows = np.cumsum([0, 8 + GAP, 8 + PAIR_GAP, 8 + GAP])
     assert [int(sheet[row, 0, 0]) for row in rows] == [0, 100, 0, 100]
@@ -57,7 +70,7 @@ def test_floats_are_clamped_and_nan_is_black(tmp_path: Path) -> None:
     reconstruction[0, :, 0, 0] = torch.nan
     reconstruction[0, :, 0, 1] = -3.0
     save_reconstructions(tmp_path / "sheet.png", torch.zeros(1, 3, 8, 8, dtype=torch.uint8), reconstruction)
-    lower = np.asarray(Image.open(tmp_path / "sheet.png"))[8 * 3 + GAP :: 3, ::3]
+    lower = np.asarray(Image.open(tmp_path / "sheet.png"))[8 * 3 + GAP :: 3, LABEL_WIDTH::3]
     assert (lower[0, :2] == 0).all()
     assert (lower[1:] == 255).all()
 
