@@ -139,6 +139,67 @@ def test_losses_have_a_panel_per_part(tmp_path: Path) -> None:
     assert [text.get_text() for text in panels["world model"].texts] == ["nothing logged yet"]
 
 
+def drawn_points(axes: Axes) -> Floats:
+    """Every point (x, y) of the lines and bands of axes."""
+    lines = [np.stack([xs(line), ys(line)], axis=1) for line in axes.get_lines()]
+    bands = [path.vertices for band in axes.collections for path in band.get_paths()]
+    points = np.concatenate([np.asarray(part, float) for part in [*lines, *bands]] or [np.empty((0, 2))])
+    return points[np.isfinite(points).all(axis=1)]
+
+
+def staggered_run(folder: Path, epochs: int) -> Path:
+    """A run whose parts begin and end at different epochs, the tokenizer's long before the others'."""
+    logger = MetricLogger(folder, tensorboard=False, run_config={})
+    for epoch in range(1, epochs + 1):
+        metrics = {"collection/train/return": float(epoch)} if epoch <= 30 else {}
+        for part, first, last in (("tokenizer", 1, 12), ("world_model", 9, 99), ("actor_critic", 21, 99)):
+            if first <= epoch <= last:
+                metrics |= {f"{part}/train/total_loss": 1 / epoch, f"{part}/train/loss_values": -epoch / 9}
+                metrics[f"{part}/train/entropy"] = 1.0
+            if first < epoch <= last and epoch % 6 == 0:
+                metrics |= {f"{part}/eval/total_loss": 2 / epoch, "collection/test/return": 20.0}
+        logger.log(metrics, epoch=epoch, env_steps=300 * epoch)
+    logger.close()
+    return folder
+
+
+def committed_runs(folder: Path) -> list[Path]:
+    """Run folders with the metrics that are committed of Catch."""
+    found = sorted(Path("benchmarks/results/cpu/catch").glob("metrics_*.jsonl"))
+    for number, file in enumerate(found):
+        (folder / f"{number}" / "logs").mkdir(parents=True)
+        (folder / f"{number}" / "logs" / "metrics.jsonl").write_bytes(file.read_bytes())
+    return [folder / f"{number}" for number in range(len(found))]
+
+
+@pytest.mark.parametrize("which", ["one", "several", "committed"])
+def test_every_point_of_every_metric_lies_within_its_axes(tmp_path: Path, which: str) -> None:
+    lengths: list[int] = {"one": [44], "several": [44, 30], "committed": []}[which]
+    folders = [staggered_run(tmp_path / str(length), length) for length in lengths] or committed_runs(
+        tmp_path
+    )
+    assert folders
+    runs = [load_run(folder) for folder in folders]
+    losses, curve = Figure(), Figure()
+    plots.draw_losses(losses, runs, smooth=None)
+    plots.draw_learning_curve(curve, runs, smooth=None)
+    for axes in [*losses.axes, *curve.axes]:
+        points = drawn_points(axes)
+        assert len(points)
+        for values, (low, high) in zip(points.T, (axes.get_xlim(), axes.get_ylim()), strict=True):
+            assert low <= values.min() and values.max() <= high, axes.get_title(loc="left")
+    for panel, (_, part, _, metrics) in zip(losses.axes, plots.PANELS, strict=True):
+        names = [f"{part}/{kind}/{metric}" for kind in ("train", "eval") for metric, _, _ in metrics]
+        ends = [x.max() for run in runs for name in names if len(x := run.series(name, "epoch")[0])]
+        assert drawn_points(panel)[:, 0].max() == max(ends)
+
+
+def test_a_lone_curve_has_its_name_too(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", epochs=3)  # before its first evaluation
+    legend = learning_curve([run]).get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["training episodes"]
+
+
 def test_running_mean_takes_neighbours_and_fewer_at_the_ends() -> None:
     values = np.array([1.0, 2.0, 6.0, 3.0, 8.0])
     np.testing.assert_allclose(running_mean(values, 3), [1.5, 3, 11 / 3, 17 / 3, 5.5])

@@ -73,9 +73,14 @@ def speed_by_batch(results: Results) -> Any:
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("batch")
         axis.grid(True, which="both", alpha=0.2)
-    axes[0][-1].legend(fontsize=8, loc="best")
-    axes[0][0].legend(fontsize=8, loc="best")
+    named = [axis.get_legend_handles_labels() for axis in axes[0]]
+    entries = {
+        label: handle for handles, labels in named for handle, label in zip(handles, labels, strict=True)
+    }
     figure.tight_layout()
+    # Below the axes, where it can cover no data.
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0)}
+    figure.legend(entries.values(), entries.keys(), fontsize=8, ncols=4, frameon=False, **place)
     return figure
 
 
@@ -205,7 +210,7 @@ def _stacked(
     order = list(bars)[::-1]
     totals = {label: sum(bars[label].values()) / divisor for label in order}
     left = dict.fromkeys(order, 0.0)
-    for name, colour in zip(names, PART_COLOURS, strict=False):
+    for name, colour in zip(names, PART_COLOURS[: len(names)], strict=True):
         widths = [bars[label].get(name, 0.0) / divisor for label in order]
         axis.barh(order, widths, left=[left[label] for label in order], color=colour, label=name)
         for label, width in zip(order, widths, strict=True):

@@ -112,6 +112,7 @@ def draw_learning_curve(canvas: Canvas, runs: Sequence[Run], smooth: int | None)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of an episode")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _start_at_zero(axes)
     _finish_axes(axes, f"{runs[0].game}{many}")
 
 
@@ -133,6 +134,7 @@ def draw_losses(canvas: Canvas, runs: Sequence[Run], smooth: int | None) -> None
         _finish_axes(axes, title)
     for axes in panels[-1]:
         axes.set_xlabel("epoch")
+    _start_at_zero(axes)  # all of them, which share it
     if any("/eval/" in name for run in runs for record in run.records for name in record):
         canvas.supxlabel("solid: training batches; dashed: evaluation", fontsize="small", color=GREY)
 
@@ -225,13 +227,17 @@ def _say_no_data(axes: Axes) -> None:
     axes.set_yticks([])
 
 
+def _start_at_zero(axes: Axes) -> None:
+    """The horizontal axis from 0 to what is drawn by now; later data would not widen it."""
+    axes.set_xlim(left=0)
+
+
 def _finish_axes(axes: Axes, title: str) -> None:
     """Title, grid, no box, and the legend between title and axes, where it can cover no data."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlim(left=0)
     axes.set_title(title, loc="left", fontweight="bold", pad=20)
-    if len(axes.get_legend_handles_labels()[0]) > 1:
+    if axes.get_legend_handles_labels()[0]:
         place: dict[str, Any] = {
             "loc": "lower left",
             "bbox_to_anchor": (0.0, 1.0),
