@@ -149,7 +149,7 @@ def test_the_video_is_of_one_whole_episode(
     )
     assert run_evaluate(run, "--episodes", 9, "--envs", 3, "--video", tmp_path / "first.mp4") == 0
     ((_, frames, actions, rewards, _),) = filmed
-    assert len(frames) == len(actions) == len(rewards) == 9
+    assert len(frames) == 10 and len(actions) == len(rewards) == 9  # the last one is what the end looked like
     assert sum(rewards) == result_of(run)["returns"][0]
 
 
