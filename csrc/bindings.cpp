@@ -48,6 +48,8 @@ py::array_t<std::int64_t> sample_categorical(const py::array& logits, std::uint6
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
+  // Many packages have a `_C`: this tells ours from that of a package that kernels/ was copied into.
+  module.attr("iris_fast") = true;
   module.doc() =
       "C++ kernels of iris_fast: NumPy buffers in, NumPy buffers out, no GIL held while computing.";
   module.def(

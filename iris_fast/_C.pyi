@@ -3,6 +3,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+iris_fast: bool  # by which it is told from an extension of another package
+
 def keep_large_blocks() -> bool: ...
 def sample_categorical(
     logits: NDArray[np.float32],

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ._arguments import check_range
 
 FP8 = torch.float8_e4m3fn
 FP8_LARGEST = 448.0
@@ -38,6 +42,7 @@ def checked(
         raise ValueError(f"causal must be 'causal' or 'block_causal', got {causal!r}")
     if tokens_per_block < 1:
         raise ValueError(f"tokens_per_block must be positive, got {tokens_per_block}")
+    scale = checked_scale(scale, query.shape[3])
     if key_cache.dtype != FP8 and not (key_scale is None and value_scale is None):
         raise ValueError(f"key_scale and value_scale are for float8_e4m3fn caches, not {key_cache.dtype}")
     kv_heads, max_tokens = key_cache.shape[1:3]
@@ -50,7 +55,7 @@ def checked(
         value_cache,
         checked_lengths(lengths, query.shape[0], query.shape[2], max_tokens, query.device),
         tokens_per_block if causal == "block_causal" else 1,
-        float(query.shape[3] ** -0.5 if scale is None else scale),
+        scale,
         _scale("key_scale", key_scale, kv_heads, query.device) if fp8 else None,
         _scale("value_scale", value_scale, kv_heads, query.device) if fp8 else None,
     )
@@ -113,7 +118,7 @@ def checked_lengths(
     lengths: Tensor | int, batch: int, new: int, max_tokens: int, device: torch.device
 ) -> Tensor:
     """The tokens held as a tensor `(batch,)`; ValueError or TypeError where they are not that."""
-    if isinstance(lengths, int):
+    if not isinstance(lengths, Tensor):
         if not 0 <= lengths <= max_tokens - new:
             raise ValueError(
                 f"the cache has room for {max_tokens} tokens, lengths {lengths} and {new} new were asked"
@@ -130,8 +135,18 @@ def checked_lengths(
     return lengths
 
 
+def checked_scale(scale: float | None, head_dim: int) -> float:
+    """The scale of the scores, head_dim ** -0.5 by default; ValueError where it is not finite."""
+    if scale is None:
+        return float(head_dim**-0.5)
+    check_range("scale", scale, -math.inf)
+    return scale
+
+
 def _scale(name: str, given: Tensor | float | None, kv_heads: int, device: torch.device) -> Tensor:
-    if given is None or isinstance(given, (int, float)):
+    if not isinstance(given, Tensor):
+        if given is not None:
+            check_range(name, given, -math.inf)
         return torch.full((kv_heads,), 1.0 if given is None else given, dtype=torch.float32, device=device)
     if given.shape not in ((), (1,), (kv_heads,)) or given.device != device:
         raise ValueError(
@@ -218,7 +233,7 @@ def append_and_attend_on_host(
     keys, values = _in_dtype(keys, key_scale, query.dtype), _in_dtype(values, value_scale, query.dtype)
     visible = None
     if new > 1:
-        slot = torch.arange(stop)
+        slot = torch.arange(stop, device=query.device)
         visible = slot < ((slot[stop - new :, None] // tokens_per_block) + 1) * tokens_per_block
     grouped = query.shape[1] != key.shape[1]
     attended = F.scaled_dot_product_attention(

@@ -34,11 +34,11 @@ def checked_address(
     """The address of draws of shape `leading`; ValueError or TypeError names the argument that is wrong."""
     if not 0 <= purpose < 2**32:
         raise ValueError(f"purpose must be an int from 0 to 2**32 - 1, got {purpose}")
-    if isinstance(seed, int):
+    if not isinstance(seed, Tensor):
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be an int from 0 to 2**64 - 1, got {seed}")
         seed = seed - 2**64 if seed >= 2**63 else seed
-    if isinstance(position, int) and not 0 <= position < 2**32:
+    if not isinstance(position, Tensor) and not 0 <= position < 2**32:
         raise ValueError(f"position must be an int from 0 to 2**32 - 1, got {position}")
     return Address(
         _integer_tensor("seed", seed, torch.Size(()), device),
@@ -70,11 +70,11 @@ def checked_truncation(
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], or None for all classes, got {top_p}")
     kept = 0 if top_k is None or top_k >= classes else top_k
-    return float(temperature), kept, 1.0 if top_p is None else float(top_p)
+    return temperature, kept, 1.0 if top_p is None else top_p
 
 
 def _integer_tensor(name: str, value: int | Tensor, shape: torch.Size, device: torch.device) -> Tensor:
-    if isinstance(value, int):
+    if not isinstance(value, Tensor):
         # Not torch.tensor, whose copy from the host a CUDA graph cannot capture.
         return torch.full((), value, dtype=torch.int64, device=device).expand(shape)
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:

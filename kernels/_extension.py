@@ -12,12 +12,14 @@ def find_extension() -> ModuleType | None:
     """The module `_C` beside this folder (`iris_fast._C` for `iris_fast.kernels`), or None if none was built.
 
     Without it, for example where this folder was copied into another package, CPU tensors take the PyTorch
-    references. A module that is there but cannot be loaded raises its ImportError.
+    references. A module of that name that is not ours is left alone. One of ours that cannot be loaded raises its
+    ImportError.
     """
     parent = __name__.rpartition(".")[0].rpartition(".")[0]
     if not parent:
         return None
     try:
-        return importlib.import_module(f"{parent}._C")
+        found = importlib.import_module(f"{parent}._C")
     except ModuleNotFoundError:
         return None
+    return found if getattr(found, "iris_fast", False) else None

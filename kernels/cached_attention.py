@@ -25,10 +25,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ._arguments import with_checked_types
+from ._arithmetic import in_exact_float32
 from ._attention_arguments import FP8, append_and_attend, append_and_attend_on_host, checked
 from ._attention_configuration import configuration, product_dtype, splits
 from ._attention_tiles import append, attend_new_token, attend_row, attend_rows, finite_or_zero
-from ._registration import NAMESPACE
+from ._registration import operator
 from ._triton import jit, on_its_device, require_triton, tl, triton
 
 
@@ -353,7 +355,7 @@ def _require_fp8(cache: Tensor) -> None:
         )
 
 
-@torch.library.custom_op(f"{NAMESPACE}::cached_attention", mutates_args=("key_cache", "value_cache"))
+@operator("cached_attention", mutates_args=("key_cache", "value_cache"))
 def _cached_attention(
     query: Tensor,  # (batch, query_heads, new, head_dim)
     key: Tensor,  # (batch, kv_heads, new, head_dim), as `value`
@@ -400,6 +402,7 @@ def _cached_attention_fake(query: Tensor, *_: object) -> Tensor:
     return query.new_empty(query.transpose(1, 2).shape)
 
 
+@with_checked_types
 def cached_attention(
     query: Tensor,
     key: Tensor,
@@ -466,6 +469,8 @@ def cached_attention(
     return _cached_attention(*arguments, num_splits or 0).transpose(1, 2)
 
 
+@with_checked_types
+@in_exact_float32
 def cached_attention_reference(
     query: Tensor,
     key: Tensor,

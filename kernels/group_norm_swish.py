@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._arguments import check_range, with_checked_types
+from ._arithmetic import in_exact_float32
 from ._group_norm import plain, plain_backward, statistics_dtype
-from ._registration import NAMESPACE
+from ._registration import operator
 from ._rounding import rounded_to
 from ._triton import jit, on_its_device, require_triton, tl, triton
 
@@ -348,7 +350,7 @@ def launch_group_norm_swish_backward(
     return grad_x, grad_weight.to(weight.dtype, copy=True), grad_bias.to(bias.dtype, copy=True)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::group_norm_swish", mutates_args=())
+@operator("group_norm_swish")
 def _group_norm_swish(
     x: Tensor,  # (batch, channels, area)
     weight: Tensor,  # (channels,)
@@ -376,7 +378,7 @@ def _group_norm_swish_fake(
     return torch.empty_like(x), means, torch.empty_like(means)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::group_norm_swish_backward", mutates_args=())
+@operator("group_norm_swish_backward")
 def _group_norm_swish_backward(
     grad: Tensor,  # (batch, channels, area)
     x: Tensor,  # (batch, channels, area)
@@ -437,6 +439,7 @@ def _backward(ctx, grad: Tensor | None, *of_statistics: Tensor | None):
 _group_norm_swish.register_autograd(_backward, setup_context=_setup_context)
 
 
+@with_checked_types
 def group_norm_swish(
     x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-6, *, swish: bool = True
 ) -> Tensor:
@@ -455,21 +458,24 @@ def group_norm_swish(
 
     Raises ValueError or TypeError naming an argument of a wrong shape, dtype or value.
     """
-    _check(x, num_groups, weight, bias)
+    _check(x, num_groups, weight, bias, eps)
     flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
-    return _group_norm_swish(flat, weight, bias, num_groups, float(eps), swish)[0].reshape(x.shape)
+    return _group_norm_swish(flat, weight, bias, num_groups, eps, swish)[0].reshape(x.shape)
 
 
+@with_checked_types
+@in_exact_float32
 def group_norm_swish_reference(
     x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-6, *, swish: bool = True
 ) -> Tensor:
     """`group_norm_swish` by PyTorch's own GroupNorm and SiLU, in the dtype of x."""
-    _check(x, num_groups, weight, bias)
+    _check(x, num_groups, weight, bias, eps)
     normed = torch.group_norm(x, num_groups, weight.to(x.dtype), bias.to(x.dtype), eps)
     return F.silu(normed) if swish else normed
 
 
-def _check(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor) -> None:
+def _check(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> None:
+    check_range("eps", eps, 0)
     if x.dim() < 2 or x.shape[1] == 0:
         raise ValueError(f"x must be (batch, channels, ...) with a channel at least, got {tuple(x.shape)}")
     channels = x.shape[1]

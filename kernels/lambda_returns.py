@@ -13,10 +13,14 @@ scan.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from ._registration import NAMESPACE
+from ._arguments import check_range, with_checked_types
+from ._arithmetic import in_exact_float32
+from ._registration import operator
 from ._triton import jit, on_its_device, require_triton, tl, triton
 
 _BLOCK_TIME = 64
@@ -153,7 +157,7 @@ def launch_lambda_returns(
     return returns
 
 
-@torch.library.custom_op(f"{NAMESPACE}::lambda_returns", mutates_args=())
+@operator("lambda_returns")
 def _lambda_returns(
     rewards: Tensor,  # (batch, time) float32
     values: Tensor,  # (batch, time) float32
@@ -178,7 +182,7 @@ def _lambda_returns_fake(
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::lambda_returns_backward", mutates_args=())
+@operator("lambda_returns_backward")
 def _lambda_returns_backward(
     grad: Tensor,  # (batch, time) float32
     ends: Tensor,  # (batch, time) float32
@@ -215,6 +219,8 @@ def _lambda_returns_backward_fake(
 def _setup_context(ctx, inputs, output) -> None:
     _, _, ends, ctx.gamma, ctx.lambda_ = inputs
     ctx.save_for_backward(ends)
+    if not any(ctx.needs_input_grad[:2]):  # `ends` alone has a gradient, which the returns do not give it
+        ctx.mark_non_differentiable(output)
 
 
 def _backward(ctx, grad: Tensor):
@@ -225,6 +231,7 @@ def _backward(ctx, grad: Tensor):
 _lambda_returns.register_autograd(_backward, setup_context=_setup_context)
 
 
+@with_checked_types
 def lambda_returns(rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, lambda_: float) -> Tensor:
     """The λ-returns (batch, time) float32 of `rewards`, `values` and `ends` (batch, time).
 
@@ -235,23 +242,29 @@ def lambda_returns(rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, 
 
     Raises ValueError where the shapes are not one shape (batch, time), or the devices not one.
     """
-    rewards, values, ends = _checked(rewards, values, ends)
+    rewards, values, ends = _checked(rewards, values, ends, gamma, lambda_)
     if values.numel() == 0:
         return values.clone()
-    return _lambda_returns(rewards, values, ends, float(gamma), float(lambda_))
+    return _lambda_returns(rewards, values, ends, gamma, lambda_)
 
 
+@with_checked_types
+@in_exact_float32
 def lambda_returns_reference(
     rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, lambda_: float
 ) -> Tensor:
     """`lambda_returns` in plain PyTorch, step by step."""
-    rewards, values, ends = _checked(rewards, values, ends)
+    rewards, values, ends = _checked(rewards, values, ends, gamma, lambda_)
     if values.numel() == 0:
         return values.clone()
     return _scan(rewards, values, ends, gamma, lambda_)
 
 
-def _checked(rewards: Tensor, values: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _checked(
+    rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, lambda_: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    check_range("gamma", gamma, -math.inf)
+    check_range("lambda_", lambda_, -math.inf)
     if not rewards.shape == values.shape == ends.shape or values.dim() != 2:
         raise ValueError(
             "rewards, values and ends must have one shape (batch, time), got "

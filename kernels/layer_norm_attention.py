@@ -27,15 +27,18 @@ import math
 import torch
 from torch import Tensor
 
+from ._arguments import check_range, with_checked_types
+from ._arithmetic import in_exact_float32
 from ._attention_arguments import (
     MAX_HEAD_DIM,
     append_and_attend,
     append_and_attend_on_host,
     check_writable,
     checked_lengths,
+    checked_scale,
 )
 from ._attention_tiles import attend_sequences, finite_or_zero
-from ._registration import NAMESPACE
+from ._registration import operator
 from ._rounding import rounded_to
 from ._stream_arguments import (
     as_parts,
@@ -315,7 +318,7 @@ def _plain(
     return as_parts(x, shares, proj_bias)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::layer_norm_attention", mutates_args=("key_cache", "value_cache"))
+@operator("layer_norm_attention", mutates_args=("key_cache", "value_cache"))
 def _layer_norm_attention(
     parts: Tensor,  # (parts, batch, dim)
     norm_weight: Tensor,  # (dim,)
@@ -372,6 +375,7 @@ def _layer_norm_attention_fake(
     return parts.new_empty((1 + key_cache.shape[1], *parts.shape[1:]), dtype=result_dtype(parts, qkv_weight))
 
 
+@with_checked_types
 def layer_norm_attention(
     parts: Tensor,
     qkv_weight: Tensor,
@@ -418,10 +422,13 @@ def layer_norm_attention(
     check_precision(precision)
     tensors = (parts, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias)
     lengths = _checked(*tensors, key_cache, value_cache, lengths)
-    scale = float(key_cache.shape[3] ** -0.5 if scale is None else scale)
-    return _layer_norm_attention(*tensors, key_cache, value_cache, lengths, float(eps), scale, precision)
+    scale = checked_scale(scale, key_cache.shape[3])
+    check_range("eps", eps, 0)
+    return _layer_norm_attention(*tensors, key_cache, value_cache, lengths, eps, scale, precision)
 
 
+@with_checked_types
+@in_exact_float32
 def layer_norm_attention_reference(
     parts: Tensor,
     qkv_weight: Tensor,
@@ -440,8 +447,9 @@ def layer_norm_attention_reference(
     """`layer_norm_attention` in plain PyTorch, for every device."""
     tensors = (parts, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias)
     lengths = _checked(*tensors, key_cache, value_cache, lengths)
-    scale = float(key_cache.shape[3] ** -0.5 if scale is None else scale)
-    return _plain(*tensors, key_cache, value_cache, lengths, float(eps), scale)
+    scale = checked_scale(scale, key_cache.shape[3])
+    check_range("eps", eps, 0)
+    return _plain(*tensors, key_cache, value_cache, lengths, eps, scale)
 
 
 def _checked(

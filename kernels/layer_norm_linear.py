@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._registration import NAMESPACE
+from ._arguments import as_rows, check_range, with_checked_types
+from ._arithmetic import in_exact_float32
+from ._registration import operator
 from ._rounding import dot_of, rounded_to
 from ._triton import jit, large_shared_memory, num_multiprocessors, on_its_device, require_triton, tl, triton
 
@@ -263,7 +265,7 @@ def _plain(
     return result if residual is None else (result + residual).to(residual.dtype)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::layer_norm_linear", mutates_args=())
+@operator("layer_norm_linear")
 def _layer_norm_linear(
     x: Tensor,  # (rows, dim)
     weight: Tensor,  # (out, dim)
@@ -366,6 +368,7 @@ def _backward(ctx, grad: Tensor):
 _layer_norm_linear.register_autograd(_backward, setup_context=_setup_context)
 
 
+@with_checked_types
 def layer_norm_linear(
     x: Tensor,
     weight: Tensor,
@@ -397,16 +400,16 @@ def layer_norm_linear(
 
     Raises ValueError or TypeError naming an argument of a wrong shape, dtype or value.
     """
-    _check(x, weight, bias, norm_weight, norm_bias, residual, activation, precision)
-    flat = x.reshape(-1, x.shape[-1]) if x.shape[-1] else x.reshape(x.shape[:-1].numel(), 0)
-    rows = flat.shape[0]
-    added = None if residual is None else residual.reshape(rows, weight.shape[0])
+    _check(x, weight, bias, norm_weight, norm_bias, residual, eps, activation, precision)
+    added = None if residual is None else as_rows(residual)
     result = _layer_norm_linear(
-        flat, weight, bias, norm_weight, norm_bias, added, float(eps), activation or "identity", precision
+        as_rows(x), weight, bias, norm_weight, norm_bias, added, eps, activation or "identity", precision
     )
     return result.reshape(*x.shape[:-1], weight.shape[0])
 
 
+@with_checked_types
+@in_exact_float32
 def layer_norm_linear_reference(
     x: Tensor,
     weight: Tensor,
@@ -420,7 +423,7 @@ def layer_norm_linear_reference(
     precision: str = "ieee",
 ) -> Tensor:
     """`layer_norm_linear` in plain PyTorch; `precision` is checked and not used."""
-    _check(x, weight, bias, norm_weight, norm_bias, residual, activation, precision)
+    _check(x, weight, bias, norm_weight, norm_bias, residual, eps, activation, precision)
     return _plain(x, weight, bias, norm_weight, norm_bias, residual, eps, activation or "identity")
 
 
@@ -431,9 +434,11 @@ def _check(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     residual: Tensor | None,
+    eps: float,
     activation: str | None,
     precision: str,
 ) -> None:
+    check_range("eps", eps, 0)
     if weight.dim() != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"x must be (..., dim) and weight (out, dim), got {tuple(x.shape)} and {tuple(weight.shape)}"

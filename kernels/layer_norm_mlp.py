@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._registration import NAMESPACE
+from ._arguments import check_range, with_checked_types
+from ._arithmetic import in_exact_float32
+from ._registration import operator
 from ._rounding import rounded_to
 from ._stream_arguments import (
     MAX_PARTS,
@@ -231,7 +233,7 @@ def _plain(
     return as_parts(x, torch.stack(shares), out_bias)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::layer_norm_mlp", mutates_args=())
+@operator("layer_norm_mlp")
 def _layer_norm_mlp(
     parts: Tensor,  # (parts, rows, dim)
     norm_weight: Tensor,  # (dim,)
@@ -287,6 +289,7 @@ def _layer_norm_mlp_fake(
     return parts.new_empty((1 + slices, *parts.shape[1:]), dtype=result_dtype(parts, in_weight))
 
 
+@with_checked_types
 def layer_norm_mlp(
     parts: Tensor,
     in_weight: Tensor,
@@ -321,7 +324,7 @@ def layer_norm_mlp(
     shape, dtype or value.
     """
     check_stream(parts, norm_weight, norm_bias)
-    _check(parts, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias)
+    _check(parts, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias, eps)
     check_precision(precision)
     if activation not in (None, "gelu", "relu"):
         raise ValueError(f'activation must be None, "gelu" or "relu", got {activation!r}')
@@ -329,9 +332,11 @@ def layer_norm_mlp(
     if slice_width not in SLICE_WIDTHS:
         raise ValueError(f"slice_width must be one of {SLICE_WIDTHS}, got {slice_width}")
     tensors = (parts, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias)
-    return _layer_norm_mlp(*tensors, float(eps), activation or "identity", precision, slice_width)
+    return _layer_norm_mlp(*tensors, eps, activation or "identity", precision, slice_width)
 
 
+@with_checked_types
+@in_exact_float32
 def layer_norm_mlp_reference(
     parts: Tensor,
     in_weight: Tensor,
@@ -348,7 +353,7 @@ def layer_norm_mlp_reference(
     """`layer_norm_mlp` in plain PyTorch, for every device."""
     check_stream(parts, norm_weight, norm_bias)
     tensors = (parts, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias)
-    _check(*tensors)
+    _check(*tensors, eps)
     slice_width = slice_width or default_slice_width(parts.shape[1], in_weight.shape[0])
     return _plain(*tensors, eps, activation or "identity", slice_width)
 
@@ -361,7 +366,9 @@ def _check(
     in_bias: Tensor | None,
     out_weight: Tensor,
     out_bias: Tensor | None,
+    eps: float,
 ) -> None:
+    check_range("eps", eps, 0)
     dim = parts.shape[2]
     width = in_weight.shape[0] if in_weight.dim() else 0
     if width == 0:

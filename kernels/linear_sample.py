@@ -19,9 +19,11 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from ._arguments import as_rows, with_checked_types
+from ._arithmetic import in_exact_float32
 from ._categorical import address_words, draw_from_tile, mass_scale
 from ._draw_arguments import checked_address, checked_truncation
-from ._registration import NAMESPACE
+from ._registration import operator
 from ._triton import jit, num_multiprocessors, on_its_device, require_triton, tl, triton
 from .linear_sample_many_classes import launch_many_classes, linear_tile
 from .sample_categorical import Sample, invert, sample_without_info
@@ -212,7 +214,7 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, precision: str) -> T
     return torch.nn.functional.linear(x.to(torch.float32), weight.to(torch.float32), bias)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::linear_sample", mutates_args=())
+@operator("linear_sample")
 def _linear_sample(
     x: Tensor,  # (rows, dim)
     weight: Tensor,  # (classes, dim)
@@ -313,6 +315,7 @@ def linear_sample(
 ) -> Sample: ...
 
 
+@with_checked_types
 def linear_sample(
     x: Tensor,
     weight: Tensor,
@@ -345,12 +348,14 @@ def linear_sample(
     Raises ValueError or TypeError naming an argument of a wrong shape, dtype, device or range.
     """
     arguments = _checked(x, weight, bias, seed, row, position, purpose, temperature, top_k, top_p, precision)
-    drawn = _linear_sample(*arguments, precision, return_info)
+    drawn = _linear_sample.detached(*arguments, precision, return_info)
     if return_info:
         return Sample(*(part.reshape(x.shape[:-1]) for part in drawn))
     return drawn[0].reshape(x.shape[:-1])
 
 
+@with_checked_types
+@in_exact_float32
 def linear_sample_reference(
     x: Tensor,
     weight: Tensor,
@@ -409,4 +414,4 @@ def _checked(
         )
     leading = x.shape[:-1]
     address = checked_address(leading, x.device, seed, row, position, purpose).flattened()
-    return x.reshape(leading.numel(), dim), weight, bias, *address, purpose, *truncation
+    return as_rows(x), weight, bias, *address, purpose, *truncation

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._arguments import as_int, with_checked_types
 from ._triton import jit, tl
 
 _ROUNDS = 10
@@ -67,9 +68,14 @@ def philox_4x32(
 
     Every word is an int or an int64 tensor in [0, 2^32), and tensors broadcast against each other. The
     words of the result are ints if all of these are, and otherwise int64 tensors.
+
+    Raises as `philox_uniform`.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+    words = [_word(f"counter[{i}]", word) for i, word in enumerate(counter)]
+    return _rounds(*words, *(_word(f"key[{i}]", word) for i, word in enumerate(key)))
+
+
+def _rounds(c0: Word, c1: Word, c2: Word, c3: Word, k0: Word, k1: Word) -> tuple[Word, Word, Word, Word]:
     for _ in range(_ROUNDS):
         # A product may pass 2^63: int64 tensors then wrap modulo 2^64, which leaves its bits right, and the
         # mask after the arithmetic shift drops the copies of the sign.
@@ -84,6 +90,7 @@ def philox_4x32(
     return c0, c1, c2, c3
 
 
+@with_checked_types
 def philox_uniform(seed: int | Tensor, row: Word, position: Word, purpose: Word) -> Tensor:
     """Uniform float32 numbers in [0, 1), on a grid of 2^-24, at the address (seed; row, position, purpose).
 
@@ -95,25 +102,28 @@ def philox_uniform(seed: int | Tensor, row: Word, position: Word, purpose: Word)
 
     Raises ValueError for an int out of its range and TypeError for a tensor that is not of integers.
     """
-    if isinstance(seed, int) and not 0 <= seed < 2**64:
+    if not isinstance(seed, Tensor) and not 0 <= seed < 2**64:
         raise ValueError(f"seed must be an int from 0 to 2**64 - 1, got {seed}")
     seed = _integers("seed", seed)
     key = (seed & _MASK, (seed >> 32) & _MASK)
     counter = (_word("row", row), _word("position", position), _word("purpose", purpose), 0)
-    word = philox_4x32(counter, key)[0]
-    if isinstance(word, int):
-        word = torch.tensor(word)
+    word = _rounds(*counter, *key)[0]
+    if not isinstance(word, Tensor):
+        word = torch.full((), word, dtype=torch.int64)
     return (word >> 8).to(torch.float32) * 2.0**-24
 
 
 def _word(name: str, value: Word) -> Word:
-    if isinstance(value, int) and not 0 <= value <= _MASK:
-        raise ValueError(f"{name} must be an int from 0 to 2**32 - 1, got {value}")
+    if not isinstance(value, Tensor):
+        value = as_int(name, value, (int, Tensor))
+        if not 0 <= value <= _MASK:
+            raise ValueError(f"{name} must be an int from 0 to 2**32 - 1, got {value}")
+        return value
     return _integers(name, value) & _MASK
 
 
 def _integers(name: str, value: Word) -> Word:
-    if isinstance(value, int):
+    if not isinstance(value, Tensor):
         return value
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} must be an int or a tensor of integers, got dtype {value.dtype}")

@@ -23,10 +23,12 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from ._arguments import as_rows, with_checked_types
+from ._arithmetic import in_exact_float32
 from ._categorical import address_words, draw_from_tile, mass_scale, readable, tile_warps
 from ._draw_arguments import check_logits_shape, checked_address, checked_truncation
 from ._extension import find_extension
-from ._registration import NAMESPACE
+from ._registration import operator
 from ._triton import jit, on_its_device, require_triton, tl, triton
 from .philox import philox_uniform
 from .sample_long_rows import launch_long_rows
@@ -178,7 +180,7 @@ def tile_shape(rows: int, classes: int) -> tuple[int, int]:
     return min(triton.next_power_of_2(rows), max(1, 256 // block_classes)), block_classes
 
 
-@torch.library.custom_op(f"{NAMESPACE}::sample_categorical", mutates_args=())
+@operator("sample_categorical")
 def _sample_categorical(
     logits: Tensor,  # (rows, classes), floating point
     seed: Tensor,  # () int64: the 64 bits of the seed
@@ -220,7 +222,7 @@ def _sample_categorical_fake(
     return logits.new_empty(logits.shape[:1], dtype=torch.int64)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::sample_categorical_info", mutates_args=())
+@operator("sample_categorical_info")
 def _sample_categorical_info(
     logits: Tensor,
     seed: Tensor,
@@ -298,6 +300,7 @@ def sample_categorical(
 ) -> Sample: ...
 
 
+@with_checked_types
 def sample_categorical(
     logits: Tensor,
     *,
@@ -334,12 +337,14 @@ def sample_categorical(
     truncation = checked_truncation(logits.shape[-1], temperature, top_k, top_p)
     leading = logits.shape[:-1]
     address = checked_address(leading, logits.device, seed, row, position, purpose).flattened()
-    arguments = (logits.reshape(leading.numel(), logits.shape[-1]), *address, purpose, *truncation)
+    arguments = (as_rows(logits), *address, purpose, *truncation)
     if return_info:
-        return Sample(*(part.reshape(leading) for part in _sample_categorical_info(*arguments)))
-    return _sample_categorical(*arguments).reshape(leading)
+        return Sample(*(part.reshape(leading) for part in _sample_categorical_info.detached(*arguments)))
+    return _sample_categorical.detached(*arguments).reshape(leading)
 
 
+@with_checked_types
+@in_exact_float32
 def sample_categorical_reference(
     logits: Tensor,
     *,
@@ -357,7 +362,7 @@ def sample_categorical_reference(
     truncation = checked_truncation(logits.shape[-1], temperature, top_k, top_p)
     leading = logits.shape[:-1]
     address = checked_address(leading, logits.device, seed, row, position, purpose).flattened()
-    drawn = invert(logits.reshape(leading.numel(), logits.shape[-1]), *address, purpose, *truncation)
+    drawn = invert(as_rows(logits), *address, purpose, *truncation)
     sample = Sample(*(part.reshape(leading) for part in drawn))
     return sample if return_info else sample.tokens
 
@@ -379,7 +384,7 @@ def sample_without_info(
     tokens = extension.sample_categorical(
         logits.detach().to(torch.float32).contiguous().numpy(),
         int(seed) % 2**64,
-        (torch.arange(len(logits)) if row is None else row.contiguous()).numpy(),
+        (torch.arange(len(logits), device=logits.device) if row is None else row.contiguous()).numpy(),
         position.contiguous().numpy(),
         purpose,
         temperature,

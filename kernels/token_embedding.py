@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._registration import NAMESPACE
+from ._arguments import as_rows, with_checked_types
+from ._arithmetic import in_exact_float32
+from ._registration import operator
 from ._rounding import rounded_to
 from ._triton import jit, on_its_device, require_triton, tl, triton
 
@@ -168,7 +170,7 @@ def _plain(
     return F.embedding(tokens, rows).to(dtype).add_(F.embedding(positions, position_table).to(dtype))
 
 
-@torch.library.custom_op(f"{NAMESPACE}::token_embedding", mutates_args=())
+@operator("token_embedding")
 def _token_embedding(
     tokens: Tensor,  # (rows, time) int64 or int32
     table: Tensor,  # (vocab, dim)
@@ -243,6 +245,7 @@ def _backward(ctx, grad: Tensor):
 _token_embedding.register_autograd(_backward, setup_context=_setup_context)
 
 
+@with_checked_types
 def token_embedding(
     tokens: Tensor,
     table: Tensor,
@@ -275,6 +278,8 @@ def token_embedding(
     return result.reshape(*tokens.shape, table.shape[1])
 
 
+@with_checked_types
+@in_exact_float32
 def token_embedding_reference(
     tokens: Tensor,
     table: Tensor,
@@ -317,13 +322,12 @@ def _checked(
         if found is not None and found.device != table.device:
             raise ValueError(f"{name} must be on the device of table, {table.device}, got {found.device}")
     time = tokens.shape[-1] if tokens.dim() else 1
-    if positions is None and time > len(position_table):
-        raise ValueError(f"time must be at most the {len(position_table)} positions, got {time}")
-    rows = tokens.shape[:-1].numel()
+    if positions is None and time > position_table.shape[0]:
+        raise ValueError(f"time must be at most the {position_table.shape[0]} positions, got {time}")
     if positions is not None:
         try:
-            positions = positions.expand(tokens.shape).reshape(rows, time)
+            positions = as_rows(positions.expand(tokens.shape))
         except RuntimeError:
             shapes = f"{tuple(tokens.shape)}, got {tuple(positions.shape)}"
             raise ValueError(f"positions must broadcast to the shape of tokens, {shapes}") from None
-    return tokens.reshape(rows, time), positions, dtype or table.dtype
+    return as_rows(tokens), positions, dtype or table.dtype

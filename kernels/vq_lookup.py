@@ -19,14 +19,14 @@ codewords (8.8 TFLOP) cannot take less than 9, 18, 53 and 131 ms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from ._registration import NAMESPACE
+from ._arguments import with_checked_types
+from ._arithmetic import in_exact_float32
+from ._registration import operator
 from ._triton import INTERPRETED, jit, num_multiprocessors, on_its_device, require_triton, tl, triton
 from ._vq_tiles import (
     Precision,
@@ -288,7 +288,7 @@ def launch_vq_lookup(
 
 
 def _new_outputs(vectors: Tensor, errors: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, dtype = len(vectors), torch.promote_types(vectors.dtype, torch.float32)
+    rows, dtype = vectors.shape[0], torch.promote_types(vectors.dtype, torch.float32)
     return (
         vectors.new_empty(vectors.shape),
         vectors.new_empty(rows, dtype=torch.int64),
@@ -303,7 +303,7 @@ def _search_dtype(vectors: Tensor, codebook: Tensor, precision: str) -> torch.dt
     return torch.bfloat16 if precision == "bf16" and promoted != torch.float64 else promoted
 
 
-@torch.library.custom_op(f"{NAMESPACE}::vq_lookup", mutates_args=())
+@operator("vq_lookup")
 def _vq_lookup(
     vectors: Tensor,  # (rows, dim)
     codebook: Tensor,  # (num_codes, dim)
@@ -333,6 +333,10 @@ def _vq_lookup_fake(
 def _setup_context(ctx, inputs, output) -> None:
     vectors, codebook, _, _, ctx.errors = inputs
     ctx.save_for_backward(vectors, codebook, output[1])
+    # What goes to the vectors alone, or to the codebook alone, has no gradient where these have none.
+    quantized, indices, commitment, error = output
+    without = (quantized, commitment) if not ctx.needs_input_grad[0] else ()
+    ctx.mark_non_differentiable(indices, *without, *((error,) if not ctx.needs_input_grad[1] else ()))
     ctx.set_materialize_grads(False)
 
 
@@ -348,9 +352,8 @@ def _backward(
         grad_vectors = through if grad_vectors is None else grad_vectors + through
     if ctx.errors and grad_error is not None and ctx.needs_input_grad[1]:
         weights = -2.0 / vectors.shape[1] * grad_error
-        grad_codebook = _vq_statistics(vectors, indices, len(codebook), weights, codebook)[1].to(
-            codebook.dtype
-        )
+        sums = _vq_statistics(vectors, indices, codebook.shape[0], weights, codebook)[1]
+        grad_codebook = sums.to(codebook.dtype)
     return grad_vectors, grad_codebook, None, None, None
 
 
@@ -374,6 +377,7 @@ class VQLookup(NamedTuple):
     """(num_codes, dim): the sums of those vectors, without gradient."""
 
 
+@with_checked_types
 def vq_lookup(
     vectors: Tensor,
     codebook: Tensor,
@@ -391,7 +395,7 @@ def vq_lookup(
     on matrix units; `tf32` and `bf16` round both sides to 11 and 8 bits, so that codewords whose distances are
     nearer to each other than that may be confused. bfloat16 and float16 inputs always use matrix units, which lose
     nothing of their products; sums are in float32. Float64 is computed in float64, by PyTorch. On a CPU all but
-    `bf16` are `ieee`. Neither autocast nor PyTorch's TF32 switches have an effect.
+    `bf16` are `ieee`.
 
     With `commitment` the two losses of arXiv 1711.00937 are found in the same pass (`reduction` "mean" over
     everything, or a mean over dim for each vector), with `statistics` the counts and sums that `ema_update` takes.
@@ -408,10 +412,12 @@ def vq_lookup(
     losses: list[Tensor | None] = [None, None]
     if commitment:
         losses = [error.mean() if reduction == "mean" else error.view(lead) for error in errors]
-    statistic = vq_statistics(rows, indices, len(codebook)) if statistics else (None, None)
+    statistic = vq_statistics(rows, indices, codebook.shape[0]) if statistics else (None, None)
     return VQLookup(indices.view(lead), quantized.view(vectors.shape), *losses, *statistic)
 
 
+@with_checked_types
+@in_exact_float32
 def vq_lookup_reference(
     vectors: Tensor,
     codebook: Tensor,
@@ -479,11 +485,10 @@ def _plain_search(vectors: Tensor, codebook: Tensor, distance: str, precision: s
     terms = codebook.square().sum(dim=1)
     if distance == "cosine":
         codebook, terms = codebook / terms.sqrt().clamp_min(1e-12)[:, None], torch.zeros_like(terms)
-    with _full_float32(vectors.device):
-        found = [
-            _index_of_least(torch.addmm(0.5 * terms, piece, codebook.t(), alpha=-1))
-            for piece in vectors.split(max(1, _REFERENCE_SCORES // len(codebook)))
-        ]
+    found = [
+        _index_of_least(torch.addmm(0.5 * terms, piece, codebook.t(), alpha=-1))
+        for piece in vectors.split(max(1, _REFERENCE_SCORES // len(codebook)))
+    ]
     return torch.cat(found)
 
 
@@ -492,26 +497,3 @@ def _index_of_least(scores: Tensor) -> Tensor:
     scores = scores.nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     found = scores.argmin(dim=1)
     return torch.where(scores.gather(1, found[:, None]).squeeze(1) == -torch.inf, 0, found)
-
-
-@contextmanager
-def _full_float32(device: torch.device) -> Iterator[None]:
-    """Products in float32 as they are, whatever autocast and TF32 switches say."""
-    matmul = torch.backends.cuda.matmul
-    switch = "allow_tf32"
-    exact: bool | str = False
-    before: bool | str
-    try:
-        before = matmul.allow_tf32
-    except RuntimeError:  # it was set by its successor, and PyTorch allows the use of one of the two
-        switch, before = "fp32_precision", matmul.fp32_precision
-        exact = "ieee"
-    changes = device.type == "cuda" and before != exact
-    if changes:
-        setattr(matmul, switch, exact)
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        if changes:
-            setattr(matmul, switch, before)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._registration import NAMESPACE
+from ._arguments import as_rows, check_range, with_checked_types
+from ._arithmetic import in_exact_float32
+from ._registration import operator
 from ._triton import jit, on_its_device, require_triton, tl, triton
 
 PIECE = 1024
@@ -159,7 +161,7 @@ def _new_outputs(vectors: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     return vectors.new_empty(num_codes, dtype=dtype), sums
 
 
-@torch.library.custom_op(f"{NAMESPACE}::vq_statistics", mutates_args=())
+@operator("vq_statistics")
 def _vq_statistics(
     vectors: Tensor,  # (rows, dim)
     indices: Tensor,  # (rows,) int64
@@ -184,6 +186,7 @@ def _vq_statistics_fake(
     return _new_outputs(vectors, num_codes)
 
 
+@with_checked_types
 def vq_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """How many `vectors` (…, dim) chose each codeword, and their sums: (num_codes,) and (num_codes, dim).
 
@@ -201,18 +204,20 @@ def vq_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Ten
         raise TypeError(f"need float vectors and int64 indices, got {vectors.dtype} and {indices.dtype}")
     if indices.device != vectors.device:
         raise ValueError(f"indices must be on the device of vectors, {vectors.device}, got {indices.device}")
-    return _vq_statistics(
-        vectors.detach().reshape(-1, vectors.shape[-1]), indices.reshape(-1), int(num_codes), None, None
-    )
+    check_range("num_codes", num_codes, 0)
+    return _vq_statistics.detached(as_rows(vectors), indices.reshape(-1), num_codes, None, None)
 
 
+@with_checked_types
+@in_exact_float32
 def vq_statistics_reference(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """`vq_statistics` in plain PyTorch."""
-    rows = vectors.detach().reshape(-1, vectors.shape[-1])
+    rows = as_rows(vectors.detach())
     return _indexed_sums(rows, indices.reshape(-1), num_codes, None, None)
 
 
 @torch.no_grad()
+@with_checked_types
 def ema_update(
     codebook: Tensor,
     cluster_size: Tensor,
@@ -232,6 +237,8 @@ def ema_update(
 
     Raises ValueError where the shapes disagree.
     """
+    check_range("decay", decay, 0, 1)
+    check_range("eps", eps, 0)
     shapes = [tuple(tensor.shape) for tensor in (codebook, embed_avg, sums, cluster_size, counts)]
     if codebook.dim() != 2 or len(set(shapes[:3])) > 1 or set(shapes[3:]) != {(len(codebook),)}:
         raise ValueError(
