@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .kernels._arguments import with_checked_types
 from .models.actor_critic import ActorCritic, ActorCriticConfig, ActorCriticOutput, LSTMState
 from .models.frame_codec import FrameCodec, FrameCoder, has_codec, make_codec
 from .models.tokenizer import Tokenizer, TokenizerConfig
@@ -29,6 +30,7 @@ class AgentConfig:
 class Agent(nn.Module):
     """Sees raw frames, acts on their reconstructions, dreams in tokens."""
 
+    @with_checked_types
     def __init__(self, config: AgentConfig, num_actions: int):
         super().__init__()
         self.config = config

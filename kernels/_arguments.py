@@ -14,6 +14,8 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+_LARGEST = 1.7976931348623157e308  # of the finite floats
+
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
@@ -21,19 +23,22 @@ Result = TypeVar("Result")
 def with_checked_types(function: Callable[P, Result]) -> Callable[P, Result]:
     """The function, given arguments of its annotations' types: `int(n)` and `float(n)` of whatever is such a number.
 
+    Arguments annotated by tensors, numbers, bools, strings, dtypes and None are checked, others left alone.
+
     An int is what Python takes for an index (NumPy's integers too), a float any real number but NaN; neither is a
     bool, a tensor or an array of several. A float may be left to be an int, a bool be NumPy's. Everything else raises
     TypeError, and NaN ValueError, naming the argument.
     """
     hints = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters
-    names = tuple(parameters)
-    kinds = {name: _kinds(hints[name]) for name in names}
+    names = tuple(name for name, one in parameters.items() if one.kind is not one.VAR_POSITIONAL)
+    kinds = {name: kinds for name in names if set(kinds := _kinds(hints.get(name, object))) <= set(_WORDS)}
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Result:
         given: list[Any] = [
-            _checked(name, kinds[name], value) for name, value in zip(names, args, strict=False)
+            _checked(name, kinds[name], value) if name in kinds else value
+            for name, value in zip(names, args, strict=False)
         ]
         given += args[len(names) :]  # too many: Python says so
         named = {
@@ -46,14 +51,12 @@ def with_checked_types(function: Callable[P, Result]) -> Callable[P, Result]:
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
-    """Of Tensor, int, float, bool, str, torch.dtype and None, those that an annotation allows."""
+    """The types that an annotation allows, with None for its type; only those of `_WORDS` are checked."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return tuple(kind for part in typing.get_args(annotation) for kind in _kinds(part))
     if typing.get_origin(annotation) is Literal:
         return (type(typing.get_args(annotation)[0]),)
-    if annotation is type(None):
-        return (None,)
-    return (annotation,)
+    return (None if annotation is type(None) else annotation,)
 
 
 def _checked(name: str, kinds: tuple[Any, ...], value: Any) -> Any:
@@ -63,11 +66,11 @@ def _checked(name: str, kinds: tuple[Any, ...], value: Any) -> Any:
     elif value is None:
         if None in kinds:
             return value
-    elif int in kinds or float in kinds:
+    elif (int in kinds or float in kinds) and not isinstance(value, str):
         return as_int(name, value, kinds) if int in kinds else as_float(name, value, kinds)
     elif bool in kinds and _is_bool(value):
         return bool(value)
-    elif any(kind is not None and isinstance(value, kind) for kind in kinds if kind is not bool):
+    elif any(isinstance(value, kind) for kind in (str, torch.dtype) if kind in kinds):
         return value
     raise _refusal(name, kinds, value)
 
@@ -124,7 +127,7 @@ def _refusal(name: str, kinds: tuple[Any, ...], value: Any) -> TypeError:
 
 def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless `value` is finite, at least `low` and at most `high`."""
-    if not low <= value <= high or math.isinf(value):
+    if not max(low, -_LARGEST) <= value <= min(high, _LARGEST):
         bound = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
         wanted = "finite" if math.isinf(low) else f"finite and {bound}"
         raise ValueError(f"{name} must be {wanted}, got {value}")

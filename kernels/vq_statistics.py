@@ -204,7 +204,8 @@ def vq_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Ten
         raise TypeError(f"need float vectors and int64 indices, got {vectors.dtype} and {indices.dtype}")
     if indices.device != vectors.device:
         raise ValueError(f"indices must be on the device of vectors, {vectors.device}, got {indices.device}")
-    check_range("num_codes", num_codes, 0)
+    if num_codes < 0:
+        raise ValueError(f"num_codes must be at least 0, got {num_codes}")
     return _vq_statistics.detached(as_rows(vectors), indices.reshape(-1), num_codes, None, None)
 
 

@@ -9,7 +9,7 @@ from iris_fast.envs.atari import AtariVectorEnv, RawEmulators
 from iris_fast.envs.catch import CatchVectorEnv
 from iris_fast.envs.envpool_backend import EnvpoolEmulators, envpool_obstacle
 from iris_fast.envs.games import CATCH, INSTALL_ATARI, resolve_game
-from iris_fast.envs.interface import EnvConfig, FrameVectorEnv
+from iris_fast.envs.interface import EnvConfig, FrameVectorEnv, whole_number
 from iris_fast.errors import UserError
 
 BACKENDS = ("auto", "envpool", "ale", "catch")
@@ -67,6 +67,7 @@ def make_vector_env(
     """
     game = resolve_game(game)
     backend = choose_backend(game, backend)
+    num_envs, seed = whole_number("num_envs", num_envs), whole_number("seed", seed)
     if seed < 0:
         raise UserError(f"seed={seed} is not possible for an environment: give 0 or more")
     if num_envs < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,16 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from iris_fast.errors import UserError
+
+
+def whole_number(name: str, value: Any) -> int:
+    """`value` as an int, if it is one of Python's or NumPy's; UserError naming it where it is none."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return int(operator.index(value))
+    except TypeError:
+        raise UserError(f"{name} must be a whole number, got {value!r}") from None
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,8 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         for name in ("size", "max_episode_steps", "noop_max", "frame_skip"):
-            value = getattr(self, name)
+            value = whole_number(name, getattr(self, name))
+            object.__setattr__(self, name, value)
             if value < 1:
                 raise UserError(f"{name}={value} is not possible for an environment: give at least 1")
         if self.max_episode_steps <= self.noop_max:
@@ -67,6 +79,7 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     backend: str
 
     def __init__(self, game: str, action_meanings: Sequence[str], *, num_envs: int, size: int) -> None:
+        num_envs, size = whole_number("num_envs", num_envs), whole_number("size", size)
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
         self.game = game
         self.action_meanings = tuple(action_meanings)
@@ -100,7 +113,7 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         mask = self._reset_mask(seed, options)
         if seed is not None:
-            self._reseed(seed)
+            self._reseed(whole_number("seed", seed))
         rows = [int(row) for row in np.flatnonzero(mask)]
         if rows:
             self._game_over[rows] = False

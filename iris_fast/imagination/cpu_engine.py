@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iris_fast.agent import Agent
+from iris_fast.kernels._arguments import with_checked_types
 from iris_fast.models.cpu_policy import CpuPolicy
 from iris_fast.models.cpu_weights import (
     WeightVersions,
@@ -223,6 +224,7 @@ class CpuEngine(OracleEngine):
             self._policy.weights_changed()
 
     @torch.no_grad()
+    @with_checked_types
     def imagine_with(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
         """As `imagine`. Draws that are not `PhiloxDraws` are made in Python, so the oracle runs them."""
         if type(draws) is not PhiloxDraws or horizon < 1 or self._is_training():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.graphs import CudaGraphs, GraphedCall, Graphs, Tensors, addresses
+from iris_fast.kernels._arguments import with_checked_types
 from iris_fast.models.actor_critic import LSTMState
 
 from .device_rollout import DeviceRollout, Stretch, stretches
@@ -65,6 +66,7 @@ class CudaGraphEngine:
         self._stale.update(parts)
 
     @torch.no_grad()
+    @with_checked_types
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
         """Rolls out `horizon` steps; ValueError outside evaluation mode and for a horizon below 1."""
         if any(part.training for part in (self.agent, *self.agent.children())):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iris_fast.agent import Agent
+from iris_fast.kernels._arguments import with_checked_types
 from iris_fast.models.actor_critic import ActorCritic, LSTMState
 from iris_fast.models.cpu_policy import CpuPolicy
 
@@ -51,10 +52,12 @@ class OracleEngine:
         decoder = self._memo or self.agent.tokenizer
         return decoder.frames_of(tokens)
 
+    @with_checked_types
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
         return self.imagine_with(start, horizon, PhiloxDraws(seed))
 
     @torch.no_grad()
+    @with_checked_types
     def imagine_with(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
         """As `imagine`, with samples from wherever the caller likes (recorded ones, for instance)."""
         if any(part.training for part in (self.agent, *self.agent.children())):

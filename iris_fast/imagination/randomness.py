@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from iris_fast.kernels import sample_categorical
+from iris_fast.kernels._arguments import with_checked_types
 
 
 class Purpose(IntEnum):
@@ -50,6 +51,7 @@ class Draws(Protocol):
 class PhiloxDraws:
     """Samples from the softmax of the logits, addressed by (seed; row, position, purpose)."""
 
+    @with_checked_types
     def __init__(self, seed: int, first_row: int = 0):
         self.seed = seed
         self.first_row = first_row

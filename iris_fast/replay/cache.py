@@ -79,7 +79,7 @@ class FrameCache:
         rows = self._row_of[needed]
         if (rows >= 0).all():
             return self._reconstructions[self._index(rows[where].reshape(slots.shape))]
-        frames = torch.empty((len(needed), *self._frame_shape), device=self.store.model_device)
+        frames = self._new_frames(len(needed))
         kept, lost = np.nonzero(rows >= 0)[0], np.nonzero(rows < 0)[0]
         if len(kept):
             frames[self._index(kept)] = self._reconstructions[self._index(rows[kept])]
@@ -88,9 +88,7 @@ class FrameCache:
 
     def _keep_reconstructions(self, slots: np.ndarray) -> None:
         if self._reconstructions.shape[0] == 0:
-            self._reconstructions = torch.empty(
-                (self._reconstruction_rows, *self._frame_shape), device=self.store.model_device
-            )
+            self._reconstructions = self._new_frames(self._reconstruction_rows)
         rows = np.arange(self._rows_used, self._rows_used + len(slots))
         self._reconstructions[self._index(rows)] = self._decode(self.tokens(slots))
         self._row_of[slots] = rows
@@ -121,4 +119,8 @@ class FrameCache:
         # No rows: memory is given back while the tokenizer trains.
         device = self.store.model_device
         self._tokens = torch.empty((0, self.tokenizer.config.tokens_per_frame), device=device)
-        self._reconstructions = torch.empty((0, *self._frame_shape), device=device)
+        self._reconstructions = self._new_frames(0)
+
+    def _new_frames(self, count: int) -> Tensor:
+        shape = (count, *self._frame_shape)
+        return torch.empty(shape, dtype=torch.float32, device=self.store.model_device)

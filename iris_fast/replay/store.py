@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from iris_fast.errors import UserError
+from iris_fast.kernels._arguments import with_checked_types
 
 PADDING_SLOT = 0
 
@@ -69,6 +70,7 @@ class SegmentBatch:
 class EpisodeStore:
     """Frames `(slots, 3, size, size)` uint8 with action, reward and end of each, and the episodes they form."""
 
+    @with_checked_types
     def __init__(
         self, capacity: int, size: int, device: torch.device, model_device: torch.device | None = None
     ):
@@ -135,6 +137,7 @@ class EpisodeStore:
         """Marks an episode as over: it grows no more."""
         self.episodes[episode_id].closed = True
 
+    @with_checked_types
     def sample(self, rng: np.random.Generator, batch: int, length: int, from_start: bool) -> Segments:
         """Picks episodes uniformly, then a segment of `length` in each (docs/iris.md, part 2).
 

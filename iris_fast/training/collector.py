@@ -62,7 +62,7 @@ def choose_actions(logits: Tensor, config: ActingConfig, seed: int, position: in
         actions = logits.argmax(dim=1)
     chosen = actions.cpu().numpy()
     if config.epsilon > 0:
-        row = torch.arange(len(chosen))
+        row = torch.arange(len(chosen), device="cpu")
         explore = philox_uniform(seed, row, position, int(Purpose.EXPLORE)).numpy() < config.epsilon
         uniform = philox_uniform(seed, row, position, int(Purpose.RANDOM_ACTION)).numpy()
         chosen = np.where(explore, (uniform * logits.shape[1]).astype(np.int64), chosen)

@@ -35,6 +35,7 @@ from iris_fast.interop.files import (
 from .builder import choose_device, prepare
 from .collector import ActingConfig, PlayedSteps
 from .evaluation import MAX_VIDEO_FRAMES, save_steps
+from .precision import plain_defaults
 from .progress import Bar
 from .run_folder import RunFolder
 from .tester import PlayedEpisode, play_episodes, return_statistics
@@ -52,6 +53,7 @@ class Subject:
     epoch: int | None  # whole epochs that it was trained for, where the file tells
 
 
+@plain_defaults()
 def evaluate(arguments: argparse.Namespace) -> int:
     """Plays as the command's arguments say, prints the result and writes it."""
     _check_numbers(arguments)

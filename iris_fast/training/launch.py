@@ -16,10 +16,12 @@ from iris_fast.interop.files import architecture
 
 from .builder import build_trainer, choose_device, choose_preset, prepare
 from .estimate import estimated_run_time
+from .precision import plain_defaults
 from .run_folder import RunFolder
 from .trainer import Trainer
 
 
+@plain_defaults()
 def train(arguments: argparse.Namespace) -> int:
     """Trains as the command's arguments say."""
     config, run = _resumed(arguments) if arguments.resume else _fresh(arguments)

@@ -13,6 +13,7 @@ from typing import Any, SupportsFloat
 
 from iris_fast.errors import UserError
 from iris_fast.files import write_atomically
+from iris_fast.kernels._arguments import with_checked_types
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
 TENSORBOARD_FOLDER = Path("logs") / "tensorboard"
@@ -58,6 +59,7 @@ class MetricLogger:
         self._purge_step: int | None = None
         _drop_torn_line(self._path)
 
+    @with_checked_types
     def log(self, metrics: Mapping[str, SupportsFloat], *, epoch: int, env_steps: int) -> None:
         """Records `metrics` (flat names such as `tokenizer/train/total_loss`) at the end of `epoch`.
 
@@ -79,6 +81,7 @@ class MetricLogger:
         if self._wandb_run is not None:
             self._wandb_run.log({"epoch": epoch, "env_steps": env_steps} | values)
 
+    @with_checked_types
     def truncate_after(self, epoch: int) -> None:
         """Forgets all that was logged after `epoch`: for a run that resumes from that epoch's checkpoint.
 

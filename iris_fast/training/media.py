@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from iris_fast.files import write_atomically
+from iris_fast.kernels._arguments import with_checked_types
 
 Images: TypeAlias = torch.Tensor | NDArray[np.uint8] | NDArray[np.float32]
 Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3), or (count, height, width, 3)
@@ -66,6 +67,7 @@ def save_reconstructions(
     write_atomically(path, buffer.getvalue())
 
 
+@with_checked_types
 def save_episode_video(
     path: Path, frames: Images, *, fps: float = 15, scale: int = 6, captions: Sequence[str] | None = None
 ) -> None:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from iris_fast.errors import UserError
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def plain_defaults() -> Iterator[None]:
+    """New tensors are float32, and on the CPU unless told otherwise, whatever the process has set as defaults.
+
+    For whole commands: the default dtype is one for all threads. Parts of them used from Python build their models in
+    the default dtype, as PyTorch's own modules do.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    try:
+        # Only where it says something: it costs every call of PyTorch a look at it.
+        with torch.device("cpu") if device.type != "cpu" else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -11,6 +11,7 @@ import torch
 from iris_fast.acting import Policy
 from iris_fast.agent import Agent
 from iris_fast.envs.interface import FrameVectorEnv
+from iris_fast.kernels._arguments import with_checked_types
 from iris_fast.models.actor_critic import LSTMState
 
 from .collector import ActingConfig, PlayedSteps, choose_actions
@@ -30,6 +31,7 @@ class StopPlaying(Exception):
 
 
 @torch.no_grad()
+@with_checked_types
 def play_episodes(
     agent: Agent,
     env: FrameVectorEnv,
