@@ -14,7 +14,8 @@ from iris_fast.errors import UserError
 class AleEmulators:
     """`num_envs` emulators of gymnasium's `ALE/<game>-v5`, each stepped frame by frame, one after the other.
 
-    Threads would not help: ale-py holds the interpreter's lock while it emulates.
+    Threads would not help: ale-py holds the interpreter's lock while it emulates. Copies and pickles are new
+    emulators in the same states.
 
     Raises:
         UserError: ale-py is not installed, or knows no such game.
@@ -73,6 +74,13 @@ class AleEmulators:
             for _ in range(4):
                 ale.act(self._noop)
             ale.restoreState(self._state_type(state))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"game": self.game, "num_envs": self.num_envs, "states": self.save()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        AleEmulators.__init__(self, state["game"], num_envs=state["num_envs"], seed=0)
+        self.restore(state["states"])
 
     def close(self) -> None:
         for env in self._envs:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from iris_fast.envs.interface import EnvConfig, FrameVectorEnv
 
+RAW_FRAMES_PER_SECOND = 60
 NOOP = -1  # in place of an action index: two games have no no-op among their minimal actions
 
 
@@ -95,7 +96,11 @@ class AtariVectorEnv(FrameVectorEnv):
     def __init__(self, emulators: RawEmulators, config: EnvConfig, *, seed: int) -> None:
         self.backend = emulators.backend
         super().__init__(
-            emulators.game, emulators.action_meanings, num_envs=emulators.num_envs, size=config.size
+            emulators.game,
+            emulators.action_meanings,
+            num_envs=emulators.num_envs,
+            size=config.size,
+            steps_per_second=RAW_FRAMES_PER_SECOND / config.frame_skip,
         )
         self._emulators = emulators
         self._config = config

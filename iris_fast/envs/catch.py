@@ -11,6 +11,7 @@ from iris_fast.envs.interface import FrameVectorEnv
 
 ROWS = 10
 COLUMNS = 5
+STEPS_PER_SECOND = 5  # when somebody watches
 ACTION_MEANINGS = ("NOOP", "LEFT", "RIGHT")
 _MOVES = np.array([0, -1, 1])
 
@@ -58,7 +59,9 @@ class CatchVectorEnv(FrameVectorEnv):
     backend = "catch"
 
     def __init__(self, *, num_envs: int, seed: int, size: int = 64) -> None:
-        super().__init__(CATCH, ACTION_MEANINGS, num_envs=num_envs, size=size)
+        super().__init__(
+            CATCH, ACTION_MEANINGS, num_envs=num_envs, size=size, steps_per_second=STEPS_PER_SECOND
+        )
         self._boards = draw_boards(size)
         self._ball_row = np.zeros(num_envs, np.int64)
         self._ball_column = np.zeros(num_envs, np.int64)

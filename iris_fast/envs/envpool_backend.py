@@ -49,7 +49,8 @@ class EnvpoolEmulators:
     """`num_envs` emulators of one envpool, stepped in its threads frame by frame.
 
     It is asked for as little as it can do: single 210 x 160 RGB frames, no skip, no end at a lost life, no
-    FIRE, no limit, and one frame of no-op after a reset.
+    FIRE, no limit, and one frame of no-op after a reset. It cannot be copied or pickled (TypeError), since it cannot
+    tell its state.
 
     Raises:
         UserError: envpool is not installed, or cannot show the game as ALE does.
@@ -120,6 +121,12 @@ class EnvpoolEmulators:
 
     def restore(self, states: list[bytes]) -> None:
         raise UserError("envpool cannot take up a saved state: choose env.backend=ale to go on exactly")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"an envpool environment ({self.game}) cannot be copied or pickled: choose env.backend=ale, or make it "
+            "where it is played with make_vector_env"
+        )
 
     def close(self) -> None:
         self._pool.close()

@@ -9,7 +9,7 @@ from iris_fast.envs.atari import AtariVectorEnv, RawEmulators
 from iris_fast.envs.catch import CatchVectorEnv
 from iris_fast.envs.envpool_backend import EnvpoolEmulators, envpool_obstacle
 from iris_fast.envs.games import CATCH, INSTALL_ATARI, resolve_game
-from iris_fast.envs.interface import EnvConfig, FrameVectorEnv, whole_number
+from iris_fast.envs.interface import EnvConfig, FrameVectorEnv, checked_seed, whole_number
 from iris_fast.errors import UserError
 
 BACKENDS = ("auto", "envpool", "ale", "catch")
@@ -59,17 +59,19 @@ def make_vector_env(
     Args:
         game: any name that `resolve_game` understands.
         config: frame size, limits and rules (Catch reads only `size`).
-        seed: non-negative; restarts with `reset(seed=...)`.
+        seed: one non-negative integer for all rows; restarts with `reset(seed=...)`.
         backend: one of `BACKENDS`.
 
     Raises:
-        UserError: as `choose_backend`, or a negative seed, or fewer than one environment.
+        UserError: as `choose_backend`, or a seed that is no such integer, or fewer than one environment.
     """
     game = resolve_game(game)
     backend = choose_backend(game, backend)
-    num_envs, seed = whole_number("num_envs", num_envs), whole_number("seed", seed)
-    if seed < 0:
-        raise UserError(f"seed={seed} is not possible for an environment: give 0 or more")
+    num_envs = whole_number("num_envs", num_envs)
+    try:
+        seed = checked_seed(seed)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if num_envs < 1:
         raise UserError(f"num_envs={num_envs} is not possible: at least one environment is needed")
     if backend == "catch":

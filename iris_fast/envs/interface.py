@@ -64,11 +64,27 @@ class EnvConfig:
             )
 
 
+def checked_seed(seed: Any) -> int:
+    """A seed as an int. Raises ValueError for anything but one non-negative integer, Python's or NumPy's."""
+    try:
+        number = whole_number("seed", seed)
+    except UserError:
+        number = -1
+    if number < 0:
+        raise ValueError(
+            f"seed={seed!r} is not possible for an environment: give one integer, 0 or more, for all rows"
+        )
+    return number
+
+
 class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Several copies of one game, each observed as a `(3, size, size)` RGB frame.
 
     Rows are never reset by themselves (`AutoresetMode.DISABLED`): after `terminations[i] | truncations[i]`,
-    row `i` must be reset before it is stepped again. A backend implements the hooks at the end of the class.
+    row `i` must be reset before it is stepped again. So gymnasium's wrappers that need rows which reset themselves,
+    as its NormalizeObservation, refuse this environment; the others take it, RecordVideo and HumanRendering too.
+    A copy or a pickle plays on as the original would, where the backend has snapshots (`get_state`); TypeError where
+    it has none. Of one thread at a time. A backend implements the hooks at the end of the class.
 
     Attributes:
         game: plain name of the game.
@@ -77,10 +93,17 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
 
     backend: str
+    render_mode = "rgb_array"  # the only one: what is observed has been drawn already
 
-    def __init__(self, game: str, action_meanings: Sequence[str], *, num_envs: int, size: int) -> None:
+    def __init__(
+        self, game: str, action_meanings: Sequence[str], *, num_envs: int, size: int, steps_per_second: float
+    ) -> None:
         num_envs, size = whole_number("num_envs", num_envs), whole_number("size", size)
-        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
+        self.metadata = {
+            "render_modes": [self.render_mode],
+            "render_fps": steps_per_second,
+            "autoreset_mode": AutoresetMode.DISABLED,
+        }
         self.game = game
         self.action_meanings = tuple(action_meanings)
         self.num_envs = num_envs
@@ -100,7 +123,8 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Starts the next episode of all rows, or of those chosen.
 
         Args:
-            seed: restarts every random stream (without it they go on from where they are).
+            seed: one non-negative integer, which restarts every random stream (without it they go on from where
+                they are).
             options: `{"reset_mask": bool array (num_envs,)}` resets the rows where it is true.
 
         Returns:
@@ -108,12 +132,15 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             infos of `step`.
 
         Raises:
-            ValueError: unknown option, mask of another shape or type, mask with a seed, a mask that leaves
-                out a row in the first reset.
+            ValueError: a seed that is no such integer, unknown option, mask of another shape or type, mask with a
+                seed, a mask that leaves out a row in the first reset, a closed environment.
         """
+        self._require_open()
         mask = self._reset_mask(seed, options)
         if seed is not None:
-            self._reseed(whole_number("seed", seed))
+            seed = checked_seed(seed)
+            super().reset(seed=seed)  # gymnasium's own generator, which its wrappers may ask for
+            self._reseed(seed)
         rows = [int(row) for row in np.flatnonzero(mask)]
         if rows:
             self._game_over[rows] = False
@@ -136,8 +163,10 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             `game_over` `(num_envs,)` bool, the latter telling the end of a game from the loss of a life.
 
         Raises:
-            ValueError: wrong shape, type or range of an action, or a row whose episode has ended.
+            ValueError: wrong shape, type or range of an action, a row whose episode has ended, a closed
+                environment.
         """
+        self._require_open()
         actions = self._checked_actions(actions)
         if self._ended.any():
             rows = np.flatnonzero(self._ended).tolist()
@@ -148,6 +177,10 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rewards, terminations, truncations = self._step_rows(actions)
         self._ended = terminations | truncations
         return self._observations.copy(), rewards, terminations, truncations, self._infos()
+
+    def render(self) -> tuple[np.ndarray, ...]:
+        """What each row observes now, `(size, size, 3)` uint8; black before the first reset."""
+        return tuple(self._observations.transpose(0, 2, 3, 1).copy())
 
     def get_state(self) -> dict[str, Any] | None:
         """Everything needed to go on bit for bit in another process; None where the backend cannot tell.
@@ -186,6 +219,10 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._game_over = np.array(state["game_over"], bool)
         self._ended = np.array(state["ended"], bool)
         self._started = bool(state["started"])
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise ValueError("the environment is closed: make another one")
 
     def _identity(self) -> dict[str, Any]:
         """What a snapshot and the environment it is loaded into must have in common."""
