@@ -64,7 +64,7 @@ def accelerate(agent: Any, engine: EngineName = "auto", precision: str = "float3
 class _Accelerated(nn.Module):
     """Mixed into a class of the public implementation; copied and pickled as the two classes and the state."""
 
-    _mixed: ClassVar[tuple[type[Any], type[Any]]]  # what was mixed into which class
+    _mixed: ClassVar[tuple[Any, Any]]  # what was mixed into which class
     _not_copied: ClassVar[tuple[str, ...]] = ()
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -73,18 +73,18 @@ class _Accelerated(nn.Module):
 
 
 @cache
-def _mixture(mixin: type[Any], base: type[Any]) -> type[Any]:
+def _mixture(mixin: Any, base: Any) -> Any:
     names = {"__module__": base.__module__, "__doc__": base.__doc__, "_mixed": (mixin, base)}
     return type(base.__name__, (mixin, base), names)
 
 
-def _blank(mixin: type[Any], base: type[Any]) -> Any:
+def _blank(mixin: Any, base: Any) -> Any:
     """A module without anything in it, for copies and pickles to fill."""
-    mixture: Any = _mixture(mixin, base)
+    mixture = _mixture(mixin, base)
     return mixture.__new__(mixture)
 
 
-def _become(module: Any, mixin: type[Any]) -> Any:
+def _become(module: Any, mixin: Any) -> Any:
     """The same object, with the methods of `mixin` before its own."""
     if not isinstance(module, mixin):
         base: Any = type(module)
