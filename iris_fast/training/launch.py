@@ -18,6 +18,7 @@ from .builder import build_trainer, choose_device, choose_preset, prepare
 from .estimate import estimated_run_time
 from .precision import plain_defaults
 from .run_folder import RunFolder
+from .schedule import announced_schedule
 from .trainer import Trainer
 
 
@@ -39,6 +40,8 @@ def _train(trainer: Trainer) -> int:
     """Trains to the end of the run, whatever is left of it."""
     folder, epoch, epochs = trainer.run_folder.path, trainer.position.epoch, trainer.config.common.epochs
     time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
+    for line in announced_schedule(trainer.config):
+        _say(line)
     _say(f"run folder: {folder}, epochs {epoch} to {epochs}, about {time_left} (a rough estimate)")
     try:
         trainer.run()

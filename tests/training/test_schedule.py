@@ -6,7 +6,7 @@ import pytest
 
 from iris_fast.agent import PARTS
 from iris_fast.config import PRESETS, apply_overrides, preset_config
-from iris_fast.training.schedule import PHASES, epoch_phases
+from iris_fast.training.schedule import PHASES, announced_schedule, epoch_phases
 
 PAPER = preset_config("paper", "Pong")
 COLLECTION, EVALUATION = {"collection": 200}, {"evaluation": 16}
@@ -76,3 +76,37 @@ def test_a_small_preset_that_is_made_longer_goes_on_collecting(preset: str) -> N
         assert "collection" in epoch_phases(longer, epochs)
     stopped = apply_overrides(config, ["collection.train.stop_after_epochs=3"])
     assert "collection" in epoch_phases(stopped, 3) and "collection" not in epoch_phases(stopped, 4)
+
+
+def test_a_run_says_which_parts_train_and_when() -> None:
+    assert announced_schedule(preset_config("tiny", "Catch")) == [
+        "schedule, in epochs: collection 1 to 44, tokenizer 1 to 12, world model 9 to 44, actor-critic 21 to 44, "
+        "evaluation 6 to 42 (every 6)"
+    ]
+    assert announced_schedule(apply_overrides(PAPER, ["training.should=false"]))[1:] == [
+        "nothing trains: training.should=false"
+    ]
+
+
+def test_what_would_never_be_trained_or_evaluated_is_said_with_what_to_set() -> None:
+    config = apply_overrides(preset_config("tiny", "Catch"), ["common.epochs=3"])
+    plan, evaluation, world_model, actor_critic = announced_schedule(config)
+    assert plan == "schedule, in epochs: collection 1 to 3, tokenizer 1 to 3"
+    assert "the run ends with epoch 3 (set evaluation.every=3 or less)" in evaluation
+    assert world_model == (
+        "the world model will not train: it begins after epoch 8 and the run ends with epoch 3 "
+        "(set common.epochs above 8, or training.world_model.start_after_epochs below 3)"
+    )
+    assert "set common.epochs above 20" in actor_critic
+    for mended in (
+        ["common.epochs=21"],
+        [
+            "evaluation.every=3",
+            "training.world_model.start_after_epochs=2",
+            "training.actor_critic.start_after_epochs=2",
+        ],
+    ):
+        assert len(announced_schedule(apply_overrides(config, mended))) == 1
+    stopped = apply_overrides(PAPER, ["training.tokenizer.stop_after_epochs=5"])
+    (_, why) = announced_schedule(stopped)
+    assert "stop_after_epochs=5 is no later than training.tokenizer.start_after_epochs=5" in why
