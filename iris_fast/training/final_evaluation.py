@@ -184,11 +184,12 @@ def _play(
     total, steps = arguments.episodes, 0
     returns: list[float] = []
 
-    def describe() -> str:
-        mean = f", mean return {_number(float(np.mean(returns)))}" if returns else ""
-        return f"{steps} steps{mean}"
+    def describe() -> list[str]:
+        mean = [f"mean return {_number(float(np.mean(returns)))}"] if returns else []
+        return [*mean, f"{steps} steps"]
 
-    bar = Bar(sys.stderr, "evaluation", total, "episode", describe) if sys.stderr.isatty() else None
+    title = "evaluation"
+    bar = Bar(sys.stderr, (title, title), total, "episode", describe) if sys.stderr.isatty() else None
 
     def on_episode(episode: PlayedEpisode) -> None:
         if returns:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TextIO
@@ -18,9 +19,14 @@ Schedule = Callable[[int], Mapping[str, float]]
 
 REFRESH_SECONDS = 0.1
 RECENT_MEASUREMENTS = 5
-BAR_FORMAT = (
+SHORTEST_BAR = 5
+# The line of a bar, from the widest terminal to the narrowest.
+WITH_RATE = (
     "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
 )
+WITH_COUNT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+BAR_ALONE = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
+WORDS_ALONE = "{desc} {percentage:3.0f}%"
 
 # What the line of an epoch shows, in order, of the metrics it finds: (metric, label, format).
 SUMMARY = (
@@ -168,9 +174,10 @@ class RunProgress:
         if phase.done > 0:
             self._measured.setdefault(phase.name, _Measurements()).add(phase.seconds, phase.done)
 
-    def bar_title(self, phase: Phase) -> str:
-        """What stands left of the bar of a phase."""
-        return f"epoch {self._epoch}/{self.total_epochs} {phase.name.replace('_', ' ')}"
+    def bar_titles(self, phase: Phase) -> tuple[str, str]:
+        """What stands left of the bar of a phase, and what does where there is little room."""
+        name = phase.name.replace("_", " ")
+        return f"epoch {self._epoch}/{self.total_epochs} {name}", name
 
 
 class Phase:
@@ -201,9 +208,13 @@ class Phase:
         self._run._phase_began(self)
         self._start = self._run.clock()
         if self._run.shows_bars:
-            title = self._run.bar_title(self)
             self._bar = Bar(
-                self._run.stream, title, self.total, self._unit, self._describe, clock=self._run.clock
+                self._run.stream,
+                self._run.bar_titles(self),
+                self.total,
+                self._unit,
+                self._describe,
+                clock=self._run.clock,
             )
         return self
 
@@ -239,41 +250,50 @@ class Phase:
         if self._bar is not None:
             self._bar.update(units)
 
-    def _describe(self) -> str:
+    def _describe(self) -> list[str]:
+        """The most important first, since a narrow terminal shows no more than that."""
         shown = [f"{name} {float(value):.4g}" for name, value in self._values.items()]
         noted = [self._note] if self._note else []
-        return ", ".join(
-            [f"run: {self._run.time_left()} left", *noted, *shown]
-        )  # a narrow terminal cuts the end
+        return [f"run: {self._run.time_left()} left", *noted, *shown]
 
 
 class Bar:
-    """A line redrawn in place on a terminal: how much of `total` is done, and what `describe` says, behind it."""
+    """A line redrawn in place on a terminal: how much of `total` is done, and what `describe` says, behind it.
+
+    It is laid out for the width that the terminal has when it is redrawn: where there is little, rate and counts are
+    left out first, then what is said from its end, then the bar.
+
+    Args:
+        titles: what stands left of the bar, and a shorter one for the narrowest terminals.
+        describe: what to say, the most important first.
+    """
 
     def __init__(
         self,
         stream: TextIO,
-        title: str,
+        titles: tuple[str, str],
         total: float,
         unit: str,
-        describe: Callable[[], str],
+        describe: Callable[[], list[str]],
         clock: Callable[[], float] = time.perf_counter,
     ):
+        self._stream = stream
+        self._titles = titles
         self._describe = describe
         self._clock = clock
         self._refreshed = -math.inf
-        # Some terminals (a container's, say) report a size of 0, in which tqdm shows nothing.
-        size = shutil.get_terminal_size(fallback=(100, 24))
+        width = terminal_width(stream) - 1
         self._bar = tqdm(
             total=total,
-            desc=title,
+            desc=titles[1],
             unit=f" {unit}",
-            bar_format=BAR_FORMAT,
+            bar_format=WORDS_ALONE,
             file=stream,
-            ncols=size.columns,
-            nrows=size.lines,
+            ncols=width,
+            nrows=24,  # some terminals (a container's, say) report a size of 0, in which tqdm shows nothing
             leave=False,
         )
+        self.update(0)
 
     def update(self, units: float) -> None:
         """Counts units as done; without any, what is said may still have changed."""
@@ -281,7 +301,7 @@ class Bar:
         due = now - self._refreshed >= REFRESH_SECONDS
         if due:
             self._refreshed = now
-            self._bar.set_postfix_str(self._describe(), refresh=False)
+            self._lay_out()
         self._bar.update(units)
         if due and not units:
             self.refresh()
@@ -291,6 +311,29 @@ class Bar:
 
     def close(self) -> None:
         self._bar.close()
+
+    def _lay_out(self) -> None:
+        """Chooses the fullest line that the terminal has room for."""
+        bar, said = self._bar, self._describe()
+        width = (
+            terminal_width(self._stream) - 1
+        )  # a full last column would begin a new line in some terminals
+        (title, short), every = self._titles, range(len(said), 0, -1)
+        lines = [(title, WITH_RATE, len(said)), *((title, WITH_COUNT, count) for count in every)]
+        lines += [
+            (title, BAR_ALONE, 1),
+            (title, BAR_ALONE, 0),
+            (short, BAR_ALONE, 0),
+            (short, WORDS_ALONE, 0),
+        ]
+        for description, line, count in lines:
+            bar.set_description_str(description, refresh=False)
+            bar.set_postfix_str(", ".join(said[:count]), refresh=False)
+            bar.bar_format, bar.ncols = line, width
+            shortest = line.replace("{bar}", "#" * SHORTEST_BAR)
+            shown = bar.format_meter(**(bar.format_dict | {"bar_format": shortest, "ncols": None}))
+            if len(shown) <= width:
+                break
 
 
 class _Measurements:
@@ -310,6 +353,17 @@ class _Measurements:
     @property
     def seconds_per_unit(self) -> float:
         return sum(seconds for seconds, _ in self._recent) / sum(units for _, units in self._recent)
+
+
+def terminal_width(stream: TextIO) -> int:
+    """Columns of the terminal that `stream` writes to: as COLUMNS says, or it itself, or 100 where neither does."""
+    with suppress(ValueError):
+        if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
+            return columns
+    with suppress(OSError, ValueError, AttributeError):
+        # Not that of standard output, which may be a file.
+        return os.get_terminal_size(stream.fileno()).columns or 100
+    return 100
 
 
 def format_duration(seconds: float) -> str:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 from collections.abc import Mapping
 
 import pytest
 import torch
 
-from iris_fast.training.progress import RunProgress, TimeLeft, format_duration
+from iris_fast.training.progress import RunProgress, TimeLeft, format_duration, terminal_width
 
 
 class Clock:
@@ -205,3 +207,66 @@ def test_values_behind_a_bar_are_read_only_when_it_is_redrawn() -> None:
             phase.set(loss=value)
             clock.now += 0.001
     assert 5 <= value.count <= 15  # a second long, ten times a second
+
+
+def drawn_at(width: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The line of a bar halfway through a phase, on a terminal of that many columns."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    clock, stream = Clock(), Terminal()
+    progress = RunProgress(600, schedule=lambda epoch: {"actor_critic": 200}, stream=stream, clock=clock)
+    progress.begin_epoch(123)
+    with progress.phase("actor_critic", 200) as phase:
+        for _ in range(100):
+            phase.set(loss=0.12345, entropy=1.5)
+            clock.now += 1.0
+            phase.update()
+        assert phase._bar is not None
+        phase._bar.refresh()
+        return stream.getvalue().rpartition("\r")[2]
+
+
+@pytest.mark.parametrize(
+    ("width", "wanted"),
+    [
+        (
+            150,
+            ["epoch 123/600 actor critic  50%", "100/200 [", "step/s]", "run: 1 d 03 h left", "entropy 1.5"],
+        ),
+        (
+            100,
+            [
+                "epoch 123/600 actor critic  50%",
+                "100/200",
+                "run: 1 d 03 h left",
+                "loss 0.1235",
+                "entropy 1.5",
+            ],
+        ),
+        (80, ["epoch 123/600 actor critic  50%", "100/200", "run: 1 d 03 h left", "loss 0.1235"]),
+        (60, ["epoch 123/600 actor critic  50%", "run: 1 d 03 h left"]),
+        (40, ["epoch 123/600 actor critic  50%"]),
+        (20, ["actor critic  50%"]),
+    ],
+)
+def test_a_bar_is_laid_out_for_the_width_there_is(
+    width: int, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = drawn_at(width, monkeypatch)
+    assert len(line) < width  # so nothing of it was cut, and no line begun
+    for words in wanted:
+        assert words in line
+    bar = re.search(r"\|(.*?)\|", line)
+    assert (bar is not None and len(bar[1]) >= 5) if width >= 40 else bar is None
+
+
+def test_the_width_is_that_of_the_stream_and_not_of_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    termios, fcntl = pytest.importorskip("termios"), pytest.importorskip("fcntl")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    main, terminal = os.openpty()
+    with os.fdopen(main), os.fdopen(terminal, "w") as stream:
+        for columns, width in ((60, 60), (0, 100)):  # a container's terminal may report 0
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, bytes([24, 0, columns, 0, 0, 0, 0, 0]))
+            assert terminal_width(stream) == width
+    assert terminal_width(io.StringIO()) == 100
+    monkeypatch.setenv("COLUMNS", "72")
+    assert terminal_width(io.StringIO()) == 72
