@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from iris_fast.command_line import run_command
+from iris_fast.command_line import CommandParser, path_argument, run_command
 from iris_fast.errors import UserError, nearest
+from iris_fast.files import explained_writing, write_atomically
 
 from . import cases  # noqa: F401  (registers the cases)
 from .registry import CASES, Run, checkout_version, circumstances
@@ -35,17 +36,17 @@ FIRST = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m benchmarks",
-        description="Measure iris_fast on this machine, beside others. `python -m benchmarks report` makes tables "
+        description="Measure iris_fast on this machine, beside others. `python -m benchmarks report` makes tables\n"
         "and plots of results that are there.",
     )
     parser.add_argument(
         "--only", help="cases to run, separated by commas (default: those of --list with a star)"
     )
     parser.add_argument(
-        "--reference", type=Path, metavar="CHECKOUT", help="compare with this eloialonso/iris"
+        "--reference", type=path_argument, metavar="CHECKOUT", help="compare with this eloialonso/iris"
     )
     parser.add_argument("--peer", action="append", default=[], help="compare with a package: simulusion")
     parser.add_argument(
@@ -58,7 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=positive(int), help="threads of every side (default: the number of cores)"
     )
-    parser.add_argument("--json", type=Path, metavar="FOLDER", help="write one JSON file for each case there")
+    parser.add_argument(
+        "--json", type=path_argument, metavar="FOLDER", help="write one JSON file for each case there"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sizes: a smoke test")
     parser.add_argument("--full", action="store_true", help="all sizes, however long they take")
     parser.add_argument(
@@ -74,7 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--minutes", type=positive(float), default=10.0, help="leave out sizes that would end later (10)"
     )
     parser.add_argument(
-        "--run", type=Path, metavar="FOLDER", help="a training run, for cases about what one has learned"
+        "--run",
+        type=path_argument,
+        metavar="FOLDER",
+        help="a training run, for cases about what one has learned",
     )
     parser.add_argument("--list", action="store_true", help="print the cases and exit")
     return parser
@@ -202,7 +208,9 @@ def run_case(run: Run, name: str, folder: Path | None, *, asked_for: bool = Fals
         print(f"{name}: measured with uncommitted changes", file=sys.stderr)
     print(projection_table(result) or text_of(name, result), flush=True)
     if folder is not None:
-        (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        path = folder / f"{name}.json"
+        with explained_writing(path):
+            write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     return True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +52,8 @@ class CommandParser(argparse.ArgumentParser):
         if same:
             shown = ", ".join(f"{key}={value or '…'}" for key in same[:3])
             return f": it is a setting, which is written {shown}"
+        if "." in word:
+            return f": a setting is written {word}={value or '…'}"
         return nearest(option, list(self._option_string_actions), count=2)
 
 
@@ -91,11 +92,6 @@ def file_argument(*endings: str, without: bool = True) -> Callable[[str], Path]:
         return path
 
     return parse
-
-
-def quoted(*words: object) -> str:
-    """Words of a command line as they can be copied into a shell."""
-    return shlex.join(str(word) for word in words)
 
 
 def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:

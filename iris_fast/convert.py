@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from iris_fast.command_line import CommandParser, loading, run_command
+from iris_fast.command_line import CommandParser, file_argument, loading, path_argument, run_command
 
 
 def build_parser() -> CommandParser:
@@ -15,9 +14,13 @@ def build_parser() -> CommandParser:
         "(eloialonso/iris). No code in the file is run.",
     )
     parser.add_argument(
-        "source", type=Path, help="a checkpoint of either form, or a run folder (its checkpoints/last.pt)"
+        "source",
+        type=path_argument,
+        help="a checkpoint of either form, or a run folder (its checkpoints/last.pt)",
     )
-    parser.add_argument("target", type=Path, help="the file to write")
+    parser.add_argument(
+        "target", type=file_argument(".pt", ".pth", ".ckpt", ".bin"), help="the file to write (.pt)"
+    )
     parser.add_argument("--to", choices=("public", "iris_fast"), required=True, help="the form of TARGET")
     parser.add_argument(
         "--lpips",

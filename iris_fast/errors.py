@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from difflib import get_close_matches
 
@@ -32,3 +33,8 @@ def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] 
     from .command_line import run_command as run
 
     return run(main, argv)
+
+
+def quoted(*words: object) -> str:
+    """Words of a command line as they can be copied out of a sentence into a shell."""
+    return shlex.join(str(word) for word in words)

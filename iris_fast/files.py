@@ -116,7 +116,8 @@ def explained_writing(path: Path, instead: str = "choose another place") -> Iter
         if is_disk_full(error):
             raise RunStopped(f"the disk is full and {path} was not written: make room", 4) from error
         if isinstance(error, OSError):
-            reason = error.strerror or type(error).__name__
+            in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
+            reason = "a file stands where a folder has to" if in_the_way else error.strerror
             raise UserError(f"{path} cannot be written ({reason}): {instead}") from error
         raise
 
@@ -125,10 +126,12 @@ def check_writable(path: Path) -> None:
     """UserError for a file to be written that cannot be, before the work whose result it will hold."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file to write")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir():
+    folder = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
+    if path.exists() and not path.is_file():  # a fifo or a device, which is written to as it is
+        folder = path
+    elif not folder.is_dir():
         raise UserError(f"{path} cannot be written, since {folder} is a file: choose another place")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK):
         raise UserError(f"{path} cannot be written: choose a folder that is yours to write to")
 
 
@@ -158,9 +161,10 @@ def check_ending(path: Path, endings: Sequence[str], without: bool = True) -> No
     ending = path.suffix.lower()
     if ending in endings or (without and not re.fullmatch(r"\.[a-z]{2,}\d?", ending)):
         return
-    raise UserError(
-        f"'{path}' ends in '{path.suffix}': it is written as {' or '.join(endings)}, so name it that way"
-    )
+    *others, last = endings
+    wanted = f"{', '.join(others)} or {last}" if others else last
+    named = f"ends in '{path.suffix}'" if ending else "has no ending"
+    raise UserError(f"'{path}' {named}: what is written there ends in {wanted}")
 
 
 def nearest_entry(path: Path) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from iris_fast.command_line import CommandParser, loading, run_command
+from iris_fast.command_line import CommandParser, file_argument, loading, path_argument, run_command
 from iris_fast.errors import UserError
-from iris_fast.training.curves import load_run
+from iris_fast.training.curves import PICTURE_ENDINGS, load_run
 
 
 def make_parser() -> CommandParser:
@@ -16,10 +16,10 @@ def make_parser() -> CommandParser:
         description="Draws the learning curve (returns against environment steps) and the losses of a run.\n"
         "Several runs of one game are drawn as their mean and range, with a thin line for each.",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run")
+    parser.add_argument("runs", type=path_argument, metavar="RUN", nargs="+", help="folder of a run")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=picture_place,
         help="a folder for the pictures, or one file (.png, .pdf, .svg) for all of them "
         "(default: RUN/media/plots, or the current folder when there are several runs)",
     )
@@ -32,6 +32,12 @@ def make_parser() -> CommandParser:
     return parser
 
 
+def picture_place(text: str) -> Path:
+    """The folder or the picture file that `--out` names."""
+    path = path_argument(text)
+    return path if path.is_dir() or text.endswith("/") else file_argument(*PICTURE_ENDINGS)(text)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Draws the pictures and prints where they are."""
     arguments = make_parser().parse_args(argv)
@@ -39,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(
             f"--smooth {arguments.smooth} is not a number of points: give 1 (no smoothing) or more"
         )
-    runs = [load_run(Path(folder)) for folder in arguments.runs]
+    runs = [load_run(folder) for folder in arguments.runs]
     with loading("matplotlib"):
         from iris_fast.training.plots import draw_runs
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from iris_fast.command_line import CommandParser, loading, run_command
+from iris_fast.command_line import CommandParser, loading, path_argument, run_command
 
 EXAMPLES = """\
 examples:
@@ -20,6 +19,23 @@ It ends with 0 when the run is complete, 130 after Ctrl-C and 143 after SIGTERM 
 cannot be used, 3 when a loss diverged, 4 when the disk is full (in both cases the last checkpoint is whole).
 """
 
+# Of all settings those that are most often taken for options; the rest is known after PyTorch's import alone.
+SETTINGS = (
+    *(
+        "common.epochs",
+        "common.threads",
+        "common.precision",
+        "common.engine",
+        "env.backend",
+        "evaluation.every",
+    ),
+    *("training.learning_rate", "training.tokenizer.learning_rate", "collection.train.config.num_steps"),
+    *("collection.train.num_envs", "collection.train.config.epsilon", "collection.test.config.num_episodes"),
+    *(f"training.{part}.batch_num_samples" for part in ("tokenizer", "world_model", "actor_critic")),
+    *(f"training.{part}.steps_per_epoch" for part in ("tokenizer", "world_model", "actor_critic")),
+    *("training.actor_critic.imagine_horizon", "tokenizer.perceptual", "tokenizer.vocab_size"),
+)
+
 
 def make_parser() -> CommandParser:
     parser = CommandParser(
@@ -27,6 +43,7 @@ def make_parser() -> CommandParser:
         description="Train an IRIS agent on an Atari game, or on Catch.\n"
         "Ctrl-C finishes the step, saves and exits.",
         epilog=EXAMPLES,
+        settings=SETTINGS,
     )
     run = parser.add_argument_group("the run")
     run.add_argument("--game", help="plain name of the game: Pong, Breakout, Catch, … (see --list-games)")
@@ -38,16 +55,22 @@ def make_parser() -> CommandParser:
     run.add_argument("--device", help="auto (default), cpu, cuda or cuda:N")
     run.add_argument("--seed", type=int, help="seed of everything random (default 0)")
     run.add_argument(
-        "--run-dir", type=Path, metavar="RUN", help="run folder to make (default outputs/GAME/DATE_TIME)"
+        "--run-dir",
+        type=path_argument,
+        metavar="RUN",
+        help="run folder to make (default outputs/GAME/DATE_TIME)",
     )
-    run.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    run.add_argument("--resume", type=path_argument, metavar="RUN", help="go on with the run in this folder")
     run.add_argument("--wandb", action="store_true", help="log to Weights & Biases as well")
     run.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="configuration, for example common.epochs=100"
     )
     weights = parser.add_argument_group("weights to start from")
     weights.add_argument(
-        "--init", metavar="CHECKPOINT", help="a checkpoint or run folder, ours or the public implementation's"
+        "--init",
+        type=path_argument,
+        metavar="CHECKPOINT",
+        help="a checkpoint or run folder, ours or the public implementation's",
     )
     weights.add_argument(
         "--init-parts",
@@ -59,7 +82,8 @@ def make_parser() -> CommandParser:
     lists.add_argument(
         "--list-keys",
         action="store_true",
-        help="print every configuration key with its type and value (of --preset, or the paper's) and exit",
+        help="print every configuration key with its type and value (in a run of the options given; without --game "
+        "and --preset the paper's) and exit",
     )
     return parser
 
@@ -75,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         from iris_fast.training import launch
 
     if arguments.list_keys:
-        print("\n".join(launch.key_lines(launch.preset_of(arguments.preset or "paper", "Pong"))))
+        print("\n".join(launch.key_lines(launch.listed_config(arguments))))
         return 0
     return launch.train(arguments)
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -424,18 +425,30 @@ def test_convert_and_plot_refuse(
     assert contents(here) == {}
 
 
-def test_plot_says_that_it_cannot_write(
-    trained: Path, here: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 2), (errno.ENOSPC, 4)])
+def test_plot_and_convert_say_that_they_cannot_write(
+    number: int, code: int, trained: Path, here: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a folder that may only be read, or on a full disk."""
-    for number in (errno.EACCES, errno.ENOSPC):
+    """As in a folder that may only be read, or on a full disk; nothing half-written stays."""
 
-        def fail(*arguments: object, number: int = number, **options: object) -> None:
-            raise OSError(number, os.strerror(number))
+    def fail(what: object, file: Any, **options: object) -> None:
+        file.write(b"half of it")
+        raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-        sentence = refusal(partial(run_command, plot.main), capsys, [str(trained), "--out", "."])
-        assert os.strerror(number) in sentence and "--out" in sentence
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    monkeypatch.setattr("torch.save", lambda payload, file: fail(payload, file))
+    for command, arguments, named in (
+        (plot.main, ["--out", "."], "learning_curve.png"),
+        (plot.main, ["--out", "all.pdf"], "all.pdf"),
+        (convert.main, ["weights.pt", "--to", "iris_fast"], "weights.pt"),
+    ):
+        capsys.readouterr()
+        assert run_command(command, [str(trained), *arguments]) == code
+        said = capsys.readouterr()
+        told = said.err.removeprefix("loading matplotlib …\n")
+        assert named in told and told.count("\n") == 1 and said.out == ""
+        assert ("the disk is full" if code == 4 else os.strerror(number)) in told
+        assert contents(here) == {}
 
 
 @pytest.mark.parametrize(
@@ -447,5 +460,5 @@ def test_a_real_process_prints_one_line_and_ends_with_2(
     command = [sys.executable, "-m", f"iris_fast.{module}", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, cwd=here)
     assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("loading PyTorch …\nerror: ") and result.stderr.count("\n") == 2
     assert contents(here) == {}

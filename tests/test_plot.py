@@ -239,7 +239,9 @@ def test_a_run_without_a_readable_configuration_goes_by_its_folder(tmp_path: Pat
         ("folder", [], "is not the folder of a run"),
         ("config", [], "has no metrics yet"),
         ("run", ["--smooth", "0"], "--smooth 0 is not a number of points"),
-        ("run", ["--out", "{folder}/config/trainer.yaml"], "trainer.yaml is a file"),
+        ("run", ["--out", "{folder}/config/trainer.yaml"], "ends in .png, .pdf or .svg"),
+        ("run", ["--out", "{folder}/curves.jpg"], "ends in .png, .pdf or .svg"),
+        ("run", ["--out", "{folder}/logs/metrics.jsonl/new"], "a file stands where a folder has to"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_exit_code_2(

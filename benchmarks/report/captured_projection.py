@@ -16,7 +16,7 @@ from typing import Any
 
 from iris_fast.agent import PARTS
 from iris_fast.command_line import run_command
-from iris_fast.errors import UserError
+from iris_fast.errors import UserError, quoted
 from iris_fast.training.estimate import ATARI_EPISODE_STEPS
 
 from ..registry import circumstances
@@ -72,7 +72,9 @@ def main(argv: list[str] | None = None) -> int:
     for case in ("training_steps", "environments"):
         file = folder / f"{case}.json"
         if not file.is_file():
-            raise UserError(f"{file} is not there: run python -m benchmarks --only {case} --json {folder}")
+            raise UserError(
+                f"{file} is not there: run {quoted('python', '-m', 'benchmarks', '--only', case, '--json', folder)}"
+            )
         found[case] = json.loads(file.read_text())["result"]
     result = project_captured(found["training_steps"], found["environments"])
     record = {"case": "captured_projection", **circumstances(), "result": result}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from iris_fast.errors import UserError
+from iris_fast.command_line import CommandParser, path_argument
+from iris_fast.errors import UserError, quoted
+from iris_fast.files import explained_writing, write_atomically
 
 from .. import cases  # noqa: F401  (registers the cases)
 from ..registry import CASES
@@ -38,29 +39,37 @@ COLUMNS = (
 
 def main(argv: list[str]) -> int:
     """Rebuilds everything from JSON files."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m benchmarks report", description="Make tables and plots of results that are there."
     )
-    parser.add_argument("folder", type=Path, nargs="?", default=RESULTS, help="where the JSON files are")
-    parser.add_argument("--out", type=Path, help="where report.md and plots go (default: the same folder)")
     parser.add_argument(
-        "--readme", type=Path, default=ROOT / "README.md", help="whose speed table to replace"
+        "folder", type=path_argument, nargs="?", default=RESULTS, help="where the JSON files are"
+    )
+    parser.add_argument(
+        "--out", type=path_argument, help="where report.md and plots go (default: the same folder)"
+    )
+    parser.add_argument(
+        "--readme", type=path_argument, default=ROOT / "README.md", help="whose speed table to replace"
     )
     arguments = parser.parse_args(argv)
     records = read_records(arguments.folder)
     if not records:
-        raise UserError(f"{arguments.folder} holds no results: write some with --json {arguments.folder}")
+        raise UserError(
+            f"{arguments.folder} holds no results: write some with {quoted('--json', arguments.folder)}"
+        )
     out = arguments.out or arguments.folder
-    out.mkdir(parents=True, exist_ok=True)
     from .plots import draw_all  # here, since matplotlib takes a second
 
-    plots = draw_all({name: record["result"] for name, record in records.items()}, out)
     report = out / "report.md"
-    report.write_text(report_text(records, plots), encoding="utf-8")
+    with explained_writing(report, "choose another place with --out"):
+        out.mkdir(parents=True, exist_ok=True)
+        plots = draw_all({name: record["result"] for name, record in records.items()}, out)
+        write_atomically(report, report_text(records, plots).encode())
     print("\n".join(str(path) for path in (report, *plots)))
     if arguments.folder.resolve() == RESULTS or arguments.readme != ROOT / "README.md":
         text = arguments.readme.read_text(encoding="utf-8")
-        arguments.readme.write_text(with_speed_table(text, arguments.folder), encoding="utf-8")
+        with explained_writing(arguments.readme, "choose another with --readme"):
+            write_atomically(arguments.readme, with_speed_table(text, arguments.folder).encode())
     return 0
 
 

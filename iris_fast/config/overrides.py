@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from iris_fast.errors import UserError, nearest
+from iris_fast.files import user_path
 
 from .schema import Config
 
@@ -17,6 +18,8 @@ ELSEWHERE = {
     "evaluation.actor_critic.horizon": "use evaluation.imagined_frames={}",
     "evaluation.actor_critic.num_episodes_to_save": "use evaluation.num_imagined_episodes={}",
 }
+# Keys whose values are paths, in which `~` is expanded.
+PATH_KEYS = ("initialization.path_to_checkpoint", "initialization.lpips_weights")
 Node = TypeVar("Node")
 
 
@@ -52,7 +55,8 @@ def apply_overrides(config: Config, overrides: list[str]) -> Config:
         node = changes
         for name in path:
             node = node.setdefault(name, _Changes())
-        node[last] = parse_value(text.strip(), keys[key], key)
+        value = parse_value(text.strip(), keys[key], key)
+        node[last] = _path(value, key) if key in PATH_KEYS and value is not None else value
     return _replace(config, changes)
 
 
@@ -87,6 +91,13 @@ def parse_value(text: str, hint: Any, key: str) -> Any:
             raise UserError(f"{key}={text}: it takes {len(arguments)} values, as [32,32,64,64]")
         return tuple(parse_value(item, arguments[0], key) for item in items)
     return _parse_scalar(text, hint, key)
+
+
+def _path(text: str, key: str) -> str:
+    try:
+        return str(user_path(text))
+    except UserError as error:
+        raise UserError(f"{key}={text[:40]}: {error}") from None
 
 
 def _parse_scalar(text: str, hint: Any, key: str) -> Any:

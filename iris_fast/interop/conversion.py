@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, quoted
+from ..files import check_writable, explained_writing, user_path
 from .files import (
     Weights,
     config_from_dict,
@@ -20,7 +21,7 @@ from .files import (
     write_weights,
 )
 from .lpips_files import find_lpips
-from .public import public_overrides, to_public
+from .public import public_overrides, require_expressible, to_public
 
 LPIPS_PREFIX = "tokenizer.lpips."
 
@@ -32,30 +33,27 @@ def convert(arguments: argparse.Namespace) -> int:
     assumption = heads_assumption(weights, arguments.num_heads)
     if assumption:
         print(assumption, file=sys.stderr)
+    config = config_from_dict(weights.agent_config)
+    if arguments.to == "public":
+        require_expressible(config)  # before anything is asked for that would not help
     perceptual = _perceptual(weights, arguments.to, arguments.lpips)
     agent = {name: value for name, value in weights.state_dict.items() if not name.startswith(LPIPS_PREFIX)}
-    config = config_from_dict(weights.agent_config)
-    try:
+    with explained_writing(arguments.target):
         if arguments.to == "public":
             save_atomically(to_public(agent, config, perceptual), arguments.target)
         else:
             carried = {f"{LPIPS_PREFIX}{name}": value for name, value in (perceptual or {}).items()}
             write_weights(arguments.target, agent | carried, config, weights.num_actions)
-    except OSError as error:
-        raise UserError(
-            f"{arguments.target} cannot be written ({error.strerror}): choose another place"
-        ) from error
     included = "with" if perceptual else "without"
     print(f"wrote {arguments.target}: {weights.num_actions} actions, {included} the perceptual network")
     overrides = public_overrides(config) if arguments.to == "public" else []
     if overrides:
-        print(f"the public implementation loads it with these settings: {' '.join(overrides)}")
+        print(f"the public implementation loads it with these settings: {quoted(*overrides)}")
     return 0
 
 
 def _check_target(source: Path, target: Path, force: bool) -> None:
-    if target.is_dir():
-        raise UserError(f"{target} is a folder: name the file to write")
+    check_writable(target)
     if target.exists():
         if target.samefile(weights_path(source)):
             raise UserError(f"{target} is the source itself: choose another target")
@@ -73,7 +71,7 @@ def _perceptual(weights: Weights, to: str, choice: str | None) -> dict[str, Tens
     if choice in (None, "download"):
         found = find_lpips(None, allow_download=choice == "download")
     else:
-        found = find_lpips(Path(choice))
+        found = find_lpips(user_path(choice))
     if found is None:
         raise UserError(
             f"{weights.path} carries no perceptual network, which the public implementation wants in a file: "

@@ -82,7 +82,7 @@ def to_public(
 
     Raises UserError for sizes that the public implementation has no setting for.
     """
-    _require_expressible(config)
+    require_expressible(config)
     own = dict(state_dict) | {f"tokenizer.lpips.{name}": value for name, value in (lpips or {}).items()}
     with_lpips = any(name.startswith("tokenizer.lpips.") for name in own)
     num_actions = state_dict["actor_critic.actor_linear.weight"].shape[0]
@@ -229,8 +229,8 @@ def _require_same(own: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         raise UserError(f"the state dict is not of an IRIS agent (it has {min(unknown)}): give one that is")
 
 
-def _require_expressible(config: AgentConfig) -> None:
-    """The public code fixes these sizes, so that a file with others could never be loaded there."""
+def require_expressible(config: AgentConfig) -> None:
+    """UserError for sizes that the public code fixes otherwise: a file with them could never be loaded there."""
     fixed = {
         "actor_critic.channels": (tuple(config.actor_critic.channels), ActorCriticConfig.channels),
         "actor_critic.lstm_dim": (config.actor_critic.lstm_dim, ActorCriticConfig.lstm_dim),

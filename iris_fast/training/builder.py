@@ -198,8 +198,12 @@ def make_train_env(config: Config) -> FrameVectorEnv:
 
 def _check_unfinished(content: Mapping[str, Any], config: Config, run: RunFolder) -> None:
     """Ends a run that is complete with a sentence and 0, before anything of it is built or changed."""
-    epochs = config.common.epochs
-    if content["position"]["epoch"] > epochs:
+    epochs, done = config.common.epochs, content["position"]["epoch"] - 1
+    if epochs < done:
+        raise UserError(
+            f"common.epochs={epochs}: the run in {run.path} has done {done} already; give more to go on"
+        )
+    if epochs == done:
         run.unlock()
         raise RunStopped(
             f"the run in {run.path} is complete ({epochs} epochs): to go on, add common.epochs={2 * epochs}",

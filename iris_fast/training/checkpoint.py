@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from iris_fast.agent import Agent
-from iris_fast.errors import RunStopped, UserError
+from iris_fast.errors import RunStopped, UserError, quoted
 from iris_fast.files import is_disk_full, open_atomically
 from iris_fast.interop.files import read_payload, write_weights
 from iris_fast.replay.store import EpisodeStore
@@ -120,7 +120,8 @@ def load_checkpoint(run: RunFolder) -> dict[str, Any]:
         raise UserError(f"{run.path} has no checkpoint yet (checkpoints/last.pt): start the run anew")
     content = read_payload(run.checkpoint)
     if "position" not in content:
-        raise UserError(f"{run.checkpoint} holds weights alone: start a new run with --init {run.checkpoint}")
+        init = quoted("--init", run.checkpoint)
+        raise UserError(f"{run.checkpoint} holds weights alone: start a new run with {init}")
     return content
 
 
@@ -141,7 +142,8 @@ class explained_disk_errors:
             if self.run.checkpoint.is_file()
             else "no checkpoint was written yet"
         )
+        resume = quoted("--resume", self.run.path)
         raise RunStopped(
-            f"the disk with {self.run.path} is full: {kept}; make room and go on with --resume {self.run.path}",
+            f"the disk with {self.run.path} is full: {kept}; make room and go on with {resume}",
             exit_code=4,
         ) from error

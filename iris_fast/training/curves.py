@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from iris_fast.envs.games import resolve_game
 from iris_fast.errors import UserError
+from iris_fast.files import nearest_entry
 from iris_fast.training.loggers import METRICS_FILE, read_metrics
 
 Floats: TypeAlias = NDArray[np.float64]
 
+PICTURE_ENDINGS = (".png", ".pdf", ".svg")
 CONFIG_FILE = Path("config") / "trainer.yaml"
 # Where a configuration may name its game: this project's places, then that of the public implementation.
 GAME_KEYS = ("game", "env.game", "env.train.game", "env.id", "env.train.id")
@@ -44,7 +46,8 @@ class Run:
 def load_run(folder: Path) -> Run:
     """Reads a run folder; UserError for a folder that is not one, or has no metrics yet."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: give the folder of a run, which has {METRICS_FILE} in it")
+        near = nearest_entry(folder) if not folder.exists() else ""
+        raise UserError(f"{folder} is not a folder{near}: give that of a run, which has {METRICS_FILE} in it")
     if not (folder / CONFIG_FILE).is_file() and not (folder / METRICS_FILE).is_file():
         raise UserError(
             f"{folder} is not the folder of a run: it has neither {CONFIG_FILE} nor {METRICS_FILE}"

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from iris_fast.agent import PARTS
 from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, preset_config, resolve, unresolve
 from iris_fast.envs import resolve_game
-from iris_fast.errors import RunStopped, UserError, nearest
+from iris_fast.errors import RunStopped, UserError, nearest, quoted
 from iris_fast.interop.files import architecture
 
 from .builder import build_trainer, choose_device, choose_preset, prepare
@@ -47,15 +47,32 @@ def _train(trainer: Trainer) -> int:
         trainer.run()
     except KeyboardInterrupt:  # the second Ctrl-C
         raise RunStopped(
-            f"at once; go on from the last checkpoint with --resume {folder}", trainer.stop.exit_code
+            f"at once; go on from the last checkpoint with {quoted('--resume', folder)}",
+            trainer.stop.exit_code,
         ) from None
     finally:
         with ExitStack() as clean_up:  # each of them, whether or not another one fails
             clean_up.callback(trainer.run_folder.unlock)
             clean_up.callback(trainer.env.close)
             clean_up.callback(trainer.logger.close)
-    _say(f"done: {folder}; python -m iris_fast.evaluate {folder} --episodes 100")
+    evaluation = quoted("python", "-m", "iris_fast.evaluate", folder, "--episodes", 100)
+    _say(f"done: {folder}; {evaluation}")
     return 0
+
+
+def listed_config(arguments: argparse.Namespace) -> Config:
+    """The configuration that `--list-keys` shows: that of a run with these arguments, or else the paper's."""
+    if arguments.resume is not None:
+        return _with_options(unresolve(RunFolder(arguments.resume).read_config()), arguments)
+    if arguments.game is None:
+        return _with_options(preset_of(arguments.preset or "paper", "Pong"), arguments)
+    return _with_options(_chosen_preset(arguments, resolve_game(arguments.game)), arguments)
+
+
+def _chosen_preset(arguments: argparse.Namespace, game: str) -> Config:
+    """The preset asked for, or that of the game and the device, which an override may name."""
+    device = _with_options(preset_config("paper", game), arguments).common.device  # the same in all presets
+    return preset_of(arguments.preset or choose_preset(game, choose_device(device)), game)
 
 
 def preset_of(preset: str, game: str) -> Config:
@@ -70,10 +87,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
     if arguments.game is None:
         raise UserError("name a game, for example --game Pong (--list-games shows all)")
     game = resolve_game(arguments.game)
-    # The preset follows from the device, which an override may name; any preset can be asked for that.
-    device = _with_options(preset_config("paper", game), arguments).common.device
-    config = preset_of(arguments.preset or choose_preset(game, choose_device(device)), game)
-    config = _with_options(config, arguments)
+    config = _with_options(_chosen_preset(arguments, game), arguments)
     config = _with_initialization(config, arguments)
     run = RunFolder(arguments.run_dir) if arguments.run_dir else RunFolder.default(game)
     run.check_new()
@@ -138,7 +152,7 @@ def _with_initialization(config: Config, arguments: argparse.Namespace) -> Confi
         if part not in PARTS:
             raise UserError(f"--init-parts {part}{nearest(part, PARTS)}: choose from {', '.join(PARTS)}")
     loads: dict[str, Any] = {f"load_{part}": part in parts for part in PARTS}
-    initialization = replace(config.initialization, path_to_checkpoint=arguments.init, **loads)
+    initialization = replace(config.initialization, path_to_checkpoint=str(arguments.init), **loads)
     return replace(config, initialization=initialization)
 
 

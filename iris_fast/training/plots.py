@@ -14,11 +14,11 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from iris_fast.envs.games import ATARI_100K_SCORES
 from iris_fast.errors import UserError
+from iris_fast.files import explained_writing, open_atomically
 
-from .curves import Run, across_runs, running_mean
+from .curves import PICTURE_ENDINGS, Run, across_runs, running_mean
 
 PLOTS_FOLDER = Path("media") / "plots"
-PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 Canvas: TypeAlias = Figure | SubFigure
 
@@ -75,7 +75,7 @@ def draw_runs(runs: Sequence[Run], *, out: Path | None = None, smooth: int | Non
         games.setdefault(run.game, []).append(run)
     if out is None:
         out = runs[0].folder / PLOTS_FOLDER if len(runs) == 1 else Path()
-    if out.suffix.lower() in PICTURE_SUFFIXES:
+    if out.suffix.lower() in PICTURE_ENDINGS and not out.is_dir():
         if len(games) > 1:
             raise UserError(
                 f"{out} is one picture for {len(games)} games ({', '.join(games)}): give a folder as --out"
@@ -254,12 +254,6 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{path.parent} is a file: give --out a folder, or a file ending in .png") from None
-    except OSError as error:  # a folder of someone else's, a full disk
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{path} cannot be written ({reason}): choose another place with --out") from None
+    with explained_writing(path, "choose another place with --out"), open_atomically(path) as file:
+        figure.savefig(file, dpi=130, format=path.suffix[1:].lower())
     return path

@@ -17,8 +17,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from iris_fast.config import Config, from_dict, to_dict
-from iris_fast.errors import UserError
-from iris_fast.files import remove_partials, write_atomically
+from iris_fast.errors import UserError, quoted
+from iris_fast.files import nearest_entry, remove_partials, write_atomically
 
 
 class RunFolder:
@@ -60,7 +60,7 @@ class RunFolder:
     def check_new(self) -> None:
         """UserError when the folder holds anything already and cannot be numbered."""
         if not self._numbered and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            resume = f", or --resume {self.path}" if self.config.is_file() else ""
+            resume = f", or {quoted('--resume', self.path)}" if self.config.is_file() else ""
             raise UserError(f"{self.path} exists already: choose another --run-dir{resume}")
 
     def lock(self) -> None:
@@ -104,7 +104,9 @@ class RunFolder:
     def check_is_run(self) -> None:
         """UserError when the folder is not that of a run."""
         if not self.path.is_dir():
-            raise UserError(f"there is no run folder {self.path}")
+            if self.path.is_file():
+                raise UserError(f"{self.path} is a file: give the folder of a run")
+            raise UserError(f"there is no run folder {self.path}{nearest_entry(self.path)}")
         if not self.config.is_file():
             raise UserError(f"{self.path} is not a run folder: it has no config/trainer.yaml")
 

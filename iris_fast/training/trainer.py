@@ -15,7 +15,7 @@ from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, to_dict
 from iris_fast.config.schema import memory_bytes
 from iris_fast.envs.interface import FrameVectorEnv
-from iris_fast.errors import RunStopped
+from iris_fast.errors import RunStopped, quoted
 from iris_fast.graphs import Tensors, graphs_of
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.randomness import derive_seed
@@ -413,6 +413,6 @@ class Trainer:
         position = self.position
         return RunStopped(
             f"saved at epoch {position.epoch}, {position.phase}, step {position.step}; go on with "
-            f"--resume {self.run_folder.path}",
+            f"{quoted('--resume', self.run_folder.path)}",
             exit_code=self.stop.exit_code,
         )

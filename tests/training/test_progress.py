@@ -184,6 +184,7 @@ def test_a_terminal_gets_bars_with_rate_losses_and_time_left(monkeypatch: pytest
         for step in phase:
             phase.set(loss=torch.tensor(2.5 - step), entropy=1)
             clock.now += 1.0
+        assert phase._bar is not None
         phase._bar.refresh()
     drawn = stream.getvalue()
     assert "epoch 4/10 tokenizer 100%" in drawn
