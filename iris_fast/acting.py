@@ -10,18 +10,18 @@ import numpy as np
 import torch
 
 from iris_fast.agent import Agent
-from iris_fast.graphs import GraphedCall, Graphs, Tensors, addresses
+from iris_fast.graphs import GraphedCall, Graphs, Tensors
 from iris_fast.models.actor_critic import ActorCriticOutput, LSTMState
 
 
 class Policy:
-    """`agent.policy` of frames from the host; with `graphs`, captured, and captured anew if weights have moved."""
+    """`agent.policy` of frames from the host; with `graphs`, captured, and captured anew where weights have moved."""
 
     def __init__(self, agent: Agent, graphs: Graphs | None = None):
         self.agent = agent
         self.graphs = graphs
         self._calls: dict[int, GraphedCall] = {}
-        self._addresses: tuple[int, ...] = ()
+        self._moves: list[int] = []  # of the parts' weights, when the calls were captured
 
     @torch.no_grad()
     def __call__(self, observations: np.ndarray, state: LSTMState) -> ActorCriticOutput:
@@ -29,8 +29,9 @@ class Policy:
         frames = torch.from_numpy(observations)
         if self.graphs is None:
             return self.agent.policy(frames.to(self.agent.device), state)
-        if self._addresses != addresses(self.agent.parameters()):
-            self._addresses = addresses(self.agent.parameters())
+        moves = [version.moves for version in self.agent.versions.values()]
+        if moves != self._moves:
+            self._moves = moves
             self._calls.clear()
         call = self._calls.setdefault(len(frames), GraphedCall(self._act, self.graphs))
         # What follows overwrites the outputs, and a state may be kept for long.

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from .kernels._arguments import with_checked_types
 from .models.actor_critic import ActorCritic, ActorCriticConfig, ActorCriticOutput, LSTMState
-from .models.frame_codec import FrameCodec, FrameCoder, has_codec, make_codec
+from .models.frame_codec import AgentCoder
 from .models.tokenizer import Tokenizer, TokenizerConfig
 from .models.transformer import TransformerConfig
+from .models.versioned import Version, Versioned
 from .models.world_model import WorldModel
 
 PARTS = ("tokenizer", "world_model", "actor_critic")
@@ -28,7 +29,12 @@ class AgentConfig:
 
 
 class Agent(nn.Module):
-    """Sees raw frames, acts on their reconstructions, dreams in tokens."""
+    """Sees raw frames, acts on their reconstructions, dreams in tokens.
+
+    `coder`: what encodes and decodes frames for everybody. Whoever changes weights by other means than loading them,
+    moving the agent or this project's gradient steps (an optimizer of their own, a write into a parameter, another
+    parameter in its place) calls `weights_changed` afterwards: engines, coders and policies keep copies.
+    """
 
     @with_checked_types
     def __init__(self, config: AgentConfig, num_actions: int):
@@ -40,7 +46,7 @@ class Agent(nn.Module):
         self.actor_critic = ActorCritic(
             config.actor_critic, num_actions, config.tokenizer.autoencoder.resolution
         )
-        self._codec: FrameCodec | None = None  # made when first needed
+        self.coder = AgentCoder(self.tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -54,16 +60,26 @@ class Agent(nn.Module):
     @torch.no_grad()
     def seen(self, frames: Tensor) -> Tensor:
         """As `reconstruct`, of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
-        coder = self._coder()
-        return coder.frames_of(coder.tokens_of(frames))
+        return self.coder.frames_of(self.coder.tokens_of(frames))
 
-    def _coder(self) -> FrameCoder:
-        """The tokenizer by the C++ codec where that is possible, else by its own modules."""
-        if not has_codec(self.tokenizer):
-            return self.tokenizer
-        if self._codec is None:
-            self._codec = make_codec(self.tokenizer)
-        return self._codec
+    @property
+    def versions(self) -> dict[str, Version]:
+        """Of each part's weights: what tells whether a copy of them is fresh."""
+        return {part: self._part(part).version for part in PARTS}
+
+    def weights_changed(self, *parts: str, in_place: bool = False) -> None:
+        """Says that the weights of `parts`, or of all, have changed, so that nothing computes with old copies.
+
+        `in_place`: every parameter is still the same memory, as after an optimizer's step, so that CUDA graphs which
+        read it need not be captured anew.
+        """
+        for part in parts or PARTS:
+            self._part(part).weights_changed(in_place=in_place)
+
+    def _part(self, name: str) -> Versioned:
+        if name not in PARTS:
+            raise ValueError(f"{name} is no part of the agent: name some of {', '.join(PARTS)}")
+        return self.get_submodule(name)  # type: ignore[return-value]
 
     @torch.no_grad()
     def policy(self, frames: Tensor, state: LSTMState) -> ActorCriticOutput:
@@ -83,4 +99,4 @@ class Agent(nn.Module):
                     own |= {
                         f"lpips.{name}": value for name, value in self.tokenizer.lpips.state_dict().items()
                     }
-            self.get_submodule(part).load_state_dict(own)
+            self._part(part).load_state_dict(own)

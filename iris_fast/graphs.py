@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
@@ -176,8 +176,3 @@ def fill(target: Tensor, value: Tensor | int) -> Tensor:
     if isinstance(value, Tensor):
         return target.copy_(value, non_blocking=True)
     return target.fill_(value - 2**64 if value >= 2**63 else value)
-
-
-def addresses(tensors: Iterable[Tensor]) -> tuple[int, ...]:
-    """Where tensors lie: a graph that reads them holds while this does not change."""
-    return tuple(tensor.data_ptr() for tensor in tensors)

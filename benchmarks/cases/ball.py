@@ -57,7 +57,6 @@ def train_tokenizer(config: TokenizerConfig, frames: np.ndarray, steps: int, see
     tokenizer = Tokenizer(config)
     if config.background:
         tokenizer.set_background(torch.from_numpy(frames[:BACKGROUND_FRAMES]).float() / 255)
-    parameters = tokenizer.trained_parameters()
 
     def losses(step_seed: int) -> list[dict[str, torch.Tensor]]:
         chosen = numpy_generator(step_seed).integers(0, len(frames), preset.tokenizer.batch_num_samples)
@@ -67,8 +66,9 @@ def train_tokenizer(config: TokenizerConfig, frames: np.ndarray, steps: int, see
         return [tokenizer.losses(batch)]
 
     restart = config.restart_codes_every
-    optimizer = adam(parameters, preset.tokenizer.learning_rate or preset.learning_rate)
-    part = PartTrainer("tokenizer", preset.tokenizer, parameters, optimizer, losses, "float32")
+    rate = preset.tokenizer.learning_rate or preset.learning_rate
+    optimizer = adam(tokenizer.trained_parameters(), rate)
+    part = PartTrainer("tokenizer", preset.tokenizer, tokenizer, optimizer, losses, "float32")
     for step in range(steps):
         part.step(derive_seed(seed, "ball"), 1, step)
     return tokenizer.eval()

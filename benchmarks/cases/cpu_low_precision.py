@@ -79,7 +79,7 @@ def rollouts_of(agent: Agent, batch: int, horizon: int, rounds: int) -> dict[str
     for call in calls.values():
         call(rounds)  # warms up
     times = {name: Timing(tuple(turn[0] for turn in turns)) for name, turns in in_turn(calls, rounds).items()}
-    if any(engine._memo.hits for engine in engines.values()):
+    if any(engine.memo.hits for engine in engines.values()):
         return {"batch": batch, "horizon": horizon, "error": "a frame was remembered: not timed"}
     plain, *others = times
     return {
@@ -91,7 +91,7 @@ def rollouts_of(agent: Agent, batch: int, horizon: int, rounds: int) -> dict[str
 
 
 def _seconds(engine: CpuEngine, start: ImaginationStart, horizon: int, seed: int) -> float:
-    engine.weights_changed(["tokenizer"])  # so that it remembers no frame
+    engine.memo.forget()
     began = time.perf_counter()
     engine.imagine(start, horizon, seed)
     return time.perf_counter() - began

@@ -59,7 +59,7 @@ def load_run(folder: Path) -> Trained:
     frames = sum(content["dataset"]["written"].values())
     store = EpisodeStore(frames, config.env.train.size, torch.device("cpu"))
     DatasetLog(**content["dataset"]).load(run.dataset, store)
-    return Trained(config, agent, FrameCache(agent.tokenizer, store), content["position"]["epoch"] - 1)
+    return Trained(config, agent, FrameCache(agent.coder, store), content["position"]["epoch"] - 1)
 
 
 def with_coarse_weights(agent: Agent) -> Agent:

@@ -53,7 +53,7 @@ class Learner:
             self.agent.tokenizer.attach_lpips(random_lpips())
         self.agent.to(device).eval()
         self.store = played_store(1000, self.config.env.train.size, 0, device)
-        self.cache = FrameCache(self.agent.tokenizer, self.store, max_bytes=10**9)
+        self.cache = FrameCache(self.agent.coder, self.store, max_bytes=10**9)
         self.engine = engine_of(self.agent, self.config.common)
         self.graphs = graphs_of(device) or Uncaptured(device) if self.config.training.cuda_graphs else None
         self.first = {name: value.clone() for name, value in self.agent.state_dict().items()}
@@ -63,13 +63,6 @@ class Learner:
         apply_precision(self.config.common.precision)
         self.agent.load_state_dict(self.first)
         self.agent.eval()
-        self.changed(PARTS)
-
-    def changed(self, parts: Iterable[str]) -> None:
-        """To be called when the weights of `parts` are others."""
-        self.engine.weights_changed(parts)
-        if "tokenizer" in parts:
-            self.cache.invalidate()
 
     def losses(self, seed: int, steps: int) -> dict[str, list[float]]:
         """Each part's loss at every step, one part after the other as in an epoch."""
@@ -81,7 +74,6 @@ class Learner:
             losses = [trainer.step(seed, 1, step)["total_loss"].clone() for step in range(steps)]
             found[name] = torch.stack(losses).tolist()
             self.agent.eval()
-            self.changed([name])
         return found
 
     def trainers(self) -> dict[str, Any]:
@@ -136,7 +128,7 @@ def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any
         other = fast.gradient(part, losses_of(inputs), pieces)
     trainer = fast.trainers()[part]
     assert isinstance(trainer, GraphedPartTrainer)
-    with preserved(trainer.parameters, trainer.optimizer):
+    with preserved(trainer.module, trainer.optimizer):
         norm = float(trainer.replay([0], lambda seed: inputs)["grad_norm"])
         ours = gradients_of(fast.agent.get_submodule(part))
     clipped = min(1.0, trainer.config.max_grad_norm / norm)

@@ -39,8 +39,8 @@ def measure(preset: str, frames: int, steps: int) -> dict[str, Any]:
     store = filled_store(frames, 64, seed=0)
     training, length = config.training, config.common.sequence_length or 1
     found: dict[str, Any] = {"preset": preset, "replay_frames": frames, "steps": steps}
-    caches = {"with": FrameCache(agent.tokenizer, store, max_bytes=4 * 10**9)}
-    caches["without"] = FrameCache(agent.tokenizer, store, enabled=False)
+    caches = {"with": FrameCache(agent.coder, store, max_bytes=4 * 10**9)}
+    caches["without"] = FrameCache(agent.coder, store, enabled=False)
     times: dict[str, list[float]] = {
         f"{part}_{side}": [] for part in ("world_model", "starts") for side in caches
     }

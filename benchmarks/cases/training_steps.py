@@ -79,7 +79,7 @@ def measure(preset: str, repeats: int, *overrides: str, operations: bool = False
     # Where memory is measured, with room for as many frames as a whole run plays.
     store = filled_store(2000, config.env.train.size, 0, device, FRAMES if on_gpu else None)
     limit = memory_bytes(config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage")
-    cache = FrameCache(agent.tokenizer, store, max_bytes=limit)
+    cache = FrameCache(agent.coder, store, max_bytes=limit)
     engine = engine_of(agent, config.common)
     graphs = graphs_of(device) if config.training.cuda_graphs else None
     part = config.training.actor_critic
@@ -212,7 +212,7 @@ def trainers(
         name: make_part_trainer(
             name,
             getattr(training, name),
-            [p for group in optimizers[name].param_groups for p in group["params"]],
+            getattr(agent, name),
             optimizers[name],
             *steps,
             precision,

@@ -16,7 +16,7 @@ from iris_fast.imagination.factory import make_engine
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.kernels._extension import find_extension
-from iris_fast.models.frame_codec import FrameCoder, coder_for
+from iris_fast.models.frame_codec import FrameCoder
 from iris_fast.models.tokenizer import Tokenizer, in_pieces
 from iris_fast.models.transformer import KVCache
 from iris_fast.models.world_model import WorldModel
@@ -44,15 +44,10 @@ class PlainFrames:
 
 
 class PlainEngine(OracleEngine):
-    """The oracle without what it does for reproducibility alone; it remembers no frames."""
-
-    def __init__(self, agent: Agent):
-        super().__init__(agent)
-        self._memo = None
-        self._plain = PlainFrames(agent.tokenizer)
+    """The oracle without what it does for reproducibility alone."""
 
     def frames_of(self, tokens: Tensor) -> Tensor:
-        return self._plain.frames_of(tokens)
+        return PlainFrames(self.agent.tokenizer).frames_of(tokens)
 
 
 def compile_parts(agent: Agent) -> None:
@@ -122,9 +117,8 @@ class OurSystem:
             self.engine = PlainEngine(self.agent)
         self._dream = None
         # Frames of the replay go through what training and acting take: in C++ where that is built.
-        tokenizer = self.agent.tokenizer
         plain = isinstance(self.engine, PlainEngine)
-        self._coder: FrameCoder = PlainFrames(tokenizer) if plain else coder_for(tokenizer)
+        self._coder: FrameCoder = PlainFrames(self.agent.tokenizer) if plain else self.agent.coder
         self._losses = OurLosses(self.agent, self.engine, self._coder)
         self._steps = Steps({part: self.agent.get_submodule(part) for part in PARTS}, self.device)
 
@@ -140,17 +134,16 @@ class OurSystem:
         return self._compiled
 
     def _forget_frames(self) -> None:
-        """So that no frame is remembered that was decoded before. On a GPU none is."""
-        if isinstance(self.engine, OracleEngine):
-            self.engine.weights_changed(["tokenizer"])
+        """So that no frame is remembered that was decoded before, as the C++ engine alone does."""
+        if isinstance(self.engine, CpuEngine):
+            self.engine.memo.forget()
 
     def _frames_remembered(self) -> int:
         """Frames since `load` that were not decoded, since the engine remembered them."""
-        memo = self.engine._memo if isinstance(self.engine, OracleEngine) else None
-        return 0 if memo is None else memo.hits
+        return self.engine.memo.hits if isinstance(self.engine, CpuEngine) else 0
 
     def has_parts(self) -> bool:
-        return isinstance(self.engine, OracleEngine)  # the C++ engine is one too
+        return isinstance(self.engine, (OracleEngine, CpuEngine))
 
     @torch.no_grad()
     def dream(self, first: Tensor, actions: Tensor, tokens: Tensor | None) -> Arrays:
@@ -176,17 +169,18 @@ class OurSystem:
     def decode(self, tokens: Tensor) -> tuple[float, Tensor]:
         tokens = tokens.to(self.device)
         engine = self.engine
-        if not isinstance(engine, OracleEngine):
-            raise TypeError(f"the engine {engine.name} decodes no frames apart from a rollout")
-        self._forget_frames()
-        return seconds_of(lambda: engine.frames_of(tokens), self.device)
+        if isinstance(engine, CpuEngine):
+            return seconds_of(lambda: engine.codec.frames_of(tokens), self.device)
+        if isinstance(engine, OracleEngine):
+            return seconds_of(lambda: engine.frames_of(tokens), self.device)
+        raise TypeError(f"the engine {engine.name} decodes no frames apart from a rollout")
 
     @torch.no_grad()
     def act(self, frames: Tensor) -> tuple[float, Arrays]:
         frames, engine = frames.to(self.device).unsqueeze(1), self.engine
         state = self.agent.actor_critic.initial_state(len(frames))
         # The one of rollouts, which on a CPU is C++.
-        policy = engine._policy if isinstance(engine, OracleEngine) else self.agent.actor_critic
+        policy = engine.policy if isinstance(engine, CpuEngine) else self.agent.actor_critic
         seconds, output = seconds_of(lambda: policy(frames, state), self.device)
         return seconds, {"logits": output.logits_actions[:, 0], "values": output.values[:, 0]}
 
@@ -263,5 +257,5 @@ class OurSystem:
         if part == "actor_critic":
             found["imagine_seconds"] = self._losses.imagine_seconds
         found["frames_remembered"] = float(self._frames_remembered() - before)
-        self.engine.weights_changed([part])  # so that the next rollout has them
+        self.agent.weights_changed(part, in_place=True)  # so that the next rollout has them
         return found

@@ -119,7 +119,6 @@ class OurLosses:
             losses = self.agent.world_model.losses(tokens, *(batch[name] for name in names))
         else:
             start = self.cached(part, batch) if cached is None else cached
-            self.engine.weights_changed(["actor_critic"])
             self.imagine_seconds, rollout = seconds_of(
                 lambda: self.engine.imagine(start, horizon, seed), self.agent.device
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,20 +13,14 @@ from torch import Tensor
 from iris_fast.agent import Agent
 from iris_fast.kernels._arguments import with_checked_types
 from iris_fast.models.cpu_policy import CpuPolicy
-from iris_fast.models.cpu_weights import (
-    WeightVersions,
-    require_extension,
-    weight_arrays,
-    weight_versions,
-)
+from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from iris_fast.models.frame_codec import DecoderDtype, FrameCodec
 from iris_fast.models.world_model import WorldModel
 
 from .dream import DreamStep
-from .engine import HalfOrFloat, ImaginationStart, Rollout, WeightsDtype
+from .engine import HalfOrFloat, ImaginationStart, Rollout, WeightsDtype, check_rollout
 from .frame_memo import FrameMemo
-from .oracle import OracleEngine, _Recorder
-from .randomness import Draws, PhiloxDraws, Purpose
+from .randomness import PhiloxDraws, Purpose
 
 if TYPE_CHECKING:
     from iris_fast._C import ThreadPool, TokenDream, TokenModel
@@ -182,8 +175,8 @@ class CpuDream:
         )
 
 
-class CpuEngine(OracleEngine):
-    """The oracle with its dream, its frame decoder and its policy in C++.
+class CpuEngine:
+    """The oracle's rollouts with the dream, the frame decoder and the policy in C++.
 
     The agent must be in evaluation mode, in float32 on the CPU. The world model is packed at once, and again at
     the first rollout after its weights have changed. Rollouts from several threads take turns. The same seed
@@ -195,81 +188,99 @@ class CpuEngine(OracleEngine):
     name = "cpu"
 
     def __init__(self, agent: Agent, options: CpuOptions = CpuOptions()):
-        super().__init__(agent)
+        """Threads and the packed tokenizer are the agent's (`Agent.coder`) where `options` ask for no others.
+
+        Raises RuntimeError without the C++ extension, ValueError for an agent that it cannot run.
+        """
+        self.agent = agent
         self.options = options
-        threads = torch.get_num_threads() if options.threads is None else options.threads
-        self._pool: ThreadPool = require_extension().ThreadPool(threads)
-        codec = FrameCodec(
-            agent.tokenizer, self._pool, simd=options.simd, decoder_dtype=options.decoder_dtype
-        )
-        self._codec = codec
-        self._memo = FrameMemo(agent.tokenizer, codec.frames_of)
+        self.codec = self._codec()
+        self.memo = FrameMemo(agent.tokenizer, self.codec.frames_of)
         resolution = agent.config.tokenizer.autoencoder.resolution
-        self._policy: CpuPolicy = CpuPolicy(agent.actor_critic, self._pool, resolution, simd=options.simd)
-        # Packed now to raise what rollouts would raise later, hours into a run, and again when weights were loaded.
-        self._model: TokenModel | None = None
-        self._model_weights: WeightVersions = []
-        self._packed_model()
+        self.policy = CpuPolicy(agent.actor_critic, self.codec.pool, resolution, simd=options.simd)
         self._turn = threading.Lock()  # of rollouts, which share a dream
         self._dream: CpuDream | None = None  # kept for its memory
+        # Packed now to raise what rollouts would raise later, hours into a run.
+        self._model, self._version = self._pack(), agent.world_model.version
 
-    def weights_changed(self, parts: Iterable[str]) -> None:
-        parts = tuple(parts)
-        super().weights_changed(parts)
-        if "world_model" in parts:
-            self._model = self._dream = None
-        if "tokenizer" in parts:
-            self._codec.weights_changed()
-        if "actor_critic" in parts:
-            self._policy.weights_changed()
+    def _codec(self) -> FrameCodec:
+        options, coder = self.options, self.agent.coder
+        if (options.threads, options.simd, options.decoder_dtype) == (None, "auto", "float32"):
+            return coder.codec()
+        pool = require_extension().ThreadPool(options.threads) if options.threads else coder.codec().pool
+        return FrameCodec(self.agent.tokenizer, pool, simd=options.simd, decoder_dtype=options.decoder_dtype)
+
+    @with_checked_types
+    def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
+        return self.imagine_with(start, horizon, PhiloxDraws(seed))
 
     @torch.no_grad()
     @with_checked_types
-    def imagine_with(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
-        """As `imagine`. Draws that are not `PhiloxDraws` are made in Python, so the oracle runs them."""
-        if type(draws) is not PhiloxDraws or horizon < 1 or self._is_training():
-            return super().imagine_with(start, horizon, draws)  # which also refuses what nobody can run
+    def imagine_with(self, start: ImaginationStart, horizon: int, draws: PhiloxDraws) -> Rollout:
+        """As `imagine`, for the rows of `draws`; TypeError for draws of another kind, which the oracle takes."""
+        check_rollout(self.agent, horizon)
+        if type(draws) is not PhiloxDraws:
+            raise TypeError(
+                f"the C++ engine draws by Philox, not by {type(draws).__name__}: use OracleEngine"
+            )
         with self._turn:
             return self._imagine(start, horizon, draws)
 
     def _imagine(self, start: ImaginationStart, horizon: int, draws: PhiloxDraws) -> Rollout:
-        start_state = self._policy.burn_in(start.burn_in_frames, start.burn_in_mask)
+        self.memo.bring_up_to_date()
+        start_state = state = self.policy.burn_in(start.burn_in_frames, start.burn_in_mask)
         dream = self._dream_for_rollout(start.first_tokens, draws)
-        recorder = _Recorder()
-        state = start_state
+        block = self.agent.world_model.config.tokens_per_block
+        steps: list[dict[str, Tensor]] = []
         for step in range(horizon):
-            state = self._step(dream, state, draws, recorder, last=step == horizon - 1)  # type: ignore[arg-type]
-        return Rollout(**recorder.stacked(), start_state=start_state)
-
-    def _is_training(self) -> bool:
-        return any(part.training for part in (self.agent, *self.agent.children()))
+            tokens = dream.tokens
+            frames = self.memo.frames_of(tokens)
+            policy = self.policy(frames.unsqueeze(1), state)
+            logits, values, state = policy.logits_actions.squeeze(1), policy.values.squeeze(1), policy.state
+            actions = draws.sample(logits, step * block + block - 1, Purpose.ACTION)
+            outcome = dream.step(actions, generate_frame=step < horizon - 1)
+            steps.append(
+                {
+                    "observations": frames,
+                    "tokens": tokens,
+                    "actions": actions,
+                    "rewards": outcome.rewards,
+                    "ends": outcome.ends,
+                    "logits_actions": logits,
+                    "values": values,
+                }
+            )
+        fields = {name: torch.stack([fields[name] for fields in steps], dim=1) for name in steps[0]}
+        return Rollout(**fields, start_state=start_state)
 
     def _dream_for_rollout(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
-        before = self._model
-        if self._packed_model() is not before:
-            self._dream = None
+        model = self._packed_model()
         if self._dream is not None and self._dream.tokens.shape == first_tokens.shape:
             self._dream.restart(first_tokens, draws)
         else:
             self._dream = None  # frees its memory before more is taken
-            self._dream = self.dream(first_tokens, draws)
+            self._dream = self._new_dream(model, first_tokens, draws)
         return self._dream
 
     def _packed_model(self) -> TokenModel:
-        weights = weight_versions(self.agent.world_model)
-        if self._model is None or weights != self._model_weights:
-            self._model = pack_world_model(
-                self.agent.world_model, self.options.simd, self.options.weights_dtype
-            )
-            self._model_weights = weights
+        version = self.agent.world_model.version
+        if version != self._version:
+            self._dream = None  # it is of the old weights
+            self._model, self._version = self._pack(), version
         return self._model
 
+    def _pack(self) -> TokenModel:
+        return pack_world_model(self.agent.world_model, self.options.simd, self.options.weights_dtype)
+
     def dream(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
-        """A dream of its own from `first_tokens` `(batch, 16)` int64, with the weights as they are now packed."""
+        """A dream of its own from `first_tokens` `(batch, 16)` int64, with the weights of now."""
+        return self._new_dream(self._packed_model(), first_tokens, draws)
+
+    def _new_dream(self, model: TokenModel, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
         return CpuDream(
             self.agent.world_model,
-            self._packed_model(),
-            self._pool,
+            model,
+            self.codec.pool,
             first_tokens,
             draws,
             group_size=self.options.group_size,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor
 
+from iris_fast.agent import Agent
 from iris_fast.models.actor_critic import LSTMState
 
 EngineName = Literal["auto", "oracle", "cpu", "cuda_graph"]
@@ -51,14 +51,21 @@ class Rollout:
 
 
 class ImaginationEngine(Protocol):
-    """Imagines with the agent it was made for; the same seed gives the same trajectory in every engine."""
+    """Imagines with the agent it was made for, by its weights of now (`Agent.weights_changed`).
+
+    The same seed gives the same trajectory in every engine.
+    """
 
     name: str
 
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
-        """Rolls the policy out for `horizon` steps; draws are addressed by `seed`."""
+        """Rolls the policy out for `horizon` steps; draws are addressed by `seed`. Raises as `check_rollout`."""
         ...
 
-    def weights_changed(self, parts: Iterable[str]) -> None:
-        """To be called when the weights of `parts` have changed since the last rollout."""
-        ...
+
+def check_rollout(agent: Agent, horizon: int) -> None:
+    """ValueError for a rollout of no step, or by an agent that is in training mode."""
+    if any(part.training for part in (agent, *agent.children())):
+        raise ValueError("imagination needs the agent in evaluation mode: call agent.eval()")
+    if horizon < 1:
+        raise ValueError(f"the horizon must be at least 1 step, not {horizon}")

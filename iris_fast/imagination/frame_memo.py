@@ -13,7 +13,7 @@ MAX_BYTES = 512 * 2**20
 
 
 class FrameMemo:
-    """Decodes tokens, each distinct row at most once until `forget`, while there is room. For CPU tensors.
+    """Decodes tokens, each distinct row at most once for a version of the weights, while there is room.
 
     A rollout of a game with few states meets the same frames again and again, and decoding them is most of its
     time. The numbers are those of decoding each anew, since a frame's result does not depend on its batch.
@@ -28,11 +28,17 @@ class FrameMemo:
         self._room = max(1, MAX_BYTES // (4 * self._shape[0] * size * size))
         self._rows: dict[bytes, int] = {}
         self._frames: list[Tensor] = []
+        self._version = tokenizer.version
         self.hits = 0
         self.misses = 0
 
+    def bring_up_to_date(self) -> None:
+        """Forgets frames of other weights than those of now."""
+        if self._version != self.tokenizer.version:
+            self.forget()
+        self._version = self.tokenizer.version
+
     def forget(self) -> None:
-        """To be called when the tokenizer's weights have changed."""
         self._rows.clear()
         self._frames.clear()
 

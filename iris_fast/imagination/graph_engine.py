@@ -8,7 +8,7 @@ the host. As a graph on a GPU it has never run: none was to be had.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from iris_fast.agent import Agent
-from iris_fast.graphs import CudaGraphs, GraphedCall, Graphs, Tensors, addresses
+from iris_fast.graphs import CudaGraphs, GraphedCall, Graphs, Tensors
 from iris_fast.kernels._arguments import with_checked_types
 from iris_fast.models.actor_critic import LSTMState
+from iris_fast.models.versioned import Version
 
 from .device_rollout import DeviceRollout, Stretch, stretches
-from .engine import ImaginationStart, Rollout
+from .engine import ImaginationStart, Rollout, check_rollout
 from .frame_decoder import FrameDecoder
 from .token_pass import InferenceWeights, TokenPasses
 
@@ -45,7 +46,7 @@ class GraphOptions:
 class CudaGraphEngine:
     """Imagines by replaying graphs. The agent must be in evaluation mode, its weights in float32.
 
-    Weights are read in place, or copied into place at the first rollout after `weights_changed`; an agent whose
+    Weights are read in place, or copied into place at the first rollout after they have changed; an agent whose
     parameters have been moved is captured anew. What `imagine` returns is the caller's to keep.
     """
 
@@ -56,21 +57,16 @@ class CudaGraphEngine:
         self.agent = agent
         self.options = options
         self.graphs = CudaGraphs(agent.device) if graphs is None else graphs
-        self._addresses: tuple[int, ...] = ()
-        self._stale: set[str] = set()
+        self._versions: dict[str, Version] = {}  # of the weights that are read or copied
         self._calls: dict[Stretch, GraphedCall] = {}
         self._passes: dict[int, TokenPasses] = {}
         self._prepare()
-
-    def weights_changed(self, parts: Iterable[str]) -> None:
-        self._stale.update(parts)
 
     @torch.no_grad()
     @with_checked_types
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
         """Rolls out `horizon` steps; ValueError outside evaluation mode and for a horizon below 1."""
-        if any(part.training for part in (self.agent, *self.agent.children())):
-            raise ValueError("imagination needs the agent in evaluation mode: call agent.eval()")
+        check_rollout(self.agent, horizon)
         batch, burn_in = start.burn_in_mask.shape
         plan = stretches(horizon, batch, burn_in, self.agent.world_model.config)
         self._bring_up_to_date()
@@ -103,13 +99,15 @@ class CudaGraphEngine:
         return DeviceRollout(stretch, self.agent.actor_critic, self._decoder, self._passes[stretch.batch])
 
     def _bring_up_to_date(self) -> None:
-        if self._addresses != addresses(self.agent.parameters()):
+        versions, before = self.agent.versions, self._versions
+        if any(versions[part].moves != before[part].moves for part in versions):
             self._prepare()
-        if "world_model" in self._stale:
+            return
+        if versions["world_model"] != before["world_model"]:
             self._weights.refresh()
-        if "tokenizer" in self._stale:
+        if versions["tokenizer"] != before["tokenizer"]:
             self._decoder.refresh()
-        self._stale.clear()
+        self._versions = versions
 
     def _prepare(self) -> None:
         """Begins anew with the parameters where they are now; what was captured before is dropped."""
@@ -118,4 +116,4 @@ class CudaGraphEngine:
         self._passes.clear()
         self._weights = InferenceWeights(self.agent.world_model, dtype)
         self._decoder = FrameDecoder(self.agent.tokenizer, dtype)
-        self._addresses = addresses(self.agent.parameters())
+        self._versions = self.agent.versions

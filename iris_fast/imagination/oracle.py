@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -10,12 +9,11 @@ from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.kernels._arguments import with_checked_types
-from iris_fast.models.actor_critic import ActorCritic, LSTMState
-from iris_fast.models.cpu_policy import CpuPolicy
+from iris_fast.models.actor_critic import LSTMState
+from iris_fast.models.tokenizer import in_pieces
 
 from .dream import Dream
-from .engine import ImaginationStart, Rollout
-from .frame_memo import FrameMemo
+from .engine import ImaginationStart, Rollout, check_rollout
 from .randomness import Draws, PhiloxDraws, Purpose
 
 
@@ -40,17 +38,13 @@ class OracleEngine:
 
     def __init__(self, agent: Agent):
         self.agent = agent
-        self._memo = FrameMemo(agent.tokenizer) if agent.device.type == "cpu" else None
-        self._policy: ActorCritic | CpuPolicy = agent.actor_critic
-
-    def weights_changed(self, parts: Iterable[str]) -> None:
-        if "tokenizer" in parts and self._memo is not None:
-            self._memo.forget()
 
     def frames_of(self, tokens: Tensor) -> Tensor:
-        """What the policy sees, `(batch, 3, 64, 64)` in [0, 1], of tokens `(batch, 16)`."""
-        decoder = self._memo or self.agent.tokenizer
-        return decoder.frames_of(tokens)
+        """What the policy sees, `(batch, 3, 64, 64)` in [0, 1], of tokens `(batch, 16)`.
+
+        In pieces of one size, so that a row's frame does not depend on its batch.
+        """
+        return in_pieces(self.agent.tokenizer.frames_of, tokens, pad=True)
 
     @with_checked_types
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
@@ -60,11 +54,8 @@ class OracleEngine:
     @with_checked_types
     def imagine_with(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
         """As `imagine`, with samples from wherever the caller likes (recorded ones, for instance)."""
-        if any(part.training for part in (self.agent, *self.agent.children())):
-            raise ValueError("imagination needs the agent in evaluation mode: call agent.eval()")
-        if horizon < 1:
-            raise ValueError(f"the horizon must be at least 1 step, not {horizon}")
-        start_state = self._policy.burn_in(start.burn_in_frames, start.burn_in_mask)
+        check_rollout(self.agent, horizon)
+        start_state = self.agent.actor_critic.burn_in(start.burn_in_frames, start.burn_in_mask)
         dream = Dream(self.agent.world_model, start.first_tokens, draws)
         recorder = _Recorder()
         state = start_state
@@ -76,7 +67,7 @@ class OracleEngine:
         self, dream: Dream, state: LSTMState, draws: Draws, recorder: _Recorder, last: bool
     ) -> LSTMState:
         frames = self.frames_of(dream.tokens)
-        policy = self._policy(frames.unsqueeze(1), state)
+        policy = self.agent.actor_critic(frames.unsqueeze(1), state)
         logits = policy.logits_actions.squeeze(1)
         tokens_per_block = dream.world_model.config.tokens_per_block
         actions = draws.sample(logits, dream.steps * tokens_per_block + tokens_per_block - 1, Purpose.ACTION)

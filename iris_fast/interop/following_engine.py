@@ -1,4 +1,7 @@
-"""An engine for an agent that others train and move: it looks for itself whether its weights are still those."""
+"""An engine for an agent that others train and move: it looks for itself whether its weights are still those.
+
+This is the one place that looks: the weights of an agent of our own say themselves when they change (`Versioned`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from iris_fast.agent import PARTS, Agent, AgentConfig
 from iris_fast.errors import UserError
 from iris_fast.imagination.engine import EngineName, ImaginationStart, Rollout
 from iris_fast.imagination.factory import make_engine
-from iris_fast.models.frame_codec import coder_for
 
 from .public import infer_config
 
@@ -21,11 +23,11 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class FollowingEngine:
     """Imagines with parts whose weights change without a word, by an optimizer of any kind, by loading or replacing.
 
-    Engines keep copies of weights and decoded frames, and want to be told (`weights_changed`). So before each rollout
+    Engines keep copies of weights and decoded frames for as long as the agent's versions stay. So before each rollout
     parameters that were replaced are taken over, and on a CPU every weight is compared, bit by bit, with a copy from
     the rollout before: that takes the memory of the weights once more, and below 1 % of a rollout of the paper's
-    size. On a GPU, where such a look would wait for the device and a copy costs next to nothing, every copy is made
-    anew.
+    size. The versions of parts that differ are raised; on a GPU, where such a look would wait for the device and a
+    copy costs next to nothing, those of all parts.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class FollowingEngine:
         self._follow()
         before = observations[:, :-1]
         with torch.no_grad():
-            seen = self.coder.frames_of(self.coder.tokens_of(before.flatten(0, 1)))
-            first_tokens = self.coder.tokens_of(observations[:, -1])
+            coder = self.agent.coder
+            seen = coder.frames_of(coder.tokens_of(before.flatten(0, 1)))
+            first_tokens = coder.tokens_of(observations[:, -1])
         return ImaginationStart(seen.view(before.shape), mask[:, :-1], first_tokens)
 
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
@@ -74,22 +77,26 @@ class FollowingEngine:
                 f"precision={self._precision} is the CUDA-graph engine's, and on {self.agent.device} the engine is "
                 f"{self.engine.name}: leave it out"
             )
-        self.coder = coder_for(self.agent.tokenizer)
         self._copies: dict[str, Tensor] = {}
         self._changed_parts()
+        self._addresses = self._addresses_now()
 
     def _follow(self) -> None:
         share_parameters(self.agent, self.parts)
         if self._place_now() != self._place:
+            self.agent.weights_changed()
             self._make()
             return
-        changed = self._changed_parts()
-        self.engine.weights_changed(changed)
-        if "tokenizer" in changed:
-            self.coder = coder_for(self.agent.tokenizer)
+        addresses = self._addresses_now()
+        for part in self._changed_parts():
+            self.agent.weights_changed(part, in_place=addresses == self._addresses)
+        self._addresses = addresses
 
     def _place_now(self) -> tuple[torch.device, torch.dtype]:
         return self.agent.device, self.agent.actor_critic.actor_linear.weight.dtype
+
+    def _addresses_now(self) -> list[int]:
+        return [parameter.data_ptr() for parameter in self.agent.parameters()]
 
     def _changed_parts(self) -> list[str]:
         """Parts with other weights than at the last call: all of them where looking costs more than copying."""

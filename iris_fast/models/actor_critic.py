@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import channels_last
+from .versioned import Versioned
 
 POOLINGS = 4
 
@@ -38,7 +39,7 @@ class ActorCriticOutput(NamedTuple):
     state: LSTMState
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Versioned):
     """Acts on reconstructed frames in [0, 1]; its recurrent state is the caller's to keep."""
 
     def __init__(self, config: ActorCriticConfig, num_actions: int, resolution: int = 64):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .actor_critic import POOLINGS, ActorCritic, ActorCriticOutput, LSTMState
-from .cpu_weights import WeightVersions, require_extension, weight_arrays, weight_versions
+from .cpu_weights import require_extension, weight_arrays
+from .versioned import Version
 
 if TYPE_CHECKING:
     from iris_fast import _C
@@ -43,7 +44,7 @@ class CpuPolicy:
         self._group_size = group_size
         self._simd = simd
         self._packed: tuple[_C.PolicyFeatures, _C.PolicyRecurrence] | None = None
-        self._packed_weights: WeightVersions = []
+        self._version: Version | None = None  # of what is packed
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, state: LSTMState, mask: Tensor | None = None) -> ActorCriticOutput:
@@ -71,13 +72,9 @@ class CpuPolicy:
         """Flattened features of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
         return _features(self._models()[0], frames)
 
-    def weights_changed(self) -> None:
-        """Packs anew at the next call, whatever the weights look like."""
-        self._packed = None
-
     def _models(self) -> tuple[_C.PolicyFeatures, _C.PolicyRecurrence]:
-        weights = weight_versions(self.actor_critic)
-        if self._packed is None or weights != self._packed_weights:
+        version = self.actor_critic.version
+        if self._packed is None or version != self._version:
             extension, arrays = require_extension(), weight_arrays(self.actor_critic)
             recurrent = {name: array for name, array in arrays.items() if name.startswith(RECURRENT)}
             convolutions = {name: array for name, array in arrays.items() if name not in recurrent}
@@ -92,7 +89,7 @@ class CpuPolicy:
             recurrence: _C.PolicyRecurrence = extension.PolicyRecurrence(
                 recurrent, self._pool, simd=self._simd
             )
-            self._packed, self._packed_weights = (features, recurrence), weights
+            self._packed, self._version = (features, recurrence), version
         return self._packed
 
 

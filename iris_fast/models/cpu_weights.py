@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from types import ModuleType
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from iris_fast.kernels._extension import find_extension
 
@@ -37,27 +35,3 @@ def weight_arrays(module: nn.Module, skip: tuple[str, ...] = ()) -> dict[str, ND
             )
         weights[name] = tensor.detach().contiguous().numpy()
     return weights
-
-
-WeightVersions = list[tuple[int, int, float | None]]
-
-
-def weight_versions(module: nn.Module, skip: tuple[str, ...] = ()) -> WeightVersions:
-    """Another list after any change of a weight in place, such as an optimizer's step or loading a checkpoint.
-
-    Weights whose names start as in `skip` do not count. PyTorch counts a tensor's versions, but its fused optimizers
-    do not count theirs: so an element of each tensor is looked at too. A step moves every parameter that has a
-    gradient, so one of so many elements gives it away.
-    """
-    named = itertools.chain(module.named_parameters(), module.named_buffers())
-    return [_version(tensor) for name, tensor in named if tensor.numel() and not name.startswith(skip)]
-
-
-def _version(tensor: Tensor) -> tuple[int, int, float | None]:
-    element = float(tensor.detach()[(-1,) * tensor.dim()])
-    counted = 0 if tensor.is_inference() else tensor._version  # inference tensors have no count
-    return (
-        tensor.data_ptr(),
-        counted,
-        None if math.isnan(element) else element,
-    )  # NaN would differ from itself

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
@@ -10,9 +9,10 @@ from torch import Tensor
 
 from iris_fast.kernels._extension import find_extension
 
-from .cpu_weights import WeightVersions, require_extension, weight_arrays, weight_versions
+from .cpu_weights import require_extension, weight_arrays
 from .group_norm import EPS
 from .tokenizer import Tokenizer, in_pieces
+from .versioned import Version
 
 if TYPE_CHECKING:
     from iris_fast import _C
@@ -23,6 +23,8 @@ NOT_NEEDED = ("lpips.", "background_known")
 
 class FrameCoder(Protocol):
     """Both directions of a tokenizer, for a batch of any size."""
+
+    tokenizer: Tokenizer
 
     def frames_of(self, tokens: Tensor) -> Tensor:
         """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64."""
@@ -51,16 +53,6 @@ def has_codec(tokenizer: Tokenizer) -> bool:
     weight = tokenizer.embedding.weight
     on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
     return on_cpu and find_extension() is not None
-
-
-def make_codec(tokenizer: Tokenizer) -> FrameCodec:
-    """A codec with threads of its own, as many as PyTorch's. Raises as `pack_tokenizer`."""
-    return FrameCodec(tokenizer, require_extension().ThreadPool(torch.get_num_threads()))
-
-
-def coder_for(tokenizer: Tokenizer) -> FrameCoder:
-    """The C++ codec where that is possible, else the tokenizer's modules on pieces of one size."""
-    return make_codec(tokenizer) if has_codec(tokenizer) else TokenizerPieces(tokenizer)
 
 
 def pack_tokenizer(
@@ -112,25 +104,14 @@ class FrameCodec:
         """
         weight_arrays(tokenizer, skip=NOT_NEEDED)  # raises now what packing would raise later
         self.tokenizer = tokenizer
-        self._pool = pool
+        self.pool = pool
         self._group_size = group_size
         self._simd = simd
         self._decoder_dtype: DecoderDtype = decoder_dtype
         self._packed: _C.FrameCodec | None = None
-        self._packed_weights: WeightVersions = []
+        self._version: Version | None = None  # of what is packed
         if decoder_dtype != "float32":
             self._codec()  # which refuses weights that it cannot hold
-
-    def __deepcopy__(self, memo: dict[int, object]) -> FrameCodec:
-        """A codec of the tokenizer's copy, on the same threads."""
-        tokenizer = copy.deepcopy(self.tokenizer, memo)
-        return FrameCodec(
-            tokenizer,
-            self._pool,
-            group_size=self._group_size,
-            simd=self._simd,
-            decoder_dtype=self._decoder_dtype,
-        )
 
     def frames_of(self, tokens: Tensor) -> Tensor:
         """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64."""
@@ -144,17 +125,48 @@ class FrameCodec:
         """Tokens `(batch, 16)` int64 of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
         return torch.from_numpy(self._codec().tokenize(frames.detach().contiguous().numpy()))
 
-    def weights_changed(self) -> None:
-        """Packs anew at the next call, whatever the weights look like."""
-        self._packed = None
-
     def _codec(self) -> _C.FrameCodec:
-        weights = weight_versions(self.tokenizer, skip=NOT_NEEDED)
-        if self._packed is None or weights != self._packed_weights:
+        version = self.tokenizer.version
+        if self._packed is None or version != self._version:
             packed: _C.FrameCodec = require_extension().FrameCodec(
                 pack_tokenizer(self.tokenizer, self._simd, self._decoder_dtype),
-                self._pool,
+                self.pool,
                 group_size=self._group_size,
             )
-            self._packed, self._packed_weights = packed, weights
+            self._packed, self._version = packed, version
         return self._packed
+
+
+class AgentCoder:
+    """What an agent, its replay cache, its engine and its evaluation encode and decode with: one for all of them.
+
+    In C++ where `has_codec` says so, so that the tokenizer is packed once for each change of its weights and there
+    are the threads of one pool; else the tokenizer's modules on pieces of one size (for a single frame on a CPU that
+    is the work of eight, which keeps every frame's result the same whatever it came with).
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self._codec: FrameCodec | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy, or what is unpickled, packs its own weights, on threads of its own."""
+        return {"tokenizer": self.tokenizer, "_codec": None}
+
+    def codec(self) -> FrameCodec:
+        """The C++ codec, on as many threads as PyTorch had at the first call. Raises as `pack_tokenizer`."""
+        if self._codec is None:
+            pool = require_extension().ThreadPool(torch.get_num_threads())
+            self._codec = FrameCodec(self.tokenizer, pool)
+        return self._codec
+
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64."""
+        return self._fastest().frames_of(tokens)
+
+    def tokens_of(self, frames: Tensor) -> Tensor:
+        """Tokens `(batch, 16)` int64 of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
+        return self._fastest().tokens_of(frames)
+
+    def _fastest(self) -> FrameCoder:
+        return self.codec() if has_codec(self.tokenizer) else TokenizerPieces(self.tokenizer)

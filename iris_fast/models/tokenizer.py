@@ -13,6 +13,7 @@ from iris_fast.kernels import vq_lookup
 
 from .autoencoder import AutoencoderConfig, Decoder, Encoder, EncoderConfig, channels_last
 from .perceptual import LPIPS, foreground_loss, objects_loss
+from .versioned import Versioned
 
 PerceptualKind = Literal["lpips", "foreground", "objects", "none"]
 
@@ -94,7 +95,7 @@ def far_vectors(vectors: Tensor, codes: Tensor, count: int) -> Tensor:
     return torch.tensor(chosen, dtype=torch.int64, device=vectors.device)
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(Versioned):
     """VQ-VAE with an optional perceptual network. Frames are in [0, 1] at its boundary.
 
     With `config.background`, the autoencoder sees and makes the difference to a fixed picture: what does not
@@ -163,6 +164,7 @@ class Tokenizer(nn.Module):
         self.decoder.conv_out.weight.mul_(0.1)
         if self.decoder.conv_out.bias is not None:
             self.decoder.conv_out.bias.zero_()
+        self.weights_changed(in_place=True)
 
     @torch.no_grad()
     def tokens_of(self, frames: Tensor) -> Tensor:
@@ -192,11 +194,12 @@ class Tokenizer(nn.Module):
             chosen = far_vectors(vectors, self.embedding.weight[~unused], len(rows))
             rows = rows[: len(chosen)]
             self.embedding.weight[rows] = vectors[chosen]
-            return len(rows)
-        chosen = torch.randint(len(vectors), (len(rows),)).to(vectors.device)
-        spread = 0.01 * vectors.std(dim=0, keepdim=True)
-        noise = torch.randn(len(rows), vectors.shape[1]).to(vectors.device)
-        self.embedding.weight[rows] = vectors[chosen] + spread * noise
+        else:
+            chosen = torch.randint(len(vectors), (len(rows),)).to(vectors.device)
+            spread = 0.01 * vectors.std(dim=0, keepdim=True)
+            noise = torch.randn(len(rows), vectors.shape[1]).to(vectors.device)
+            self.embedding.weight[rows] = vectors[chosen] + spread * noise
+        self.weights_changed(in_place=True)
         return len(rows)
 
     def losses(self, frames: Tensor) -> dict[str, Tensor]:

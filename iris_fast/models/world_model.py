@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .transformer import KVCache, Transformer, TransformerConfig
+from .versioned import Versioned
 
 REWARD_CLASSES = 3  # sign of the reward: -1, 0, +1
 END_CLASSES = 2
@@ -58,7 +59,7 @@ class Head(nn.Module):
         return self.head_module(features).float()
 
 
-class WorldModel(nn.Module):
+class WorldModel(Versioned):
     """Predicts next frame tokens, reward class and end of a sequence of (frame tokens, action) blocks."""
 
     def __init__(self, config: TransformerConfig, vocab_size: int, num_actions: int):

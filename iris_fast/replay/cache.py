@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iris_fast.models.frame_codec import FrameCoder, coder_for
-from iris_fast.models.tokenizer import Tokenizer
+from iris_fast.models.frame_codec import FrameCoder
 
 from .store import EpisodeStore, on_device
 
@@ -23,21 +22,21 @@ class FrameCache:
     """Tokens and reconstructions of a store's frames, made when first asked for.
 
     `enabled=False` computes them every time: the same numbers, for comparison. Reconstructions are kept in
-    float32 while they fit in `max_bytes`; past that they are decoded again. `coder` computes them: None for the
-    fastest on the tokenizer's device.
+    float32 while they fit in `max_bytes`; past that they are decoded again. What was made by other weights than the
+    tokenizer's of now is forgotten.
     """
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        coder: FrameCoder,
         store: EpisodeStore,
         *,
         enabled: bool = True,
         max_bytes: int = 0,
-        coder: FrameCoder | None = None,
     ):
-        self.tokenizer = tokenizer
-        self.coder = coder or coder_for(tokenizer)
+        """`coder`: `Agent.coder`, or what else computes tokens and frames."""
+        self.coder = coder
+        self.tokenizer = coder.tokenizer
         self.store = store
         self.enabled = enabled
         size = store.frames.shape[-1]
@@ -51,11 +50,12 @@ class FrameCache:
         self._reset_storage()
 
     def invalidate(self) -> None:
-        """Forgets everything: to be called when the tokenizer or the store has changed."""
+        """Forgets everything and gives its memory back: to be called when slots of the store hold other frames."""
         self._reset_storage()
 
     def tokens(self, slots: np.ndarray) -> Tensor:
         """Tokens `(*slots.shape, 16)` int64 of the frames in `slots`, on the models' device."""
+        self._forget_the_old()
         self.frames_asked += slots.size
         if not self.enabled:
             return self._encode(slots.reshape(-1)).unflatten(0, slots.shape)
@@ -68,6 +68,7 @@ class FrameCache:
 
     def reconstructions(self, slots: np.ndarray) -> Tensor:
         """Decoded frames `(*slots.shape, 3, size, size)` float32 in [0, 1], as the policy sees them."""
+        self._forget_the_old()
         if not self._reconstruction_rows:
             tokens = self.tokens(slots.reshape(-1))
             return self._decode(tokens).unflatten(0, slots.shape)
@@ -111,7 +112,12 @@ class FrameCache:
             shape = (self.store.capacity + 1, self.tokenizer.config.tokens_per_frame)
             self._tokens = torch.zeros(shape, dtype=torch.int32, device=self.store.model_device)
 
+    def _forget_the_old(self) -> None:
+        if self._version != self.tokenizer.version:
+            self._reset_storage()
+
     def _reset_storage(self) -> None:
+        self._version = self.tokenizer.version
         rows = self.store.capacity + 1
         self._has_tokens = np.zeros(rows, bool)
         self._row_of = np.full(rows, -1, np.int64)

@@ -292,8 +292,7 @@ def _build_trainer(config: Config, device: torch.device, run: RunFolder, resume:
         say(f"checkpoint: none was written yet in {run.path}, so the run begins anew")
     if content is not None and not restored:
         say(_cut_announcement(saved_backend(content["collector"]), env.backend))
-    own = Running(trainer.parts, trainer.engine, trainer.collector.policy)
-    running = own if device.type == "cuda" or trainer.graphs is not None else None
+    running = Running(trainer.parts, trainer.engine, trainer.collector.policy)
     phases = scheduled_phases(config, trainer.position.epoch)
     trainer.priors = estimate_seconds_per_unit(agent, config, env.num_envs, running, phases)
     return trainer

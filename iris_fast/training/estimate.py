@@ -6,7 +6,6 @@ at the first step of each part, which also tells at the start what cannot be cap
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config
 from iris_fast.graphs import Tensors
 from iris_fast.imagination.engine import ImaginationEngine
-from iris_fast.imagination.factory import engine_of
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
@@ -44,7 +42,10 @@ CATCH_EPISODE_STEPS = 9
 
 @dataclass(frozen=True)
 class Running:
-    """What a run will take its time with: its gradient steps by part, its rollouts, its acting."""
+    """What a run will take its time with: its gradient steps by part, its rollouts, its acting.
+
+    The run's own, since others would pack and capture everything twice.
+    """
 
     parts: Mapping[str, PartTrainer]
     engine: ImaginationEngine
@@ -55,20 +56,16 @@ def estimate_seconds_per_unit(
     agent: Agent,
     config: Config,
     num_envs: int,
-    running: Running | None = None,
+    running: Running,
     phases: Collection[str] = PARTS,
 ) -> dict[str, float]:
     """Seconds that a unit of each phase is expected to take. The agent and its random state stay as they are.
 
-    `running`: the run's own, on a GPU, where making others would capture everything twice; None for a copy of the
-    agent with an engine of its own. `phases`: those that the run will have.
+    `phases`: those that the run will have.
     """
     device = agent.device
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        if running is None:
-            agent = copy.deepcopy(agent)
-            running = Running({}, engine_of(agent, config.common), Policy(agent))
         priors = _acting_seconds(config, num_envs, running.policy)
         if config.training.should:
             priors |= _training_seconds(agent, config, running, phases)
@@ -132,7 +129,7 @@ def _training_seconds(
     agent: Agent, config: Config, running: Running, phases: Collection[str]
 ) -> dict[str, float]:
     store = _made_up_store(agent, config)
-    cache = FrameCache(agent.tokenizer, store, max_bytes=10**9)
+    cache = FrameCache(agent.coder, store, max_bytes=10**9)
     found = {}
     for name in (part for part in PARTS if part in phases):
         part = running.parts.get(name)

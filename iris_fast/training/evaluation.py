@@ -132,7 +132,7 @@ class Evaluator:
         """Mean losses of the trained parts on `num_batches` batches of test data."""
         training, sums = self.config.training, dict[str, float]()
         batches = self.config.evaluation.num_batches
-        cache = FrameCache(self.agent.tokenizer, store)
+        cache = FrameCache(self.agent.coder, store)
         length = self.config.common.sequence_length or 1
         for batch in range(batches):
             found = {}
@@ -185,7 +185,7 @@ class Evaluator:
         count, length = self.config.evaluation.num_imagined_episodes, self.config.evaluation.imagined_frames
         if "world_model" not in trained or not count or not length:
             return
-        cache = FrameCache(self.agent.tokenizer, store)
+        cache = FrameCache(self.agent.coder, store)
         start: ImaginationStart = imagination_start(
             cache, count, self.config.training.actor_critic.burn_in, seed
         )

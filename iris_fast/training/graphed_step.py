@@ -16,16 +16,18 @@ from torch import Tensor, nn
 
 from iris_fast.config.schema import PartConfig
 from iris_fast.graphs import GraphedCall, Graphs, Tensors
+from iris_fast.models.versioned import Versioned
 
 from .optimization import Losses, PartTrainer
 
 
 @contextmanager
-def preserved(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Undoes in place what gradient steps inside it do to parameters, optimizer and generators.
+def preserved(module: Versioned, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Undoes in place what gradient steps inside it do to a part's parameters, its optimizer and generators.
 
     What the optimizer makes at its first step stays, as zeros: as it was made.
     """
+    parameters = module.trained_parameters()
     weights = [parameter.detach().clone() for parameter in parameters]
     before = {
         parameter: {name: value.clone() for name, value in _tensors(state)}
@@ -37,6 +39,7 @@ def preserved(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) 
             yield
     finally:
         _restore(parameters, weights, optimizer, before)
+        module.weights_changed(in_place=True)
 
 
 def _restore(
@@ -73,7 +76,7 @@ class GraphedPartTrainer(PartTrainer):
         self,
         name: str,
         config: PartConfig,
-        parameters: list[nn.Parameter],
+        module: Versioned,
         optimizer: torch.optim.Optimizer,
         inputs: Callable[[int], Tensors],
         losses_of: Callable[[Tensors], Iterable[Losses]],
@@ -84,7 +87,7 @@ class GraphedPartTrainer(PartTrainer):
         if precision == "fp16":
             raise ValueError("gradient steps in fp16 are not captured: use PartTrainer, or bf16")
         super().__init__(
-            name, config, parameters, optimizer, lambda seed: losses_of(inputs(seed)), precision, pieces
+            name, config, module, optimizer, lambda seed: losses_of(inputs(seed)), precision, pieces
         )
         self.inputs = inputs
         self.losses_of = losses_of
@@ -106,7 +109,7 @@ class GraphedPartTrainer(PartTrainer):
         Later steps replay what was captured here: `inputs` must give names and shapes that theirs have.
         """
         seeds = self.batch_seeds(0, 0, 0)
-        with preserved(self.parameters, self.optimizer):
+        with preserved(self.module, self.optimizer):
             self.replay(seeds, inputs)
             return seconds_of(lambda: self.replay(seeds, inputs))
 
@@ -118,14 +121,16 @@ class GraphedPartTrainer(PartTrainer):
             for batch, seed in enumerate(seeds)
             for name, value in inputs(seed).items()
         }
-        return {name: value.clone() for name, value in self._call(named).items()}
+        metrics = {name: value.clone() for name, value in self._call(named).items()}
+        self.module.weights_changed(in_place=True)  # a replay runs none of the code that it was captured from
+        return metrics
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._call = self._new_call()  # the optimizer's state lies elsewhere now
 
     def _new_call(self) -> GraphedCall:
-        return GraphedCall(self._body, self.graphs, lambda: preserved(self.parameters, self.optimizer))
+        return GraphedCall(self._body, self.graphs, lambda: preserved(self.module, self.optimizer))
 
     def _body(self, inputs: Tensors) -> Tensors:
         for parameter in self.parameters:
@@ -148,7 +153,7 @@ def is_captured(graphs: Graphs | None, precision: str) -> bool:
 def make_part_trainer(
     name: str,
     config: PartConfig,
-    parameters: list[nn.Parameter],
+    module: Versioned,
     optimizer: torch.optim.Optimizer,
     inputs: Callable[[int], Tensors],
     losses_of: Callable[[Tensors], Iterable[Losses]],
@@ -159,8 +164,6 @@ def make_part_trainer(
     """A trainer whose steps `graphs` capture; eager ones without, and in fp16."""
     if graphs is None or not is_captured(graphs, precision):
         return PartTrainer(
-            name, config, parameters, optimizer, lambda seed: losses_of(inputs(seed)), precision, pieces
+            name, config, module, optimizer, lambda seed: losses_of(inputs(seed)), precision, pieces
         )
-    return GraphedPartTrainer(
-        name, config, parameters, optimizer, inputs, losses_of, precision, pieces, graphs
-    )
+    return GraphedPartTrainer(name, config, module, optimizer, inputs, losses_of, precision, pieces, graphs)

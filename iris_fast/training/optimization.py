@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from iris_fast.config.schema import PartConfig
 from iris_fast.errors import RunStopped
 from iris_fast.imagination.randomness import derive_seed
+from iris_fast.models.versioned import Versioned
 
 Losses = dict[str, Tensor]
 # Of an optimizer, what the configuration and the device say and not the checkpoint.
@@ -69,7 +70,7 @@ class MetricMeans:
 
 
 class PartTrainer:
-    """Takes gradient steps on one part of the agent.
+    """Takes gradient steps on `module`, one part of the agent.
 
     `losses(seed)` gives the losses of a batch, everything random in it drawn from `seed`, in `pieces` equal
     pieces one after the other, so that the memory of one serves the next; the mean of their sums is minimised.
@@ -84,7 +85,7 @@ class PartTrainer:
         self,
         name: str,
         config: PartConfig,
-        parameters: list[nn.Parameter],
+        module: Versioned,
         optimizer: torch.optim.Optimizer,
         losses: Callable[[int], Iterable[Losses]],
         precision: str,
@@ -92,11 +93,12 @@ class PartTrainer:
     ):
         self.name = name
         self.config = config
-        self.parameters = parameters
+        self.module = module
+        self.parameters = module.trained_parameters()
         self.optimizer = optimizer
         self.losses = losses
         self.pieces = pieces
-        self.device = parameters[0].device
+        self.device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def step(self, run_seed: int, epoch: int, step: int) -> Losses:
@@ -136,6 +138,7 @@ class PartTrainer:
     def _update(self) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.module.weights_changed(in_place=True)
 
     def check_finite(self, metrics: Losses, epoch: int, step: int) -> None:
         """RunStopped when the sum of the losses, or the gradient, has become NaN or infinite."""

@@ -19,6 +19,7 @@ from iris_fast.errors import RunStopped, quoted
 from iris_fast.graphs import Tensors, graphs_of
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.randomness import derive_seed
+from iris_fast.models.versioned import Versioned
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
@@ -106,7 +107,7 @@ class Trainer:
             config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage"
         )
         self.cache = FrameCache(
-            agent.tokenizer, self.store, enabled=config.datasets.train.cache, max_bytes=cache_bytes
+            agent.coder, self.store, enabled=config.datasets.train.cache, max_bytes=cache_bytes
         )
         self.graphs = graphs_of(agent.device) if config.training.cuda_graphs else None
         policy = Policy(agent, self.graphs)
@@ -151,19 +152,19 @@ class Trainer:
     def _make_parts(self) -> dict[str, PartTrainer]:
         agent, training = self.agent, self.config.training
         length = self.config.common.sequence_length or 1
-        parameters = {
-            "tokenizer": agent.tokenizer.trained_parameters(),
-            "world_model": list(agent.world_model.parameters()),
-            "actor_critic": list(agent.actor_critic.parameters()),
+        modules: dict[str, Versioned] = {
+            "tokenizer": agent.tokenizer,
+            "world_model": agent.world_model,
+            "actor_critic": agent.actor_critic,
         }
         precision, graphs = self.config.common.precision, self.graphs
         captured = is_captured(graphs, precision)
         rates = {name: getattr(training, name).learning_rate or 0.0 for name in PARTS}
         decay = training.world_model.weight_decay
         optimizers = {
-            "tokenizer": adam(parameters["tokenizer"], rates["tokenizer"], captured),
+            "tokenizer": adam(agent.tokenizer.trained_parameters(), rates["tokenizer"], captured),
             "world_model": adamw(agent.world_model, rates["world_model"], decay, captured),
-            "actor_critic": adam(parameters["actor_critic"], rates["actor_critic"], captured),
+            "actor_critic": adam(agent.actor_critic.trained_parameters(), rates["actor_critic"], captured),
         }
         batch = {name: getattr(training, name).batch_num_samples for name in PARTS}
         inputs: dict[str, Callable[[int], Tensors]] = {
@@ -182,7 +183,7 @@ class Trainer:
             name: make_part_trainer(
                 name,
                 getattr(training, name),
-                parameters[name],
+                modules[name],
                 optimizers[name],
                 inputs[name],
                 losses_of[name],
@@ -322,9 +323,6 @@ class Trainer:
         part.check_finite(means.sums, position.epoch, total)
         self.agent.eval()
         position.metrics |= means.means(f"{name}/train")
-        self.engine.weights_changed([name])
-        if name == "tokenizer":
-            self.cache.invalidate()
         if name == "actor_critic":
             entropy_weight = self.config.training.actor_critic.entropy_weight
             if entropy_weight:
@@ -392,7 +390,6 @@ class Trainer:
     def load(self, content: dict[str, Any]) -> bool:
         """Goes on from a checkpoint's content; returns False when the environments had to be started anew."""
         self.agent.load_parts(content["agent"])
-        self.engine.weights_changed(PARTS)
         for name, part in self.parts.items():
             part.load_state_dict(content["parts"][name])
         self.position = Position(**content["position"])

@@ -203,7 +203,6 @@ def test_weights_that_were_loaded_after_the_engine_was_made_are_those_that_imagi
     engine, start = CpuEngine(agent, CpuOptions(threads=1)), make_start(agent, 3)
     before = engine.imagine(start, 4, 0)
     agent.load_state_dict(micro_agent(seed=2).state_dict())
-    engine.weights_changed(["tokenizer"])  # frames are remembered
     after = engine.imagine(start, 4, 0)
     assert_same_rollout(after, CpuEngine(micro_agent(seed=2), CpuOptions(threads=1)).imagine(start, 4, 0))
     assert not torch.equal(after.tokens, before.tokens)

@@ -178,23 +178,18 @@ def test_weights_are_packed_again_when_they_changed() -> None:
     before = engine.imagine(start, 3, seed=1)
     with torch.no_grad():
         agent.world_model.pos_emb.weight.neg_()
+    agent.weights_changed("world_model")
     after = engine.imagine(start, 3, seed=1)
     assert not torch.equal(before.tokens, after.tokens)
     assert_same_but_for_rounding(agent, after, OracleEngine(agent).imagine(start, 3, seed=1), seed=1)
-    agent.world_model.pos_emb.weight.data[
-        :-1
-    ].neg_()  # counted nowhere, and not the element that is looked at
-    engine.weights_changed(iter(["world_model"]))
-    assert not torch.equal(after.tokens, engine.imagine(start, 3, seed=1).tokens)
 
 
-def test_recorded_draws_go_through_the_oracle(agent: Agent) -> None:
+def test_draws_of_another_kind_are_the_oracles(agent: Agent) -> None:
     class OtherDraws(PhiloxDraws):
-        def sample(self, logits: Tensor, position: int, purpose: Purpose) -> Tensor:
-            return super().sample(logits, position, purpose) * 0
+        pass
 
-    rollout = CpuEngine(agent).imagine_with(make_start(agent, 2), 2, OtherDraws(0))
-    assert not rollout.tokens[:, 1].any()
+    with pytest.raises(TypeError, match="draws by Philox, not by OtherDraws: use OracleEngine"):
+        CpuEngine(agent).imagine_with(make_start(agent, 2), 2, OtherDraws(0))
 
 
 def test_refuses_what_the_oracle_refuses(agent: Agent) -> None:
@@ -221,8 +216,7 @@ def test_training_steps_reach_the_engine() -> None:
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
-        if part != "actor_critic":  # which imagines between its own steps
-            engine.weights_changed([part])
+        agent.weights_changed(part, in_place=True)
         found, expected = engine.imagine(start, 3, seed=1), OracleEngine(agent).imagine(start, 3, seed=1)
         torch.testing.assert_close(found.observations[:, 0], expected.observations[:, 0], rtol=0, atol=1e-4)
         torch.testing.assert_close(

@@ -66,7 +66,8 @@ def test_forgets() -> None:
     with torch.no_grad():
         agent.tokenizer.decoder.conv_out.weight.neg_()
     assert torch.equal(memo.frames_of(tokens), old)
-    memo.forget()
+    agent.weights_changed("tokenizer")
+    memo.bring_up_to_date()
     assert held_bytes(memo) == 0
     torch.testing.assert_close(memo.frames_of(tokens), agent.tokenizer.frames_of(tokens))
 

@@ -81,12 +81,11 @@ def test_a_rollout_is_the_callers_to_keep() -> None:
 
 @pytest.mark.parametrize("options", [FLOAT32, BF16, BF16_TWO], ids=["float32", "bfloat16", "bfloat16, two"])
 @pytest.mark.parametrize("part", ["tokenizer", "world_model", "actor_critic"])
-def test_new_weights_are_seen_when_told(options: GraphOptions, part: str) -> None:
+def test_new_weights_are_seen(options: GraphOptions, part: str) -> None:
     agent, other = micro_agent(), micro_agent(seed=1)
     engine = uncaptured(agent, options)
     old = engine.imagine(make_start(), 3, seed=0)
     agent.get_submodule(part).load_state_dict(other.get_submodule(part).state_dict())
-    engine.weights_changed([part])
     new = engine.imagine(make_start(), 3, seed=0)
     fresh = uncaptured(agent, options).imagine(make_start(), 3, seed=0)
     assert not torch.equal(new.logits_actions, old.logits_actions)
@@ -100,17 +99,18 @@ def test_nothing_is_allocated_anew_for_new_weights_or_a_new_seed() -> None:
     engine.imagine(make_start(), 3, seed=0)
     calls, passes = dict(engine._calls), dict(engine._passes)
     layer = engine._weights.layers[0]
-    engine.weights_changed(["world_model", "tokenizer", "actor_critic"])
+    agent.weights_changed(in_place=True)
     engine.imagine(make_start(), 3, seed=1)
     assert engine._calls == calls and engine._passes == passes and engine._weights.layers[0] is layer
 
 
-def test_parameters_that_were_moved_are_found_and_captured_anew() -> None:
+def test_parameters_that_were_moved_are_captured_anew() -> None:
     agent = micro_agent()
     engine = uncaptured(agent)
     engine.imagine(make_start(), 2, seed=0)
     for parameter in agent.parameters():
         parameter.data = parameter.data * 1.5
+    agent.weights_changed()
     expected = OracleEngine(agent).imagine(make_start(), 2, seed=0)
     assert_same_trajectory(engine.imagine(make_start(), 2, seed=0), expected)
 

@@ -119,13 +119,6 @@ def test_rows_at_other_addresses_imagine_something_else(agent: Agent) -> None:
     assert not torch.equal(first.tokens, moved.tokens)
 
 
-def test_the_memo_of_frames_changes_no_bit(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = make_start()
-    with_memo = OracleEngine(agent).imagine(start, HORIZON, seed=5)
-    monkeypatch.setattr("iris_fast.imagination.frame_memo.MAX_BYTES", 1)
-    assert_same(with_memo, OracleEngine(agent).imagine(start, HORIZON, seed=5))
-
-
 def test_plays_on_past_the_context(agent: Agent) -> None:
     blocks = agent.world_model.config.max_blocks
     rollout = OracleEngine(agent).imagine(make_start(), 3 * blocks, seed=0)
@@ -148,17 +141,3 @@ def test_training_mode_is_refused() -> None:
     agent = micro_agent().train()
     with pytest.raises(ValueError, match=r"evaluation mode: call agent\.eval\(\)"):
         OracleEngine(agent).imagine(make_start(), 1, seed=0)
-
-
-def test_new_weights_of_the_tokenizer_are_seen_when_told() -> None:
-    agent, start = micro_agent(), make_start()
-    engine = OracleEngine(agent)
-    old = engine.imagine(start, 2, seed=0)
-    with torch.no_grad():
-        agent.tokenizer.decoder.conv_out.weight.neg_()
-    engine.weights_changed(["world_model", "actor_critic"])
-    assert torch.equal(engine.imagine(start, 1, seed=0).observations[:, 0], old.observations[:, 0])
-    engine.weights_changed(["tokenizer"])
-    new = engine.imagine(start, 1, seed=0).observations[:, 0]
-    assert not torch.equal(new, old.observations[:, 0])
-    torch.testing.assert_close(new, agent.tokenizer.frames_of(start.first_tokens))

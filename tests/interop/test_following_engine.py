@@ -112,9 +112,9 @@ def test_what_has_not_changed_is_not_packed_nor_decoded_anew() -> None:
     engine = followed.engine
     assert isinstance(engine, CpuEngine)
     imagined(followed)
-    model, missed = engine._model, engine._memo.misses  # type: ignore[union-attr]
+    model, missed = engine._model, engine.memo.misses
     imagined(followed)
-    assert engine._model is model and engine._memo.misses == missed  # type: ignore[union-attr]
+    assert engine._model is model and engine.memo.misses == missed
     change(followed.agent.actor_critic)
     imagined(followed)
     assert engine._model is model

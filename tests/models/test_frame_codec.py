@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import signal
 import threading
 import time
@@ -20,8 +21,8 @@ from torch import Tensor
 from iris_fast.config.presets import small, tiny
 from iris_fast.models.autoencoder import AutoencoderConfig, EncoderConfig
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
-from iris_fast.models.frame_codec import DecoderDtype, FrameCodec, TokenizerPieces, coder_for, pack_tokenizer
-from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig
+from iris_fast.models.frame_codec import AgentCoder, DecoderDtype, FrameCodec, pack_tokenizer
+from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig, in_pieces
 from tests.support.agents import redrawn
 
 EXTENSION = require_extension()
@@ -180,6 +181,7 @@ def test_weights_are_packed_again_when_they_changed(fused: bool) -> None:
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=0.1, fused=fused)
     torch.stack(list(tokenizer.losses(frames).values())).sum().backward()
     optimizer.step()
+    tokenizer.weights_changed(in_place=True)
     after = codec.frames_of(tokens), codec.latents_of(frames)
     for old, new in zip(before, after, strict=True):
         assert not torch.allclose(old, new, atol=1e-3)
@@ -199,27 +201,30 @@ def test_a_new_background_is_a_new_weight() -> None:
     torch.testing.assert_close(after, tokenizer.frames_of(tokens), rtol=0, atol=1e-4)
 
 
-def test_a_deep_copy_is_of_the_copied_tokenizer() -> None:
+@pytest.mark.parametrize("copied_by", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_a_copy_is_of_the_copied_tokenizer(copied_by: Callable[[Any], Any]) -> None:
     tokenizer = make_tokenizer("tiny")
-    codec, tokens = make_codec(tokenizer), inputs(tokenizer, 2)[0]
-    before = codec.frames_of(tokens)
-    copied_tokenizer, copied = copy.deepcopy((tokenizer, codec))
+    coder, tokens = AgentCoder(tokenizer), inputs(tokenizer, 2)[0]
+    before = coder.frames_of(tokens)
+    copied_tokenizer, copied = copied_by((tokenizer, coder))
     assert copied.tokenizer is copied_tokenizer
     with torch.no_grad():
         tokenizer.embedding.weight.neg_()
+    tokenizer.weights_changed()
     assert torch.equal(copied.frames_of(tokens), before)
-    assert not torch.equal(codec.frames_of(tokens), before)
+    assert not torch.equal(coder.frames_of(tokens), before)
 
 
-def test_the_coder_for_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agents_coder_is_the_codec_where_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_tokenizer("tiny")
-    assert isinstance(coder_for(tokenizer), FrameCodec)
-    assert isinstance(coder_for(copy.deepcopy(tokenizer).double()), TokenizerPieces)
+    coder, (tokens, frames) = AgentCoder(tokenizer), inputs(tokenizer, 9)
+    assert torch.equal(coder.frames_of(tokens), make_codec(tokenizer).frames_of(tokens))
+    tokenizer.double()
+    assert torch.equal(coder.frames_of(tokens), in_pieces(tokenizer.frames_of, tokens, pad=True))
+    tokenizer.float()
     monkeypatch.setattr("iris_fast.models.frame_codec.find_extension", lambda: None)
-    plain, (tokens, frames) = coder_for(tokenizer), inputs(tokenizer, 9)
-    assert isinstance(plain, TokenizerPieces)
-    torch.testing.assert_close(plain.frames_of(tokens), tokenizer.frames_of(tokens))
-    assert torch.equal(plain.tokens_of(frames), tokenizer.tokens_of(frames))
+    assert torch.equal(coder.frames_of(tokens), in_pieces(tokenizer.frames_of, tokens, pad=True))
+    assert torch.equal(coder.tokens_of(frames), in_pieces(tokenizer.tokens_of, frames, pad=True))
 
 
 def test_frames_in_any_memory_layout() -> None:
@@ -253,6 +258,7 @@ def test_the_first_of_equal_codewords_and_none_that_is_not_finite() -> None:
         spoilt = int(tokens[0, 0])
         codewords[spoilt, 0] = torch.nan
         codewords[spoilt + 1] = 1e30
+    tokenizer.weights_changed()
     others = codec.tokens_of(frames)
     assert torch.equal(others[tokens != spoilt], tokens[tokens != spoilt])
     assert not torch.isin(others, torch.tensor([spoilt, spoilt + 1])).any()

@@ -39,8 +39,8 @@ def store() -> EpisodeStore:
 @pytest.fixture(params=list(ROOMS))
 def caches(agent: Agent, store: EpisodeStore, request: pytest.FixtureRequest) -> Caches:
     """With the cache, of some room, and without."""
-    enabled = FrameCache(agent.tokenizer, store, max_bytes=ROOMS[request.param])
-    return enabled, FrameCache(agent.tokenizer, store, enabled=False)
+    enabled = FrameCache(agent.coder, store, max_bytes=ROOMS[request.param])
+    return enabled, FrameCache(agent.coder, store, enabled=False)
 
 
 def drawn_slots(store: EpisodeStore, seed: int, from_start: bool) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_tokens_and_reconstructions_are_the_same_bit_for_bit(caches: Caches, sto
 
 def test_they_are_what_the_tokenizer_says(agent: Agent, store: EpisodeStore) -> None:
     slots = drawn_slots(store, 0, True)
-    cache = FrameCache(agent.tokenizer, store, max_bytes=10**9)
+    cache = FrameCache(agent.coder, store, max_bytes=10**9)
     encoding = agent.tokenizer.encode(store.gather_frames(slots.reshape(-1)))
     assert torch.equal(cache.tokens(slots).flatten(0, 1), encoding.tokens)
     assert len(encoding.tokens.unique()) > 4, "a test of many tokens"
@@ -100,8 +100,8 @@ def test_frames_go_through_the_tokenizer_in_batches_of_one_size(
 
         monkeypatch.setattr(agent.tokenizer, name, watched)
     for cache in (
-        FrameCache(agent.tokenizer, store, max_bytes=5 * FRAME_BYTES, coder=TokenizerPieces(agent.tokenizer)),
-        FrameCache(agent.tokenizer, store, enabled=False, coder=TokenizerPieces(agent.tokenizer)),
+        FrameCache(TokenizerPieces(agent.tokenizer), store, max_bytes=5 * FRAME_BYTES),
+        FrameCache(TokenizerPieces(agent.tokenizer), store, enabled=False),
     ):
         for rows in (1, 3, 5):
             cache.reconstructions(drawn_slots(store, rows, True)[:rows])
@@ -122,7 +122,7 @@ def test_each_frame_is_encoded_at_most_once(caches: Caches, store: EpisodeStore)
 
 
 def test_each_frame_is_decoded_at_most_once_where_there_is_room(agent: Agent, store: EpisodeStore) -> None:
-    cache = FrameCache(agent.tokenizer, store, max_bytes=10**9)
+    cache = FrameCache(agent.coder, store, max_bytes=10**9)
     slots = [drawn_slots(store, seed, False) for seed in range(6)]
     for some in slots:
         cache.reconstructions(some)
@@ -130,7 +130,7 @@ def test_each_frame_is_decoded_at_most_once_where_there_is_room(agent: Agent, st
 
 
 def test_a_full_cache_goes_on_with_what_it_has(agent: Agent, store: EpisodeStore) -> None:
-    cache = FrameCache(agent.tokenizer, store, max_bytes=5 * FRAME_BYTES)
+    cache = FrameCache(agent.coder, store, max_bytes=5 * FRAME_BYTES)
     first = store.episodes[1].held[:5]
     cache.reconstructions(first)
     decoded = cache.frames_decoded
@@ -142,9 +142,9 @@ def test_a_full_cache_goes_on_with_what_it_has(agent: Agent, store: EpisodeStore
 
 
 @pytest.mark.parametrize("change", ["weights", "frames"])
-def test_invalidate_forgets(store: EpisodeStore, change: str) -> None:
+def test_new_weights_and_new_frames_are_seen(store: EpisodeStore, change: str) -> None:
     agent = micro_agent()
-    cache = FrameCache(agent.tokenizer, store, max_bytes=10**9)
+    cache = FrameCache(agent.coder, store, max_bytes=10**9)
     slots = store.episodes[1].held
     old_tokens, old_frames = cache.tokens(slots), cache.reconstructions(slots)
     if change == "weights":
@@ -156,8 +156,11 @@ def test_invalidate_forgets(store: EpisodeStore, change: str) -> None:
         store.frames[torch.from_numpy(slots)] = torch.from_numpy(frames)
     assert torch.equal(cache.tokens(slots), old_tokens)
     assert torch.equal(cache.reconstructions(slots), old_frames)
-    cache.invalidate()
-    new = FrameCache(agent.tokenizer, store, enabled=False)
+    if change == "weights":
+        agent.weights_changed("tokenizer")
+    else:
+        cache.invalidate()
+    new = FrameCache(agent.coder, store, enabled=False)
     assert not torch.equal(cache.tokens(slots), old_tokens)
     assert torch.equal(cache.tokens(slots), new.tokens(slots))
     assert torch.equal(cache.reconstructions(slots), new.reconstructions(slots))

@@ -12,12 +12,17 @@ from torch import nn
 from iris_fast.agent import Agent
 from iris_fast.config import resolve
 from iris_fast.models.transformer import TransformerConfig
+from iris_fast.models.versioned import Versioned
 from iris_fast.models.world_model import WorldModel
 from tests.golden.recipe import golden_agent, golden_parameter
 from tests.support.micro import micro_config
 
 NUM_ACTIONS = 3
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class Line(nn.Linear, Versioned):
+    """The smallest part that gradient steps can be taken on."""
 
 
 def micro_agent(*overrides: str, seed: int = 0, num_actions: int = NUM_ACTIONS) -> Agent:

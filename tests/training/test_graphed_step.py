@@ -33,7 +33,7 @@ from iris_fast.training.part_losses import (
     tokenizer_frames,
     world_model_inputs,
 )
-from tests.support.agents import micro_agent
+from tests.support.agents import Line, micro_agent
 from tests.support.episodes import noise_store
 from tests.support.fake_device import without_data
 from tests.support.micro import micro_config
@@ -47,7 +47,7 @@ def data_and_losses(
     agent: Agent, config: Config, precision: str = "float32", cache: FrameCache | None = None
 ) -> dict[str, tuple[Inputs, LossesOf]]:
     """What each part draws and minimises, as the trainer has it."""
-    cache = cache or FrameCache(agent.tokenizer, noise_store(1, 2, 12))
+    cache = cache or FrameCache(agent.coder, noise_store(1, 2, 12))
     store, engine = cache.store, OracleEngine(agent)
     return {
         "tokenizer": (
@@ -76,7 +76,7 @@ def trained(part: str, graphs: Graphs | None, **settings: object) -> tuple[Agent
     own: PartConfig = replace(getattr(config.training, part), **settings)
     pieces = 2 if part == "tokenizer" else 1
     trainer = make_part_trainer(
-        part, own, parameters, optimizer, inputs, losses_of, "float32", pieces, graphs
+        part, own, getattr(agent, part), optimizer, inputs, losses_of, "float32", pieces, graphs
     )
     return agent, trainer
 
@@ -128,7 +128,7 @@ def test_preserved_undoes_steps_and_leaves_the_generator_alone() -> None:
     _, trainer = trained("actor_critic", None)
     before = [p.detach().clone() for p in trainer.parameters]
     generator = torch.get_rng_state()
-    with preserved(trainer.parameters, trainer.optimizer):
+    with preserved(trainer.module, trainer.optimizer):
         trainer.step(0, 1, 0)
         assert not all(map(torch.equal, before, trainer.parameters))
     assert all(map(torch.equal, before, trainer.parameters))
@@ -146,9 +146,8 @@ def test_losses_that_are_not_finite_stop_the_run() -> None:
 
 
 def test_fp16_is_not_captured() -> None:
-    model = torch.nn.Linear(2, 2)
-    parameters = list(model.parameters())
-    settings = ("tokenizer", PartConfig(), parameters, adam(parameters, 1e-3))
+    model = Line(2, 2)
+    settings = ("tokenizer", PartConfig(), model, adam(model.trained_parameters(), 1e-3))
     losses_of: LossesOf = lambda inputs: [{"a": model.weight.sum()}]  # noqa: E731
     graphs = Uncaptured(CPU)
     assert type(make_part_trainer(*settings, lambda seed: {}, losses_of, "fp16", 1, graphs)) is PartTrainer
@@ -265,7 +264,7 @@ def trained_on(device: torch.device, part: str, graphed: bool) -> PartTrainer:
     agent.get_submodule(part).train()
     parameters = list(agent.get_submodule(part).parameters())
     store = on(device, noise_store(1, 2, 12))
-    cache = FrameCache(agent.tokenizer, store, max_bytes=10**8)
+    cache = FrameCache(agent.coder, store, max_bytes=10**8)
     everything = np.arange(1, store.num_frames + 1)
     cache.reconstructions(everything)  # so that no step has anything to encode
     inputs, losses_of = data_and_losses(agent, config, cache=cache)[part]
@@ -273,7 +272,7 @@ def trained_on(device: torch.device, part: str, graphed: bool) -> PartTrainer:
     own = getattr(config.training, part)
     pieces = 2 if part == "tokenizer" else 1
     return make_part_trainer(
-        part, own, parameters, adam(parameters, 1e-3), inputs, losses_of, "float32", pieces, graphs
+        part, own, getattr(agent, part), adam(parameters, 1e-3), inputs, losses_of, "float32", pieces, graphs
     )
 
 

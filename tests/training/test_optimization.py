@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from iris_fast.config.schema import PartConfig
 from iris_fast.errors import RunStopped, UserError
 from iris_fast.models.tokenizer import Tokenizer
+from iris_fast.models.versioned import Versioned
 from iris_fast.training.builder import prepare
 from iris_fast.training.optimization import (
     Losses,
@@ -23,6 +24,7 @@ from iris_fast.training.optimization import (
 )
 from iris_fast.training.precision import check_precision
 from tests.support.agents import (
+    Line,
     assert_same_gradients,
     gradients,
     make_world_model,
@@ -35,20 +37,20 @@ CPU = torch.device("cpu")
 
 
 def make_part(
-    module: nn.Module, losses: Callable[[int], Iterable[Losses]], pieces: int = 1, **settings: object
+    module: Versioned, losses: Callable[[int], Iterable[Losses]], pieces: int = 1, **settings: object
 ) -> PartTrainer:
     config = PartConfig(**({"max_grad_norm": 1e9} | settings))  # type: ignore[arg-type]
-    parameters = list(module.parameters())
-    return PartTrainer("tokenizer", config, parameters, adam(parameters, 1e-3), losses, "float32", pieces)
+    optimizer = adam(module.trained_parameters(), 1e-3)
+    return PartTrainer("tokenizer", config, module, optimizer, losses, "float32", pieces)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
 
-def quadratic() -> tuple[nn.Linear, Callable[[int], list[Losses]]]:
+def quadratic() -> tuple[Line, Callable[[int], list[Losses]]]:
     """A model and losses whose gradient is known: 3 w and 1 at w = weight, b = bias."""
-    model = nn.Linear(4, 1)
+    model = Line(4, 1)
     return model, lambda seed: [{"a": 1.5 * model.weight.square().sum(), "b": model.bias.sum()}]
 
 
@@ -106,7 +108,7 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(pieces: int) -> None:
 
 def test_accumulation_is_the_mean_over_its_batches() -> None:
     """Each batch is drawn from a seed of its own, and weighs the same."""
-    model = nn.Linear(4, 1)
+    model = Line(4, 1)
     before, seeds = copy.deepcopy(model), []
 
     def loss(of: nn.Linear, seed: int) -> Tensor:
@@ -127,7 +129,7 @@ def test_accumulation_is_the_mean_over_its_batches() -> None:
 
 
 def test_another_address_is_another_batch() -> None:
-    model, seeds = nn.Linear(4, 1), set()
+    model, seeds = Line(4, 1), set()
 
     def losses(seed: int) -> list[Losses]:
         seeds.add(seed)

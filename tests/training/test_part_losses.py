@@ -38,7 +38,7 @@ def store() -> EpisodeStore:
 
 @pytest.fixture
 def cache(agent: Agent, store: EpisodeStore) -> FrameCache:
-    return FrameCache(agent.tokenizer, store, max_bytes=10**9)
+    return FrameCache(agent.coder, store, max_bytes=10**9)
 
 
 def test_tokenizer_batches_are_single_frames_of_the_replay(agent: Agent, store: EpisodeStore) -> None:
@@ -90,7 +90,7 @@ def test_without_a_burn_in(agent: Agent, cache: FrameCache) -> None:
 
 def test_imagination_is_in_evaluation_mode(cache: FrameCache) -> None:
     agent, config = micro_agent(), resolve(micro_config())
-    cache = FrameCache(agent.tokenizer, cache.store, max_bytes=10**9)
+    cache = FrameCache(agent.coder, cache.store, max_bytes=10**9)
     found = []
     for training in (False, True):
         agent.train(training)
