@@ -105,7 +105,7 @@ class Users:
         self.cache = FrameCache(agent.coder, noise_store(3), max_bytes=10**8)
 
     def results(self) -> dict[str, Tensor]:
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, engine in self.engines.items():
             rollout = engine.imagine(make_start(batch=2), 1, seed=0)
             found |= {f"{name}: {field}": value for field, value in tensors(rollout).items()}
