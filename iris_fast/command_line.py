@@ -12,7 +12,7 @@ from typing import NoReturn
 from . import __version__
 from .errors import RunStopped, UserError, nearest
 from .files import check_ending, is_disk_full, user_path
-from .terminal import end_at_interrupt, raise_at_interrupt, shown_output
+from .terminal import as_before, end_at_interrupt, interrupted_code, raise_at_interrupt, shown_output
 
 # Packages that take seconds to import, as their users call them.
 PACKAGES = {"torch": "PyTorch", "matplotlib": "matplotlib"}
@@ -97,25 +97,28 @@ def file_argument(*endings: str, without: bool = True) -> Callable[[str], Path]:
 def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
     """Runs a command's `main` and returns its exit code; what a user can act on is one line on stderr.
 
-    2 for a `UserError` and a file that cannot be read or written, 4 for a full disk, 130 after Ctrl-C, and
-    that of a `RunStopped`. Output that nobody can read any more changes nothing; output that did not fit on a
-    disk ends a command that went well otherwise with 4.
+    2 for a `UserError` and a file that cannot be read or written, 4 for a full disk, 130 after Ctrl-C, 128 and the
+    number of any other signal that asks a process to end, and that of a `RunStopped`. Output that nobody can read
+    any more changes nothing; output that did not fit on a disk ends a command that went well otherwise with 4.
     """
-    raise_at_interrupt()
-    with shown_output() as output:
-        try:
-            code = _exit_code(main, argv)
-        except SystemExit as ended:  # of --help and --version
+    raise_at_interrupt(begin=True)
+    try:
+        with shown_output() as output:
+            try:
+                code = _exit_code(main, argv)
+            except SystemExit as ended:  # of --help and --version
+                output.flush()
+                if output.lost is None:
+                    raise
+                code = ended.code if isinstance(ended.code, int) else 0
             output.flush()
-            if output.lost is None:
-                raise
-            code = ended.code if isinstance(ended.code, int) else 0
-        output.flush()
-        if output.lost is not None and code == 0:
-            reason = output.lost.strerror
-            print(f"stopped: the output could not be written whole ({reason})", file=sys.stderr)
-            code = 4
-        return code
+            if output.lost is not None and code == 0:
+                reason = output.lost.strerror
+                print(f"stopped: the output could not be written whole ({reason})", file=sys.stderr)
+                code = 4
+            return code
+    finally:
+        as_before()
 
 
 def _exit_code(main: Callable[[list[str] | None], int | None], argv: list[str] | None) -> int:
@@ -127,9 +130,9 @@ def _exit_code(main: Callable[[list[str] | None], int | None], argv: list[str] |
     except RunStopped as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
         return stopped.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("stopped: interrupted", file=sys.stderr)
-        return 130
+        return interrupted_code(interrupt)
     except OSError as error:
         named = f" with {error.filename}" if error.filename else ""
         if is_disk_full(error):

@@ -6,11 +6,18 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO, cast
 
+# Signals beside Ctrl-C's that ask a process to end: of a shutdown, a closed terminal, and schedulers before a limit.
+ENDING = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)  # Windows has the first alone
+)
 # Of a reader that is gone for good: a closed pipe, a lost terminal. A full disk may have room again.
 GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET}
 # Our signs where an encoding has none of them; any other one is shown by its number.
@@ -18,18 +25,51 @@ PLAIN = {"±": "+-", "–": "-", "—": "-", "−": "-", "…": "...", "×": "x"
 
 
 def end_at_interrupt() -> None:
-    """From here on Ctrl-C ends the process in one line, until `raise_at_interrupt`: for the time of imports.
+    """From here on Ctrl-C and the like end the process in one line, until `raise_at_interrupt`: for imports.
 
     An exception would pass through the imports of other packages, which turn it into errors of their own.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
-        signal.signal(signal.SIGINT, _end)
+    _handle(signal.default_int_handler, _raise, _end)
 
 
-def raise_at_interrupt() -> None:
-    """From here on Ctrl-C raises KeyboardInterrupt, as usual."""
-    if signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def raise_at_interrupt(begin: bool = False) -> None:
+    """From here on Ctrl-C raises KeyboardInterrupt, as usual, and so do other signals that `end_at_interrupt` has.
+
+    `begin`: the first time in a command, which gives it those signals.
+    """
+    _handle(_end, signal.SIG_DFL if begin else _end, _raise)
+
+
+def as_before() -> None:
+    """Undoes `raise_at_interrupt(begin=True)`."""
+    _handle(_raise, _end, signal.SIG_DFL)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal of `ENDING`, raised like Ctrl-C's KeyboardInterrupt."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.exit_code = 128 + number
+
+
+def interrupted_code(error: KeyboardInterrupt) -> int:
+    """The exit code of a command that was interrupted: 130 for Ctrl-C, 143 for SIGTERM, as shells have it."""
+    return error.exit_code if isinstance(error, Interrupted) else 130
+
+
+def _handle(one: Any, other: Any, new: Any) -> None:
+    """Gives the signals that are handled by `one` or `other` to `new`; what is ignored (nohup) stays ignored."""
+    if threading.current_thread() is not threading.main_thread():  # signals are handled there alone
+        return
+    for number in (signal.SIGINT, *ENDING):
+        if signal.getsignal(number) in (one, other):
+            usual = signal.default_int_handler if number == signal.SIGINT and new is not _end else new
+            signal.signal(number, usual)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

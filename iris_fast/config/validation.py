@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+import math
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from iris_fast.errors import UserError
@@ -11,40 +12,69 @@ from iris_fast.models.actor_critic import POOLINGS
 from .schema import Config, memory_bytes, resolve
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a setting takes: from `lowest` (0 itself left out with `above`) to `highest`."""
+
+    lowest: float
+    highest: float
+    above: bool = False
+
+    def complaint(self, number: float) -> str | None:
+        """What is wrong with a number, or None."""
+        if math.isnan(number):
+            return "it must be a number"
+        if (self.lowest, self.highest) == (0, 1) and not 0 <= number <= 1:
+            return "it must lie between 0 and 1"
+        if number <= 0 and (self.above or 0 < self.lowest < 1):
+            return "it must be above 0"
+        if number < self.lowest:
+            return "it must not be negative" if self.lowest == 0 else f"it must be at least {self.lowest:g}"
+        return f"it must be at most {self.highest:g}" if number > self.highest else None
 
 
-# Rules by the last word of a key; of a tuple every number counts.
-_POSITIVE = _words(
-    "epochs sequence_length num_envs num_steps num_episodes every num_batches batch_num_samples pieces "
-    "grad_acc_steps steps_per_epoch imagine_horizon vocab_size embed_dim resolution ch ch_mult norm_groups "
-    "num_res_blocks z_channels max_blocks num_layers num_heads channels lstm_dim frame_skip max_episode_steps"
-)
-_UNIT_INTERVAL = _words("epsilon gamma lambda_ embed_pdrop resid_pdrop attn_pdrop dropout")
-_ABOVE_ZERO = _words("learning_rate temperature max_grad_norm codebook_init perceptual_weight")
-_NOT_NEGATIVE = _words(
-    "burn_in start_after_epochs stop_after_epochs weight_decay threads seed noop_max num_episodes_to_save "
-    "num_imagined_episodes imagined_frames entropy_weight restart_codes_every"
-)
+def _ranges(text: str, span: Range) -> dict[str, Range]:
+    return dict.fromkeys(text.split(), span)
+
+
+# By the last word of a key; of a tuple every number counts. The bounds above are far beyond what is of use, and keep
+# out what float32, 64-bit integers or any memory cannot hold.
+RANGES: dict[str, Range] = {
+    **_ranges(
+        "epochs steps_per_epoch num_steps num_episodes every num_batches grad_acc_steps", Range(1, 10**9)
+    ),
+    **_ranges("max_episode_steps noop_max", Range(1, 2**31 - 1)),
+    **_ranges("start_after_epochs stop_after_epochs restart_codes_every", Range(0, 10**9)),
+    **_ranges("num_episodes_to_save num_imagined_episodes imagined_frames", Range(0, 10**6)),
+    **_ranges("num_envs frame_skip sequence_length imagine_horizon max_blocks", Range(1, 10**4)),
+    **_ranges("burn_in", Range(0, 10**4)),
+    **_ranges("batch_num_samples pieces", Range(1, 10**6)),
+    **_ranges("vocab_size", Range(1, 2**20)),
+    **_ranges("embed_dim z_channels lstm_dim channels ch norm_groups tokens_per_block", Range(1, 2**16)),
+    **_ranges("ch_mult num_res_blocks num_layers num_heads in_channels out_ch", Range(1, 2**10)),
+    **_ranges("resolution size attn_resolutions", Range(1, 2**12)),
+    **_ranges("threads", Range(0, 1024)),
+    **_ranges("seed", Range(0, 2**63 - 1)),
+    **_ranges("epsilon gamma lambda_ embed_pdrop resid_pdrop attn_pdrop dropout", Range(0, 1)),
+    **_ranges("temperature", Range(1e-6, 1e6)),
+    **_ranges("learning_rate codebook_init perceptual_weight max_grad_norm", Range(0, 1e6, above=True)),
+    **_ranges("weight_decay entropy_weight", Range(0, 1e6)),
+}
+
+
+def check_number(name: str, shown: str, number: float, instead: str = "") -> None:
+    """UserError of `shown`, why and `instead` for a number that the settings called `name` do not take."""
+    if complaint := RANGES[name].complaint(number):
+        raise UserError(f"{shown}: {complaint}{instead}")
 
 
 def validate(config: Config) -> None:
     """Raises UserError, naming the key, for a value that could not work."""
     for key, value in _leaves(config):
-        name = key.rsplit(".", 1)[-1]
         shown = f"{key}={list(value) if isinstance(value, tuple) else value}"
         for number in value if isinstance(value, tuple) else (value,):
-            if not isinstance(number, (int, float)) or isinstance(number, bool):
-                continue
-            if name in _POSITIVE and number < 1:
-                raise UserError(f"{shown}: it must be at least 1")
-            if name in _ABOVE_ZERO and not number > 0:
-                raise UserError(f"{shown}: it must be above 0")
-            if name in _UNIT_INTERVAL and not 0 <= number <= 1:
-                raise UserError(f"{shown}: it must lie between 0 and 1")
-            if name in _NOT_NEGATIVE and number < 0:
-                raise UserError(f"{shown}: it must not be negative")
+            if isinstance(number, (int, float)) and not isinstance(number, bool):
+                check_number(key.rsplit(".", 1)[-1], shown, number)
     _validate_tokenizer(config)
     _validate_world_model(config)
     _validate_training(config)

@@ -84,12 +84,18 @@ def far_vectors(vectors: Tensor, codes: Tensor, count: int) -> Tensor:
 
     A vector is drawn in proportion to its squared distance from the nearest of `codes` `(num_codes, dim)` and
     of those drawn before it (k-means++, Arthur and Vassilvitskii 2007), so that what is rare, as a ball is,
-    gets codes of its own. Fewer than `count` where no vector is left that lies apart.
+    gets codes of its own. Fewer than `count` where no vector is left that lies apart; none of those that are not
+    finite.
     """
-    distance = torch.cdist(vectors, codes).square().amin(dim=1)
+    finite = vectors.isfinite().all(dim=1)
+    vectors = torch.where(finite[:, None], vectors, 0).double()  # whose squares have room
+    mode = "donot_use_mm_for_euclid_dist"  # products would lose what lies near, far from the origin
+    distance = (
+        torch.cdist(vectors, codes.nan_to_num().double(), compute_mode=mode).square().amin(dim=1) * finite
+    )
     chosen: list[int] = []
     while len(chosen) < min(count, len(vectors)) and float(distance.sum()) > 1e-9:
-        index = int(torch.multinomial(distance.cpu(), 1))
+        index = int(torch.multinomial((distance / distance.max()).float().cpu(), 1))
         chosen.append(index)
         distance = torch.minimum(distance, (vectors - vectors[index]).square().sum(dim=1))
     return torch.tensor(chosen, dtype=torch.int64, device=vectors.device)

@@ -17,6 +17,7 @@ from iris_fast import __version__
 from iris_fast.acting import Policy
 from iris_fast.agent import Agent
 from iris_fast.config import Config, from_dict
+from iris_fast.config.validation import check_number
 from iris_fast.envs import human_normalized_score, make_vector_env, resolve_game
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import RunStopped, UserError
@@ -31,6 +32,7 @@ from iris_fast.interop.files import (
     read_payload,
     read_weights,
 )
+from iris_fast.terminal import interrupted_code
 
 from .builder import choose_device, prepare
 from .collector import ActingConfig, PlayedSteps
@@ -83,15 +85,17 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
-    for name, value in (("episodes", arguments.episodes), ("envs", arguments.envs)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value}: give at least 1")
-    if arguments.temperature is not None and not 0 < arguments.temperature < math.inf:
-        raise UserError(f"--temperature {arguments.temperature:g}: it must be above 0 (or use --greedy)")
-    if arguments.epsilon is not None and not 0 <= arguments.epsilon <= 1:
-        raise UserError(f"--epsilon {arguments.epsilon:g}: it must lie between 0 and 1")
-    if arguments.seed < 0:
-        raise UserError(f"--seed {arguments.seed}: it must not be negative")
+    for option, key in (
+        ("episodes", "num_episodes"),
+        ("envs", "num_envs"),
+        ("temperature", "temperature"),
+        ("epsilon", "epsilon"),
+        ("seed", "seed"),
+    ):
+        value = getattr(arguments, option)
+        if value is not None:
+            instead = " (or use --greedy)" if option == "temperature" else ""
+            check_number(key, f"--{option} {value}", value, instead)
 
 
 def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
@@ -217,9 +221,10 @@ def _play(
             on_step=on_step,
             policy=policy,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         raise RunStopped(
-            f"interrupted after {len(returns)} of {total} episodes; nothing was written", 130
+            f"interrupted after {len(returns)} of {total} episodes; nothing was written",
+            interrupted_code(interrupt),
         ) from None
     finally:
         if bar is not None:

@@ -1,18 +1,28 @@
-"""Ctrl-C and SIGTERM: a request to stop after the step under way; a second one stops at once."""
+"""Ctrl-C, SIGTERM and the like: a request to stop after the step under way.
+
+A second Ctrl-C or SIGTERM stops at once. The others come from a terminal that closes (which may send two) and from
+schedulers that announce a limit: a second one of those changes nothing.
+"""
 
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from iris_fast.terminal import say_in_handler
+from iris_fast.terminal import ENDING, say_in_handler
 
 
 class StopRequest:
-    """While entered, SIGINT and SIGTERM set `requested` instead of ending the process."""
+    """While entered, signals set `requested` instead of ending the process.
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    Those that are ignored, as SIGHUP is under nohup, stay ignored. Outside the main thread nothing changes, since
+    signals do not come there.
+    """
+
+    SIGNALS = (signal.SIGINT, *ENDING)
+    AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -28,7 +38,11 @@ class StopRequest:
         return 128 + (self.signal or 0)
 
     def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in self.SIGNALS:
+            if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -40,7 +54,9 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
+            if number in self.AT_ONCE:
+                raise KeyboardInterrupt
+            return
         self.signal = number
         name = signal.Signals(number).name
         say_in_handler(f"\n{name}: finishing this step and saving (once more to stop at once)\n")

@@ -13,6 +13,7 @@ from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, pres
 from iris_fast.envs import resolve_game
 from iris_fast.errors import RunStopped, UserError, nearest, quoted
 from iris_fast.interop.files import architecture
+from iris_fast.terminal import interrupted_code
 
 from .builder import build_trainer, choose_device, choose_preset, prepare
 from .estimate import estimated_run_time
@@ -29,8 +30,8 @@ def train(arguments: argparse.Namespace) -> int:
     config, device = prepare(config)
     try:
         trainer = build_trainer(config, device, run, resume=arguments.resume is not None, say=_say)
-    except KeyboardInterrupt:
-        raise RunStopped("interrupted before training began", 130) from None
+    except KeyboardInterrupt as interrupt:
+        raise RunStopped("interrupted before training began", interrupted_code(interrupt)) from None
     if not arguments.resume and not arguments.preset:
         _say(f"chosen: preset {config.preset} for {config.game} on {device} (others: --preset, --device)")
     return _train(trainer)
@@ -39,16 +40,16 @@ def train(arguments: argparse.Namespace) -> int:
 def _train(trainer: Trainer) -> int:
     """Trains to the end of the run, whatever is left of it."""
     folder, epoch, epochs = trainer.run_folder.path, trainer.position.epoch, trainer.config.common.epochs
-    time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
-    for line in announced_schedule(trainer.config):
-        _say(line)
-    _say(f"run folder: {folder}, epochs {epoch} to {epochs}, about {time_left} (a rough estimate)")
     try:
+        time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
+        for line in announced_schedule(trainer.config):
+            _say(line)
+        _say(f"run folder: {folder}, epochs {epoch} to {epochs}, about {time_left} (a rough estimate)")
         trainer.run()
-    except KeyboardInterrupt:  # the second Ctrl-C
+    except KeyboardInterrupt as interrupt:  # the second Ctrl-C, or one outside the steps
+        code = trainer.stop.exit_code if trainer.stop.requested else interrupted_code(interrupt)
         raise RunStopped(
-            f"at once; go on from the last checkpoint with {quoted('--resume', folder)}",
-            trainer.stop.exit_code,
+            f"at once; go on from the last checkpoint with {quoted('--resume', folder)}", code
         ) from None
     finally:
         with ExitStack() as clean_up:  # each of them, whether or not another one fails

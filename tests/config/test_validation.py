@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from iris_fast.config import PRESETS, Config, apply_overrides, preset_config, resolve, validate
+from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, preset_config, resolve, validate
 from iris_fast.config.schema import memory_bytes
+from iris_fast.config.validation import RANGES, _leaves
 from iris_fast.errors import UserError
 
 
@@ -197,3 +203,48 @@ def test_the_paper_preset_is_the_paper() -> None:
     assert (config.env.test.max_episode_steps, config.env.test.noop_max) == (108_000, 1)
     assert not config.env.test.done_on_life_loss
     assert not config.env.train.clip_reward
+
+
+def test_every_number_has_a_range() -> None:
+    for preset in PRESETS:
+        for key, value in _leaves(preset_config(preset, "Pong")):
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, (int, float)) and not isinstance(number, bool):
+                    assert key.rsplit(".", 1)[-1] in RANGES, key
+    for key, hint in config_keys().items():
+        if {"int", "float"} & set(re.findall(r"\b(?:int|float)\b", str(hint))):
+            assert key.rsplit(".", 1)[-1] in RANGES, key
+
+
+NUMBERS = [key for key, hint in config_keys().items() if re.search(r"\b(?:int|float)\b", str(hint))]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_outside_of_their_range_are_refused_by_name(key: str) -> None:
+    floating = "float" in str(config_keys()[key])
+    values: list[float] = [math.nan, math.inf, -math.inf, 1e39, -1.0] if floating else [-1, 10**30]
+    *above, name = key.split(".")
+    for value in values:
+        config = preset_config("tiny", "Catch")
+        holder: Any = config
+        for part in above:
+            holder = getattr(holder, part)
+        given: Any = value
+        if isinstance(getattr(holder, name), tuple):
+            given = (value,) * max(1, len(getattr(holder, name)))
+        # EnvConfig checks itself, and knows the last word of the key alone.
+        with pytest.raises(UserError, match=f"{name}="):
+            node: Any = replace(holder, **{name: given})
+            for depth in range(len(above) - 1, -1, -1):  # each of the nodes above, with what changed below
+                parent: Any = config
+                for part in above[:depth]:
+                    parent = getattr(parent, part)
+                node = replace(parent, **{above[depth]: node})
+            validate(node)
+
+
+@pytest.mark.parametrize("value", ["1e-39", "1e-320", "1e39", "1e38"])
+def test_a_temperature_that_float32_cannot_divide_by_is_refused(value: str) -> None:
+    config = apply_overrides(Config(), [f"collection.test.config.temperature={value}"])
+    with pytest.raises(UserError, match=r"collection.test.config.temperature=.*: it must be at (least|most)"):
+        validate(config)

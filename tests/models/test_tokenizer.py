@@ -292,3 +292,23 @@ def test_the_perceptual_loss_is_weighted() -> None:
     )
     assert weighted["perceptual_loss"].item() == pytest.approx(3 * plain["perceptual_loss"].item())
     assert torch.equal(weighted["reconstruction_loss"], plain["reconstruction_loss"])
+
+
+@pytest.mark.parametrize("odd", [1e20, float("inf"), float("nan")])
+def test_far_vectors_of_latents_that_explode(odd: float) -> None:
+    """The loss says that they did; here what is finite is drawn from."""
+    torch.manual_seed(0)
+    vectors, codes = torch.randn(40, 8), torch.randn(4, 8)
+    vectors[7] = odd
+    drawn = far_vectors(vectors, codes, 5).tolist()
+    assert len(set(drawn)) == 5
+    assert (drawn[0] == 7) == (odd == 1e20), "nothing is as far as that"
+    assert far_vectors(torch.full((40, 8), odd), codes, 5).numel() == (1 if odd == 1e20 else 0)
+
+
+@pytest.mark.parametrize("mean", [0.0, 100.0, 1000.0])
+def test_far_vectors_are_never_those_that_lie_on_codes(mean: float) -> None:
+    torch.manual_seed(0)
+    codes = mean + 0.05 * torch.randn(64, 8)
+    apart = mean + 0.05 * torch.randn(10, 8)
+    assert set(far_vectors(torch.cat([codes, apart]), codes, 74).tolist()) == set(range(64, 74))

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from iris_fast.command_line import run_command
+from iris_fast.terminal import ENDING
 from iris_fast.train import main
 from iris_fast.training.evaluation import Evaluator
 from iris_fast.training.loggers import MetricLogger, read_metrics
@@ -80,6 +81,60 @@ def test_signal_in_the_middle_of_a_phase(
     assert position["metrics"]["duration/epoch"] >= position["metrics"][f"duration/{phase}"] > 0
     assert main(["--resume", str(run)]) == 0
     assert_same_run(uninterrupted, run)
+
+
+@pytest.mark.parametrize("number", [number for number in ENDING if number != signal.SIGTERM])
+def test_a_terminal_that_closes_and_a_schedulers_warning(
+    number: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may come twice, and save all the same."""
+    run, stop = tmp_path / "stopped", StopAt("world_model", 2, number)
+
+    def twice(trainer: Trainer) -> None:
+        stop(trainer)
+        if stop.sent:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        stop_during(patch, twice)
+        assert run_command(main, ["--game", "Catch", "--run-dir", str(run), *MICRO]) == 128 + number
+    position = torch.load(RunFolder(run).checkpoint, weights_only=True)["position"]
+    assert (position["epoch"], position["phase"]) == (2, "world_model")
+    assert main(["--resume", str(run)]) == 0
+    assert_same_run(uninterrupted, run)
+
+
+def test_a_run_under_nohup_outlives_its_terminal(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, stop = tmp_path / "run", StopAt("world_model", 2, signal.SIGHUP)
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop_during(monkeypatch, stop)
+        assert run_command(main, ["--game", "Catch", "--run-dir", str(run), *MICRO]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+    assert stop.sent
+    assert_same_run(uninterrupted, run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
+def test_a_signal_while_the_trainer_is_built(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is left of a run that has not begun, and handlers are as they were."""
+    before, make = [signal.getsignal(each) for each in (signal.SIGINT, *ENDING)], Trainer.__init__
+
+    def interrupted(self: Trainer, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Trainer, "__init__", interrupted)
+    run = tmp_path / "run"
+    assert run_command(main, ["--game", "Catch", "--run-dir", str(run), *MICRO]) == 128 + number
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped: interrupted before training began"
+    assert not run.exists()
+    assert [signal.getsignal(each) for each in (signal.SIGINT, *ENDING)] == before
 
 
 def test_signal_during_evaluation(
