@@ -35,7 +35,11 @@ def announced_schedule(config: Config) -> list[str]:
     for epoch in range(1, epochs + 1):
         for name in epoch_phases(config, epoch):
             having[name].append(epoch)
-    spans = [f"{_plain(name)} {found[0]} to {found[-1]}" for name, found in having.items() if found]
+    spans = [
+        f"{_plain(name)} {found[0]}" + f" to {found[-1]}" * (len(found) > 1)
+        for name, found in having.items()
+        if found
+    ]
     lines = [f"schedule, in epochs: {', '.join(spans)}"] if spans else []
     if having["evaluation"]:
         lines[0] += f" (every {config.evaluation.every})"

@@ -98,6 +98,10 @@ def test_what_would_never_be_trained_or_evaluated_is_said_with_what_to_set() -> 
         "(set common.epochs above 8, or training.world_model.start_after_epochs below 3)"
     )
     assert "set common.epochs above 20" in actor_critic
+    once = apply_overrides(config, ["common.epochs=1", "evaluation.every=1"])
+    assert announced_schedule(once)[0] == (
+        "schedule, in epochs: collection 1, tokenizer 1, evaluation 1 (every 1)"
+    )
     for mended in (
         ["common.epochs=21"],
         [
