@@ -24,7 +24,7 @@ class ScriptedEnv(FrameVectorEnv):
     backend = "scripted"
 
     def __init__(self, lengths: list[list[int]]):
-        super().__init__("Scripted", ACTIONS, num_envs=len(lengths), size=64)
+        super().__init__("Scripted", ACTIONS, num_envs=len(lengths), size=64, steps_per_second=15)
         self.lengths = lengths
         self.episode = np.full(len(lengths), -1)
         self.at = np.zeros(len(lengths), np.int64)

@@ -222,7 +222,6 @@ def drawn_at(width: int, monkeypatch: pytest.MonkeyPatch) -> str:
             clock.now += 1.0
             phase.update()
         assert phase._bar is not None
-        assert phase._bar is not None
         phase._bar.refresh()
         return stream.getvalue().rpartition("\r")[2]
 
