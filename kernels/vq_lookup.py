@@ -28,6 +28,7 @@ from ._arguments import with_checked_types
 from ._arithmetic import in_exact_float32
 from ._registration import operator
 from ._triton import INTERPRETED, jit, num_multiprocessors, on_its_device, require_triton, tl, triton
+from ._vq_exact import nearest_by_products, nearest_directly
 from ._vq_tiles import (
     Precision,
     SearchConfig,
@@ -482,18 +483,5 @@ def _plain_search(vectors: Tensor, codebook: Tensor, distance: str, precision: s
     dtype = _search_dtype(vectors, codebook, precision)
     wide = torch.promote_types(dtype, torch.float32)
     vectors, codebook = vectors.to(dtype).to(wide), codebook.to(dtype).to(wide)
-    terms = codebook.square().sum(dim=1)
-    if distance == "cosine":
-        codebook, terms = codebook / terms.sqrt().clamp_min(1e-12)[:, None], torch.zeros_like(terms)
-    found = [
-        _index_of_least(torch.addmm(0.5 * terms, piece, codebook.t(), alpha=-1))
-        for piece in vectors.split(max(1, _REFERENCE_SCORES // len(codebook)))
-    ]
-    return torch.cat(found)
-
-
-def _index_of_least(scores: Tensor) -> Tensor:
-    """The first least of each row of scores (rows, num_codes), NaN left out; 0 where it is -inf."""
-    scores = scores.nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    found = scores.argmin(dim=1)
-    return torch.where(scores.gather(1, found[:, None]).squeeze(1) == -torch.inf, 0, found)
+    search = nearest_by_products if vectors.is_cpu else nearest_directly
+    return search(vectors, codebook, distance == "cosine", max(1, _REFERENCE_SCORES // len(codebook)))
