@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+_NUMBERS_TOGETHER = 2**18  # that pass through a processor's cache at once
+
+
 def statistics_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
@@ -26,9 +29,13 @@ def plain(
     if x.numel() == 0:
         means, scales = x.new_zeros((2, len(x), num_groups), dtype=dtype)
         return torch.empty_like(x), means, scales.clone()
-    normed, means, scales = torch.ops.aten.native_group_norm(
-        _as_map(x.to(dtype)), weight.to(dtype), bias.to(dtype), *x.shape, num_groups, eps
-    )
+    mapped, gain, shift = _as_map(x.to(dtype)), weight.to(dtype), bias.to(dtype)
+    if mapped.is_contiguous():
+        normed, means, scales = torch.ops.aten.native_group_norm(
+            mapped, gain, shift, *x.shape, num_groups, eps
+        )
+    else:
+        normed, means, scales = channels_last_forward(mapped, gain, shift, num_groups, eps)
     return _in_layout_of(x, F.silu(normed, inplace=True) if swish else normed), means, scales
 
 
@@ -39,8 +46,45 @@ def _in_layout_of(x: Tensor, mapped: Tensor) -> Tensor:
     return found if alike else wanted.copy_(found)
 
 
+def channels_last_forward(
+    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """GroupNorm of maps in channels-last memory, with its mean and 1 / sqrt(variance + eps) (batch, groups).
+
+    PyTorch's own kernel for a CPU takes the variance from E[x²] - E[x]², which loses it where the mean is far from
+    zero, and fails for a batch of one. This takes it from differences, a few samples at a time.
+    """
+    batch, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+    normed = torch.empty_like(rows)
+    size = channels // num_groups
+    means, scales = (rows.new_empty((batch, num_groups)) for _ in range(2))
+
+    def of_groups(values: Tensor) -> Tensor:
+        """The mean of each group, (samples, groups)."""
+        return values.mean(1).view(-1, num_groups, size).mean(2)
+
+    together = max(1, _NUMBERS_TOGETHER // (height * width * channels))
+    for start in range(0, batch, together):
+        part = slice(start, start + together)
+        mean = of_groups(rows[part])
+        found = torch.sub(rows[part], mean.repeat_interleave(size, 1)[:, None], out=normed[part])
+        rest = of_groups(found)  # what the mean lost to rounding
+        scale = torch.rsqrt(of_groups(found.square()) - rest * rest + eps)
+        slope, level = (one.repeat_interleave(size, 1)[:, None] for one in (scale, rest))
+        slope = slope * weight
+        found.mul_(slope).add_(bias - level * slope)
+        means[part], scales[part] = mean + rest, scale
+    return normed.view(batch, height, width, channels).permute(0, 3, 1, 2), means, scales
+
+
+def centred(x: Tensor, means: Tensor) -> Tensor:
+    """x (batch, channels, height, width) less the mean of each group, `means` (batch, groups)."""
+    return x - means.repeat_interleave(x.shape[1] // means.shape[1], 1)[:, :, None, None]
+
+
 def channels_last_backward(
-    grad: Tensor, x: Tensor, means: Tensor, scales: Tensor, weight: Tensor
+    grad: Tensor, differences: Tensor, scales: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """GroupNorm's gradients of x, weight and bias by plain PyTorch, for maps in channels-last memory.
 
@@ -53,26 +97,25 @@ def channels_last_backward(
 
     Args:
         grad: (batch, channels, height, width), of y.
-        x: as grad.
-        means: (batch, groups).
+        differences: as grad, `centred` of x.
         scales: (batch, groups), 1 / sqrt(variance + eps).
         weight: (channels,).
     """
-    batch, channels, height, width = x.shape
-    groups, area = means.shape[1], height * width
-    rows, grads = (t.permute(0, 2, 3, 1).reshape(batch, area, channels) for t in (x, grad))
+    batch, channels, height, width = differences.shape
+    groups, area = scales.shape[1], height * width
+    rows, grads = (t.permute(0, 2, 3, 1).reshape(batch, area, channels) for t in (differences, grad))
 
     def by_group(sums: Tensor) -> Tensor:
         return sums.view(-1, groups, channels // groups)
 
     # Each (batch, groups, channels of a group).
     products, totals = by_group((rows * grads).sum(1)), by_group(grads.sum(1))
-    mean, scale, gain = means[:, :, None], scales[:, :, None], by_group(weight)
-    grad_weight = ((products - totals * mean) * scale).sum(0).view(channels)
+    scale, gain = scales[:, :, None], by_group(weight)
+    grad_weight = (products * scale).sum(0).view(channels)
     of_products, of_totals = ((sums * gain).sum(2, keepdim=True) for sums in (products, totals))
     share = scale / (area * (channels // groups))
-    slope = (of_totals * mean - of_products) * scale * scale * share
-    offset = -slope * mean - of_totals * share
+    slope = -of_products * scale * scale * share
+    offset = -of_totals * share
     factors = (gain * scale, slope.expand_as(totals), offset.expand_as(totals))
     of_grad, of_x, constant = (factor.reshape(batch, 1, channels) for factor in factors)
     found = torch.addcmul(constant, rows, of_x).addcmul_(grads, of_grad)
@@ -99,14 +142,14 @@ def plain_backward(
         weight.to(dtype),
         bias.to(dtype),
     )
+    last = not values.is_contiguous()
+    differences = centred(values, means) if swish or last else values
     if swish:
-        size = x.shape[1] // num_groups
-        mean, scale = (one.repeat_interleave(size, 1)[:, :, None, None] for one in (means, scales))
-        slope = scale * gain[:, None, None]
-        h = torch.addcmul(shift[:, None, None], values - mean, slope)
+        scale = scales.repeat_interleave(x.shape[1] // num_groups, 1)[:, :, None, None]
+        h = torch.addcmul(shift[:, None, None], differences, scale * gain[:, None, None])
         grad = torch.ops.aten.silu_backward(grad, h)
-    if values.is_contiguous(memory_format=torch.channels_last):
-        found, grad_weight, grad_bias = channels_last_backward(grad, values, means, scales, gain)
+    if last:
+        found, grad_weight, grad_bias = channels_last_backward(grad, differences, scales, gain)
     else:
         found, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
             grad.contiguous(), values, means, scales, gain, *x.shape, num_groups, [True, True, True]

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from ._triton import jit, tl
+
 _PAIRS = 2**21  # numbers of the pairs' differences that are held at a time: 16 MiB in float64
 
 
@@ -34,6 +36,20 @@ def score_limit(norm: Tensor, best: Tensor, longest: Tensor, dim: int) -> Tensor
     magnitude = reach * (reach + norm)
     slack = 2 * product_error(dim, kind.eps) * magnitude + dim * kind.tiny
     return best + torch.where(8 * magnitude <= kind.max, slack, torch.inf)
+
+
+@jit
+def score_limit_device(best, squared_norm, longest_square, error, COSINE: tl.constexpr):
+    """Device function: `score_limit` of a launch, whose error is twice `product_error`; a cosine's has no terms."""
+    norm = tl.sqrt(squared_norm)
+    magnitude = norm
+    if not COSINE:
+        reach = 1.01 * tl.minimum(
+            norm + tl.sqrt(tl.maximum(squared_norm + 2.0 * best, 0.0)), tl.sqrt(longest_square)
+        )
+        magnitude = reach * (reach + norm)
+    slack = error * magnitude + 1e-34
+    return best + tl.where(8.0 * magnitude <= 3.4e38, slack, float("inf"))
 
 
 def nearest_in_float64(

@@ -137,29 +137,41 @@ def least_of_tile(
     LANES: tl.constexpr,
     LEVELS: tl.constexpr,  # log2(codes / LANES), which is not looked at where LANES is 1
 ):
-    """The least score of each lane, (rows, LANES), and the first column that has it, less the lane's number.
+    """The least score of each lane, (rows, LANES), the first column that has it, less the lane's number, the second.
 
-    A NaN is never the least unless a lane has nothing else. Neighbours are merged first, so that what is merged stays
-    in the order of columns. Operations a score are what a search waits for beside its products: these are a minimum,
-    a comparison and a selection, where `tl.min` with indices takes seven, and exchanges between threads besides.
+    The second least score may equal the least. A NaN is never the least unless a lane has nothing else. Neighbours
+    are merged first, so that what is merged stays in the order of columns. Operations a score are what a search waits
+    for beside its products: these are two minima, a maximum, a comparison and a selection, where `tl.min` with
+    indices takes seven, and exchanges between threads besides.
     """
     if INTERPRETING:  # its minimum of a number and NaN is NaN in some versions
         score = tl.where(score == score, score, float("inf"))
     column = (tl.arange(0, score.shape[1]) & -LANES)[None, :] + tl.zeros_like(score).to(tl.int32)
     if LANES == 1:
         least = tl.min(score, axis=1)[:, None]
-        return least, tl.min(tl.where(score == least, column, score.shape[1]), axis=1)[:, None]
-    for _ in tl.static_range(LEVELS):
+        first = tl.min(tl.where(score == least, column, score.shape[1]), axis=1)[:, None]
+        second = tl.min(tl.where(column == first, float("inf"), score), axis=1)[:, None]
+        return least, first, second
+    even, odd = _even_and_odd(score, LANES)
+    even_column, odd_column = _even_and_odd(column, LANES)
+    score = tl.minimum(even, odd)
+    second = tl.maximum(even, odd)
+    column = tl.where(score == even, even_column, odd_column)
+    for _ in tl.static_range(LEVELS - 1):
         even, odd = _even_and_odd(score, LANES)
         even_column, odd_column = _even_and_odd(column, LANES)
+        even_second, odd_second = _even_and_odd(second, LANES)
         score = tl.minimum(even, odd)
+        second = tl.minimum(tl.minimum(even_second, odd_second), tl.maximum(even, odd))
         column = tl.where(score == even, even_column, odd_column)
-    return score, column
+    return score, column, second
 
 
 @jit
-def least_of_lanes(best, best_code, LANES: tl.constexpr):
-    """The least of each row's lanes, (rows,), and the lowest codeword that has it."""
+def least_of_lanes(best, best_code, second, LANES: tl.constexpr):
+    """The least of each row's lanes, (rows,), the lowest codeword that has it, and the second least."""
     least = tl.min(best, axis=1)
     code = best_code + tl.arange(0, LANES)[None, :]
-    return least, tl.min(tl.where(best == least[:, None], code, 2147483647), axis=1)
+    first = tl.min(tl.where(best == least[:, None], code, 2147483647), axis=1)
+    others = tl.minimum(second, tl.where(code == first[:, None], float("inf"), best))
+    return least, first, tl.min(others, axis=1)

@@ -28,7 +28,7 @@ from ._arguments import with_checked_types
 from ._arithmetic import in_exact_float32
 from ._registration import operator
 from ._triton import INTERPRETED, jit, num_multiprocessors, on_its_device, require_triton, tl, triton
-from ._vq_exact import nearest_by_products, nearest_directly
+from ._vq_exact import nearest_by_products, nearest_directly, product_error, score_limit_device
 from ._vq_tiles import (
     Precision,
     SearchConfig,
@@ -99,6 +99,8 @@ def _search_kernel(
     terms,  # (num_codes,) float32; not read with FUSED_TERMS
     scores,  # out: (splits, rows) float32: the least score of each row in each range of codewords
     indices,  # out: (splits, rows) int32: its codeword, the lowest on ties
+    seconds,  # out: (splits, rows) float32: the second least score
+    longest,  # out: (splits,) float32: ‖c‖² / 2 of the longest codeword of each range; 0 with COSINE
     rows,
     num_codes,
     dim,
@@ -123,6 +125,8 @@ def _search_kernel(
         x = _chunk(row_start, row_mask, 0, dim, WHOLE_CHUNKS, BLOCK_DIM)
     best = tl.full((BLOCK_ROWS, LANES), float("inf"), tl.float32)
     best_code = tl.zeros((BLOCK_ROWS, LANES), tl.int32)
+    second = best
+    largest = tl.zeros((BLOCK_CODES,), tl.float32)
     product = tl.zeros((BLOCK_ROWS, BLOCK_CODES), tl.float32)
     squares = tl.zeros((BLOCK_CODES,), tl.float32)
     first_tile = tl.program_id(1) * tiles_a_split
@@ -149,22 +153,75 @@ def _search_kernel(
             else:
                 term = tl.load(terms + code, mask=code_mask, other=float("inf"))
             score = -product * term[None, :] if COSINE else term[None, :] - product
-            least, offset = least_of_tile(score, LANES, LEVELS)
+            least, offset, runner_up = least_of_tile(score, LANES, LEVELS)
             better = least < best  # never of a NaN
+            second = tl.minimum(tl.minimum(second, runner_up), tl.maximum(best, least))
+            if not COSINE:
+                largest = tl.maximum(largest, tl.where(code_mask & (term == term), term, 0.0))
             best = tl.where(better, least, best)
             best_code = tl.where(better, tile * BLOCK_CODES + offset, best_code)
             product = tl.zeros((BLOCK_ROWS, BLOCK_CODES), tl.float32)
             squares = tl.zeros((BLOCK_CODES,), tl.float32)
-    least, found = least_of_lanes(best, best_code, LANES)
+    least, found, runner_up = least_of_lanes(best, best_code, second, LANES)
     offset = tl.program_id(1).to(tl.int64) * rows + row
     tl.store(scores + offset, least, mask=row_mask)
     tl.store(indices + offset, found, mask=row_mask)
+    tl.store(seconds + offset, runner_up, mask=row_mask)
+    if tl.program_id(0) == 0:
+        tl.store(longest + tl.program_id(1), tl.max(largest, axis=0))
+
+
+@jit
+def _nearest_in_float64(
+    x,  # of the search
+    c,  # of the search
+    row,  # (BLOCK_ROWS,) int64
+    row_mask,  # (BLOCK_ROWS,)
+    num_codes,
+    dim,
+    stride_x,
+    stride_c,
+    COSINE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_CODES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    """The nearest of all codewords (BLOCK_ROWS,) int32 by differences; 0 where no distance is finite."""
+    best = tl.full((BLOCK_ROWS,), float("inf"), tl.float64)
+    index = tl.zeros((BLOCK_ROWS,), tl.int32)
+    for tile in range(0, tl.cdiv(num_codes, BLOCK_CODES)):
+        code = tile * BLOCK_CODES + tl.arange(0, BLOCK_CODES)
+        code_mask = code < num_codes
+        total = tl.zeros((BLOCK_ROWS, BLOCK_CODES), tl.float64)
+        squares = tl.zeros((BLOCK_CODES,), tl.float64)
+        for chunk in range(0, tl.cdiv(dim, BLOCK_DIM)):
+            xs = _chunk(x + row[:, None] * stride_x, row_mask, chunk, dim, False, BLOCK_DIM).to(tl.float64)
+            start = c + code.to(tl.int64)[:, None] * stride_c
+            cs = _chunk(start, code_mask, chunk, dim, False, BLOCK_DIM).to(tl.float64)
+            if COSINE:
+                total -= tl.sum(xs[:, None, :] * cs[None, :, :], axis=2)
+                squares += tl.sum(cs * cs, axis=1)
+            else:
+                difference = xs[:, None, :] - cs[None, :, :]
+                total += tl.sum(difference * difference, axis=2)
+        if COSINE:
+            total = total / tl.maximum(tl.sqrt(squares), 1e-12)[None, :]
+        total = tl.where((tl.abs(total) < float("inf")) & code_mask[None, :], total, float("inf"))
+        least = tl.min(total, axis=1)
+        first = tl.min(tl.where(total == least[:, None], code[None, :], 2147483647), axis=1)
+        index = tl.where(least < best, first, index)
+        best = tl.minimum(least, best)
+    return index
 
 
 @jit
 def _finish_kernel(
     scores,  # (splits, rows) float32
     split_indices,  # (splits, rows) int32
+    seconds,  # (splits, rows) float32
+    longest,  # (splits,) float32
+    x,  # (rows, dim): vectors and codebook as the search had them
+    c,  # (num_codes, dim)
     vectors,  # (rows, dim) any float dtype; not read unless ERRORS
     codebook,  # (num_codes, dim) any float dtype
     quantized,  # out: (rows, dim) contiguous, dtype of the vectors
@@ -172,28 +229,51 @@ def _finish_kernel(
     commitment_errors,  # out: (rows,) float32: mean (x - c)²; not written unless ERRORS
     codebook_errors,  # out: (rows,) float32: the same
     rows,
+    num_codes,
     dim,
     splits,
+    stride_x,  # elements between rows of `x`
+    stride_c,
     stride_vectors,  # elements between vectors
     stride_codebook,  # elements between codewords
+    error,  # of the difference of two scores, relative to the magnitude of their terms
+    COSINE: tl.constexpr,
     ERRORS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
+    NEAR_CODES: tl.constexpr,  # the tile of codewords that differences are taken from
+    NEAR_DIM: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = row < rows
     best = tl.full((BLOCK_ROWS,), float("inf"), tl.float32)
+    second = best
     index = tl.zeros((BLOCK_ROWS,), tl.int32)
+    longest_square = tl.full((), 0.0, tl.float32)
     offset = row
-    for _ in range(0, splits):
+    for split in range(0, splits):
         score = tl.load(scores + offset, mask=row_mask, other=float("inf"))
         candidate = tl.load(split_indices + offset, mask=row_mask, other=0)
+        runner_up = tl.load(seconds + offset, mask=row_mask, other=float("inf"))
+        longest_square = tl.maximum(longest_square, 2.0 * tl.load(longest + split))
+        second = tl.minimum(tl.minimum(second, runner_up), tl.maximum(best, score))
         index = tl.where(score < best, candidate, index)
         best = tl.minimum(score, best)
         offset += rows
-    index = tl.where(best == float("-inf"), 0, index)  # some product overflowed, or the vector is infinite
+    squares = tl.zeros((BLOCK_ROWS, BLOCK_DIM), tl.float32)
+    for chunk in range(0, tl.cdiv(dim, BLOCK_DIM)):
+        part = _chunk(x + row[:, None] * stride_x, row_mask, chunk, dim, False, BLOCK_DIM).to(tl.float32)
+        squares += part * part
+    limit = score_limit_device(best, tl.sum(squares, axis=1), longest_square, error, COSINE)
+    certain = (second > limit) & (tl.abs(limit) < float("inf"))
+    doubtful = row_mask & ~certain
+    if tl.max(doubtful.to(tl.int32), axis=0) > 0:
+        nearest = _nearest_in_float64(
+            x, c, row, row_mask, num_codes, dim, stride_x, stride_c, COSINE, BLOCK_ROWS, NEAR_CODES, NEAR_DIM
+        )
+        index = tl.where(doubtful, nearest, index)
     tl.store(indices + row, index.to(tl.int64), mask=row_mask)
-    error = tl.zeros((BLOCK_ROWS,), tl.float32)
+    row_error = tl.zeros((BLOCK_ROWS,), tl.float32)
     for chunk in range(0, tl.cdiv(dim, BLOCK_DIM)):
         feature = chunk * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
         mask = row_mask[:, None] & (feature < dim)[None, :]
@@ -205,11 +285,11 @@ def _finish_kernel(
         if ERRORS:
             x = tl.load(vectors + row[:, None] * stride_vectors + feature[None, :], mask=mask, other=0.0)
             difference = x.to(tl.float32) - c.to(tl.float32)
-            error += tl.sum(difference * difference, axis=1)
+            row_error += tl.sum(difference * difference, axis=1)
     if ERRORS:
-        error = error / dim
-        tl.store(commitment_errors + row, error, mask=row_mask)
-        tl.store(codebook_errors + row, error, mask=row_mask)
+        row_error = row_error / dim
+        tl.store(commitment_errors + row, row_error, mask=row_mask)
+        tl.store(codebook_errors + row, row_error, mask=row_mask)
 
 
 @on_its_device
@@ -249,7 +329,8 @@ def launch_vq_lookup(
     slots = multiprocessors * config.programs
     splits = splits or search_splits(row_tiles, code_tiles, slots)
     lanes = search_lanes(config, dtype != torch.float32 or precision != "ieee", capability)
-    scores = torch.empty((splits, rows), dtype=torch.float32, device=device)
+    scores, seconds = torch.empty((2, splits, rows), dtype=torch.float32, device=device).unbind()
+    longest = torch.empty(splits, dtype=torch.float32, device=device)
     found = torch.empty((splits, rows), dtype=torch.int32, device=device)
     cosine, fused = distance == "cosine", row_tiles == 1
     terms = scores if fused else torch.empty(num_codes, dtype=torch.float32, device=device)
@@ -262,6 +343,8 @@ def launch_vq_lookup(
         terms,
         scores,
         found,
+        seconds,
+        longest,
         rows,
         num_codes,
         dim,
@@ -281,9 +364,31 @@ def launch_vq_lookup(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-    strides = vectors.stride(0), codebook.stride(0)
     _finish_kernel[(triton.cdiv(rows, 8),)](
-        scores, found, vectors, codebook, *outputs, rows, dim, splits, *strides, errors, 8, block
+        scores,
+        found,
+        seconds,
+        longest,
+        x,
+        c,
+        vectors,
+        codebook,
+        *outputs,
+        rows,
+        num_codes,
+        dim,
+        splits,
+        x.stride(0),
+        c.stride(0),
+        vectors.stride(0),
+        codebook.stride(0),
+        2 * (product_error(dim, torch.finfo(torch.float32).eps) + (2**-20 if precision == "tf32x3" else 0)),
+        COSINE=cosine,
+        ERRORS=errors,
+        BLOCK_ROWS=8,
+        BLOCK_DIM=block,
+        NEAR_CODES=256 if INTERPRETED else 8,  # the interpreter takes as long for any tile
+        NEAR_DIM=block if INTERPRETED else min(block, 32),
     )
     return outputs
 

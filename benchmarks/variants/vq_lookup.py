@@ -50,7 +50,7 @@ def search_variant(
 ) -> Variant:
     """The search with a given configuration; hot where every architecture uses it."""
     pointers = {"vectors": f"*{TYPES[dtype]}", "codebook": f"*{TYPES[dtype]}", "terms": "*fp32"}
-    outputs = {"scores": "*fp32", "indices": "*i32"}
+    outputs = {"scores": "*fp32", "indices": "*i32", "seconds": "*fp32", "longest": "*fp32"}
     return Variant(
         f"search_{precision}_dim_{dim}_{name}",
         _search_kernel,
@@ -92,6 +92,10 @@ VARIANTS = [
         signature={
             "scores": "*fp32",
             "split_indices": "*i32",
+            "seconds": "*fp32",
+            "longest": "*fp32",
+            "x": "*fp32",
+            "c": "*fp32",
             "vectors": "*fp32",
             "codebook": "*fp32",
             "indices": "*i64",
@@ -99,12 +103,20 @@ VARIANTS = [
             "commitment_errors": "*fp32",
             "codebook_errors": "*fp32",
             "splits": "i32",
-            **dict.fromkeys(("rows", "dim", "stride_vectors", "stride_codebook"), "i32"),
+            **dict.fromkeys((*SIZES, "stride_x", "stride_c"), "i32"),
+            "error": "fp32",
         },
-        constants={"ERRORS": True, "BLOCK_ROWS": 8, "BLOCK_DIM": 128},
+        constants={
+            "COSINE": False,
+            "ERRORS": True,
+            "BLOCK_ROWS": 8,
+            "BLOCK_DIM": 128,
+            "NEAR_CODES": 8,
+            "NEAR_DIM": 32,
+        },
         divisible=(
-            *("scores", "split_indices", "vectors", "codebook", "indices", "quantized", "commitment_errors"),
-            *("codebook_errors", "rows", "dim", "stride_vectors", "stride_codebook"),
+            *("scores", "split_indices", "seconds", "longest", "x", "c", "vectors", "codebook", "indices"),
+            *("quantized", "commitment_errors", "codebook_errors", *SIZES, "stride_x", "stride_c"),
         ),
     ),
 ]

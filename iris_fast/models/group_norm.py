@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_fast.kernels import group_norm_swish
-from iris_fast.kernels._group_norm import channels_last_backward
+from iris_fast.kernels._group_norm import centred, channels_last_backward
 
 EPS = 1e-6
 
@@ -22,12 +22,13 @@ class _ChannelsLast(torch.autograd.Function):
         batch, channels = x.shape[:2]
         area = x[0, 0].numel()
         y, mean, rstd = torch.ops.aten.native_group_norm(x, weight, bias, batch, channels, area, groups, EPS)
-        ctx.save_for_backward(x, mean, rstd, weight)  # in the order of `channels_last_backward`
+        ctx.save_for_backward(x, mean, rstd, weight)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return *channels_last_backward(gradients[0], *ctx.saved_tensors), None
+        x, mean, rstd, weight = ctx.saved_tensors
+        return *channels_last_backward(gradients[0], centred(x, mean), rstd, weight), None
 
 
 class GroupNorm(nn.GroupNorm):

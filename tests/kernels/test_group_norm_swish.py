@@ -110,6 +110,38 @@ def test_statistics_survive_a_mean_far_from_zero(device: str) -> None:
     assert (found - exact).abs().max() < 1e-3 * exact.abs().max()
 
 
+@pytest.mark.parametrize("mean", [0.0, 1.0, 10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("layout", ["3-D, adjacent channels", "channels last", "contiguous"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_mean_far_from_zero_costs_no_more_than_in_pytorch(layout: str, batch: int, mean: float) -> None:
+    shapes = {"3-D, adjacent channels": (batch, 50, 8), "channels last": (batch, 5, 10, 8)}
+    x = torch.randn(shapes.get(layout, (batch, 8, 5, 10)), generator=torch.Generator().manual_seed(0)) + mean
+    x = x if layout == "contiguous" else x.movedim(-1, 1)
+    _, weight, bias = random_inputs((1, 8, 1))
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    exact = [t.double().contiguous().requires_grad_() for t in (x, weight, bias)]
+    plain = [t.clone(memory_format=torch.contiguous_format).requires_grad_() for t in (x, weight, bias)]
+    ours = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    results = []
+    for leaves, run in ((ours, group_norm_swish), (plain, None), (exact, None)):
+        x_leaf, w, b = leaves
+        y = run(x_leaf, 4, w, b) if run else F.silu(F.group_norm(x_leaf, 4, w, b, EPS))
+        results.append([y, *torch.autograd.grad(y, leaves, grad.to(y.dtype))])
+    for found, rounded, target in zip(*results, strict=True):
+        assert_as_exact_as(found, rounded, target, rounding=4)
+
+
+def test_a_batch_of_one_in_every_memory_format() -> None:
+    x, weight, bias = torch.randn(3, 4, 6, 6), torch.ones(4), torch.zeros(4)
+    expected = group_norm_swish_reference(x, 2, weight, bias)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        one = x.to(memory_format=memory_format)[:1]
+        torch.testing.assert_close(group_norm_swish(one, 2, weight, bias), expected[:1])
+        torch.testing.assert_close(
+            group_norm_swish(x[:1].to(memory_format=memory_format), 2, weight, bias), expected[:1]
+        )
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_weights_of_another_dtype(device: str) -> None:
     x, weight, bias = random_inputs((2, 4, 10))
