@@ -192,7 +192,12 @@ def append_and_attend(
         query, keys, values, attn_mask=visible, scale=scale, enable_gqa=query_heads != key.shape[1]
     )
     attended = torch.where(fits[:, None, None, None], attended, float("nan"))
-    return attended.transpose(1, 2).contiguous()
+    return _nan_of_no_number(query, attended).transpose(1, 2).contiguous()
+
+
+def _nan_of_no_number(query: Tensor, attended: Tensor) -> Tensor:
+    """`attended` with NaN in the rows whose query is not finite: PyTorch's attention for a CPU gives 0 in some."""
+    return torch.where(query.isfinite().all(dim=-1, keepdim=True), attended, float("nan"))
 
 
 def append_and_attend_on_host(
@@ -231,15 +236,14 @@ def append_and_attend_on_host(
     keys[:, :, stop - new :] = key if key_scale is None else _as_fp8(key, key_scale)
     values[:, :, stop - new :] = value if value_scale is None else _as_fp8(value, value_scale)
     keys, values = _in_dtype(keys, key_scale, query.dtype), _in_dtype(values, value_scale, query.dtype)
-    visible = None
-    if new > 1:
-        slot = torch.arange(stop, device=query.device)
-        visible = slot < ((slot[stop - new :, None] // tokens_per_block) + 1) * tokens_per_block
+    # A mask for one new token too: without one PyTorch's attention for a CPU takes a row of NaN scores for 0.
+    slot = torch.arange(stop, device=query.device)
+    visible = slot < ((slot[stop - new :, None] // tokens_per_block) + 1) * tokens_per_block
     grouped = query.shape[1] != key.shape[1]
     attended = F.scaled_dot_product_attention(
         query, keys, values, attn_mask=visible, scale=scale, enable_gqa=grouped
     )
-    return attended.transpose(1, 2).contiguous()
+    return _nan_of_no_number(query, attended).transpose(1, 2).contiguous()
 
 
 def _as_fp8(new: Tensor, scale: Tensor) -> Tensor:

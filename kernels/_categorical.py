@@ -101,8 +101,11 @@ def next_found(found, shift, first, second, third, target):
 
 @jit
 def top_p_target(total, top_p):
-    """The mass, at least one unit, that the most probable classes must reach."""
-    wanted = total.to(tl.float64) * tl.full((), 1.0, tl.float64) * top_p
+    """The mass, at least one unit, that the most probable classes must reach: all but 2^-20 of `top_p` of `total`.
+
+    So a mass that is `top_p` but for the rounding of float32 logits reaches it.
+    """
+    wanted = total.to(tl.float64) * tl.full((), 1.0 - 2.0**-20, tl.float64) * top_p
     return tl.maximum(tl.ceil(wanted).to(tl.int64), 1)
 
 

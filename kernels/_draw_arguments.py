@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+MOST_CLASSES = 2**24
+"""As many numbers as a draw can be, which are the multiples of 2^-24 below 1."""
+
 _SMALLEST_TEMPERATURE, _LARGEST_TEMPERATURE = 2.0**-126, 3.4e38
 
 
@@ -60,6 +63,10 @@ def checked_truncation(
     classes: int, temperature: float, top_k: int | None, top_p: float | None
 ) -> tuple[float, int, float]:
     """Temperature, top_k (0 where it leaves all classes) and top_p (1 where it does), or ValueError."""
+    if classes > MOST_CLASSES:
+        raise ValueError(
+            f"a draw is of at most 2**24 classes, got {classes}: draw a part of them first, then in it"
+        )
     if not _SMALLEST_TEMPERATURE <= temperature <= _LARGEST_TEMPERATURE:
         finite = (
             "positive and finite" if not (temperature > 0 and math.isfinite(temperature)) else "in float32"

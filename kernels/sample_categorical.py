@@ -7,7 +7,8 @@ every device: an index that is valid, without a synchronisation to look.
 
 `top_k` and `top_p` leave fewer classes before that, in this order: the `top_k` of largest logit and all that
 tie with the least of them; then, of these, the most probable up to and with the one by which their mass
-reaches `top_p` of the whole, and all that tie with it. Ties are of logits, so the same on every device.
+reaches `top_p` of the whole but for rounding, and all that tie with it. Ties are of logits, so the same on every
+device. Draws are of a grid of 2^-24: a class is drawn with its probability rounded up or down to a multiple of that.
 
 `logits` is (..., classes), the tokens are (...). Bytes moved: the logits once. Work: `classes` exponentials
 a row, and 10 Philox rounds; a truncation adds 16 rounds of three sums over the row, each finding two bits of its
@@ -323,11 +324,13 @@ def sample_categorical(
         row: integer tensor that broadcasts to (...); by default the index into the flattened (...).
         temperature: positive, finite and not below 2^-126.
         top_k: draw from the classes of the `top_k` largest logits, at least 1, with all tied with the last.
-        top_p: draw from the most probable classes (of the top k) whose mass reaches `top_p` of all, in (0, 1]
-            and rounded to float32: with the class that reaches it, and all tied with that.
+        top_p: draw from the most probable classes (of the top k) whose mass reaches `top_p` of all, in (0, 1]:
+            with the class that reaches it, and all tied with that. A mass that falls short by 2^-20 of it, as the
+            rounding of logits may make it, reaches it.
         return_info: give a `Sample` of tokens, log-probabilities and entropies instead.
 
-    Equal addresses and logits give equal tokens on every device, except where u * sum(p), or with `top_p` the
+    Draws are of a grid of 2^-24, so each class has its probability but for less than that, and at most 2^24 classes
+    could be drawn at all: more are refused. Equal addresses and logits give equal tokens on every device, except where u * sum(p), or with `top_p` the
     mass to reach, lies within float32 rounding of a running sum. On the CPU plain tokens come from the C++ extension
     where it was built, and all else from the reference; on CUDA all is Triton's. Not differentiable.
 
@@ -431,7 +434,7 @@ def _truncate(logits: Tensor, probabilities: Tensor, top_k: int, top_p: float) -
     if top_p < 1.0:
         descending, order = logits.sort(dim=-1, descending=True)
         running = probabilities.gather(-1, order).cumsum(dim=-1, dtype=torch.float64)
-        wanted = torch.full((), top_p, dtype=torch.float32, device=logits.device) * running[:, -1:]
+        wanted = top_p * (1 - 2**-20) * running[:, -1:]  # as `top_p_target` has it
         crossing = torch.searchsorted(running, wanted).clamp(max=logits.shape[-1] - 1)
         probabilities = torch.where(logits >= descending.gather(-1, crossing), probabilities, 0.0)
     return probabilities

@@ -13,6 +13,7 @@ Bytes moved: the vectors once, 24 a row for the sort, 8 · dim a piece (at most 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ._arguments import as_rows, check_range, with_checked_types
@@ -21,6 +22,8 @@ from ._registration import operator
 from ._triton import jit, on_its_device, require_triton, tl, triton
 
 PIECE = 1024
+_FEW_ROWS = 4096  # up to which a sum in float32 is as exact as a product with one-hot rows
+_NUMBERS_TOGETHER = 2**17  # in float64, of which a processor's cache holds as many
 
 
 @jit
@@ -87,14 +90,13 @@ def _merge_pieces_kernel(
     count = tl.load(starts + code + 1) - tl.load(starts + code)
     end = tl.load(piece_ends + code)
     start = end - (count + PIECE - 1) // PIECE
-    total = tl.zeros((BLOCK_DIM,), partial.dtype.element_ty)
+    total = tl.zeros((BLOCK_DIM,), tl.float64)
     for step in range(0, (end - start + BLOCK_PIECES - 1) // BLOCK_PIECES):
         piece = start + step * BLOCK_PIECES + tl.arange(0, BLOCK_PIECES)
         mask = (piece < end)[:, None] & inside[None, :]
-        total += tl.sum(
-            tl.load(partial + piece[:, None] * dim + feature[None, :], mask=mask, other=0.0), axis=0
-        )
-    tl.store(sums + code * dim + feature, total, mask=inside)
+        part = tl.load(partial + piece[:, None] * dim + feature[None, :], mask=mask, other=0.0)
+        total += tl.sum(part.to(tl.float64), axis=0)
+    tl.store(sums + code * dim + feature, total.to(sums.dtype.element_ty), mask=inside)
     if tl.program_id(1) == 0:
         tl.store(counts + code, count.to(counts.dtype.element_ty))
 
@@ -190,8 +192,9 @@ def _vq_statistics_fake(
 def vq_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """How many `vectors` (…, dim) chose each codeword, and their sums: (num_codes,) and (num_codes, dim).
 
-    `indices` (…) int64 are those of `vq_lookup`, in [0, num_codes). In float32, or float64 where the vectors are
-    float64; the same bits each time. Without gradient. Add over devices before `ema_update` where there are many.
+    `indices` (…) int64 are those of `vq_lookup`, in [0, num_codes); a vector whose index is outside, as -1 of a masked
+    token, is left out on every device. In float32, or float64 where the vectors are float64, whatever their number;
+    the same bits each time. Without gradient. Add over devices before `ema_update` where there are many.
 
     Raises ValueError where the leading shapes or the devices differ, TypeError where `indices` are not int64.
     """
@@ -234,7 +237,10 @@ def ema_update(
     c_k = m_k / Ñ_k,   Ñ_k = (N_k + ε) / (Σ N + num_codes ε) · Σ N   (Laplace smoothing: no division by zero)
 
     `codebook`, `embed_avg` (m) and `sums` are (num_codes, dim); `cluster_size` (N) and `counts` (num_codes,); γ is
-    `decay`, ε is `eps`. All but `counts` and `sums` change.
+    `decay`, ε is `eps`. All but `counts` and `sums` change. Computed in float32 at least; but keep `cluster_size` and
+    `embed_avg` in float32, since half precision rounds small changes of them away, and float16 ends at 65504. Where
+    no codeword has been used yet (Σ N is 0) the codebook stays. Start N from ones and m from the codebook: from N of
+    zeros a codeword that is not used is divided by about ε.
 
     Raises ValueError where the shapes disagree.
     """
@@ -246,19 +252,32 @@ def ema_update(
             "codebook, embed_avg and sums must be (num_codes, dim), cluster_size and counts (num_codes,), got "
             + ", ".join(map(str, shapes))
         )
-    cluster_size.lerp_(counts.to(cluster_size.dtype), 1 - decay)
-    embed_avg.lerp_(sums.to(embed_avg.dtype), 1 - decay)
-    total = cluster_size.sum()
-    smoothed = (cluster_size + eps) / (total + len(codebook) * eps) * total
-    codebook.copy_(embed_avg / smoothed[:, None])
+    dtype = torch.promote_types(torch.promote_types(cluster_size.dtype, embed_avg.dtype), torch.float32)
+    sizes = cluster_size.to(dtype).lerp(counts.to(dtype), 1 - decay)
+    means = embed_avg.to(dtype).lerp(sums.to(dtype), 1 - decay)
+    total = sizes.sum(dtype=torch.float64)
+    smoothed = ((sizes + eps) / (total + len(codebook) * eps) * total).to(dtype)[:, None]
+    codebook.copy_(torch.where(smoothed > 0, means / smoothed, codebook.to(dtype)))
+    cluster_size.copy_(sizes)
+    embed_avg.copy_(means)
 
 
 def _indexed_sums(
     vectors: Tensor, indices: Tensor, num_codes: int, weights: Tensor | None, codebook: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Counts and sums by `index_add_`, which on a CPU adds rows in their order."""
-    values = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    if weights is not None and codebook is not None:
-        values = weights[:, None].to(values.dtype) * (values - codebook.to(values.dtype)[indices])
-    counts = values.new_zeros(num_codes).index_add_(0, indices, values.new_ones(len(indices)))
-    return counts, values.new_zeros(num_codes, vectors.shape[1]).index_add_(0, indices, values)
+    """Counts of integers, and sums, of many rows in float64, by `index_add_`, which on a CPU adds rows in order."""
+    dtype = torch.promote_types(vectors.dtype, torch.float32)
+    wide = dtype if len(vectors) <= _FEW_ROWS else torch.float64
+    # What has an index out of range is added to one codeword more, which is left out then.
+    indices = torch.where((indices >= 0) & (indices < num_codes), indices, num_codes)
+    counts = indices.new_zeros(num_codes + 1).index_add_(0, indices, torch.ones_like(indices))
+    sums = vectors.new_zeros((num_codes + 1, vectors.shape[1]), dtype=wide)
+    codewords = None if codebook is None else F.pad(codebook, (0, 0, 0, 1)).to(dtype)
+    rows = _FEW_ROWS if wide == dtype else max(1, _NUMBERS_TOGETHER // max(1, vectors.shape[1]))
+    for start in range(0, len(vectors), rows):
+        part = slice(start, start + rows)
+        values = vectors[part].to(dtype)
+        if weights is not None and codewords is not None:
+            values = weights[part, None].to(dtype) * (values - codewords[indices[part]])
+        sums.index_add_(0, indices[part], values.to(wide))
+    return counts[:num_codes].to(dtype), sums[:num_codes].to(dtype)

@@ -223,6 +223,22 @@ def test_a_sequence_that_does_not_fit_is_left_alone(device: str, new: int, num_s
             assert not torch.isnan(cache[1]).any()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("lengths", [[10, 10], [0, 7]])
+def test_a_query_that_is_no_number_gives_nan_on_a_cpu(value: float, new: int, lengths: list[int]) -> None:
+    query, key = torch.ones(2, 2, new, 4), torch.ones(2, 1, new, 4)
+    query[1] = value
+    for given in (lengths[0], torch.tensor(lengths)):
+        found = cached_attention(
+            query, key, key, torch.ones(2, 1, 32, 4), torch.ones(2, 1, 32, 4), lengths=given
+        )
+        assert torch.isnan(found[1]).all() and torch.isfinite(found[0]).all()
+    for tensors in ((query.abs(), key.new_full(key.shape, torch.nan), key), (key, key, key * torch.nan)):
+        found = cached_attention(*tensors, torch.ones(2, 1, 32, 4), torch.ones(2, 1, 32, 4), lengths[0])
+        assert torch.isnan(found).all()
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_splits", [1, 2])
 @pytest.mark.parametrize("new", [1, 2])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -145,3 +146,16 @@ def test_the_device_function_draws_the_same_numbers_bit_by_bit(device: str, purp
     seeds = torch.tensor(seed, device=device)
     _uniform_kernel[(1,)](seeds, row.to(device), position.to(device), purpose, uniform, 64)
     assert torch.equal(uniform.cpu(), philox_uniform(torch.tensor(seed), row, position, purpose))
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.int64, np.uint64, lambda word: torch.tensor(word)])
+def test_words_of_numpy_and_of_small_integer_tensors_are_words(kind: Any) -> None:
+    counter, key = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)
+    found = philox_4x32(tuple(map(kind, counter)), tuple(map(kind, key)))  # type: ignore[arg-type]
+    assert [int(word) for word in found] == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
+    small = philox_4x32(
+        (torch.tensor(200, dtype=torch.uint8), 0, 0, 0), (0, torch.tensor(7, dtype=torch.int32))
+    )
+    assert [int(word) for word in small] == list(philox_4x32((200, 0, 0, 0), (0, 7)))
+    assert philox_uniform(np.uint64(5), np.int32(1), np.uint8(2), 3) == philox_uniform(5, 1, 2, 3)  # type: ignore[arg-type]
+

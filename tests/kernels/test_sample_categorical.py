@@ -503,3 +503,35 @@ def test_operator_with_info_is_registered_as_torch_expects() -> None:
     found = torch.compile(draw, fullgraph=True, backend="aot_eager")(logits)
     for part, expected in zip(found, draw(logits), strict=True):
         assert torch.equal(part, expected)
+
+
+REACHED = [
+    ([0.3, 0.1, 0.1, 0.5], 0.8, {0, 3}),
+    ([0.6, 0.3, 0.1], 0.6, {0}),
+    ([0.6, 0.3, 0.1], 0.9, {0, 1}),
+    ([0.4, 0.4, 0.1, 0.1], 0.8, {0, 1}),
+    ([0.25] * 4, 0.25, {0, 1, 2, 3}),
+    ([0.7, 0.2, 0.1], 0.7, {0}),
+    ([0.05, 0.05, 0.9], 0.9, {2}),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("probabilities", "top_p", "kept"), REACHED)
+def test_a_top_p_that_a_mass_reaches_exactly_keeps_no_class_more(
+    device: str, probabilities: list[float], top_p: float, kept: set[int]
+) -> None:
+    logits = torch.tensor(probabilities, dtype=torch.float64).log().float().expand(400, -1)
+    for draw in (sample_categorical, sample_categorical_reference):
+        assert set(draw(logits, seed=1, position=0, purpose=0, top_p=top_p).tolist()) == kept
+    address = (torch.tensor(1, device=device), None, torch.zeros(400, dtype=torch.int64, device=device))
+    for tile_classes in (8192, 2):  # in one tile, and as a long row
+        found = launch_sample_categorical(
+            logits.to(device), *address, 0, 1.0, 0, top_p, tile_classes=tile_classes, chunk_classes=2
+        )[0]
+        assert set(found.tolist()) == kept, tile_classes
+
+
+def test_more_classes_than_a_draw_has_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"at most 2\*\*24 classes, got 16777217"):
+        sample_categorical(torch.zeros(1).expand(1, 2**24 + 1), seed=0, position=0, purpose=0)

@@ -66,6 +66,50 @@ def test_nan_stays_with_its_codeword(device: str) -> None:
     assert torch.isnan(sums[indices[7], 2]) and torch.isnan(sums).sum() == 1
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("outside", [-1, -2, 2, 10**9])
+def test_an_index_out_of_range_is_left_out(device: str, outside: int) -> None:
+    vectors = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    indices = torch.tensor([0, outside, 1])
+    extra = (torch.ones(3), torch.zeros(2, 2))
+    expected = ([1.0, 1.0], [[1.0, 2.0], [5.0, 6.0]])
+    for weighted in ((None, None), extra):
+        placed = [t.to(device) if t is not None else None for t in weighted]
+        for found in (
+            launch_vq_statistics(vectors.to(device), indices.to(device), 2, *placed),
+            _indexed_sums(vectors, indices, 2, *weighted),
+            vq_statistics(vectors, indices, 2),
+        ):
+            assert (found[0].tolist(), found[1].tolist()) == expected
+
+
+def test_counts_and_sums_go_on_beyond_what_float32_adds() -> None:
+    rows = 2**24 + 1000
+    counts, sums = vq_statistics(torch.ones(1, 1).expand(rows, 1), torch.zeros(rows, dtype=torch.int64), 1)
+    assert (counts.item(), sums.item()) == (rows, rows)
+    tenths = torch.full((10**6, 1), 0.1)
+    found = vq_statistics(tenths, torch.zeros(10**6, dtype=torch.int64), 1)[1].double()
+    assert abs(found.item() / tenths.double().sum().item() - 1) < 2**-23
+
+
+def test_a_codebook_that_nothing_has_used_stays() -> None:
+    codebook = torch.randn(8, 4)
+    before, size, average = codebook.clone(), torch.zeros(8), codebook.clone()
+    ema_update(codebook, size, average, torch.zeros(8), torch.zeros(8, 4))
+    assert torch.equal(codebook, before)
+    for _ in range(3000):
+        ema_update(codebook, size, average, torch.eye(8)[0] * 9, torch.zeros(8, 4))
+    assert codebook.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_moving_average_of_many_codewords_in_half_precision(dtype: torch.dtype) -> None:
+    codebook = torch.randn(8192, 4).to(dtype)
+    before, size = codebook.clone(), torch.full((8192,), 16.0, dtype=dtype)
+    ema_update(codebook, size, before * 16, torch.full((8192,), 16.0), before.float() * 16)
+    torch.testing.assert_close(codebook, before)
+
+
 def test_bad_shapes_and_types_are_refused() -> None:
     with pytest.raises(ValueError, match=r"got \(3,\) for \(4, 2\)"):
         vq_statistics(torch.zeros(4, 2), torch.zeros(3, dtype=torch.int64), 5)
