@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 _NUMBERS_TOGETHER = 2**18  # that pass through a processor's cache at once
 
 

@@ -330,9 +330,10 @@ def sample_categorical(
         return_info: give a `Sample` of tokens, log-probabilities and entropies instead.
 
     Draws are of a grid of 2^-24, so each class has its probability but for less than that, and at most 2^24 classes
-    could be drawn at all: more are refused. Equal addresses and logits give equal tokens on every device, except where u * sum(p), or with `top_p` the
-    mass to reach, lies within float32 rounding of a running sum. On the CPU plain tokens come from the C++ extension
-    where it was built, and all else from the reference; on CUDA all is Triton's. Not differentiable.
+    could be drawn at all: more are refused. Equal addresses and logits give equal tokens on every device, except
+    where u * sum(p), or with `top_p` the mass to reach, lies within float32 rounding of a running sum. On the CPU plain
+    tokens come from the C++ extension where it was built, and all else from the reference; on CUDA all is Triton's.
+    Not differentiable.
 
     Raises ValueError or TypeError naming an argument of a wrong shape, dtype, device or range.
     """

@@ -220,8 +220,8 @@ def _finish_kernel(
     split_indices,  # (splits, rows) int32
     seconds,  # (splits, rows) float32
     longest,  # (splits,) float32
-    x,  # (rows, dim): vectors and codebook as the search had them
-    c,  # (num_codes, dim)
+    searched,  # (rows, dim): the vectors as the search had them
+    searched_codes,  # (num_codes, dim)
     vectors,  # (rows, dim) any float dtype; not read unless ERRORS
     codebook,  # (num_codes, dim) any float dtype
     quantized,  # out: (rows, dim) contiguous, dtype of the vectors
@@ -232,8 +232,8 @@ def _finish_kernel(
     num_codes,
     dim,
     splits,
-    stride_x,  # elements between rows of `x`
-    stride_c,
+    stride_searched,  # elements between rows of `searched`
+    stride_searched_codes,
     stride_vectors,  # elements between vectors
     stride_codebook,  # elements between codewords
     error,  # of the difference of two scores, relative to the magnitude of their terms
@@ -262,14 +262,27 @@ def _finish_kernel(
         offset += rows
     squares = tl.zeros((BLOCK_ROWS, BLOCK_DIM), tl.float32)
     for chunk in range(0, tl.cdiv(dim, BLOCK_DIM)):
-        part = _chunk(x + row[:, None] * stride_x, row_mask, chunk, dim, False, BLOCK_DIM).to(tl.float32)
+        part = _chunk(searched + row[:, None] * stride_searched, row_mask, chunk, dim, False, BLOCK_DIM).to(
+            tl.float32
+        )
         squares += part * part
     limit = score_limit_device(best, tl.sum(squares, axis=1), longest_square, error, COSINE)
     certain = (second > limit) & (tl.abs(limit) < float("inf"))
     doubtful = row_mask & ~certain
     if tl.max(doubtful.to(tl.int32), axis=0) > 0:
         nearest = _nearest_in_float64(
-            x, c, row, row_mask, num_codes, dim, stride_x, stride_c, COSINE, BLOCK_ROWS, NEAR_CODES, NEAR_DIM
+            searched,
+            searched_codes,
+            row,
+            row_mask,
+            num_codes,
+            dim,
+            stride_searched,
+            stride_searched_codes,
+            COSINE,
+            BLOCK_ROWS,
+            NEAR_CODES,
+            NEAR_DIM,
         )
         index = tl.where(doubtful, nearest, index)
     tl.store(indices + row, index.to(tl.int64), mask=row_mask)
@@ -507,8 +520,10 @@ def vq_lookup(
     everything, or a mean over dim for each vector), with `statistics` the counts and sums that `ema_update` takes.
     Gradients are the same bits each time.
 
-    A vector that holds a NaN or an infinity gets index 0, and so does one with a product that overflows to infinity;
-    a codeword that holds one is never chosen unless no other can be.
+    The nearest is that by distances in float64, however far from the origin the vectors lie and however near each
+    other the codewords: products leave candidates, their differences decide. On CUDA products alone decide with `tf32`
+    where they tell codewords apart. A vector that holds a NaN or an infinity gets index 0; a codeword that holds one
+    is never chosen unless no other can be.
 
     Raises ValueError for a shape or a name that it does not know, TypeError for a dtype.
     """

@@ -192,9 +192,9 @@ def _vq_statistics_fake(
 def vq_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """How many `vectors` (…, dim) chose each codeword, and their sums: (num_codes,) and (num_codes, dim).
 
-    `indices` (…) int64 are those of `vq_lookup`, in [0, num_codes); a vector whose index is outside, as -1 of a masked
-    token, is left out on every device. In float32, or float64 where the vectors are float64, whatever their number;
-    the same bits each time. Without gradient. Add over devices before `ema_update` where there are many.
+    `indices` (…) int64 are those of `vq_lookup`, in [0, num_codes); a vector whose index is outside, as -1 of a
+    masked token, is left out on every device. In float32, or float64 where the vectors are float64, however many
+    they are; the same bits each time. Without gradient. Add over devices before `ema_update` where there are many.
 
     Raises ValueError where the leading shapes or the devices differ, TypeError where `indices` are not int64.
     """

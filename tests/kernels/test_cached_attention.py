@@ -229,9 +229,9 @@ def test_a_sequence_that_does_not_fit_is_left_alone(device: str, new: int, num_s
 def test_a_query_that_is_no_number_gives_nan_on_a_cpu(value: float, new: int, lengths: list[int]) -> None:
     query, key = torch.ones(2, 2, new, 4), torch.ones(2, 1, new, 4)
     query[1] = value
-    for given in (lengths[0], torch.tensor(lengths)):
+    for held in (lengths[0], torch.tensor(lengths)):
         found = cached_attention(
-            query, key, key, torch.ones(2, 1, 32, 4), torch.ones(2, 1, 32, 4), lengths=given
+            query, key, key, torch.ones(2, 1, 32, 4), torch.ones(2, 1, 32, 4), lengths=held
         )
         assert torch.isnan(found[1]).all() and torch.isfinite(found[0]).all()
     for tensors in ((query.abs(), key.new_full(key.shape, torch.nan), key), (key, key, key * torch.nan)):

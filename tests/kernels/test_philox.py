@@ -158,4 +158,3 @@ def test_words_of_numpy_and_of_small_integer_tensors_are_words(kind: Any) -> Non
     )
     assert [int(word) for word in small] == list(philox_4x32((200, 0, 0, 0), (0, 7)))
     assert philox_uniform(np.uint64(5), np.int32(1), np.uint8(2), 3) == philox_uniform(5, 1, 2, 3)  # type: ignore[arg-type]
-
