@@ -331,9 +331,9 @@ def sample_categorical(
 
     Draws are of a grid of 2^-24, so each class has its probability but for less than that, and at most 2^24 classes
     could be drawn at all: more are refused. Equal addresses and logits give equal tokens on every device, except
-    where u * sum(p), or with `top_p` the mass to reach, lies within float32 rounding of a running sum. On the CPU plain
-    tokens come from the C++ extension where it was built, and all else from the reference; on CUDA all is Triton's.
-    Not differentiable.
+    where u * sum(p), or with `top_p` the mass to reach, lies within float32 rounding of a running sum. On the CPU
+    plain tokens come from the C++ extension where it was built, and all else from the reference; on CUDA all is
+    Triton's. Not differentiable.
 
     Raises ValueError or TypeError naming an argument of a wrong shape, dtype, device or range.
     """

@@ -8,7 +8,8 @@ argmin_k ‖x - c_k‖² = argmin_k (‖c_k‖² / 2 - x·c_k)   and   argmax_k 
 2. *search*: a program holds a tile of rows and goes through a range of codewords tile by tile; products by
    `tl.dot` over chunks of dim, the running minima and their indices in registers. With few rows the codewords are
    split over programs, so that every multiprocessor has work;
-3. *finish*: the minimum over the splits in their order, the codeword's row, and (x - c)² where asked;
+3. *finish*: the minimum over the splits in their order; where the second least score is within rounding of it, the
+   nearest of all codewords by differences in float64; the codeword's row, and (x - c)² where asked;
 4. backward: straight through to the vectors; the codebook's gradient by `vq_statistics`, in a fixed order.
 
 Work: 2 · rows · num_codes · dim operations. Bytes: vectors and quantized once each, the codebook once a tile of rows
@@ -521,9 +522,9 @@ def vq_lookup(
     Gradients are the same bits each time.
 
     The nearest is that by distances in float64, however far from the origin the vectors lie and however near each
-    other the codewords: products leave candidates, their differences decide. On CUDA products alone decide with `tf32`
-    where they tell codewords apart. A vector that holds a NaN or an infinity gets index 0; a codeword that holds one
-    is never chosen unless no other can be.
+    other the codewords: products leave candidates, whose differences decide (with `tf32` on CUDA only where scores
+    are equal to float32). A vector that holds a NaN or an infinity gets index 0; a codeword that holds one is never
+    chosen unless no other can be.
 
     Raises ValueError for a shape or a name that it does not know, TypeError for a dtype.
     """
