@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .kernels._arguments import with_checked_types
+from .kernels._arithmetic import exact_on_cpu
 from .models.actor_critic import ActorCritic, ActorCriticConfig, ActorCriticOutput, LSTMState
 from .models.frame_codec import AgentCoder
 from .models.tokenizer import Tokenizer, TokenizerConfig
@@ -83,8 +84,13 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def policy(self, frames: Tensor, state: LSTMState) -> ActorCriticOutput:
-        """One step of the policy on raw frames `(batch, 3, 64, 64)` uint8."""
-        return self.actor_critic(self.reconstruct(frames).unsqueeze(1), state)
+        """One step of the policy on raw frames `(batch, 3, 64, 64)` uint8.
+
+        On a CPU neither autocast nor PyTorch's precision switches have an effect.
+        """
+        seen = self.reconstruct(frames)
+        with exact_on_cpu(self.device):
+            return self.actor_critic(seen.unsqueeze(1), state)
 
     def load_parts(self, state_dict: dict[str, Tensor], parts: Iterable[str] = PARTS) -> None:
         """Loads the named parts from a whole agent's state dict (already checked to fit).

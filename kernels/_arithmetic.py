@@ -84,6 +84,11 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             yield
 
 
+def exact_on_cpu(device: torch.device) -> AbstractContextManager[None]:
+    """`exact_float32` on a CPU; elsewhere what the caller has set, as a run does by its `common.precision`."""
+    return exact_float32(device) if device.type == "cpu" else nullcontext()
+
+
 def in_exact_float32(function: Callable[P, Result]) -> Callable[P, Result]:
     """The function in `exact_float32` on the device of its first argument, a tensor."""
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.kernels._arguments import with_checked_types
+from iris_fast.kernels._arithmetic import exact_on_cpu
 from iris_fast.models.actor_critic import LSTMState
 from iris_fast.models.tokenizer import in_pieces
 
@@ -32,7 +33,10 @@ class _Recorder:
 
 
 class OracleEngine:
-    """Runs the agent's own modules step by step. The agent must be in evaluation mode."""
+    """Runs the agent's own modules step by step. The agent must be in evaluation mode.
+
+    On a CPU neither autocast nor PyTorch's precision switches have an effect.
+    """
 
     name = "oracle"
 
@@ -55,6 +59,10 @@ class OracleEngine:
     def imagine_with(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
         """As `imagine`, with samples from wherever the caller likes (recorded ones, for instance)."""
         check_rollout(self.agent, horizon)
+        with exact_on_cpu(self.agent.device):
+            return self._roll_out(start, horizon, draws)
+
+    def _roll_out(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
         start_state = self.agent.actor_critic.burn_in(start.burn_in_frames, start.burn_in_mask)
         dream = Dream(self.agent.world_model, start.first_tokens, draws)
         recorder = _Recorder()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_fast.kernels import vq_lookup
+from iris_fast.kernels._arithmetic import exact_on_cpu
 
 from .autoencoder import AutoencoderConfig, Decoder, Encoder, EncoderConfig, channels_last
 from .perceptual import LPIPS, foreground_loss, objects_loss
@@ -73,8 +74,8 @@ class Encoding:
 def nearest_codeword(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the codeword nearest to each vector in squared Euclidean distance, the lowest on ties.
 
-    `vectors`: `(count, dim)`; `codebook`: `(num_codes, dim)`; returns `(count,)` int64. In float32 always:
-    a lower precision would change tokens.
+    `vectors`: `(count, dim)`; `codebook`: `(num_codes, dim)`; returns `(count,)` int64. In float32 always,
+    whatever autocast and PyTorch's switches say: a lower precision would change tokens.
     """
     return vq_lookup(vectors.detach().float(), codebook.detach().float()).indices
 
@@ -174,15 +175,20 @@ class Tokenizer(Versioned):
 
     @torch.no_grad()
     def tokens_of(self, frames: Tensor) -> Tensor:
-        """Tokens `(batch, 16)` int64 of frames `(batch, 3, 64, 64)` in [0, 1]."""
-        return self.encode(frames).tokens
+        """Tokens `(batch, 16)` int64 of frames `(batch, 3, 64, 64)` in [0, 1].
+
+        On a CPU, here and in `frames_of`, neither autocast nor PyTorch's precision switches have an effect.
+        """
+        with exact_on_cpu(self.embedding.weight.device):
+            return self.encode(frames).tokens
 
     @torch.no_grad()
     def frames_of(self, tokens: Tensor) -> Tensor:
         """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)`."""
         side = self.config.autoencoder.latent_resolution
-        z_quantized = self.embedding(tokens).unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        return self.decode(z_quantized).clamp(0, 1)
+        with exact_on_cpu(self.embedding.weight.device):
+            z_quantized = self.embedding(tokens).unflatten(1, (side, side)).permute(0, 3, 1, 2)
+            return self.decode(z_quantized).clamp(0, 1)
 
     @torch.no_grad()
     def restart_unused_codes(self, frames: Tensor) -> int:
