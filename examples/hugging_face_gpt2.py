@@ -4,8 +4,10 @@
 with the library's own cache and attention, then with ours, and compares the tokens. It needs `transformers`.
 
 Two supported places are used: an attention function registered by name in `AttentionInterface`, and a cache layer
-given to a `Cache`. The layer's `update` hands the new keys and values on instead of writing them; the attention
-function, which finds the layer on its module, writes them and attends in one operation.
+given to a `Cache`. The layer's `update` hands the new keys and values on instead of writing them, with itself as an
+attribute of the keys; the attention function finds it there, writes them and attends in one operation. A pass with
+another cache, or with none, is PyTorch's attention. Padding is refused: the library tells of it to a mask function of
+the same name.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import inspect
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, Cache, GPT2Config, GPT2LMHeadModel
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, GPT2Config, GPT2LMHeadModel
 from transformers.cache_utils import CacheLayerMixin
 
 from iris_fast.kernels import cached_attention
@@ -53,6 +56,7 @@ class KernelLayer(CacheLayerMixin):
         """The new keys and values as they are: `attend` writes them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        key_states.kernel_layer = self  # type: ignore[attr-defined]
         return key_states, value_states
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
@@ -88,25 +92,32 @@ def attention(
     **_: object,
 ) -> tuple[Tensor, None]:
     """The attention function: (batch, heads, new, head_dim) in, (batch, new, heads, head_dim) out."""
-    if attention_mask is not None:
-        raise ValueError(
-            "cached_attention knows causal masks alone: give prompts of one length, without a mask"
-        )
+    refuse_padding(attention_mask=attention_mask)
     if dropout:
         raise ValueError("cached_attention has no dropout: call model.eval()")
-    layer = module.kernel_layer
-    assert isinstance(layer, KernelLayer)
-    return layer.attend(query, key, value, scaling).transpose(1, 2), None
+    layer = getattr(key, "kernel_layer", None)
+    if isinstance(layer, KernelLayer):
+        return layer.attend(query, key, value, scaling).transpose(1, 2), None
+    new, total = query.shape[2], key.shape[2]
+    causal = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=causal, scale=scaling)
+    return attended.transpose(1, 2), None
+
+
+def refuse_padding(*_: object, attention_mask: Tensor | None = None, **__: object) -> None:
+    """The mask function: no mask, where every token of `attention_mask` `(batch, tokens)` counts."""
+    if attention_mask is not None and not attention_mask.all():
+        raise ValueError(
+            "cached_attention knows causal masks alone: give prompts of one length, without padding"
+        )
 
 
 def kernel_cache(model: GPT2LMHeadModel, max_tokens: int) -> Cache:
     """A cache of `max_tokens` tokens for `model`, which uses it from now on; give it to `generate`."""
     AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, refuse_padding)
     model.set_attn_implementation(NAME)
-    cache = Cache(layers=[KernelLayer(max_tokens) for _ in model.transformer.h])
-    for block, layer in zip(model.transformer.h, cache.layers, strict=True):
-        block.attn.kernel_layer = layer
-    return cache
+    return Cache(layers=[KernelLayer(max_tokens) for _ in model.transformer.h])
 
 
 def tiny_gpt2(seed: int) -> GPT2LMHeadModel:
@@ -125,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = tiny_gpt2(arguments.seed).to(device)
-    prompt = torch.randint(256, (2, 12), device=device)
+    prompt = torch.randint(1, 256, (2, 12), device=device)  # 0 is the token of padding
     generated = []
     for ours in (False, True):
         torch.manual_seed(arguments.seed)

@@ -41,7 +41,8 @@ class LookupCodebook(Codebook):
         **others: Any,
     ) -> tuple[Tensor, Tensor, None]:
         """Codewords and tokens of `x`, (…, dim) or (heads, …, dim); None stands for the distances."""
-        if used := [name for name in REFUSED if others.get(name)]:
+        # By identity: what is given may be a tensor, of which nothing follows from its truth.
+        if used := [name for name in REFUSED if others.get(name) is not None and others[name] is not False]:
             raise ValueError(f"our lookup does not take {', '.join(used)}")
         heads = x.float() if x.dim() >= 4 else x.float().unsqueeze(0)
         rows = heads.flatten(1, -2)  # (heads, count, dim)

@@ -90,7 +90,8 @@ def as_int(name: str, value: Any, kinds: tuple[Any, ...] = (int,)) -> int:
 def as_float(name: str, value: Any, kinds: tuple[Any, ...] = (float,)) -> float:
     """The float that `value` is; TypeError naming the argument `name` where it is none, ValueError for NaN."""
     if type(value) is not float and not isinstance(value, torch.SymFloat):
-        if _is_bool(value) or isinstance(value, (Tensor, str)) or getattr(value, "ndim", 0):
+        is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
+        if not is_number or _is_bool(value) or isinstance(value, Tensor) or getattr(value, "ndim", 0):
             raise _refusal(name, kinds, value)
         try:
             value = float(value)

@@ -328,9 +328,7 @@ def layer_norm_mlp(
     check_precision(precision)
     if activation not in (None, "gelu", "relu"):
         raise ValueError(f'activation must be None, "gelu" or "relu", got {activation!r}')
-    slice_width = slice_width or default_slice_width(parts.shape[1], in_weight.shape[0])
-    if slice_width not in SLICE_WIDTHS:
-        raise ValueError(f"slice_width must be one of {SLICE_WIDTHS}, got {slice_width}")
+    slice_width = _slice_width(slice_width, parts, in_weight)
     tensors = (parts, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias)
     return _layer_norm_mlp(*tensors, eps, activation or "identity", precision, slice_width)
 
@@ -354,8 +352,17 @@ def layer_norm_mlp_reference(
     check_stream(parts, norm_weight, norm_bias)
     tensors = (parts, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias)
     _check(*tensors, eps)
-    slice_width = slice_width or default_slice_width(parts.shape[1], in_weight.shape[0])
+    slice_width = _slice_width(slice_width, parts, in_weight)
     return _plain(*tensors, eps, activation or "identity", slice_width)
+
+
+def _slice_width(given: int | None, parts: Tensor, in_weight: Tensor) -> int:
+    """Units of the hidden layer a part; ValueError for a number that the kernel does not have."""
+    if given is None:
+        return default_slice_width(parts.shape[1], in_weight.shape[0])
+    if given not in SLICE_WIDTHS:
+        raise ValueError(f"slice_width must be one of {SLICE_WIDTHS}, got {given}")
+    return given
 
 
 def _check(

@@ -84,5 +84,17 @@ def test_what_needs_distances_is_refused() -> None:
     with pytest.raises(ValueError, match="codebook_diversity_loss_weight"):
         example.use_our_lookup(layer(codebook_diversity_loss_weight=0.1))
     ours = example.use_our_lookup(layer())
-    with pytest.raises(ValueError, match="does not take topk"):
-        ours(torch.randn(2, 30, 12), topk=2)
+    vectors = torch.randn(2, 30, 12)
+    refused = {
+        "topk": {"topk": 2},
+        "mask": {"mask": torch.ones(2, 30, dtype=torch.bool)},
+        "ema_update_weight": {"ema_update_weight": torch.rand(1, 40)},
+        "codebook_transform_fn": {"codebook_transform_fn": torch.nn.Linear(12, 12)},
+    }
+    for name, keywords in refused.items():
+        with pytest.raises(ValueError, match=f"does not take {name}"):
+            ours(vectors, **keywords)
+    with pytest.raises(ValueError, match="does not take mask"):
+        ours(vectors[:1, :1], mask=torch.zeros(1, 1, dtype=torch.bool))
+    with pytest.raises(ValueError, match="does not take mask"):
+        ours(vectors, lens=torch.tensor([10, 30]))
