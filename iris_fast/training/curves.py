@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from iris_fast.envs.games import resolve_game
 from iris_fast.errors import UserError
 from iris_fast.files import nearest_entry
-from iris_fast.training.loggers import METRICS_FILE, read_metrics
+from iris_fast.training.metrics_file import METRICS_FILE, read_metrics
 
 Floats: TypeAlias = NDArray[np.float64]
 

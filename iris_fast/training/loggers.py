@@ -15,13 +15,13 @@ from iris_fast.errors import UserError
 from iris_fast.files import write_atomically
 from iris_fast.kernels._arguments import with_checked_types
 
-METRICS_FILE = Path("logs") / "metrics.jsonl"
+from .metrics_file import METRICS_FILE, parse_lines, read_metrics
+
+__all__ = ["METRICS_FILE", "MetricLogger", "read_metrics"]
+
 TENSORBOARD_FOLDER = Path("logs") / "tensorboard"
 WANDB_ID_FILE = Path("logs") / "wandb_id.txt"
 RESERVED = ("time", "epoch", "env_steps")
-
-# JSON has no numbers for these; strings keep every JSON reader happy and `read_metrics` maps them back.
-_NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class MetricLogger:
@@ -88,7 +88,7 @@ class MetricLogger:
         The lines after it are dropped (the file is replaced atomically) and TensorBoard hides its points
         from `epoch + 1` on. Weights & Biases cannot forget; there the epochs done again appear twice.
         """
-        kept = [line for line, record in _parse_lines(self._path) if record["epoch"] <= epoch]
+        kept = [line for line, record in parse_lines(self._path) if record["epoch"] <= epoch]
         write_atomically(self._path, b"".join(line + b"\n" for line in kept))
         self._close_tensorboard()
         self._purge_step = epoch + 1
@@ -128,40 +128,11 @@ class MetricLogger:
                 writer.close()
 
 
-def read_metrics(run_dir: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl, oldest first, with NaN and infinities as floats.
-
-    Empty when nothing was logged yet. A last line that is torn (the run was killed while it wrote) is
-    left out; any other line that cannot be read is a UserError.
-    """
-    return [record for _, record in _parse_lines(Path(run_dir) / METRICS_FILE)]
-
-
-def _parse_lines(path: Path) -> list[tuple[bytes, dict[str, float]]]:
-    """Each whole line of the file as `(its bytes without the newline, its record)`."""
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    parsed = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            record = {name: _NON_FINITE.get(value, value) for name, value in record.items()}
-            parsed.append((line, record | {"epoch": int(record["epoch"])}))
-        except (ValueError, TypeError, AttributeError, KeyError):
-            if not any(later.strip() for later in lines[number:]):
-                break
-            raise UserError(f"line {number} of {path} is not a line of metrics: delete that line") from None
-    return parsed
-
-
 def _drop_torn_line(path: Path) -> None:
     """Without this, the first line of a resumed run would be glued to the half line of a killed one."""
     data = path.read_bytes() if path.is_file() else b""
     if data and not data.endswith(b"\n"):
-        write_atomically(path, b"".join(line + b"\n" for line, _ in _parse_lines(path)))
+        write_atomically(path, b"".join(line + b"\n" for line, _ in parse_lines(path)))
 
 
 def _plain_number(value: SupportsFloat) -> float | int:
