@@ -12,13 +12,13 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-Body = Callable[[Tensors], Tensors]
+Body = Callable[[Any], Tensors]
 
 
 class Graphs(Protocol):
@@ -114,6 +114,7 @@ def graphs_of(device: torch.device) -> Graphs | None:
 class GraphedCall:
     """`body(inputs)`, captured at the first call and replayed from then on.
 
+    Inputs are a mapping of tensors and ints, or of mappings and named tuples of them; `body` gets the same form.
     `body` must do all its work on the device, without a look from the host at any number and without a choice
     that depends on one. `preserve` is a context that undoes what running `body` changes, entered around warm-up
     and capture.
@@ -132,25 +133,27 @@ class GraphedCall:
         self._outputs: Tensors = {}
         self._replay: Callable[[], None] | None = None
 
-    def __call__(self, inputs: Mapping[str, Tensor | int]) -> Tensors:
+    def __call__(self, inputs: Mapping[str, Any]) -> Tensors:
         """Outputs of `body` for inputs of the first call's names and shapes; valid until the next call.
 
         Raises ValueError for another name, shape or dtype: they are part of what was captured.
         """
+        named = leaves(inputs)
         if self._replay is None:
-            self._capture(inputs)
+            self._capture(inputs, named)
         else:
-            self._check(inputs)
-            for name, value in inputs.items():
+            self._check(named)
+            for name, value in named.items():
                 fill(self._inputs[name], value)
         assert self._replay is not None
         self._replay()
         return self._outputs
 
-    def _capture(self, inputs: Mapping[str, Tensor | int]) -> None:
-        self._inputs = {name: self._static(value) for name, value in inputs.items()}
+    def _capture(self, inputs: Mapping[str, Any], named: dict[str, Tensor | int]) -> None:
+        self._inputs = {name: self._static(value) for name, value in named.items()}
+        static = with_leaves(inputs, iter(self._inputs.values()))
         with self.preserve():
-            self._replay, self._outputs = self.graphs.capture(lambda: self.body(self._inputs))
+            self._replay, self._outputs = self.graphs.capture(lambda: self.body(static))
 
     def _static(self, value: Tensor | int) -> Tensor:
         if isinstance(value, Tensor):
@@ -176,3 +179,23 @@ def fill(target: Tensor, value: Tensor | int) -> Tensor:
     if isinstance(value, Tensor):
         return target.copy_(value, non_blocking=True)
     return target.fill_(value - 2**64 if value >= 2**63 else value)
+
+
+def leaves(inputs: Any, name: str = "") -> dict[str, Tensor | int]:
+    """What is in nested mappings and named tuples, in order, by names such as "rollout.actions"."""
+    parts = (
+        inputs if isinstance(inputs, Mapping) else inputs._asdict() if hasattr(inputs, "_asdict") else None
+    )
+    if parts is None:
+        return {name: inputs}
+    prefix = name and f"{name}."
+    return {leaf: v for key, part in parts.items() for leaf, v in leaves(part, f"{prefix}{key}").items()}
+
+
+def with_leaves(inputs: Any, values: Iterator[Tensor]) -> Any:
+    """The same mappings and named tuples with the next of `values` in each place."""
+    if isinstance(inputs, Mapping):
+        return {key: with_leaves(part, values) for key, part in inputs.items()}
+    if hasattr(inputs, "_asdict"):
+        return type(inputs)(*(with_leaves(part, values) for part in inputs))
+    return next(values)

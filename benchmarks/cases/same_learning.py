@@ -18,7 +18,7 @@ from benchmarks.registry import case
 from benchmarks.systems.weights import random_lpips
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import apply_overrides, preset_config
-from iris_fast.graphs import Tensors, Uncaptured, graphs_of
+from iris_fast.graphs import Uncaptured, graphs_of
 from iris_fast.imagination.factory import engine_of
 from iris_fast.replay.cache import FrameCache
 from iris_fast.training.builder import prepare
@@ -123,7 +123,7 @@ def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any
     pieces = fast.config.training.tokenizer.pieces if part == "tokenizer" else 1
     fast.begin()
     inputs_of, losses_of = fast.data_and_losses(part)
-    inputs: Tensors = {name: value.clone() for name, value in inputs_of(0).items()}
+    inputs = inputs_of(0)  # of its own memory: rollouts are the caller's to keep
     with group_norm_of(fused=False):
         other = fast.gradient(part, losses_of(inputs), pieces)
     trainer = fast.trainers()[part]

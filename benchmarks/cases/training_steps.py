@@ -133,9 +133,7 @@ def acting(agent: Agent, graphs: Graphs | None, count: int, repeats: int) -> dic
     return timed(step, repeats, agent.device)
 
 
-def flops_of(
-    agent: Agent, inputs: Callable[[int], Tensors], losses_of: Callable[[Tensors], Any]
-) -> int | None:
+def flops_of(agent: Agent, inputs: Callable[[int], Any], losses_of: Callable[[Any], Any]) -> int | None:
     """Operations of the products and convolutions of a gradient step; None where PyTorch cannot count them."""
     batch = inputs(0)
     try:
@@ -158,8 +156,8 @@ def coding(cache: FrameCache, device: torch.device) -> float:
     return timed(lambda _: cache.reconstructions(slots), 0, device)["first"] / len(slots)
 
 
-Inputs = Callable[[int], Tensors]
-LossesOf = Callable[[Tensors], Iterable[Losses]]
+Inputs = Callable[[int], Any]
+LossesOf = Callable[[Any], Iterable[Losses]]
 
 
 def data_and_losses(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -29,8 +29,7 @@ class ImaginationStart:
     first_tokens: Tensor
 
 
-@dataclass
-class Rollout:
+class Rollout(NamedTuple):
     """A batch of imagined trajectories; nothing in it carries a gradient.
 
     `observations`: `(batch, horizon, 3, 64, 64)` float32 in [0, 1], what the policy saw; `tokens`:

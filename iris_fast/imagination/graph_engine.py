@@ -26,8 +26,6 @@ from .engine import ImaginationStart, Rollout, check_rollout
 from .frame_decoder import FrameDecoder
 from .token_pass import InferenceWeights, TokenPasses
 
-FIELDS = ("observations", "tokens", "actions", "rewards", "ends", "logits_actions", "values")
-
 
 @dataclass(frozen=True)
 class GraphOptions:
@@ -81,8 +79,12 @@ class CudaGraphEngine:
             found.append(self._run(stretch, inputs | {"seed": seed, "first_step": done}))
             inputs = {"tokens": found[-1]["next_tokens"], "hx": found[-1]["hx"], "cx": found[-1]["cx"]}
             done += stretch.steps
-        fields = {name: torch.cat([part[name] for part in found], dim=1) for name in FIELDS}
-        return Rollout(**fields, start_state=LSTMState(found[0]["start_hx"], found[0]["start_cx"]))
+        steps = {
+            name: torch.cat([part[name] for part in found], dim=1)
+            for name in Rollout._fields
+            if name in found[0]
+        }
+        return Rollout(**steps, start_state=LSTMState(found[0]["start_hx"], found[0]["start_cx"]))
 
     def _run(self, stretch: Stretch, inputs: Mapping[str, Tensor | int]) -> Tensors:
         """A stretch's outputs, copied out of the graph's memory."""

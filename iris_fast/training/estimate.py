@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ import torch
 from iris_fast.acting import Policy
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config
-from iris_fast.graphs import Tensors
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
@@ -150,7 +150,7 @@ def _captured_seconds(
 ) -> float:
     """Of a step that is captured first, the gathering of its data and its rollout included."""
     batch, length = trainer.config.batch_num_samples, config.common.sequence_length or 1
-    inputs: dict[str, Callable[[int], Tensors]] = {
+    inputs: dict[str, Callable[[int], Any]] = {
         "tokenizer": lambda seed: {"frames": tokenizer_frames(cache.store, batch, seed)},
         "world_model": lambda seed: world_model_inputs(cache, batch, length, seed),
         "actor_critic": lambda seed: imagined_inputs(agent, cache, engine, config, batch, seed),

@@ -66,10 +66,10 @@ def _tensors(state: dict[str, Any]) -> list[tuple[str, Tensor]]:
 class GraphedPartTrainer(PartTrainer):
     """A `PartTrainer` whose step is captured at the first one.
 
-    `inputs(seed)` gives what the losses of a batch are computed from, by name, on the device; `losses_of` computes
-    them in pieces and may not look at a number from the host. Losses that are not finite end the run within
-    `CHECK_EVERY` steps, before anything is saved. With `grad_acc_steps` above 1 the dropout of all batches goes on
-    from the first one's seed. Not for fp16, whose scaling is kept eager.
+    `inputs(seed)` gives what the losses of a batch are computed from, on the device and in a form that `GraphedCall`
+    takes; `losses_of` computes them in pieces and may not look at a number from the host. Losses that are not finite
+    end the run within `CHECK_EVERY` steps, before anything is saved. With `grad_acc_steps` above 1 the dropout of all
+    batches goes on from the first one's seed. Not for fp16, whose scaling is kept eager.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class GraphedPartTrainer(PartTrainer):
         config: PartConfig,
         module: Versioned,
         optimizer: torch.optim.Optimizer,
-        inputs: Callable[[int], Tensors],
-        losses_of: Callable[[Tensors], Iterable[Losses]],
+        inputs: Callable[[int], Any],
+        losses_of: Callable[[Any], Iterable[Losses]],
         precision: str,
         pieces: int,
         graphs: Graphs,
@@ -102,7 +102,7 @@ class GraphedPartTrainer(PartTrainer):
         return metrics
 
     def rehearse(
-        self, inputs: Callable[[int], Tensors], seconds_of: Callable[[Callable[[], object]], float]
+        self, inputs: Callable[[int], Any], seconds_of: Callable[[Callable[[], object]], float]
     ) -> float:
         """What `seconds_of` says of a step on what `inputs` gives, once it is captured; nothing is learned from it.
 
@@ -113,15 +113,11 @@ class GraphedPartTrainer(PartTrainer):
             self.replay(seeds, inputs)
             return seconds_of(lambda: self.replay(seeds, inputs))
 
-    def replay(self, seeds: list[int], inputs: Callable[[int], Tensors]) -> Losses:
+    def replay(self, seeds: list[int], inputs: Callable[[int], Any]) -> Losses:
         """One optimizer step on what `inputs` gives for each batch's seed; its gradient is the parameters' `grad`."""
         torch.manual_seed(seeds[0])  # dropout, as in an eager step
-        named = {
-            f"{batch}.{name}": value
-            for batch, seed in enumerate(seeds)
-            for name, value in inputs(seed).items()
-        }
-        metrics = {name: value.clone() for name, value in self._call(named).items()}
+        batches = {str(batch): inputs(seed) for batch, seed in enumerate(seeds)}
+        metrics = {name: value.clone() for name, value in self._call(batches).items()}
         self.module.weights_changed(in_place=True)  # a replay runs none of the code that it was captured from
         return metrics
 
@@ -132,14 +128,12 @@ class GraphedPartTrainer(PartTrainer):
     def _new_call(self) -> GraphedCall:
         return GraphedCall(self._body, self.graphs, lambda: preserved(self.module, self.optimizer))
 
-    def _body(self, inputs: Tensors) -> Tensors:
+    def _body(self, batches: dict[str, Any]) -> Tensors:
         for parameter in self.parameters:
             parameter.grad = None  # so that the backward pass writes gradients instead of adding to them
         metrics: Losses = {}
-        for batch in range(self.config.grad_acc_steps):
-            prefix = f"{batch}."
-            own = {n.removeprefix(prefix): value for n, value in inputs.items() if n.startswith(prefix)}
-            self._accumulate(self.losses_of(own), metrics)
+        for inputs in batches.values():
+            self._accumulate(self.losses_of(inputs), metrics)
         self._clip(metrics)
         self._update()
         return metrics
@@ -155,8 +149,8 @@ def make_part_trainer(
     config: PartConfig,
     module: Versioned,
     optimizer: torch.optim.Optimizer,
-    inputs: Callable[[int], Tensors],
-    losses_of: Callable[[Tensors], Iterable[Losses]],
+    inputs: Callable[[int], Any],
+    losses_of: Callable[[Any], Iterable[Losses]],
     precision: str,
     pieces: int,
     graphs: Graphs | None,

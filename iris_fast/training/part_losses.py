@@ -7,15 +7,12 @@ CUDA-graph engine: there bf16 and fp16 have the world model and the decoder in b
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.config.schema import Config
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart, Rollout
 from iris_fast.imagination.randomness import derive_seed, numpy_generator
-from iris_fast.models.actor_critic import LSTMState
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
@@ -23,7 +20,6 @@ from .actor_critic_step import ReturnsConfig, actor_critic_losses
 from .precision import autocast
 
 Losses = dict[str, Tensor]
-ROLLOUT_FIELDS = tuple(entry.name for entry in fields(Rollout) if entry.name != "start_state")
 
 
 def tokenizer_frames(store: EpisodeStore, batch: int, seed: int) -> Tensor:
@@ -89,20 +85,17 @@ def imagine(
 
 def imagined_inputs(
     agent: Agent, cache: FrameCache, engine: ImaginationEngine, config: Config, batch: int, seed: int
-) -> dict[str, Tensor]:
-    """`batch` imagined trajectories, the fields of a `Rollout` by name; its start as `hx` and `cx`."""
+) -> Rollout:
+    """`batch` imagined trajectories."""
     part = config.training.actor_critic
     horizon = part.imagine_horizon
     assert horizon is not None  # resolve() has filled it
-    rollout = imagine(agent, cache, engine, batch, part.burn_in, horizon, seed)
-    return {name: getattr(rollout, name) for name in ROLLOUT_FIELDS} | rollout.start_state._asdict()
+    return imagine(agent, cache, engine, batch, part.burn_in, horizon, seed)
 
 
-def rollout_losses(agent: Agent, config: Config, inputs: dict[str, Tensor]) -> Losses:
+def rollout_losses(agent: Agent, config: Config, rollout: Rollout) -> Losses:
     """The actor-critic's losses on what `imagined_inputs` gave."""
     part = config.training.actor_critic
-    steps = {name: inputs[name] for name in ROLLOUT_FIELDS}
-    rollout = Rollout(**steps, start_state=LSTMState(inputs["hx"], inputs["cx"]))
     returns = ReturnsConfig(part.gamma, part.lambda_, part.entropy_weight)
     with autocast(config.common.precision, agent.device):
         return actor_critic_losses(agent.actor_critic, rollout, returns)

@@ -167,14 +167,14 @@ class Trainer:
             "actor_critic": adam(agent.actor_critic.trained_parameters(), rates["actor_critic"], captured),
         }
         batch = {name: getattr(training, name).batch_num_samples for name in PARTS}
-        inputs: dict[str, Callable[[int], Tensors]] = {
+        inputs: dict[str, Callable[[int], Any]] = {
             "tokenizer": self._tokenizer_inputs,
             "world_model": lambda seed: world_model_inputs(self.cache, batch["world_model"], length, seed),
             "actor_critic": lambda seed: imagined_inputs(
                 agent, self.cache, self.engine, self.config, batch["actor_critic"], seed
             ),
         }
-        losses_of: dict[str, Callable[[Tensors], Iterable[Losses]]] = {
+        losses_of: dict[str, Callable[[Any], Iterable[Losses]]] = {
             "tokenizer": self._tokenizer_losses,
             "world_model": lambda segments: [segment_losses(agent, segments, precision)],
             "actor_critic": lambda rollout: [rollout_losses(agent, self.config, rollout)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def torch_threads() -> Iterator[None]:
 
 def parts_of(rollout: Rollout) -> dict[str, Tensor]:
     """Every tensor of a rollout by name, rows first."""
-    named = {entry.name: getattr(rollout, entry.name) for entry in fields(rollout)}
+    named = rollout._asdict()
     hidden, cells = named.pop("start_state")
     return named | {"hidden": hidden, "cells": cells}
 

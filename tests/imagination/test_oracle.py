@@ -34,9 +34,7 @@ def rows(start: ImaginationStart, which: slice) -> ImaginationStart:
 
 
 def tensors(rollout: Rollout) -> dict[str, Tensor]:
-    return {
-        entry.name: getattr(rollout, entry.name) for entry in fields(rollout) if entry.name != "start_state"
-    }
+    return {name: value for name, value in rollout._asdict().items() if name != "start_state"}
 
 
 def assert_same(first: Rollout, second: Rollout) -> None:

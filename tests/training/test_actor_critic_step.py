@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,7 +27,7 @@ def rollout() -> Rollout:
     first = torch.randint(16, (BATCH, 16), generator=generator)
     imagined = OracleEngine(agent).imagine(ImaginationStart(frames, mask, first), HORIZON, seed=0)
     rewards = torch.randn(BATCH, HORIZON, generator=generator)
-    return replace(imagined, rewards=rewards, ends=torch.rand(BATCH, HORIZON, generator=generator) < 0.3)
+    return imagined._replace(rewards=rewards, ends=torch.rand(BATCH, HORIZON, generator=generator) < 0.3)
 
 
 def policy() -> ActorCritic:
@@ -104,8 +102,7 @@ def detached(losses: Losses) -> dict[str, float]:
 def test_the_last_step_gives_no_term(rollout: Rollout) -> None:
     model = policy()
     before = detached(actor_critic_losses(model, rollout, CONFIG))
-    changed = replace(
-        rollout,
+    changed = rollout._replace(
         rewards=torch.cat([rollout.rewards[:, :-1], rollout.rewards[:, -1:] + 5], dim=1),
         ends=torch.cat([rollout.ends[:, :-1], ~rollout.ends[:, -1:]], dim=1),
         actions=torch.cat([rollout.actions[:, :-1], (rollout.actions[:, -1:] + 1) % NUM_ACTIONS], dim=1),
@@ -119,9 +116,9 @@ def test_the_last_steps_value_is_the_bootstrap(rollout: Rollout) -> None:
     other = rollout.observations.clone()
     other[:, -1] = 1 - other[:, -1]
     for ends, matters in ((False, True), (True, False)):
-        fixed = replace(rollout, ends=torch.full_like(rollout.ends, ends))
+        fixed = rollout._replace(ends=torch.full_like(rollout.ends, ends))
         before = detached(actor_critic_losses(model, fixed, CONFIG))
-        after = detached(actor_critic_losses(model, replace(fixed, observations=other), CONFIG))
+        after = detached(actor_critic_losses(model, fixed._replace(observations=other), CONFIG))
         assert (before["loss_values"] != after["loss_values"]) == matters
         assert before["loss_entropy"] == after["loss_entropy"]
 

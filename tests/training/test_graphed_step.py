@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, resolve
 from iris_fast.config.schema import PartConfig
 from iris_fast.errors import RunStopped
-from iris_fast.graphs import CudaGraphs, Graphs, Tensors, Uncaptured
+from iris_fast.graphs import CudaGraphs, Graphs, Uncaptured, leaves, with_leaves
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
@@ -39,8 +40,8 @@ from tests.support.fake_device import without_data
 from tests.support.micro import micro_config
 
 CPU = torch.device("cpu")
-Inputs = Callable[[int], Tensors]
-LossesOf = Callable[[Tensors], Iterable[Losses]]
+Inputs = Callable[[int], Any]
+LossesOf = Callable[[Any], Iterable[Losses]]
 
 
 def data_and_losses(
@@ -177,8 +178,9 @@ def test_what_is_captured_never_looks_at_a_number(part: str) -> None:
         without_data(agent, CPU)
         trainer.parameters = list(agent.get_submodule(part).parameters())
         trainer.optimizer = adam(trainer.parameters, 1e-3)
-        example = {f"0.{name}": torch.empty(value.shape, dtype=value.dtype) for name, value in inputs.items()}
-        metrics = trainer._body(example)
+        values = [value for value in leaves(inputs).values() if isinstance(value, Tensor)]
+        example = [torch.empty(value.shape, dtype=value.dtype) for value in values]
+        metrics = trainer._body({"0": with_leaves(inputs, iter(example))})
         assert metrics and all(value.shape == () for value in metrics.values())
         assert len(trainer.optimizer.state) > 1
 
@@ -188,7 +190,7 @@ def test_the_check_finds_a_look() -> None:
     assert isinstance(trainer, GraphedPartTrainer)
     trainer.losses_of = lambda inputs: [{"a": trainer.parameters[0].sum() * float(inputs["x"])}]
     with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(DataDependentOutputException):
-        trainer._body({"0.x": torch.ones(())})
+        trainer._body({"0": {"x": torch.ones(())}})
 
 
 # On a CPU uncaptured, so that the tests themselves are tested where there is no GPU.
