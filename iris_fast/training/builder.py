@@ -32,6 +32,7 @@ from .collector import saved_backend
 from .estimate import Running, estimate_seconds_per_unit, scheduled_phases
 from .loggers import MetricLogger
 from .precision import apply_precision, check_precision
+from .provenance import add_provenance
 from .run_folder import RunFolder
 from .trainer import Trainer
 
@@ -267,6 +268,7 @@ def _build_trainer(config: Config, device: torch.device, run: RunFolder, resume:
             trainer.logger.truncate_after(0)
         if resume:
             run.write_config(config)  # a later resume goes on with this one's overrides
+        add_provenance(run.provenance, device, trainer.position.epoch)
     if run.lock_missing:
         say(
             f"lock: the file system of {run.path} has none ({run.lock_missing}), so take care that no other "

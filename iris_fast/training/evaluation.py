@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,14 @@ from iris_fast.config import Config
 from iris_fast.config.schema import memory_bytes
 from iris_fast.envs import make_vector_env
 from iris_fast.envs.interface import FrameVectorEnv
+from iris_fast.files import is_disk_full
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
 from .collector import ActingConfig
-from .media import episode_captions, save_episode_video, save_reconstructions
+from .media import NoFilmError, episode_captions, save_episode_video, save_reconstructions
 from .part_losses import imagination_start, tokenizer_frames, world_model_losses
 from .run_folder import RunFolder
 from .tester import PlayedEpisode, play_episodes, return_statistics
@@ -48,6 +51,24 @@ class Evaluator:
         self.run = run
         self.backend = backend
         self.policy = policy or Policy(agent)
+        self._lacking: set[str] = set()  # what was said of media that cannot be made
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """For a film or a picture of the run, which goes on without those that cannot be made; that is said once.
+
+        A full disk is not of that kind: the run would not be saved either.
+        """
+        try:
+            yield
+        except (NoFilmError, OSError) as error:
+            if is_disk_full(error):
+                raise
+            film = isinstance(error, NoFilmError)
+            lacking = "films" if film else "pictures or films"
+            if lacking not in self._lacking:
+                self._lacking.add(lacking)
+                print(f"\nno {lacking}, and the run goes on: {error}", file=sys.stderr, flush=True)
 
     def evaluate(
         self,
@@ -159,9 +180,14 @@ class Evaluator:
         with_frames = [episode for episode in episodes if episode.steps.frames]
         for number, episode in enumerate(with_frames[: self.config.collection.test.num_episodes_to_save]):
             path = self.run.episodes("test") / f"epoch_{epoch:04d}_{number}.mp4"
-            save_steps(
-                path, episode.steps.film, episode.steps.actions, episode.steps.rewards, env.action_meanings
-            )
+            with self.showing():
+                save_steps(
+                    path,
+                    episode.steps.film,
+                    episode.steps.actions,
+                    episode.steps.rewards,
+                    env.action_meanings,
+                )
 
     def _save_imagined(
         self, store: EpisodeStore, env: FrameVectorEnv, epoch: int, seed: int, trained: set[str]
@@ -179,9 +205,10 @@ class Evaluator:
         if self.config.evaluation.save_reconstructions:
             frames = store.gather_frames(slots)
             seen = self.agent.reconstruct((frames * 255).round().to(torch.uint8))
-            save_reconstructions(
-                self.run.reconstructions / f"epoch_{epoch:04d}.png", frames.cpu(), seen.cpu()
-            )
+            with self.showing():
+                save_reconstructions(
+                    self.run.reconstructions / f"epoch_{epoch:04d}.png", frames.cpu(), seen.cpu()
+                )
         count, length = self.config.evaluation.num_imagined_episodes, self.config.evaluation.imagined_frames
         if "world_model" not in trained or not count or not length:
             return
@@ -195,14 +222,15 @@ class Evaluator:
             path = self.run.episodes("imagination") / f"epoch_{epoch:04d}_{row}.mp4"
             ends = dream.ends[row, :length].nonzero().flatten().tolist()
             steps = ends[0] + 1 if ends else length
-            save_steps(
-                path,
-                (dream.observations[row, : steps + 1] * 255).round().to(torch.uint8).cpu().numpy(),
-                dream.actions[row, :steps].tolist(),
-                dream.rewards[row, :steps].tolist(),
-                env.action_meanings,
-                ended=bool(ends),
-            )
+            with self.showing():
+                save_steps(
+                    path,
+                    (dream.observations[row, : steps + 1] * 255).round().to(torch.uint8).cpu().numpy(),
+                    dream.actions[row, :steps].tolist(),
+                    dream.rewards[row, :steps].tolist(),
+                    env.action_meanings,
+                    ended=bool(ends),
+                )
 
 
 def save_steps(

@@ -76,9 +76,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
     result = summarize(subject, episodes, _settings(subject, env, acting, arguments, device))
     said: list[str] = []
     try:  # files first: a pager or a stopped terminal may hold up what is printed
-        _write(result, arguments.json, arguments.video, episodes, env, said)
-        if subject.run is not None:
-            said.append(_keep(result, subject.run))
+        try:
+            _write(result, arguments.json, arguments.video, episodes, env, said)
+        finally:  # what was played is kept, whatever became of the user's files
+            if subject.run is not None:
+                said.append(_keep(result, subject.run))
     finally:
         print("\n".join([table(result), *said]), flush=True)
     return 0

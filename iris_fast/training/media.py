@@ -15,9 +15,11 @@ from typing import TypeAlias
 import av
 import numpy as np
 import torch
+from av.codec.codec import UnknownCodecError
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from iris_fast.errors import UserError
 from iris_fast.files import write_atomically
 from iris_fast.kernels._arguments import with_checked_types
 
@@ -29,6 +31,10 @@ PAIR_GAP = 12  # and between one pair of rows and the next
 LABEL_WIDTH = 26  # of the words left of a row of a sheet
 HEADER_COLOUR = (24, 24, 27)
 TEXT_COLOUR = (235, 235, 235)
+
+
+class NoFilmError(UserError):
+    """A film that PyAV cannot encode on this machine."""
 
 
 def save_reconstructions(
@@ -82,6 +88,7 @@ def save_episode_video(
 
     Raises:
         ValueError: no frames, frames of another shape, or captions that are not one per frame.
+        NoFilmError: PyAV cannot encode it.
         OSError: the file cannot be written; nothing of it is left behind.
     """
     pixels = _to_pixels(frames, "frames")
@@ -91,15 +98,21 @@ def save_episode_video(
     first = _video_frame(pixels[0], scale, header, 0)
 
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
-        stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for index, frame in enumerate(pixels):
-            image = first if index == 0 else _video_frame(frame, scale, header, index)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))
+    try:
+        with av.open(buffer, "w", format="mp4") as container:
+            rate = Fraction(fps).limit_denominator(1001)
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
+            stream.height, stream.width = first.shape[:2]
+            stream.pix_fmt = "yuv420p"
+            for index, frame in enumerate(pixels):
+                image = first if index == 0 else _video_frame(frame, scale, header, index)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+    except (av.error.FFmpegError, UnknownCodecError) as error:  # of a build of FFmpeg without H.264, say
+        raise NoFilmError(
+            f"{path} was not made, since PyAV cannot encode H.264 here ({error}): install PyAV's own build with "
+            "pip install --force-reinstall av"
+        ) from error
     write_atomically(path, buffer.getvalue())
 
 

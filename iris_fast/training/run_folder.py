@@ -43,6 +43,10 @@ class RunFolder:
         return self.path / "config" / "trainer.yaml"
 
     @property
+    def provenance(self) -> Path:
+        return self.path / "config" / "provenance.json"
+
+    @property
     def reconstructions(self) -> Path:
         return self.path / "media" / "reconstructions"
 

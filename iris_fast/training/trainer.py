@@ -361,13 +361,14 @@ class Trainer:
         for number, key in enumerate(closed[-count:] if count else []):
             index = torch.from_numpy(self.store.episodes[key].held).to(self.store.frames.device)
             last = self.collector.last_frames.get(key)  # None of an episode that was cut, not ended
-            save_steps(
-                self.run_folder.episodes("train") / f"epoch_{self.position.epoch:04d}_{number}.mp4",
-                [*self.store.frames[index].cpu().numpy(), *([] if last is None else [last])],
-                self.store.actions[index].tolist(),
-                self.store.rewards[index].tolist(),
-                self.env.action_meanings,
-            )
+            with self.evaluator.showing():
+                save_steps(
+                    self.run_folder.episodes("train") / f"epoch_{self.position.epoch:04d}_{number}.mp4",
+                    [*self.store.frames[index].cpu().numpy(), *([] if last is None else [last])],
+                    self.store.actions[index].tolist(),
+                    self.store.rewards[index].tolist(),
+                    self.env.action_meanings,
+                )
 
     def save(self) -> None:
         """Writes a checkpoint that holds everything the run needs to go on from its position."""
