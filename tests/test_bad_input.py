@@ -61,6 +61,7 @@ TRAIN_CATCH = ("--game", "Catch", *MICRO)
         pytest.param(("--game", "Pang"), ["'Pang'", "Pong"], id="unknown game"),
         pytest.param((), ["--game Pong"], id="no game"),
         pytest.param(("--game", "Pong", "--preset", "smal"), ["'smal'", "small"], id="unknown preset"),
+        pytest.param(("--game", "Pong", "--preset", ""), ["there is no preset ''"], id="empty preset"),
         pytest.param(("--game", "Pong", "--preset", "huge"), ["'huge'", "paper"], id="unlike any preset"),
         pytest.param((*TRAIN_CATCH, "common.epochs=ten"), ["common.epochs=ten", "whole"], id="wrong type"),
         pytest.param((*TRAIN_CATCH, "training.should=2"), ["training.should=2", "true or false"], id="bool"),

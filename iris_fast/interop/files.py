@@ -104,7 +104,17 @@ def load_payload(path: Path) -> Any:
                 f"{path} holds Python objects besides weights, which are not loaded as they could run code: "
                 "save it again as a plain state dict"
             ) from error
+        if not _is_torchs(path):
+            raise UserError(
+                f"{path} is not a checkpoint, since torch.save did not write it: give one, or use another copy"
+            ) from error
         raise UserError(f"{path} is truncated, corrupt or not a checkpoint: use another copy") from error
+
+
+def _is_torchs(path: Path) -> bool:
+    """Whether the file begins as an archive or a pickle does, the two forms that torch.save writes."""
+    with open(path, "rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x04")
 
 
 def _wrong_checksum(path: Path) -> str | None:

@@ -32,7 +32,7 @@ def train(arguments: argparse.Namespace) -> int:
         trainer = build_trainer(config, device, run, resume=arguments.resume is not None, say=_say)
     except KeyboardInterrupt as interrupt:
         raise RunStopped("interrupted before training began", interrupted_code(interrupt)) from None
-    if not arguments.resume and not arguments.preset:
+    if arguments.resume is None and arguments.preset is None:
         _say(f"chosen: preset {config.preset} for {config.game} on {device} (others: --preset, --device)")
     return _train(trainer)
 
@@ -66,14 +66,18 @@ def listed_config(arguments: argparse.Namespace) -> Config:
     if arguments.resume is not None:
         return _with_options(unresolve(RunFolder(arguments.resume).read_config()), arguments)
     if arguments.game is None:
-        return _with_options(preset_of(arguments.preset or "paper", "Pong"), arguments)
+        return _with_options(
+            preset_of("paper" if arguments.preset is None else arguments.preset, "Pong"), arguments
+        )
     return _with_options(_chosen_preset(arguments, resolve_game(arguments.game)), arguments)
 
 
 def _chosen_preset(arguments: argparse.Namespace, game: str) -> Config:
     """The preset asked for, or that of the game and the device, which an override may name."""
     device = _with_options(preset_config("paper", game), arguments).common.device  # the same in all presets
-    return preset_of(arguments.preset or choose_preset(game, choose_device(device)), game)
+    if arguments.preset is not None:
+        return preset_of(arguments.preset, game)
+    return preset_of(choose_preset(game, choose_device(device)), game)
 
 
 def preset_of(preset: str, game: str) -> Config:
