@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import iris_fast.kernels
 
 FOLDER = Path(iris_fast.kernels.__file__).parent.resolve()
@@ -63,6 +65,20 @@ def test_a_copy_works_in_another_package(tmp_path: Path) -> None:
     program = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]\n{COPY_PROGRAM}"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert result.stdout == "copied\n", result.stderr
+
+
+@pytest.mark.parametrize("body", ["", "def sample_categorical(*_): raise RuntimeError('not yours')"])
+def test_a_copy_leaves_an_extension_of_the_same_name_alone(body: str, tmp_path: Path) -> None:
+    """Many packages have a `_C` of their own."""
+    shutil.copytree(FOLDER, tmp_path / "theirs" / "kernels")
+    (tmp_path / "theirs" / "__init__.py").touch()
+    (tmp_path / "theirs" / "_C.py").write_text(body)
+    program = (
+        "import torch\nfrom theirs.kernels import sample_categorical\n"
+        "print(sample_categorical(torch.zeros(1, 1), seed=1, position=2, purpose=3).tolist())"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout == "[0]\n", result.stderr
 
 
 ALONE_PROGRAM = """
