@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -217,7 +217,9 @@ def _with_saved_backend(config: Config, content: Mapping[str, Any] | None) -> Co
     if content is None or config.env.backend != "auto":
         return config
     backend = saved_backend(content["collector"])
-    return replace(config, env=replace(config.env, backend=backend)) if is_available(backend) else config
+    if not is_available(backend):
+        return config
+    return replace(config, env=replace(config.env, backend=cast(Any, backend)))
 
 
 def _cut_announcement(saved: str, backend: str) -> str:
