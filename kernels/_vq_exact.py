@@ -132,10 +132,11 @@ def _centred(codebook: Tensor, cosine: bool) -> tuple[Tensor, Tensor, Tensor, Te
     norms = torch.linalg.vector_norm(codebook, dim=1)
     usable = norms.square().isfinite()
     codes = torch.where(usable[:, None], codebook, 0)
-    if cosine:
-        codes = codes / norms.clamp_min(1e-12)[:, None]
+    if cosine:  # in float64: unit codewords may differ by little more than the rounding of float32
+        codes = codes.double()
+        codes = codes / torch.linalg.vector_norm(codes, dim=1, keepdim=True).clamp_min(1e-12)
     centre = codes.sum(dim=0) / usable.sum().clamp_min(1)
-    codes = torch.where(usable[:, None], codes - centre, 0)
+    codes = torch.where(usable[:, None], codes - centre, 0).to(codebook.dtype)
     lengths = torch.linalg.vector_norm(codes, dim=1)
     terms = torch.zeros_like(lengths) if cosine else 0.5 * lengths.square()
     longest = torch.where(usable, lengths, torch.where(norms.isnan(), 0, torch.inf)).max()

@@ -112,7 +112,7 @@ PackedEncoder pack_encoder(const FrameModelConfig& config, const FramePacker& pa
           pack.norm("encoder.norm_out", last, config.norm_groups, config.norm_epsilon),
           pack.lines("encoder.conv_out", config.latent_channels, last, padded(last)),
           pack.pointwise("pre_quant_conv", config.embed_dim, config.latent_channels),
-          pack.distances("embedding.weight", config.vocabulary, config.embed_dim)};
+          pack.codebook("embedding.weight", config.vocabulary, config.embed_dim)};
 }
 
 // out (rows, columns of `layer`) = x (rows, stride) · weights + bias.

@@ -113,17 +113,30 @@ PackedProduct FramePacker::shares(const std::string& name, std::size_t outputs, 
   return packed;
 }
 
-PackedProduct FramePacker::distances(const std::string& name, std::size_t outputs, std::size_t inputs) const {
-  PackedProduct packed = empty(1, inputs, round_up(outputs, kLanes));
+PackedCodebook FramePacker::codebook(const std::string& name, std::size_t outputs, std::size_t inputs) const {
+  PackedCodebook packed{empty(1, inputs, round_up(outputs, kLanes)), zeroed(inputs), zeroed(outputs * inputs),
+                        0.0f};
   const float* rows = find_(name, {outputs, inputs});
+  std::copy_n(rows, outputs * inputs, packed.codewords.data());
+  std::vector<double> sums(inputs, 0.0);
+  std::size_t finite = 0;
+  for (std::size_t o = 0; o < outputs; ++o) {
+    const float* row = rows + o * inputs;
+    if (!std::all_of(row, row + inputs, [](float value) { return std::isfinite(value); })) continue;
+    ++finite;
+    for (std::size_t i = 0; i < inputs; ++i) sums[i] += static_cast<double>(row[i]);
+  }
+  for (std::size_t i = 0; i < inputs && finite > 0; ++i)
+    packed.centre.data()[i] = static_cast<float>(sums[i] / static_cast<double>(finite));
   for (std::size_t o = 0; o < outputs; ++o) {
     double square = 0.0;
     for (std::size_t i = 0; i < inputs; ++i) {
-      const float value = rows[o * inputs + i];
-      at(packed, i, o) = -2.0f * value;
+      const float value = rows[o * inputs + i] - packed.centre.data()[i];
+      at(packed.scores, i, o) = -2.0f * value;
       square += static_cast<double>(value) * static_cast<double>(value);
     }
-    packed.bias.data()[o] = static_cast<float>(square);
+    packed.scores.bias.data()[o] = static_cast<float>(square);
+    if (square > 0.0) packed.longest = std::max(packed.longest, static_cast<float>(std::sqrt(square)));
   }
   return packed;
 }

@@ -36,8 +36,8 @@ class FramePacker {
   // columns (tap, output), `tap_columns` a tap.
   PackedProduct shares(const std::string& name, std::size_t outputs, std::size_t inputs,
                        std::size_t tap_columns) const;
-  // From a vector x to |e|² - 2 x · e for the rows e of a matrix (outputs, inputs).
-  PackedProduct distances(const std::string& name, std::size_t outputs, std::size_t inputs) const;
+  // The rows of a matrix (outputs, inputs) as codewords.
+  PackedCodebook codebook(const std::string& name, std::size_t outputs, std::size_t inputs) const;
   // The kind for maps of that resolution.
   static Winograd kind_for(std::size_t resolution);
   PackedWinograd winograd(const std::string& name, std::size_t outputs, std::size_t inputs,

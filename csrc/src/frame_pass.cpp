@@ -14,16 +14,19 @@ bool is_large(const FrameLayer& layer) {
   return std::max(layer.in_floats(), layer.out_floats()) > kMostGroupedFloats;
 }
 
-// The first of the least of the finite numbers; 0 where there is none.
-std::int64_t index_of_least(const float* values, std::size_t count) {
-  std::size_t least = 0;
-  float value = std::numeric_limits<float>::infinity();
-  for (std::size_t i = 0; i < count; ++i)
-    if (values[i] < value && std::isfinite(values[i])) {
-      least = i;
-      value = values[i];
-    }
-  return static_cast<std::int64_t>(least);
+// The largest error of the difference of two scores, relative to the magnitude of their terms.
+float error_of_scores(std::size_t dim) {
+  const float size = static_cast<float>(dim);
+  return 2.0f * std::numeric_limits<float>::epsilon() * (8.0f + std::min(size, 8.0f * std::sqrt(size)));
+}
+
+double squared_distance(const float* x, const float* e, std::size_t dim) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < dim; ++i) {
+    const double difference = static_cast<double>(x[i]) - static_cast<double>(e[i]);
+    sum += difference * difference;
+  }
+  return sum;
 }
 
 }  // namespace
@@ -49,17 +52,57 @@ void FramePass::encode(const float* frames, std::size_t count, float* latents, T
 }
 
 void FramePass::tokenize(const float* frames, std::size_t count, std::int64_t* tokens, TaskContext& context) {
-  const PackedProduct& layer = model_.encoder().distances;
-  const std::size_t rows = count * model_.config().tokens_per_frame();
-  const std::size_t stride = model_.encoder().pre_quant.columns;
+  const PackedCodebook& codebook = model_.encoder().codebook;
+  const std::size_t rows = count * model_.config().tokens_per_frame(), dim = model_.config().embed_dim;
+  const std::size_t stride = model_.encoder().pre_quant.columns, columns = codebook.scores.columns;
   const float* latents = find_latents(frames, count, context);
-  float* distances = room_for(distances_, kScoresTogether * layer.columns);
+  float* scores = room_for(distances_, kScoresTogether * columns);
+  float* shifted = room_for(shifted_, kScoresTogether * dim);
   for (std::size_t first = 0; first < rows; first += kScoresTogether) {
     const std::size_t together = std::min(kScoresTogether, rows - first);
-    multiply(layer, latents + first * stride, together, stride, nullptr, distances);
+    const float* here = latents + first * stride;
     for (std::size_t r = 0; r < together; ++r)
-      tokens[first + r] = index_of_least(distances + r * layer.columns, model_.config().vocabulary);
+      for (std::size_t i = 0; i < dim; ++i)
+        shifted[r * dim + i] = here[r * stride + i] - codebook.centre.data()[i];
+    multiply(codebook.scores, shifted, together, dim, nullptr, scores);
+    for (std::size_t r = 0; r < together; ++r)
+      tokens[first + r] = nearest(here + r * stride, shifted + r * dim, scores + r * columns);
   }
+}
+
+// The codeword nearest to the latent `x` by its scores, and by differences where rounding leaves several.
+// What may have overflowed, or is no number, leaves every codeword.
+std::int64_t FramePass::nearest(const float* x, const float* shifted, const float* scores) const {
+  const PackedCodebook& codebook = model_.encoder().codebook;
+  const std::size_t dim = model_.config().embed_dim, vocabulary = model_.config().vocabulary;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  float best = kInfinity, square = 0.0f;
+  for (std::size_t k = 0; k < vocabulary; ++k) best = std::min(best, scores[k]);
+  for (std::size_t i = 0; i < dim; ++i) square += shifted[i] * shifted[i];
+  const float norm = std::sqrt(square), distance = std::sqrt(std::max(square + best, 0.0f));
+  const float reach = 1.01f * std::min(norm + distance, codebook.longest);
+  const float magnitude = reach * (reach + 2.0f * norm);
+  const float limit =
+      best + error_of_scores(dim) * magnitude + static_cast<float>(dim) * std::numeric_limits<float>::min();
+  const bool bounded = std::isfinite(8.0f * magnitude) && std::isfinite(limit);
+  std::int64_t found = 0;
+  std::size_t candidates = 0;
+  for (std::size_t k = 0; k < vocabulary; ++k)
+    if (!bounded || scores[k] <= limit) {
+      if (candidates++ == 0) found = static_cast<std::int64_t>(k);
+    }
+  if (candidates < 2) return found;
+  double least = std::numeric_limits<double>::infinity();
+  found = 0;
+  for (std::size_t k = 0; k < vocabulary; ++k) {
+    if (bounded && !(scores[k] <= limit)) continue;
+    const double exact = squared_distance(x, codebook.codewords.data() + k * dim, dim);
+    if (exact < least) {
+      least = exact;
+      found = static_cast<std::int64_t>(k);
+    }
+  }
+  return found;
 }
 
 const float* FramePass::find_latents(const float* frames, std::size_t count, TaskContext& context) {

@@ -112,6 +112,46 @@ def test_the_split_does_not_change_the_result(device: str, splits: int) -> None:
     assert found[3] == 7
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("mean", [0.0, 1.0, 30.0, 1000.0])
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_the_nearest_far_from_the_origin(device: str, mean: float, distance: Any) -> None:
+    generator = torch.Generator().manual_seed(int(mean))
+    codebook = torch.randn(40, 8, generator=generator) * 0.05 + mean
+    codebook[[9, 30]] = codebook[2].clone()
+    chosen = torch.randint(40, (64,), generator=generator)
+    vectors = codebook[chosen] + 1e-3 * torch.randn(64, 8, generator=generator)
+    vectors[:40] = codebook.clone()
+    x, c = vectors.double(), codebook.double()
+    if distance == "cosine":
+        x, c = (t / t.norm(dim=1, keepdim=True) for t in (x, c))
+    exact = torch.cdist(x, c, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+    launched = launch_vq_lookup(vectors.to(device), codebook.to(device), distance, "ieee")[1]
+    for found in (
+        launched.cpu(),
+        vq_lookup(vectors, codebook, distance=distance).indices,
+        vq_lookup_reference(vectors, codebook, distance=distance).indices,
+    ):
+        assert torch.equal(found, exact)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_codebook_given_twice_gives_the_first(threads: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        vectors, codebook = random_inputs(2000, 5, 3)
+        assert (vq_lookup(vectors, codebook.repeat(2, 1)).indices < 3).all()
+        exact = torch.tensor([[512695.0]]), torch.tensor([[512804.0], [512695.0]])
+        assert vq_lookup(*exact).indices.item() == 1
+        tiny = [1e-25 * t for t in random_inputs(300, 8, 40)]
+        assert torch.equal(
+            vq_lookup(tiny[0], tiny[1]).indices, torch.cdist(tiny[0].double(), tiny[1].double()).argmin(1)
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
 SMALL_AND_LARGE = [None, SearchConfig(64, 128, 32, 4, 3, 2)]
 """Tiles that take their minimum over all of it, and by lanes, as the launcher does for large lookups on Hopper."""
 

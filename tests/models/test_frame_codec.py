@@ -22,7 +22,7 @@ from iris_fast.config.presets import small, tiny
 from iris_fast.models.autoencoder import AutoencoderConfig, EncoderConfig
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from iris_fast.models.frame_codec import AgentCoder, DecoderDtype, FrameCodec, pack_tokenizer
-from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig, in_pieces
+from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig, in_pieces, nearest_codeword
 from tests.support.agents import redrawn
 
 EXTENSION = require_extension()
@@ -138,6 +138,23 @@ def test_tokens_are_the_tokenizers_but_for_near_ties(name: str) -> None:
     assert float(clear.double().mean()) > 0.9
     assert torch.equal(tokens[clear], tokenizer.tokens_of(frames)[clear])
     assert len(tokens.unique()) > 1
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0, 300.0, 1000.0])
+def test_tokens_are_the_nearest_however_far_from_the_origin(mean: float) -> None:
+    tokenizer = make_tokenizer("tiny")
+    with torch.no_grad():
+        tokenizer.pre_quant_conv.bias.add_(mean)  # type: ignore[union-attr]
+    frames = inputs(tokenizer, 6)[1]
+    vectors = make_codec(tokenizer).latents_of(frames).flatten(0, 1)
+    with torch.no_grad():
+        some = vectors[:: len(vectors) // tokenizer.config.vocab_size][: tokenizer.config.vocab_size]
+        tokenizer.embedding.weight.copy_(some + 0.01 * torch.randn(some.shape))
+    tokenizer.weights_changed()
+    exact = torch.cdist(vectors.double(), tokenizer.embedding.weight.detach().double()).argmin(1)
+    tokens = make_codec(tokenizer).tokens_of(frames)
+    assert torch.equal(tokens.flatten(), exact)
+    assert torch.equal(nearest_codeword(vectors, tokenizer.embedding.weight), exact)
 
 
 @given(

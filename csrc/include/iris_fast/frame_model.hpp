@@ -77,8 +77,7 @@ struct PackedEncoder {
   PackedGroupNorm norm_out;
   PackedProduct conv_out;   // 3 x 3
   PackedProduct pre_quant;  // 1 x 1
-  // Of a latent to its squared distances from the codewords, less its own square: |e|² - 2 x · e.
-  PackedProduct distances;
+  PackedCodebook codebook;
 };
 
 // Tokens to frames.

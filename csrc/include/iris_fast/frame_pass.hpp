@@ -22,8 +22,8 @@ class FramePass : private MapPass {
   // Latents (count, tokens of a frame, embed_dim) of frames in [0, 1].
   void encode(const float* frames, std::size_t count, float* latents, TaskContext& context);
 
-  // Tokens (count, tokens of a frame) of frames in [0, 1]: the codewords nearest to the latents, the first
-  // of several; 0 where no distance is finite.
+  // Tokens (count, tokens of a frame) of frames in [0, 1]: the codewords nearest to the latents by distances
+  // in double precision, the first of several; 0 where no distance is finite.
   void tokenize(const float* frames, std::size_t count, std::int64_t* tokens, TaskContext& context);
 
  private:
@@ -49,12 +49,14 @@ class FramePass : private MapPass {
   const float* find_latents(const float* frames, std::size_t count, TaskContext& context);
   const float* finish_latents(FeatureMap map);
 
+  std::int64_t nearest(const float* x, const float* shifted, const float* scores) const;
+
   void attend(const AttentionLayer& layer, float* x, std::size_t positions, std::size_t channels);
 
   const FrameModel& model_;
   Room single_, group_;
   AlignedBuffer<float> normed_, qkv_, keys_, values_, scores_, attended_;  // of attention
-  AlignedBuffer<float> shares_, latents_, distances_;
+  AlignedBuffer<float> shares_, latents_, distances_, shifted_;
 };
 
 }  // namespace iris_fast

@@ -24,6 +24,14 @@ struct PackedProduct {
   AlignedBuffer<float> weights, bias;
 };
 
+// The codewords e for a search of the nearest to a latent x: products find candidates, differences decide.
+struct PackedCodebook {
+  PackedProduct scores;            // of x - centre to |x - e|² - |x - centre|²
+  AlignedBuffer<float> centre;     // the mean of the codewords
+  AlignedBuffer<float> codewords;  // (vocabulary, embed_dim)
+  float longest;                   // the largest |e - centre|
+};
+
 // A 3 x 3 convolution as one product for each component: (component, panel, inner, panel columns).
 struct PackedWinograd {
   Winograd kind;
