@@ -126,7 +126,11 @@ void bind_token_engine(py::module_& module) {
       module, "ThreadPool",
       "Threads for the token engine, the calling one among them; started when first used.")
       .def(py::init<std::size_t>(), "threads"_a)
-      .def_property_readonly("threads", &ThreadPool::threads);
+      .def_property_readonly("threads", &ThreadPool::threads)
+      // Copied and pickled as its number of threads.
+      .def("__reduce__", [](const py::object& self) {
+        return py::make_tuple(py::type::of(self), py::make_tuple(self.attr("threads")));
+      });
 
   py::class_<TokenModel, std::shared_ptr<TokenModel>>(
       module, "TokenModel",

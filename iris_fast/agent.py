@@ -12,6 +12,7 @@ from .kernels._arguments import with_checked_types
 from .kernels._arithmetic import exact_on_cpu
 from .models.actor_critic import ActorCritic, ActorCriticConfig, ActorCriticOutput, LSTMState
 from .models.frame_codec import AgentCoder
+from .models.frames import unit_frames
 from .models.tokenizer import Tokenizer, TokenizerConfig
 from .models.transformer import TransformerConfig
 from .models.versioned import Version, Versioned
@@ -35,6 +36,9 @@ class Agent(nn.Module):
     `coder`: what encodes and decodes frames for everybody. Whoever changes weights by other means than loading them,
     moving the agent or this project's gradient steps (an optimizer of their own, a write into a parameter, another
     parameter in its place) calls `weights_changed` afterwards: engines, coders and policies keep copies.
+
+    Copies and pickles have weights of their own and nothing of what was packed, so that any machine can load them.
+    Several threads may act with one agent at a time, while none changes its weights.
     """
 
     @with_checked_types
@@ -55,13 +59,11 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, frames: Tensor) -> Tensor:
-        """What the policy sees of frames `(batch, 3, 64, 64)` uint8: decoded, clamped to [0, 1]."""
-        return self.seen(frames.float() / 255)
+        """What the policy sees of frames `(batch, 3, 64, 64)`: decoded, clamped to [0, 1].
 
-    @torch.no_grad()
-    def seen(self, frames: Tensor) -> Tensor:
-        """As `reconstruct`, of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
-        return self.coder.frames_of(self.coder.tokens_of(frames))
+        Frames are uint8 in [0, 255] or floats in [0, 1]; raises ValueError for others.
+        """
+        return self.coder.frames_of(self.coder.tokens_of(unit_frames(frames)))
 
     @property
     def versions(self) -> dict[str, Version]:
@@ -84,7 +86,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def policy(self, frames: Tensor, state: LSTMState) -> ActorCriticOutput:
-        """One step of the policy on raw frames `(batch, 3, 64, 64)` uint8.
+        """One step of the policy on raw frames `(batch, 3, 64, 64)`, uint8 or floats as in `reconstruct`.
 
         On a CPU neither autocast nor PyTorch's precision switches have an effect.
         """

@@ -50,6 +50,10 @@ class CudaGraphs:
         with torch.cuda.device(device):
             self.stream = torch.cuda.Stream()
 
+    def __reduce__(self) -> tuple[type[CudaGraphs], tuple[torch.device, int]]:
+        """Copied and pickled as what it was made of: no graph, pool or stream is of use elsewhere."""
+        return CudaGraphs, (self.device, self.warm_up)
+
     def capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         try:
             return self._capture(function)

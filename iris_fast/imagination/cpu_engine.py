@@ -100,7 +100,8 @@ def _address(draws: PhiloxDraws) -> dict[str, int]:
 class CpuDream:
     """A batch of imagined episodes in C++: `Dream` with the same addresses, so with the same draws.
 
-    One thread at a time may step it. KeyboardInterrupt ends a step within a pass; `restart` before the next one.
+    One thread at a time may step it, and it can be neither copied nor pickled. KeyboardInterrupt ends a step within a
+    pass; `restart` before the next one.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class CpuEngine:
     the first rollout after its weights have changed. Rollouts from several threads take turns. The same seed
     gives the oracle's rollout, except where two choices lie within float32 rounding; equal bits for any number of
     threads (the engine's and PyTorch's), split of the batch (rows told by the draws' `first_row`), group size and
-    SIMD level.
+    SIMD level. Copied and pickled as its agent and options, to be packed anew.
     """
 
     name = "cpu"
@@ -202,6 +203,9 @@ class CpuEngine:
         self._dream: CpuDream | None = None  # kept for its memory
         # Packed now to raise what rollouts would raise later, hours into a run.
         self._model, self._version = self._pack(), agent.world_model.version
+
+    def __reduce__(self) -> tuple[type[CpuEngine], tuple[Agent, CpuOptions]]:
+        return CpuEngine, (self.agent, self.options)
 
     def _codec(self) -> FrameCodec:
         options, coder = self.options, self.agent.coder

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.models.actor_critic import LSTMState
+from iris_fast.models.frames import check_frames
 
 EngineName = Literal["auto", "oracle", "cpu", "cuda_graph"]
 HalfOrFloat = Literal["float32", "float16"]
@@ -27,6 +28,11 @@ class ImaginationStart:
     burn_in_frames: Tensor
     burn_in_mask: Tensor
     first_tokens: Tensor
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for frames that are no floats in [0, 1]; on a GPU, where a look waits, none is taken."""
+        if not self.burn_in_frames.is_cuda:
+            check_frames(self.burn_in_frames, uint8=False)
 
 
 class Rollout(NamedTuple):

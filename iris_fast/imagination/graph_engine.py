@@ -46,6 +46,7 @@ class CudaGraphEngine:
 
     Weights are read in place, or copied into place at the first rollout after they have changed; an agent whose
     parameters have been moved is captured anew. What `imagine` returns is the caller's to keep.
+    Of one thread at a time. Copied and pickled as what it was made of, to be captured anew.
     """
 
     name = "cuda_graph"
@@ -59,6 +60,9 @@ class CudaGraphEngine:
         self._calls: dict[Stretch, GraphedCall] = {}
         self._passes: dict[int, TokenPasses] = {}
         self._prepare()
+
+    def __reduce__(self) -> tuple[type[CudaGraphEngine], tuple[Agent, GraphOptions, Graphs]]:
+        return CudaGraphEngine, (self.agent, self.options, self.graphs)
 
     @torch.no_grad()
     @with_checked_types

@@ -22,7 +22,7 @@ from iris_fast.agent import PARTS
 from iris_fast.errors import UserError
 from iris_fast.imagination.engine import EngineName
 from iris_fast.kernels import cached_attention, vq_lookup
-from iris_fast.models.frames import unit_frames
+from iris_fast.models.frames import check_frames
 from iris_fast.models.transformer import TransformerConfig, attention_mask
 
 from .following_engine import FollowingEngine, sharing_agent
@@ -273,12 +273,13 @@ class _ActorCritic(_Accelerated):
             )
         frames, mask = batch["observations"], batch["mask_padding"]
         _require_segments(frames, mask)
+        check_frames(frames, uint8=False)
         parts = dict(zip(PARTS, (tokenizer, world_model, self), strict=True))
         following = getattr(self, "_following", None)
         if following is None or not following.is_of(parts):
             following = FollowingEngine(sharing_agent(parts), parts, *self._engine_choice)
             self._following = following
-        start = following.start(unit_frames(frames, uint8=False), mask)
+        start = following.start(frames, mask)
         rollout = following.imagine(start, horizon, seed=int(torch.randint(2**63 - 1, ())))
         output = following.agent.actor_critic(rollout.observations, rollout.start_state)
         self.clear()

@@ -21,7 +21,8 @@ RECURRENT = ("lstm.", "critic_linear.", "actor_linear.")
 class CpuPolicy:
     """`ActorCritic` without gradients: the same results to float32 rounding.
 
-    Equal bits for any number of threads, any other rows in the batch, and any SIMD level.
+    Equal bits for any number of threads, any other rows in the batch, and any SIMD level. Copied and pickled without
+    what is packed.
 
     Weights are packed at the first call and again at the first one after they have changed. Raises RuntimeError
     without the C++ extension, ValueError for weights that are not float32 on the CPU.
@@ -45,6 +46,9 @@ class CpuPolicy:
         self._simd = simd
         self._packed: tuple[_C.PolicyFeatures, _C.PolicyRecurrence] | None = None
         self._version: Version | None = None  # of what is packed
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_packed": None, "_version": None}
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, state: LSTMState, mask: Tensor | None = None) -> ActorCriticOutput:

@@ -83,7 +83,8 @@ class FrameCodec:
 
     Results are those of the PyTorch modules to float32 rounding; equal bits for any number of threads, any other
     frames in the batch, and any SIMD level. Weights are packed at the first call and again at the first one
-    after they have changed. KeyboardInterrupt ends a call within some 100 milliseconds.
+    after they have changed. KeyboardInterrupt ends a call within some 100 milliseconds. Calls from several threads
+    take turns. Copied and pickled without what is packed.
     """
 
     def __init__(
@@ -112,6 +113,9 @@ class FrameCodec:
         self._version: Version | None = None  # of what is packed
         if decoder_dtype != "float32":
             self._codec()  # which refuses weights that it cannot hold
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_packed": None, "_version": None}
 
     def frames_of(self, tokens: Tensor) -> Tensor:
         """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64."""

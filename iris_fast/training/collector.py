@@ -187,7 +187,7 @@ class Collector:
         if not mask.any():
             return self.agent.actor_critic.initial_state(count)
         frames = self.store.gather_frames(slots).flatten(0, 1)
-        seen = self.agent.seen(frames)
+        seen = self.agent.reconstruct(frames)
         mask_tensor = torch.from_numpy(mask).to(self.agent.device)
         return self.agent.actor_critic.burn_in(seen.unflatten(0, (count, length)), mask_tensor)
 

@@ -154,7 +154,7 @@ def padded_at_the_end() -> Tensor:
             r"not \(2, 3, 3, 64, 64\) and torch.bool \(2, 2\)",
         ),
         ({"observations": torch.zeros(2, 3, 64, 64)}, r"not \(2, 3, 64, 64\) and"),
-        ({"observations": torch.full((2, 3, 3, 64, 64), 255.0)}, "from 255 to 255: divide them by 255"),
+        ({"observations": torch.full((2, 3, 3, 64, 64), 255.0)}, "from 255 to 255: scale them"),
         (
             {"observations": torch.zeros(2, 3, 3, 64, 64, dtype=torch.uint8)},
             "floats in .0, 1., not torch.uint8",
