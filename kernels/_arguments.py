@@ -45,7 +45,7 @@ def with_checked_types(function: Callable[P, Result]) -> Callable[P, Result]:
             name: _checked(name, kinds[name], value) if name in kinds else value
             for name, value in kwargs.items()
         }
-        return function(*given, **named)  # type: ignore[call-arg]
+        return function(*given, **named)  # type: ignore[arg-type]
 
     return checked
 
@@ -91,7 +91,7 @@ def as_float(name: str, value: Any, kinds: tuple[Any, ...] = (float,)) -> float:
     """The float that `value` is; TypeError naming the argument `name` where it is none, ValueError for NaN."""
     if type(value) is not float and not isinstance(value, torch.SymFloat):
         is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
-        if not is_number or _is_bool(value) or isinstance(value, Tensor) or getattr(value, "ndim", 0):
+        if not is_number or _is_bool(value) or isinstance(value, Tensor) or getattr(value, "ndim", 0) != 0:
             raise _refusal(name, kinds, value)
         try:
             value = float(value)

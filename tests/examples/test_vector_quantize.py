@@ -85,7 +85,7 @@ def test_what_needs_distances_is_refused() -> None:
         example.use_our_lookup(layer(codebook_diversity_loss_weight=0.1))
     ours = example.use_our_lookup(layer())
     vectors = torch.randn(2, 30, 12)
-    refused = {
+    refused: dict[str, dict[str, Any]] = {
         "topk": {"topk": 2},
         "mask": {"mask": torch.ones(2, 30, dtype=torch.bool)},
         "ema_update_weight": {"ema_update_weight": torch.rand(1, 40)},

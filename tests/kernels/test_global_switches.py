@@ -16,6 +16,7 @@ from iris_fast.kernels._arithmetic import exact_float32
 
 from .public_calls import flat, make_calls
 
+MKLDNN: Any = torch.backends.mkldnn  # whose switches PyTorch's types leave out
 needs_switches = pytest.mark.skipif(
     not hasattr(torch.backends, "fp32_precision"), reason="this PyTorch has no fp32_precision"
 )
@@ -30,7 +31,7 @@ def matmul_precision(word: str) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before)
         if hasattr(torch.backends, "fp32_precision"):  # the word alone would leave the CPU's switch set
-            torch.backends.mkldnn.matmul.fp32_precision = "none"
+            MKLDNN.matmul.fp32_precision = "none"
 
 
 @contextmanager
@@ -53,8 +54,8 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "medium": partial(matmul_precision, "medium"),
-    "mkldnn": partial(fp32_precision, torch.backends.mkldnn),
-    "mkldnn.matmul": lambda: fp32_precision(torch.backends.mkldnn.matmul),
+    "mkldnn": partial(fp32_precision, MKLDNN),
+    "mkldnn.matmul": lambda: fp32_precision(MKLDNN.matmul),
     "autocast": partial(torch.autocast, "cpu", dtype=torch.bfloat16),
     "default device": partial(torch.device, "meta"),  # stands for a GPU where there is none
     "default float64": partial(default_dtype, torch.float64),
@@ -97,7 +98,7 @@ def test_gradients_are_the_same_bits(name: str, context: str) -> None:
 
 @needs_switches
 def test_the_switches_are_put_back_by_the_last_thread_to_leave() -> None:
-    cpu, matmul = torch.device("cpu"), torch.backends.mkldnn.matmul
+    cpu, matmul = torch.device("cpu"), MKLDNN.matmul
     inside, leave = threading.Event(), threading.Event()
 
     def stay() -> None:
@@ -118,8 +119,8 @@ def test_the_switches_are_put_back_by_the_last_thread_to_leave() -> None:
 
 @needs_switches
 def test_a_switch_that_follows_its_backend_follows_it_afterwards() -> None:
-    with fp32_precision(torch.backends.mkldnn):
+    with fp32_precision(MKLDNN):
         with exact_float32(torch.device("cpu")):
-            assert torch.backends.mkldnn.conv.fp32_precision == "ieee"
-        assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
-    assert torch.backends.mkldnn.conv.fp32_precision == "none"
+            assert MKLDNN.conv.fp32_precision == "ieee"
+        assert MKLDNN.conv.fp32_precision == "bf16"
+    assert MKLDNN.conv.fp32_precision == "none"

@@ -123,9 +123,11 @@ def test_forward_mode_is_refused(name: str) -> None:
                 function(*given)
         tried += 1
     assert tried
-    x = make_calls("cpu")["lambda_returns"][1]
+    rewards, values, ends = make_calls("cpu")["lambda_returns"][1]
     with pytest.raises(NotImplementedError, match="lambda_returns has no forward-mode gradient"):
-        torch.func.jvp(lambda rewards: lambda_returns(rewards, *x[1:], 0.9, 0.9), x[:1], x[:1])
+        torch.func.jvp(
+            lambda rewards: lambda_returns(rewards, values, ends, 0.9, 0.9), (rewards,), (rewards,)
+        )
 
 
 def test_no_output_claims_a_gradient_that_it_does_not_have() -> None:
