@@ -8,7 +8,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
     end_at_interrupt()
 
 import argparse
-import json
+import fnmatch
 import os
 import sys
 import time
@@ -21,19 +21,14 @@ import torch
 
 from iris_fast.command_line import CommandParser, path_argument, run_command
 from iris_fast.errors import UserError, nearest
-from iris_fast.files import explained_writing, write_atomically
 
 from . import cases  # noqa: F401  (registers the cases)
-from .registry import CASES, Run, checkout_version, circumstances
+from .plan import Plan
+from .record import Circumstances, Record, checkout_version
+from .registry import CASES, FIRST, Run
 from .report.page import projection_table
 from .report.tables import text_of
 from .systems.client import Systems
-
-# In this order, since `projection` is made from those before it, and time may run out on the kernels.
-FIRST = (
-    *("rollout", "token_generation", "frame_decoding", "gradient_steps"),
-    *("playing", "environments", "projection"),
-)
 
 
 def build_parser() -> CommandParser:
@@ -43,7 +38,9 @@ def build_parser() -> CommandParser:
         "and plots of results that are there.",
     )
     parser.add_argument(
-        "--only", help="cases to run, separated by commas (default: those of --list with a star)"
+        "--only",
+        help="cases to run, separated by commas, `kernel_*` for all that begin so (default: those of --list with a "
+        "star)",
     )
     parser.add_argument(
         "--reference", type=path_argument, metavar="CHECKOUT", help="compare with this eloialonso/iris"
@@ -74,7 +71,10 @@ def build_parser() -> CommandParser:
         "--rounds", type=positive(int), help="rounds of every comparison of systems (each has its own)"
     )
     parser.add_argument(
-        "--minutes", type=positive(float), default=10.0, help="leave out sizes that would end later (10)"
+        "--minutes",
+        type=positive(float),
+        default=10.0,
+        help="the time to fit in, with fewer rounds on a slow machine (10)",
     )
     parser.add_argument(
         "--run",
@@ -121,18 +121,24 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
     threads, peers = torch.get_num_threads(), tuple(dict.fromkeys(arguments.peer))
     systems = Systems(device, threads, arguments.reference, peers, arguments.compile)
-    run = Run(arguments.quick, systems, arguments.full, arguments.minutes * 60)
-    run.batches, run.rounds = arguments.batches, arguments.rounds
-    run.trained = arguments.run
+    expected = [CASES[name].expected() for name in names]
+    plan = Plan(60 * arguments.minutes, expected, unlimited=arguments.full)
+    run = Run(arguments.quick, systems, plan, arguments.batches, arguments.run, arguments.rounds)
     if arguments.json is not None:
         make_folder(arguments.json)
     failed = []
     try:
         for name in names:
-            if not run_case(run, name, arguments.json, asked_for=arguments.only is not None):
+            if not run_case(run, name, arguments.json):
                 failed.append(name)
     finally:
         systems.close()
+    if plan.reduced:
+        print(
+            f"for want of time ({arguments.minutes:g} min; --minutes) there were fewer rounds: "
+            + ", ".join(plan.reduced),
+            file=sys.stderr,
+        )
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -143,13 +149,15 @@ def chosen_cases(only: str | None) -> list[str]:
     if only is None:
         others = [entry.name for entry in CASES.values() if entry.default and entry.name not in FIRST]
         return [*FIRST, *others]
-    names = only.split(",")
-    for name in names:
-        if name not in CASES:
+    found = []
+    for name in only.split(","):
+        alike = fnmatch.filter(CASES, name)
+        if not alike:
             raise UserError(
                 f"there is no benchmark case '{name}'{nearest(name, list(CASES))}; --list shows all"
             )
-    return names
+        found += alike
+    return found
 
 
 def make_folder(folder: Path) -> None:
@@ -176,17 +184,12 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device("cuda" if available else "cpu")
 
 
-def run_case(run: Run, name: str, folder: Path | None, *, asked_for: bool = False) -> bool:
-    """Runs one case, prints its table and writes its file; False where it failed, which ends it alone.
-
-    A case that nobody asked for by name is left out when what it is known to take would end after the time.
-    """
+def run_case(run: Run, name: str, folder: Path | None) -> bool:
+    """Runs one case, prints its table and writes its file; False where it failed, which ends it alone."""
     entry = CASES[name]
-    if not run.has_time_for(0 if asked_for or run.quick else 60 * entry.minutes):
-        print(f"{name}: left out, the time is up (--minutes, or --only {name})", file=sys.stderr, flush=True)
-        return True
     print(f"{name}: {entry.description}", file=sys.stderr, flush=True)
     began = time.monotonic()
+    run.plan.begin(name)
     try:
         result = entry.run(run)
     except UserError:
@@ -195,22 +198,20 @@ def run_case(run: Run, name: str, folder: Path | None, *, asked_for: bool = Fals
         traceback.print_exc()
         return False
     run.results[name] = result
-    seconds = time.monotonic() - began
-    record = {
-        "case": name,
-        "quick": run.quick,
-        "wall_seconds": round(seconds, 1),
-        **circumstances(),
-        "reference": checkout_version(run.systems.checkout),
-        "result": result,
-    }
-    if str(record["commit"]).endswith("-dirty") and folder is not None and not run.quick:
+    record = Record(
+        name,
+        result,
+        Circumstances.here(),
+        run.quick,
+        round(time.monotonic() - began, 1),
+        checkout_version(run.systems.checkout),
+    )
+    if record.circumstances.commit.endswith("-dirty") and folder is not None and not run.quick:
         print(f"{name}: measured with uncommitted changes", file=sys.stderr)
-    print(projection_table(result) or text_of(name, result), flush=True)
+    table = projection_table(result.facts) if name == "projection" else ""
+    print(table or text_of(name, result), flush=True)
     if folder is not None:
-        path = folder / f"{name}.json"
-        with explained_writing(path):
-            write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+        record.write(folder)
     return True
 
 

@@ -20,13 +20,14 @@ train() {
   # shellcheck disable=SC2086  # several
   python -m iris_fast.train --game Catch --seed "$seed" --run-dir "$run" $overrides
   seconds=$(($(date +%s) - began))
-  python -m iris_fast.evaluate "$run" --episodes 100 --json "$out/evaluation_$seed.json"
-  sed -i "s#$scratch/##" "$out/evaluation_$seed.json"
-  cp "$run/logs/metrics.jsonl" "$out/metrics_$seed.jsonl"
-  python -m benchmarks.run_record "$out/run_$seed.json" --seconds "$seconds" --seed "$seed" --commit "$commit" \
+  python -m iris_fast.evaluate "$run" --episodes 100 --json "$run/evaluation.json"
+  python -m benchmarks.run_record "$out" --name "run_$seed" --seconds "$seconds" --seed "$seed" --commit "$commit" \
+    --run "$run" --evaluation "$run/evaluation.json" \
     --command "python -m iris_fast.train --game Catch --seed $seed${overrides:+ $overrides}"
 }
 export -f train
 export out scratch commit overrides
 tr ' ' '\n' <<<"${SEEDS:-0 1 2}" | xargs -P "$jobs" -I {} bash -euo pipefail -c 'train {}'
-python -m iris_fast.plot "$scratch"/seed_* --out "$out"
+python -m iris_fast.plot "$scratch"/seed_* --out "$scratch"
+cp "$scratch/learning_curve.png" "$out"
+python -m benchmarks.report.pictures "$out/learning_curve.png"

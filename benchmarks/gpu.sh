@@ -75,9 +75,7 @@ cp "$scratch/run/logs/metrics.jsonl" "$out/train_metrics.jsonl" 2>/dev/null
 
 step same_learning 150 12 python3 -m benchmarks --only same_learning --device cuda --json "$out"
 step kernel_tests 100 8 "${tests[@]}" tests/kernels
-kernels=kernel_cached_attention,kernel_layer_norm_linear,kernel_sampling,kernel_vq_lookup,kernel_group_norm_swish
-kernels+=,kernel_layer_norm_attention,kernel_layer_norm_mlp,kernel_token_embedding,kernel_lambda_returns,kernel_vq_statistics,kernel_torch_limits
-step kernels 200 3 python3 -m benchmarks --only "$kernels" --device cuda --minutes 3 --json "$out"
+step kernels 200 3 python3 -m benchmarks --only 'kernel_*' --device cuda --minutes 3 --json "$out"
 printf '\n== done (at %d s)\n' "$SECONDS"
 if [ -s "$out/failures.log" ]; then
   cat "$out/failures.log"

@@ -17,7 +17,7 @@ def _signs(rollouts: int, seed: int) -> Floats:
     """Exchanges, `(1 + PERMUTATIONS, rollouts)`: 1 for kept, -1 for exchanged; nothing is exchanged in the first."""
     signs = np.random.default_rng(seed).integers(0, 2, (1 + PERMUTATIONS, rollouts)) * 2.0 - 1
     signs[0] = 1
-    return signs
+    return signs.astype(np.float64)
 
 
 def _p_value(statistics: Floats) -> float:

@@ -1,16 +1,18 @@
-"""Other packages, timed beside ours where they are installed: optional, and the results say why one is absent."""
+"""What is timed beside ours where it is there: other packages and `torch.compile`; results say why one is absent."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 Made = TypeVar("Made")
+Function = Callable[..., Any]
 
 
 class Unavailable(Exception):
@@ -61,3 +63,36 @@ def brief(error: Exception) -> str:
     """An error in a line."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+COMPILED = "torch.compile"
+
+
+@lru_cache
+def trouble(device: str) -> str | None:
+    """Why nothing can be compiled for the device type ("cpu", "cuda"), None where it can; tried once a process.
+
+    A CPU's code wants a C++ compiler, which not every machine has. The first compilation of a process also takes
+    the most time, which then no later one is blamed for.
+    """
+    numbers = torch.zeros(8, device=device)
+    try:
+        with torch.no_grad():
+            torch.compile(lambda x: x.sin() + 1, dynamic=False)(numbers)
+    except Exception as error:  # whatever a compiler that is not there, or a backend, raises
+        return f"does not compile here: {brief(error)}"
+    finally:
+        torch._dynamo.reset()
+    return None
+
+
+def compiled(function: Function, device: torch.device, dynamic: bool = False) -> Function:
+    """`torch.compile` of a function, for one shape unless `dynamic`; raises Unavailable where nothing compiles.
+
+    Compiling happens at the first call: compare its outputs before timing it. Nothing is kept of shapes compiled
+    before, which PyTorch would give up on after some.
+    """
+    if (why := trouble(device.type)) is not None:
+        raise Unavailable(why)
+    torch._dynamo.reset()
+    return torch.compile(function, dynamic=dynamic)

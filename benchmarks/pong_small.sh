@@ -12,11 +12,11 @@ commit=$(git describe --always --dirty --abbrev=12 '--exclude=*')  # of what run
 
 began=$(date +%s)
 timeout -s INT "$seconds" python -m iris_fast.train --game Pong --preset small --run-dir "$scratch/run" || test $? -eq 124
-python -m benchmarks.run_record "$out/run.json" --seconds $(($(date +%s) - began)) --seed 0 --commit "$commit" \
+python -m benchmarks.run_record "$out" --name run --run "$scratch/run" --seconds $(($(date +%s) - began)) --seed 0 --commit "$commit" \
   --command "python -m iris_fast.train --game Pong --preset small"
-cp "$scratch/run/logs/metrics.jsonl" "$out/metrics.jsonl"
-for kind in reconstructions episodes/imagination episodes/test; do
+for kind in reconstructions episodes/imagination; do
   last=$(ls "$scratch/run/media/$kind" | tail -n 1)
   [ -z "$last" ] || cp "$scratch/run/media/$kind/$last" "$out/$(echo "$kind" | tr / _)_$last"
 done
 python -m iris_fast.plot "$scratch/run" --out "$out"
+python -m benchmarks.report.pictures "$out"/*.png "$out"/*.mp4

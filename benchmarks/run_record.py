@@ -1,31 +1,56 @@
-"""`python -m benchmarks.run_record FILE …`: the circumstances of a training run, beside its metrics."""
+"""`python -m benchmarks.run_record FOLDER …`: what a training run was and what it learned, beside its metrics."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from .registry import circumstances
+from iris_fast.training.plots import PANELS
+from iris_fast.training.loggers import read_metrics
+
+from .record import Circumstances, Record, Result
+
+# What curves are drawn against, and what the documentation shows besides the curves.
+KEPT = ("epoch", "env_steps", "duration/epoch", "memory/host_peak_gigabytes")
+DIGITS = 5
+
+
+def shown(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The columns that plots and tables use, with as many digits as they show."""
+    drawn = {f"{part}/train/{name}" for _, part, _, lines in PANELS for name, _, _ in lines}
+    drawn |= {f"collection/{kind}/return" for kind in ("train", "test")}
+    return [
+        {
+            name: value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+            for name, value in line.items()
+            if name in drawn or name in KEPT
+        }
+        for line in metrics
+    ]
 
 
 def main() -> None:
-    """Writes command, seed, seconds, commit and machine."""
+    """Writes `NAME.json` with command, seed, seconds, evaluation, commit and machine, and `NAME_metrics.jsonl`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run_record")
-    parser.add_argument("file", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--name", required=True)
     parser.add_argument("--command", required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--commit", required=True, help="git describe --always --dirty, as the run began")
+    parser.add_argument("--run", type=Path, required=True, help="the run's folder, whose metrics are kept")
+    parser.add_argument("--evaluation", type=Path, help="what `evaluate --json` wrote")
     arguments = parser.parse_args()
-    record = {
-        "command": arguments.command,
-        "seed": arguments.seed,
-        "seconds": arguments.seconds,
-        **circumstances(),
-        "commit": arguments.commit,
-    }
-    arguments.file.write_text(json.dumps(record, indent=1) + "\n")
+    facts: dict[str, Any] = {name: getattr(arguments, name) for name in ("command", "seed", "seconds")}
+    if arguments.evaluation is not None:
+        facts["evaluation"] = json.loads(arguments.evaluation.read_text())["statistics"]
+    circumstances = replace(Circumstances.here(), commit=arguments.commit)
+    Record(arguments.name, Result(facts=facts), circumstances).write(arguments.folder)
+    lines = "".join(json.dumps(line) + "\n" for line in shown(read_metrics(arguments.run)))
+    (arguments.folder / f"{arguments.name}_metrics.jsonl").write_text(lines)
 
 
 if __name__ == "__main__":

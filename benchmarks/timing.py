@@ -1,4 +1,4 @@
-"""Timing side by side: warmed up, interleaved round by round, medians with a bootstrap interval of ratios."""
+"""Timing side by side: in turn, round by round, every other round backwards, so that drift falls on all."""
 
 from __future__ import annotations
 
@@ -10,29 +10,70 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .record import Ratio, Spread
+
 Side = Callable[[], object]
+Round = Callable[[int], float | Sequence[float]]
+"""Given the number of a round, a side's seconds: one, or one for each part of the round."""
 FEW = 5  # rounds below which an interval of confidence would say more than they do
+BRIEF = 0.5  # seconds
+SETTLE = 0.02  # seconds between turns of processes, for threads of the last one that still spin
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one side, one number a round; the rounds of all sides belong together."""
+    """Seconds of one side: one number a round, and where a round has parts those of each round."""
 
     seconds: tuple[float, ...]
+    parts: tuple[tuple[float, ...], ...] = ()
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
 
-    def summary(self) -> dict[str, float]:
+    def spread(self) -> Spread:
         """Median, quartiles and number of rounds."""
         low, high = np.percentile(self.seconds, (25, 75))
-        return {
-            "median": self.median,
-            "quartile_1": float(low),
-            "quartile_3": float(high),
-            "rounds": len(self.seconds),
-        }
+        return Spread(self.median, float(low), float(high), len(self.seconds))
+
+    def part_means(self) -> list[float]:
+        """Of each part its mean over the rounds."""
+        return [sum(part) / len(part) for part in zip(*self.parts, strict=True)]
+
+
+def in_turn(sides: Mapping[str, Round], rounds: Callable[[float], int]) -> dict[str, Timing]:
+    """Times sides that say themselves what they took, once a round each.
+
+    `rounds`: how many in all, given the seconds that the first one took. Before its turn a side has a moment, and
+    one that took less than `BRIEF` is asked again and the second answer counts: while others worked its process
+    lost its caches, and on some machines pages of its memory, which would be most of so short a time.
+    """
+
+    def asked(side: Round) -> Round:
+        def ask(number: int) -> float | Sequence[float]:
+            time.sleep(SETTLE)
+            found = side(number)
+            whole = found if isinstance(found, float) else sum(found)
+            return side(number) if whole < BRIEF else found
+
+        return ask
+
+    return _in_turn({name: asked(side) for name, side in sides.items()}, rounds)
+
+
+def _in_turn(sides: Mapping[str, Round], rounds: Callable[[float], int]) -> dict[str, Timing]:
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in sides}
+    order = list(sides)
+    number, count = 0, 1
+    while number < count:
+        began = time.monotonic()
+        for name in order if number % 2 == 0 else reversed(order):
+            seconds = sides[name](number)
+            found[name].append((seconds,) if isinstance(seconds, float) else tuple(seconds))
+        if number == 0:
+            count = rounds(time.monotonic() - began)
+        number += 1
+    return {name: Timing(tuple(sum(parts) for parts in turns), tuple(turns)) for name, turns in found.items()}
 
 
 def time_sides(
@@ -43,48 +84,47 @@ def time_sides(
     seconds_a_round: float = 0.02,
     graphs: bool = False,
 ) -> dict[str, Timing]:
-    """Times each side in turn, `rounds` times over; a round repeats a side until `seconds_a_round` have gone.
-
-    Every other round goes backwards, so that drift of the machine falls on all.
+    """Times functions of this process; a round repeats each until `seconds_a_round` have gone.
 
     On CUDA a round is timed by events; with `graphs` each side is captured in a CUDA graph first, so that
     launches from Python are not what is measured. Give sides inputs larger than the cache, or say that they fit.
     """
     prepared = {name: _prepare(side, device, graphs) for name, side in sides.items()}
     repeats = {name: _repeats(side, device, seconds_a_round) for name, side in prepared.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    order = list(prepared)
-    for number in range(rounds):
-        for name in order if number % 2 == 0 else reversed(order):
-            seconds[name].append(_time(prepared[name], device, repeats[name]))
-    return {name: Timing(tuple(found)) for name, found in seconds.items()}
+    return _in_turn(
+        {
+            name: lambda _, name=name, side=side: _time(side, device, repeats[name])  # type: ignore[misc]
+            for name, side in prepared.items()
+        },
+        lambda _: rounds,
+    )
 
 
-def ratio_interval(
+def ratio_of(
     slow: Sequence[float],
     fast: Sequence[float],
     confidence: float = 0.95,
     resamples: int = 2000,
-    of: Callable[..., np.ndarray] = np.median,
-) -> dict[str, float]:
-    """How many times faster the second side is: ratio of medians, and how it varies over paired rounds.
+) -> Ratio:
+    """How many times as long the first side takes: the ratio of medians, and how it varies over paired rounds.
 
     `low` and `high` are a bootstrap interval, or with fewer than `FEW` rounds, of which a bootstrap would make too
-    narrow a one, the least and the greatest ratio of a round (`rounds` says how many there were; of one round there
-    is no such range). The pairs must be rounds, which are independent: parts of one round are not, and an interval
-    over them would say nothing. `of`: what of the rounds is compared.
+    narrow a one, the least and the greatest ratio of a round; of one round there is no such range. The pairs must
+    be rounds, which are independent: parts of one round are not, and an interval over them would say nothing.
     """
     pairs = np.stack([slow, fast], axis=1)
-    middle = of(pairs, axis=0)
-    found = {"ratio": float(middle[0] / middle[1]), "rounds": len(pairs)}
-    if len(pairs) < FEW:
+    middle = np.median(pairs, axis=0)
+    ratio, rounds = float(middle[0] / middle[1]), len(pairs)
+    if rounds == 1:
+        return Ratio(ratio, rounds)
+    if rounds < FEW:
         ratios = pairs[:, 0] / pairs[:, 1]
-        return found | ({"low": float(ratios.min()), "high": float(ratios.max())} if len(pairs) > 1 else {})
-    chosen = np.random.default_rng(0).integers(0, len(pairs), (resamples, len(pairs)))
-    medians = of(pairs[chosen], axis=1)
+        return Ratio(ratio, rounds, float(ratios.min()), float(ratios.max()))
+    chosen = np.random.default_rng(0).integers(0, rounds, (resamples, rounds))
+    medians = np.median(pairs[chosen], axis=1)
     tail = 50 * (1 - confidence)
     low, high = np.percentile(medians[:, 0] / medians[:, 1], (tail, 100 - tail))
-    return found | {"low": float(low), "high": float(high)}
+    return Ratio(ratio, rounds, float(low), float(high))
 
 
 def copy_bandwidth(device: torch.device, megabytes: int = 512) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.registry import case
+from benchmarks.record import Result
+from benchmarks.registry import Run, case
 from iris_fast.config import preset_config
 from iris_fast.envs import EnvConfig, make_vector_env
 from iris_fast.imagination.randomness import derive_seed, numpy_generator
@@ -119,8 +120,7 @@ def measure(steps: int, pictures: Path | None = None) -> dict[str, Any]:
 
 
 @case("ball", minutes=15)
-def ball(quick: bool) -> dict[str, Any]:
+def ball(run: Run) -> Result:
     """Error on the pixels of Pong's ball after training the small tokenizer with each perceptual loss."""
-    return measure(
-        20 if quick else STEPS, None if quick else Path(__file__).parents[1] / "results" / "pictures"
-    )
+    pictures = Path(__file__).parents[1] / "results" / "pictures"
+    return Result(facts=measure(*(20, None) if run.quick else (STEPS, pictures)))

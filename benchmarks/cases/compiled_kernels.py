@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from benchmarks.compilation import ARCHITECTURES, compile_in_process, variant_modules
-from benchmarks.registry import case
+from benchmarks.record import Result
+from benchmarks.registry import Run, case
 
 
 @case("compiled_kernels", minutes=5)
-def compiled_kernels(quick: bool) -> dict[str, Any]:
+def compiled_kernels(run: Run) -> Result:
     """Registers, shared memory and spills of each Triton kernel, compiled for sm_80, sm_90 and sm_100."""
-    architectures = ARCHITECTURES[1:2] if quick else ARCHITECTURES
-    return {
+    architectures = ARCHITECTURES[1:2] if run.quick else ARCHITECTURES
+    found = {
         operation: [
             asdict(compiled)
             for architecture in architectures
@@ -21,3 +21,4 @@ def compiled_kernels(quick: bool) -> dict[str, Any]:
         ]
         for operation in variant_modules()
     }
+    return Result(facts=found)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.comparison import in_turn
-from benchmarks.registry import case
+from benchmarks.harness import Work, timed_size
+from benchmarks.record import Ceilings, Label, Result, Size
+from benchmarks.registry import Run, case
 from benchmarks.systems.weights import ACTIONS
-from benchmarks.timing import Timing, ratio_interval
+from benchmarks.timing import Round, in_turn
 from iris_fast.agent import Agent
-from iris_fast.config import preset_config, resolve
+from iris_fast.config import Config, preset_config, resolve
 from iris_fast.imagination.cpu_engine import (
     CpuDream,
     CpuEngine,
@@ -62,7 +62,7 @@ ENGINES = {
 ROLLOUTS = ((1, 9), (64, 3))  # sequences, rounds
 
 
-def rollouts_of(agent: Agent, batch: int, horizon: int, rounds: int) -> dict[str, Any]:
+def rollouts_of(agent: Agent, batch: int, horizon: int, rounds: int) -> Size:
     """Seconds of whole rollouts, frames decoded and the policy acting, from tokens and no burn-in."""
     config = agent.config.tokenizer
     generator = torch.Generator().manual_seed(batch)
@@ -72,22 +72,22 @@ def rollouts_of(agent: Agent, batch: int, horizon: int, rounds: int) -> dict[str
         torch.randint(config.vocab_size, (batch, config.tokens_per_frame), generator=generator),
     )
     engines = {name: CpuEngine(agent, options) for name, options in ENGINES.items()}
-    calls = {
-        name: lambda seed, engine=engine: _seconds(engine, start, horizon, seed)
+    what: dict[str, Label] = {"batch": batch, "horizon": horizon}
+    calls: dict[str, Round] = {
+        name: lambda seed, engine=engine: _seconds(engine, start, horizon, seed)  # type: ignore[misc]
         for name, engine in engines.items()
     }
+    size = timed(what, calls, rounds, "rollouts")
+    if any(engine.memo.hits for engine in engines.values()):
+        return Size(what, "rollouts", missing="a frame was remembered: not timed")
+    return size
+
+
+def timed(what: dict[str, Label], calls: dict[str, Round], rounds: int, table: str) -> Size:
+    """A size whose first side is float32."""
     for call in calls.values():
         call(rounds)  # warms up
-    times = {name: Timing(tuple(turn[0] for turn in turns)) for name, turns in in_turn(calls, rounds).items()}
-    if any(engine.memo.hits for engine in engines.values()):
-        return {"batch": batch, "horizon": horizon, "error": "a frame was remembered: not timed"}
-    plain, *others = times
-    return {
-        "batch": batch,
-        "horizon": horizon,
-        "seconds": {name: timing.summary() for name, timing in times.items()},
-        "times_float32": {name: ratio_interval(times[plain].seconds, times[name].seconds) for name in others},
-    }
+    return timed_size(what, in_turn(calls, lambda _: rounds), Work(), table=table)
 
 
 def _seconds(engine: CpuEngine, start: ImaginationStart, horizon: int, seed: int) -> float:
@@ -97,41 +97,26 @@ def _seconds(engine: CpuEngine, start: ImaginationStart, horizon: int, seed: int
     return time.perf_counter() - began
 
 
+def token_passes(config: Config, model: WorldModel, batch: int, rounds: int) -> Size:
+    """Seconds of filling the context, for each choice of dtypes."""
+    generator = torch.Generator().manual_seed(batch)
+    first = torch.randint(config.agent.tokenizer.vocab_size, (batch, 16), generator=generator)
+    actions = torch.randint(ACTIONS, (batch, model.config.max_blocks - 1), generator=generator)
+    calls: dict[str, Round] = {
+        name: lambda number, dream=dream: seconds_of(dream, first, actions, number)  # type: ignore[misc]
+        for name, dream in dreams_of(model, first, torch.get_num_threads()).items()
+    }
+    return timed({"batch": batch, "steps": actions.shape[1]}, calls, rounds, "sizes")
+
+
 @case("cpu_low_precision", minutes=5)
-def cpu_low_precision(quick: bool) -> dict[str, Any]:
+def cpu_low_precision(run: Run) -> Result:
     """Token passes and rollouts of the C++ engine in half precision and int8, beside float32."""
-    config = resolve(preset_config("tiny" if quick else "paper", "Pong"))
+    config = resolve(preset_config("tiny" if run.quick else "paper", "Pong"))
     torch.manual_seed(0)
     model = WorldModel(config.agent.world_model, config.agent.tokenizer.vocab_size, ACTIONS).eval()
-    threads = torch.get_num_threads()
-    found: list[dict[str, Any]] = []
-    for batch, rounds in ((2, 2),) if quick else BATCHES:
-        generator = torch.Generator().manual_seed(batch)
-        first = torch.randint(config.agent.tokenizer.vocab_size, (batch, 16), generator=generator)
-        actions = torch.randint(ACTIONS, (batch, model.config.max_blocks - 1), generator=generator)
-        calls = {
-            name: lambda number, dream=dream: seconds_of(dream, first, actions, number)  # noqa: B023
-            for name, dream in dreams_of(model, first, threads).items()
-        }
-        for call in calls.values():
-            call(rounds)  # warms up
-        times = {
-            name: Timing(tuple(turn[0] for turn in turns)) for name, turns in in_turn(calls, rounds).items()
-        }
-        plain, *others = times
-        found.append(
-            {
-                "batch": batch,
-                "steps": actions.shape[1],
-                "seconds": {name: timing.summary() for name, timing in times.items()},
-                "times_float32": {
-                    name: ratio_interval(times[plain].seconds, times[name].seconds) for name in others
-                },
-            }
-        )
     agent = Agent(config.agent, ACTIONS).eval()
-    rollouts = [
-        rollouts_of(agent, batch, 2 if quick else 20, rounds)
-        for batch, rounds in (((2, 2),) if quick else ROLLOUTS)
-    ]
-    return {"threads": threads, "sizes": found, "rollouts": rollouts}
+    batches, rollouts, horizon = (((2, 2),), ((2, 2),), 2) if run.quick else (BATCHES, ROLLOUTS, 20)
+    sizes = [token_passes(config, model, *size) for size in batches]
+    sizes += [rollouts_of(agent, batch, horizon, rounds) for batch, rounds in rollouts]
+    return Result(sizes, Ceilings("cpu"), torch.get_num_threads())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from benchmarks.registry import case
-from benchmarks.timing import ratio_interval, time_sides
+from benchmarks.harness import Work, timed_size
+from benchmarks.record import Ceilings, Label, Result, Size
+from benchmarks.registry import Run, case
+from benchmarks.timing import Side, time_sides
 from iris_fast.kernels import philox_uniform, sample_categorical
 from iris_fast.models.cpu_weights import require_extension
 
@@ -30,16 +29,16 @@ def furthest(tokens: Tensor, logits: Tensor) -> float:
     return float(torch.maximum(above, below).amax())
 
 
-def measure(rows: int, classes: int, rounds: int) -> dict[str, Any]:
+def measure(rows: int, classes: int, rounds: int) -> Size:
     """Seconds of each way to draw, once our tokens were compared with float64's distribution."""
     logits = 3 * torch.randn(rows, classes, generator=torch.Generator().manual_seed(rows))
     values, row, position = logits.numpy(), np.arange(rows), np.zeros(rows, np.int64)
     extension = require_extension()
-    facts: dict[str, Any] = {"rows": rows, "classes": classes, "bytes": logits.nbytes}
+    what: dict[str, Label] = {"rows": rows, "classes": classes}
     error = furthest(torch.from_numpy(extension.sample_categorical(values, 0, row, position, 0)), logits)
     if error > ROUNDING:
-        return facts | {"error": f"a draw is {error:.2g} from its token: not timed"}
-    sides: dict[str, Callable[[], object]] = {
+        return Size(what, "draws", missing=f"a draw is {error:.2g} from its token: not timed")
+    sides: dict[str, Side] = {
         "extension": lambda: extension.sample_categorical(values, 0, row, position, 0),
         "iris_fast.kernels.sample_categorical": lambda: sample_categorical(
             logits, seed=0, position=0, purpose=0
@@ -47,18 +46,13 @@ def measure(rows: int, classes: int, rounds: int) -> dict[str, Any]:
         "torch.distributions.Categorical": lambda: Categorical(logits=logits).sample(),
         "Categorical without validation": lambda: Categorical(logits=logits, validate_args=False).sample(),
     }
-    times = time_sides(sides, CPU, rounds=rounds)
-    ours, *others = times
-    return facts | {
-        "seconds": {name: timing.summary() for name, timing in times.items()},
-        "speedup_over": {name: ratio_interval(times[name].seconds, times[ours].seconds) for name in others},
-    }
+    work = Work(bytes=logits.nbytes)
+    return timed_size(what, time_sides(sides, CPU, rounds=rounds), work, table="draws")
 
 
 @case("cpu_sampling", minutes=0.2)
-def cpu_sampling(quick: bool) -> dict[str, Any]:
+def cpu_sampling(run: Run) -> Result:
     """One draw a row on the CPU: the C++ extension beside torch.distributions.Categorical, 64 × 512 and smaller."""
-    return {
-        "threads": torch.get_num_threads(),
-        "draws": [measure(rows, classes, 3 if quick else 15) for rows, classes in SIZES],
-    }
+    rounds = 3 if run.quick else 15
+    sizes = [measure(rows, classes, rounds) for rows, classes in SIZES]
+    return Result(sizes, Ceilings("cpu"), torch.get_num_threads())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.comparison import Work, in_turn, machine_of, measured
-from benchmarks.registry import Run, compared_case
-from benchmarks.timing import Timing
+from benchmarks.harness import Work
+from benchmarks.plan import Cost
+from benchmarks.record import Ceilings, Label, Result, Size
+from benchmarks.registry import Run, case
+from benchmarks.timing import Round
 from iris_fast.envs import EnvConfig, make_vector_env
 from iris_fast.envs.interface import FrameVectorEnv
 
@@ -42,38 +43,39 @@ class Player:
         return [observations, np.stack(rewards)]
 
     def seconds(self, steps: int) -> float:
-        import time
-
         began = time.perf_counter()
         self.play(steps)
         return time.perf_counter() - began
 
 
-def measure(run: Run, backends: Sequence[str], num_envs: int, steps: int, rounds: int) -> dict[str, Any]:
+def measure(run: Run, backends: Sequence[str], num_envs: int, steps: int, costs: list[Cost]) -> Size:
     """The backends with the same seed and actions, their frames and rewards compared before where there are two."""
-    facts: dict[str, Any] = {"environments": num_envs, "steps": steps}
+    what: dict[str, Label] = {"environments": num_envs, "steps": steps}
     players = {name: Player(name, num_envs) for name in backends}
     try:
         seen = [[player.env.reset()[0], *player.play(COMPARED)] for player in players.values()]
         for ours, theirs in zip(seen[0], seen[-1], strict=True):
             if not np.array_equal(ours, theirs):
-                return facts | {"error": "the backends' frames or rewards differ: not timed"}
-        calls = {name: lambda _, player=player: player.seconds(steps) for name, player in players.items()}
-        found = in_turn(calls, rounds)
+                return Size(what, missing="the backends' frames or rewards differ: not timed")
+        calls: dict[str, Round] = {
+            name: lambda _, player=player: player.seconds(steps)  # type: ignore[misc]
+            for name, player in players.items()
+        }
+        times = run.in_turn(calls, costs)
     finally:
         for player in players.values():
             player.env.close()
-    times = {name: Timing(tuple(turn[0] for turn in turns)) for name, turns in found.items()}
-    work = Work(None, {"agent_steps": float(num_envs * steps)})
-    return measured(facts, times, work, machine_of(run), torch.float32)
+    return run.timed(what, times, Work(units={"agent_steps": num_envs * steps}), costs[0])
 
 
-@compared_case("environments", minutes=0.45)
-def environments(run: Run) -> dict[str, Any]:
+@case("environments", minutes=0.45, default=True, least=0.35)
+def environments(run: Run) -> Result:
     """Agent steps a second of Pong (4 raw frames each): envpool beside ale-py, by number of environments."""
     modules = {"envpool": "envpool", "ale": "ale_py"}
     backends = [name for name, module in modules.items() if find_spec(module)]
     if not backends:
-        return {"sizes": [{"environments": 1, "left_out": "neither envpool nor ale-py is installed"}]}
-    sizes, steps, rounds = (QUICK_SIZES, 20, 2) if run.quick else (SIZES, 40, run.rounds_or(3))
-    return {"device": "cpu", "sizes": [measure(run, backends, count, steps, rounds) for count in sizes]}
+        return Result([Size({"environments": 1}, missing="neither envpool nor ale-py is installed")])
+    counts, steps = (QUICK_SIZES, 20) if run.quick else (SIZES, 40)
+    costs = [Cost(3, 0.4)] * len(counts)
+    sizes = [measure(run, backends, count, steps, costs[index:]) for index, count in enumerate(counts)]
+    return Result(sizes, Ceilings("cpu"))

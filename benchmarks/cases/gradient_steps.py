@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.agreement import other_models, weights_of
 from benchmarks.cases.rollout import agreeing
-from benchmarks.comparison import Work, in_turn, machine_of, measured
-from benchmarks.registry import Run, compared_case
+from benchmarks.harness import Work
+from benchmarks.plan import Cost
+from benchmarks.record import Label, Result, Size
+from benchmarks.registry import Run, case
 from benchmarks.systems.weights import ACTIONS, noise_frames
-from benchmarks.timing import Timing
+from benchmarks.timing import Round, in_turn
 from benchmarks.work import step_bytes, step_flops
 from iris_fast.agent import PARTS
 
@@ -25,6 +27,7 @@ TOLERANCE = 1e-3  # of losses and gradient norms, as a share
 CPU_SIZES = {"tokenizer": (4, 0), "world_model": (2, 0), "actor_critic": (2, 20)}
 GPU_SIZES = {"tokenizer": (64, 0), "world_model": (64, 0), "actor_critic": (64, 20)}
 QUICK_SIZES = {"tokenizer": (2, 0), "world_model": (2, 0), "actor_critic": (2, 2)}
+COSTS = {"tokenizer": 2.2, "world_model": 4.0, "actor_critic": 20.0}  # seconds of a round on two CPU cores
 UNITS = {"tokenizer": "frames", "world_model": "frames", "actor_critic": "imagined_steps"}
 
 
@@ -93,7 +96,7 @@ def warmed_up(run: Run, part: str, batch: int, horizon: int, sides: list[str]) -
     return failed
 
 
-def measure_part(run: Run, part: str, sides: list[str], rounds: int) -> dict[str, Any]:
+def measure_part(run: Run, part: str, sides: list[str], costs: list[Cost]) -> Size:
     """Seconds of one part's step by every side, and of the actor-critic's also those of its rollout alone.
 
     "ours" encodes and decodes the batch's frames within its step, as the others do, so that ratios are of equal
@@ -102,16 +105,14 @@ def measure_part(run: Run, part: str, sides: list[str], rounds: int) -> dict[str
     sizes = QUICK_SIZES if run.quick else CPU_SIZES if run.device.type == "cpu" else GPU_SIZES
     batch, horizon = sizes[part]
     others = other_models(run)
-    comparable = [side for side in sides if side not in others]
-    refused = disagreement(run, part, comparable, run.quick)
-    facts: dict[str, Any] = {"part": part, "batch": batch, "not_timed": refused}
+    what: dict[str, Label] = {"part": part, "batch": batch, **({"horizon": horizon} if horizon else {})}
+    refused = disagreement(run, part, [side for side in sides if side not in others], run.quick)
     if "ours" in refused:
-        return facts | {"error": refused["ours"]}
+        return Size(what, missing=refused["ours"])
     # The oracle is what they are compared with.
     kept = [side for side in sides if side not in refused and side != "pytorch"]
-    failed = warmed_up(run, part, batch, horizon, kept)
-    refused |= failed
-    kept = [side for side in kept if side not in failed]
+    refused |= warmed_up(run, part, batch, horizon, kept)
+    kept = [side for side in kept if side not in refused]
     answers: dict[str, list[dict[str, float]]] = {}
 
     def call(side: str, number: int) -> float:
@@ -122,28 +123,29 @@ def measure_part(run: Run, part: str, sides: list[str], rounds: int) -> dict[str
         return answer["seconds"]
 
     timed = [*kept[:1], *(["ours_cached"] if part != "tokenizer" else []), *kept[1:]]
-    found = in_turn({side: lambda number, side=side: call(side, number) for side in timed}, rounds)
+    calls: dict[str, Round] = {side: lambda number, side=side: call(side, number) for side in timed}  # type: ignore[misc]
+    times = run.in_turn(calls, costs)
     if error := remembered(answers):
-        return facts | {"error": error}
-    times = {side: Timing(tuple(t[0] for t in turns)) for side, turns in found.items()}
-    for name in ("update_seconds", "imagine_seconds"):
-        facts[name] = {
+        return Size(what, missing=error)
+    more = {
+        name: {
             side: statistics.median(answer[name] for answer in given)
             for side, given in answers.items()
             if name in given[0]
         }
+        for name in ("update_seconds", "imagine_seconds")
+    }
+    if horizon:
+        more["rollout_seconds"] = _rollout_seconds(run, kept, batch, horizon, len(times["ours"].seconds))
     frames = segments(part, 1, run.quick)["ends"].shape[1]
     agent = weights_of(run).agent
-    bytes_moved = step_bytes(agent, part)
     work = Work(
         step_flops(agent, part, batch, frames, horizon),
-        {UNITS[part]: float(batch * (horizon or frames))},
-        lambda side: bytes_moved,
-        (*others, "ours_cached"),  # whose frames are encoded beforehand
+        step_bytes(agent, part),
+        units={UNITS[part]: batch * (horizon or frames)},
+        uncounted=(*others, "ours_cached"),  # whose frames are encoded beforehand
     )
-    if horizon:
-        facts |= {"horizon": horizon, "rollout_seconds": _rollout_seconds(run, kept, batch, horizon, rounds)}
-    return measured(facts, times, work, machine_of(run), torch.float32)
+    return run.timed(what, times, work, costs[0], not_timed=refused, more=more)
 
 
 def remembered(answers: Mapping[str, Sequence[Mapping[str, float]]]) -> str | None:
@@ -157,28 +159,26 @@ def remembered(answers: Mapping[str, Sequence[Mapping[str, float]]]) -> str | No
 def _rollout_seconds(run: Run, sides: list[str], batch: int, horizon: int, rounds: int) -> dict[str, float]:
     """Medians of the rollout without burn-in and gradient, which the whole step has besides."""
     frames = noise_frames(batch, seed=batch)
-    calls = {
-        side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]
+    calls: dict[str, Round] = {
+        side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]  # type: ignore[misc]
         for side in sides
     }
     if run.device.type == "cuda":  # without burn-in a graph of its own, captured at its first call
         for call in calls.values():
             call(0)
-    found = in_turn(calls, rounds)
-    return {side: Timing(tuple(turn[0] for turn in turns)).median for side, turns in found.items()}
+    return {side: timing.median for side, timing in in_turn(calls, lambda _: rounds).items()}
 
 
-@compared_case("gradient_steps", minutes=1.6)
-def gradient_steps(run: Run) -> dict[str, Any]:
+@case("gradient_steps", minutes=1.4, default=True, least=0.9)
+def gradient_steps(run: Run) -> Result:
     """The three gradient steps of the paper's agent, on a CPU with small batches."""
     sides, found = agreeing(run)
     sides = [side for side in sides if side not in ("ours_float16_cache", "pytorch_compiled")]
-    sizes: list[dict[str, Any]] = []
-    for part in PARTS if sides[:1] == ["ours"] else ():
-        if not run.has_time_for(30):
-            sizes.append({"part": part, "left_out": "the time is up"})
-            continue
-        sizes.append(measure_part(run, part, sides, run.rounds_or(2 if run.device.type == "cpu" else 5)))
+    usual = 2 if run.device.type == "cpu" else 5
+    costs = [Cost(usual, COSTS[part]) for part in PARTS]
+    sizes = [
+        measure_part(run, part, sides, costs[index:]) for index, part in enumerate(PARTS if sides else ())
+    ]
     for side in sides:  # the steps have changed them
         run.systems.worker(side).call("load", weights_of(run).file)
-    return found | {"sizes": sizes}
+    return replace(found, sizes=sizes)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.paired_samples import p_of_counts, p_of_means, p_of_wholes
-from benchmarks.registry import Result, Run, compared_case
+from benchmarks.record import Result
+from benchmarks.registry import Run, case
 from iris_fast.agent import Agent
 from iris_fast.config.schema import Config
 from iris_fast.errors import UserError
@@ -143,7 +144,9 @@ def p_values(one: Sample, other: Sample, vocabulary: int, actions: int, seed: in
     }
 
 
-def divergences(agent: Agent, options: CpuOptions, coarse: bool, starts: list[ImaginationStart]) -> Result:
+def divergences(
+    agent: Agent, options: CpuOptions, coarse: bool, starts: list[ImaginationStart]
+) -> dict[str, float]:
     """Of a frame's draws, as long as what precedes them is the same: Kullback-Leibler, in nats a draw."""
     pool = require_extension().ThreadPool(torch.get_num_threads())
     other = with_coarse_weights(agent).world_model if coarse else agent.world_model
@@ -154,16 +157,13 @@ def divergences(agent: Agent, options: CpuOptions, coarse: bool, starts: list[Im
         steps = [
             CpuDream(
                 model,
-                pack_world_model(model, weights_dtype=dtype),
+                pack_world_model(model, weights_dtype=chosen.weights_dtype),
                 pool,
                 start.first_tokens,
                 address,
-                kv_dtype=kv_dtype,
+                kv_dtype=chosen.kv_dtype,
             ).step_with_logits(actions)
-            for model, dtype, kv_dtype in (
-                (agent.world_model, "float32", "float32"),
-                (other, options.weights_dtype, options.kv_dtype),
-            )
+            for model, chosen in ((agent.world_model, CpuOptions()), (other, options))
         ]
         tokens = [outcome.tokens for outcome, _ in steps]
         assert tokens[0] is not None and tokens[1] is not None
@@ -184,7 +184,7 @@ def divergences(agent: Agent, options: CpuOptions, coarse: bool, starts: list[Im
 
 
 @torch.no_grad()
-def seen_difference(agent: Agent, options: CpuOptions, starts: list[ImaginationStart]) -> Result:
+def seen_difference(agent: Agent, options: CpuOptions, starts: list[ImaginationStart]) -> dict[str, float]:
     """Of the first frame, and of what the policy then does: root mean square of pixels in [0, 1], and nats."""
     pool = require_extension().ThreadPool(torch.get_num_threads())
     codecs = [
@@ -208,7 +208,7 @@ def _observations(logits: StepLogits) -> Tensor:
     return logits.observations
 
 
-@compared_case("int8_rollouts", minutes=10, default=False)
+@case("int8_rollouts", minutes=10)
 def int8_rollouts(run: Run) -> Result:
     """Rollouts of a trained agent (--run) with int8 and half-precision weights: as float32's, but for noise?"""
     if run.trained is None:
@@ -235,7 +235,7 @@ def int8_rollouts(run: Run) -> Result:
             "ends": float(other.ends.mean()),
             "mean_value": float(other.values.mean()),
         }
-    return {
+    facts = {
         "game": config.game,
         "preset": config.preset,
         "epoch": trained.epoch,
@@ -244,3 +244,4 @@ def int8_rollouts(run: Run) -> Result:
         "tests": len(candidates) * len(found[CONTROL]["p"]),
         "beside_float32": found,
     }
+    return Result(facts=facts)

@@ -28,7 +28,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.registry import case
+from benchmarks.record import Result
+from benchmarks.registry import Run, case
 from iris_fast.agent import Agent
 from iris_fast.config import Config, preset_config, resolve
 from iris_fast.imagination.device_rollout import DeviceRollout, Stretch
@@ -252,6 +253,6 @@ def measure(preset: str) -> dict[str, Any]:
 
 
 @case("launch_count", minutes=1)
-def launch_count(quick: bool) -> dict[str, Any]:
+def launch_count(run: Run) -> Result:
     """Launches and bytes by operation of an imagined step and the training steps, plain and with our kernels."""
-    return measure("tiny" if quick else "paper")
+    return Result(facts=measure("tiny" if run.quick else "paper"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from benchmarks.registry import case
-from benchmarks.timing import Timing, ratio_interval, time_sides
+from benchmarks.harness import Work, timed_size
+from benchmarks.record import Ceilings, Label, Result, Size
+from benchmarks.registry import Run, case
+from benchmarks.timing import Side, time_sides
 from iris_fast.agent import Agent
 from iris_fast.config import preset_config, resolve
 from iris_fast.graphs import CudaGraphs, Graphs, Uncaptured
@@ -43,39 +45,33 @@ def features(agent: Agent, options: GraphOptions, start: ImaginationStart) -> Te
     return torch.cat([passes.feed(start.first_tokens[:, i : i + 1], 16 + i) for i in range(5)], dim=1)
 
 
-def measure(
-    agent: Agent, graphs: Graphs, precision: str, batch: int, horizon: int, rounds: int
-) -> dict[str, Any]:
+def measure(agent: Agent, graphs: Graphs, precision: str, batch: int, horizon: int, rounds: int) -> Size:
     """Seconds of a rollout of each form, in turn; their passes over the same tokens must agree."""
-    facts: dict[str, Any] = {"precision": precision, "batch": batch, "horizon": horizon}
+    what: dict[str, Label] = {"precision": precision, "batch": batch, "horizon": horizon}
     options = {form: replace(options_of(precision), launches_per_layer=form) for form in FORMS}
     start = start_of(agent, batch)
-    five_features, two_features = (features(agent, one, start) for one in options.values())
-    error = float((five_features - two_features).abs().max() / five_features.abs().max())
+    five, two = (features(agent, one, start) for one in options.values())
+    error = float((five - two).abs().max() / five.abs().max())
     if not error <= TOLERANCES[precision]:
-        return facts | {"error": f"the features of the two forms differ by {error:.2g}: not timed"}
+        return Size(what, missing=f"the features of the two forms differ by {error:.2g}: not timed")
     engines = {form: CudaGraphEngine(agent, one, graphs) for form, one in options.items()}
-    sides = {
-        f"{form} launches": lambda engine=engine: engine.imagine(start, horizon, 1)
+    sides: dict[str, Side] = {
+        f"{form} launches": lambda engine=engine: engine.imagine(start, horizon, 1)  # type: ignore[misc]
         for form, engine in engines.items()
     }
-    times: dict[str, Timing] = time_sides(sides, agent.device, rounds=rounds)
-    five, two = times.values()
-    return facts | {
-        "seconds": {name: timing.summary() for name, timing in times.items()},
-        "speedup_over": {"2 launches": ratio_interval(two.seconds, five.seconds)},
-        "difference": error,
-    }
+    times = time_sides(sides, agent.device, rounds=rounds)
+    return timed_size(what, times, Work(), more={"difference": error})
 
 
 @case("layer_launches", minutes=1)
-def layer_launches(quick: bool) -> dict[str, Any]:
+def layer_launches(run: Run) -> Result:
     """Rollouts with five launches a layer and with two, captured, in pairs (on a CPU uncaptured: no figure)."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     graphs: Graphs = CudaGraphs(device) if cuda else Uncaptured(device)
-    agent = Agent(resolve(preset_config("paper" if cuda and not quick else "tiny", "Pong")).agent, ACTIONS)
+    paper = cuda and not run.quick
+    agent = Agent(resolve(preset_config("paper" if paper else "tiny", "Pong")).agent, ACTIONS)
     agent = agent.to(device).eval()
-    sizes = GPU_SIZES if cuda and not quick else (("float32", 2, 2),)
+    sizes = GPU_SIZES if paper else (("float32", 2, 2),)
     found = [measure(agent, graphs, *size, 9 if cuda else 2) for size in sizes]
-    return {"device": device.type, "captured": cuda, "sizes": found}
+    return Result(found, Ceilings(device.type), facts={"captured": cuda})

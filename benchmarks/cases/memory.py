@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.registry import case
+from benchmarks.record import Result
+from benchmarks.registry import Run, case
 from iris_fast.agent import Agent
 from iris_fast.config import Config, preset_config, resolve
 from iris_fast.config.schema import memory_bytes
@@ -151,7 +152,7 @@ def peaks(parts: dict[str, float], cache_limit: float) -> dict[str, float]:
 
 
 @case("memory", minutes=1)
-def memory(quick: bool) -> dict[str, Any]:
+def memory(run: Run) -> Result:
     """Bytes of device memory of the paper preset by use and by phase, calculated from saved tensors."""
     config = resolve(preset_config("paper", "Pong"))
     cache = memory_bytes(config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage")
@@ -159,4 +160,4 @@ def memory(quick: bool) -> dict[str, Any]:
     for name, low in (("bf16", True), ("float32", False)):
         parts = paper_memory(config, low)
         found[name] = {"bytes": parts, "peaks": peaks(parts, cache)}
-    return found
+    return Result(facts=found)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from benchmarks.agreement import FLOAT32, agreement_of, difference, other_models, refusals, weights_of
-from benchmarks.comparison import Work, header, in_turn, machine_of, measured
-from benchmarks.registry import Run, compared_case
+from benchmarks.harness import Work
+from benchmarks.plan import Cost
+from benchmarks.record import Label, Result, Size
+from benchmarks.registry import Run, case
 from benchmarks.systems.weights import noise_frames
-from benchmarks.timing import Timing
+from benchmarks.timing import Round
 from benchmarks.work import frame_bytes, frame_flops, token_work
 
-# (batch, horizon, rounds). On two CPU cores the public implementation takes seconds a step at batch 64. One horizon
-# for all, since the last step has a single pass: a step's share of passes depends on it.
-CPU_SIZES = ((1, 4, 7), (16, 4, 3), (64, 4, 3), (256, 4, 3))
+# By batch. On two CPU cores the public implementation takes seconds a step at batch 64. One horizon for all, since
+# the last step has a single pass: a step's share of passes depends on it.
+HORIZON_CPU, HORIZON_GPU = 4, 20
+CPU_SIZES = {1: Cost(7, 2.8), 16: Cost(3, 6.2), 64: Cost(3, 17), 256: Cost(3, 70)}
 CPU_ASKED = 256  # from here on a CPU is measured where it is asked for
 CPU_LARGE = 64  # minutes; other cases have these
 CPU_LARGE_WITHOUT = ("ours_float16_cache", "pytorch", "pytorch_compiled")
-GPU_SIZES = ((1, 20, 5), (16, 20, 5), (64, 20, 5), (256, 20, 3))
-DECODED_CPU = ((1, 15), (16, 5), (64, 3))  # (frames, rounds)
-DECODED_GPU = ((1, 15), (16, 15), (64, 15), (256, 9), (1024, 5))
+GPU_SIZES = {1: Cost(5, 1), 16: Cost(5, 1), 64: Cost(5, 2), 256: Cost(3, 6)}
+DECODED_CPU = {1: Cost(15, 0.4), 16: Cost(5, 1.5), 64: Cost(3, 4.5)}
+DECODED_GPU = {1: Cost(15, 0.2), 16: Cost(15, 0.2), 64: Cost(15, 0.2), 256: Cost(9, 0.5), 1024: Cost(5, 2)}
+QUICK_SIZES = {2: Cost(2, 1)}
 
 
 def kv_bytes(side: str) -> int:
@@ -38,141 +41,150 @@ def rollout_work(run: Run, batch: int, horizon: int) -> Work:
     flops = tokens.flops + batch * (
         frame_flops(agent, "encode") + horizon * (frame_flops(agent, "decode") + frame_flops(agent, "policy"))
     )
-    units = {"imagined_steps": float(batch * horizon), "tokens": float(batch * ((horizon - 1) * block + 1))}
     return Work(
         flops,
-        units,
-        lambda side: tokens.kv_numbers * kv_bytes(side) + 4 * tokens.weight_numbers,
-        other_models(run),
+        units={"imagined_steps": batch * horizon, "tokens": batch * ((horizon - 1) * block + 1)},
+        bytes_by_side=lambda side: tokens.kv_numbers * kv_bytes(side) + 4 * tokens.weight_numbers,
+        uncounted=other_models(run),
     )
 
 
-def measure_rollout(run: Run, sides: list[str], batch: int, horizon: int, rounds: int) -> dict[str, Any]:
-    """Seconds of rollouts from `batch` frames of noise. Every frame that ours decodes is another one."""
+def measure_rollout(run: Run, sides: list[str], batch: int, horizon: int, costs: list[Cost]) -> Size:
+    """Seconds of rollouts from `batch` frames of noise. Every frame that ours decodes is another one.
+
+    `costs`: of this size and of those that follow.
+    """
     frames = noise_frames(batch, seed=batch)
-    facts: dict[str, Any] = {"batch": batch, "horizon": horizon}
+    what: dict[str, Label] = {"batch": batch, "horizon": horizon}
     for side in sides:
         # Warms up: on a GPU graphs are captured for a horizon of their own; what is compiled needs a whole step.
         warm = horizon if run.device.type == "cuda" else 2 if side == "pytorch_compiled" else 1
         run.systems.worker(side).call("rollout", frames, warm, 0)
     rows = run.systems.worker("ours").call("rollout", frames, horizon, 0)[1]["tokens"].flatten(0, 1)
     if (share := len(rows.unique(dim=0)) / len(rows)) < 1:
-        return facts | {"error": f"only {share:.0%} of the frames are distinct: not timed"}
-    calls = {
-        side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]
+        return Size(what, missing=f"only {share:.0%} of the frames are distinct: not timed")
+    calls: dict[str, Round] = {
+        side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]  # type: ignore[misc]
         for side in sides
     }
-    seconds = in_turn(calls, rounds)
-    times = {side: Timing(tuple(sum(turn) for turn in found)) for side, found in seconds.items()}
-    work = rollout_work(run, batch, horizon)
-    return measured(facts, times, work, machine_of(run), torch.float32)
+    return run.timed(what, run.in_turn(calls, costs), rollout_work(run, batch, horizon), costs[0])
 
 
-def agreeing(run: Run) -> tuple[list[str], dict[str, Any]]:
-    """The sides that may be timed, ours first, and the head of the result."""
+def agreeing(run: Run) -> tuple[list[str], Result]:
+    """The sides that may be timed, ours first (none where ours disagrees), and a result without sizes."""
     agreement = agreement_of(run)
     refused = refusals(agreement)
     sides = [side for side in run.systems.sides() if side not in refused]
-    return sides, header(run, agreement) | {"not_timed": refused}
+    found = Result(
+        ceilings=run.machine().ceilings(), threads=run.systems.threads, sides=agreement, not_timed=refused
+    )
+    return (sides if sides[:1] == ["ours"] else []), found
 
 
 NO_PARTS = "the engine of this device makes rollouts as one graph, with no part apart: see the case rollout"
 
 
-def agreeing_parts(run: Run) -> tuple[list[str], dict[str, Any]]:
+def agreeing_parts(run: Run) -> tuple[list[str], Result]:
     """As `agreeing`; no sides where ours has no parts to be timed apart."""
     sides, found = agreeing(run)
-    if sides[:1] == ["ours"] and not agreement_of(run)["ours"]["has_parts"]:
-        return [], found | {"left_out": NO_PARTS}
+    if sides and not agreement_of(run)["ours"]["has_parts"]:
+        return [], replace(found, left_out=NO_PARTS)
     return sides, found
 
 
-def predicted_seconds(sizes: list[dict[str, Any]], amount: float) -> float:
-    """Seconds of a size of `amount` steps, rounds and warming up included, from the largest size so far."""
-    done = [size for size in sizes if "seconds" in size]
-    if not done:
+def planned(run: Run, cpu: dict[int, Cost], gpu: dict[int, Cost]) -> dict[int, Cost]:
+    """The batch sizes to take, with what they cost."""
+    plan = QUICK_SIZES if run.quick else cpu if run.device.type == "cpu" else gpu
+    return {batch: cost for batch, cost in plan.items() if run.takes(batch)}
+
+
+def predicted_seconds(sizes: list[Size], batch: int, rounds: int) -> float:
+    """Seconds of `rounds` rounds of a size and of warming up, from the largest size so far."""
+    timed = [size for size in sizes if size.seconds]
+    if not timed:
         return 0.0
-    last = done[-1]
-    each = sum(timing["median"] for timing in last["seconds"].values()) / last["amount"]
-    return each * amount
+    each = sum(spread.median for spread in timed[-1].seconds.values()) / timed[-1].number("batch")
+    return each * batch * (rounds + 0.25)
 
 
-@compared_case("rollout", minutes=3)
-def rollout(run: Run) -> dict[str, Any]:
+@case("rollout", minutes=2.5, default=True, least=1.3)
+def rollout(run: Run) -> Result:
     """Rollouts by batch size, from raw frames, by each system's own imagination."""
     sides, found = agreeing(run)
-    plan = CPU_SIZES if run.device.type == "cpu" else GPU_SIZES
-    if run.quick:
-        plan = ((2, 2, 2),)
-    plan = tuple(size for size in plan if run.takes(size[0]))
-    sizes: list[dict[str, Any]] = []
-    for batch, horizon, usual in plan if sides[:1] == ["ours"] else ():
-        rounds = run.rounds_or(usual)
-        needed = predicted_seconds(sizes, batch * (horizon * rounds + 1))
-        asked = run.full or run.batches is not None or run.device.type != "cpu"
-        if not run.has_time_for(needed) or not (asked or batch < CPU_ASKED):
-            why = f"it would take {needed:.0f} s (--batches {batch} --full)"
-            sizes.append({"batch": batch, "horizon": horizon, "left_out": why})
+    plan = planned(run, CPU_SIZES, GPU_SIZES)
+    horizon = 2 if run.quick else HORIZON_CPU if run.device.type == "cpu" else HORIZON_GPU
+    asked = run.full or run.batches is not None or run.device.type != "cpu"
+    sizes: list[Size] = []
+    taken = [batch for batch in plan if asked or batch < CPU_ASKED]
+    for batch in plan if sides else ():
+        if batch not in taken:
+            seconds = predicted_seconds(sizes, batch, run.usual(plan[batch]).rounds)
+            why = f"left out: it would take {seconds:.0f} s (--batches {batch} --full)"
+            sizes.append(Size({"batch": batch, "horizon": horizon}, missing=why))
             continue
         lean = batch >= CPU_LARGE and run.device.type == "cpu" and not run.full
         kept = [side for side in sides if not lean or side not in CPU_LARGE_WITHOUT]
-        sizes.append(measure_rollout(run, kept, batch, horizon, rounds) | {"amount": batch * horizon})
-    return found | {"sizes": sizes}
+        costs = [plan[other] for other in taken[taken.index(batch) :]]
+        sizes.append(measure_rollout(run, kept, batch, horizon, costs))
+    return replace(found, sizes=sizes)
 
 
-@compared_case("rollout_whole", minutes=12, default=False)
-def rollout_whole(run: Run) -> dict[str, Any]:
+@case("rollout_whole", minutes=12)
+def rollout_whole(run: Run) -> Result:
     """The paper's rollout whole: 64 × 20 steps by every system (minutes a round on a CPU)."""
     sides, found = agreeing(run)
-    batch, horizon, rounds = (2, 3, 1) if run.quick else (64, 20, run.rounds_or(3))
-    sizes = [measure_rollout(run, sides, batch, horizon, rounds)] if sides[:1] == ["ours"] else []
-    return found | {"sizes": sizes}
+    batch, horizon = (2, 3) if run.quick else (64, 20)
+    cost = Cost(1 if run.quick else 3, 150)
+    return replace(found, sizes=[measure_rollout(run, sides, batch, horizon, [cost])] if sides else [])
 
 
-@compared_case("frame_decoding", minutes=0.6)
-def frame_decoding(run: Run) -> dict[str, Any]:
+@case("frame_decoding", minutes=0.6, default=True, least=0.3)
+def frame_decoding(run: Run) -> Result:
     """Frames decoded from tokens, by number of frames."""
     sides, found = agreeing_parts(run)
-    agent, machine = weights_of(run).agent, machine_of(run)
-    plan = ((2, 2),) if run.quick else DECODED_CPU if run.device.type == "cpu" else DECODED_GPU
-    plan = tuple(size for size in plan if run.takes(size[0]))
-    sizes: list[dict[str, Any]] = []
-    for batch, usual in plan if sides[:1] == ["ours"] else ():
-        rounds = run.rounds_or(usual)
-        needed = predicted_seconds(sizes, batch * (rounds + 1))
-        if not run.has_time_for(needed):
-            sizes.append({"batch": batch, "left_out": f"it would take {needed:.0f} s"})
-            continue
-        generator = torch.Generator().manual_seed(batch)
-        tokens = torch.randint(
-            agent.config.tokenizer.vocab_size, (rounds + 1, batch, 16), generator=generator
-        )
-        calls: dict[str, Callable[[int], float]] = {
-            side: lambda number, side=side: run.systems.worker(side).call("decode", tokens[number])[0]  # type: ignore[misc]  # noqa: B023
-            for side in sides
-            if side != "ours_float16_cache"  # it decodes as ours does
-        }
-        # Warms up; and what is decoded must be the same for this number of frames too.
-        warm = {side: run.systems.worker(side).call("decode", tokens[rounds])[1] for side in calls}
-        facts: dict[str, Any] = {"batch": batch}
-        for side in [side for side in calls if side not in other_models(run)]:
-            gap = difference(warm[side], warm.get("pytorch", warm["ours"]))
-            if not gap <= FLOAT32:
-                facts.setdefault("not_timed", {})[side] = (
-                    f"its frames differ from the oracle's by {gap:.2g} of the largest: not timed"
-                )
-                del calls[side]
-        if "ours" not in calls:
-            sizes.append(facts | {"error": facts["not_timed"]["ours"]})
-            continue
-        times = {
-            side: Timing(tuple(turn[0] for turn in found)) for side, found in in_turn(calls, rounds).items()
-        }
-        work = Work(
-            batch * frame_flops(agent, "decode"),
-            {"frames": float(batch)},
-            lambda side, batch=batch: frame_bytes(agent, ("decode",), batch),  # type: ignore[misc]
-            other_models(run),
-        )
-        sizes.append(measured(facts, times, work, machine, torch.float32) | {"amount": batch})
-    return found | {"sizes": sizes}
+    plan = planned(run, DECODED_CPU, DECODED_GPU)
+    costs = list(plan.values())
+    sizes = [decoded(run, sides, batch, costs[index:]) for index, batch in enumerate(plan if sides else ())]
+    return replace(found, sizes=sizes)
+
+
+def decoded(run: Run, sides: list[str], batch: int, costs: list[Cost]) -> Size:
+    """Seconds of decoding `batch` frames, other ones in every round; the frames of every side are compared."""
+    agent = weights_of(run).agent
+    rounds = run.usual(costs[0]).rounds
+    generator = torch.Generator().manual_seed(batch)
+    tokens = torch.randint(agent.config.tokenizer.vocab_size, (rounds + 1, batch, 16), generator=generator)
+    sides = [side for side in sides if side != "ours_float16_cache"]  # it decodes as ours does
+    # Warms up; and what is decoded must be the same for this number of frames too.
+    warm = {side: run.systems.worker(side).call("decode", tokens[rounds])[1] for side in sides}
+    not_timed: dict[str, str] = {}
+    for side in [side for side in sides if side not in other_models(run)]:
+        gap = difference(warm[side], warm.get("pytorch", warm["ours"]))
+        if not gap <= FLOAT32:
+            not_timed[side] = f"its frames differ from the oracle's by {gap:.2g} of the largest: not timed"
+    what: dict[str, Label] = {"batch": batch}
+    if "ours" in not_timed:
+        return Size(what, missing=not_timed["ours"])
+
+    def call(side: str, number: int) -> float:
+        seconds: float = run.systems.worker(side).call("decode", tokens[number])[0]
+        return seconds
+
+    calls: dict[str, Round] = {
+        side: lambda number, side=side: call(side, number)  # type: ignore[misc]
+        for side in sides
+        if side not in not_timed
+    }
+    work = frame_work(run, ("decode",), batch)
+    return run.timed(what, run.in_turn(calls, costs), work, costs[0], not_timed=not_timed)
+
+
+def frame_work(run: Run, parts: tuple[str, ...], batch: int) -> Work:
+    """What is done with `batch` frames by the networks of `parts`."""
+    agent = weights_of(run).agent
+    return Work(
+        batch * sum(frame_flops(agent, part) for part in parts),
+        frame_bytes(agent, parts, batch),
+        units={"frames": batch},
+        uncounted=other_models(run),
+    )

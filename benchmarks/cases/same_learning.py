@@ -14,7 +14,8 @@ from torch import Tensor
 from benchmarks.cases.launch_count import group_norm_of
 from benchmarks.cases.training_steps import data_and_losses, trainers
 from benchmarks.played import CATCH_ACTIONS, played_store
-from benchmarks.registry import case
+from benchmarks.record import Result
+from benchmarks.registry import Run, case
 from benchmarks.systems.weights import random_lpips
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import apply_overrides, preset_config
@@ -197,10 +198,10 @@ def compare(
 
 
 @case("same_learning", minutes=4)
-def same_learning(quick: bool) -> dict[str, Any]:
+def same_learning(run: Run) -> Result:
     """Losses over 200 captured bf16 steps beside float32 runs of other seeds, and gradients (CPU: float32, small)."""
-    steps = WINDOWS if quick else STEPS
+    steps = WINDOWS if run.quick else STEPS
     if torch.cuda.is_available():
-        preset, batches = ("tiny", CPU_BATCHES) if quick else ("paper", GPU_BATCHES)
-        return compare(preset, steps, ("common.precision=bf16",), batches, GPU_SECONDS)
-    return compare("tiny", steps, (), CPU_BATCHES)
+        preset, batches = ("tiny", CPU_BATCHES) if run.quick else ("paper", GPU_BATCHES)
+        return Result(facts=compare(preset, steps, ("common.precision=bf16",), batches, GPU_SECONDS))
+    return Result(facts=compare("tiny", steps, (), CPU_BATCHES))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ import torch
 from benchmarks.agreement import weights_of
 from benchmarks.cases.environments import Player
 from benchmarks.cases.token_cache import filled_store
-from benchmarks.comparison import machine_of
-from benchmarks.registry import Run, compared_case
+from benchmarks.record import Result, Size, Spread
+from benchmarks.registry import Run, case
 from benchmarks.systems.client import Systems
 from benchmarks.systems.weights import ACTIONS, noise_frames
 from benchmarks.timing import Timing
@@ -32,14 +34,15 @@ def slope(sizes: list[float], seconds: list[float]) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def by_batch(run: Run) -> list[dict[str, Any]]:
+def by_batch(run: Run) -> list[Size]:
     """Token passes and decoding, each by batch, of ours; three rounds each, as long as there is time."""
     worker, config = run.systems.worker("ours"), weights_of(run).agent.config
     if not worker.call("has_parts"):
         return []  # a whole rollout is one graph there, without parts
-    found: list[dict[str, Any]] = []
+    found: list[Size] = []
     for batch in (1, 2) if run.quick else BATCHES:
-        if found and not run.has_time_for(8 * sum(t["median"] for t in found[-1]["seconds"].values())):
+        needed = 8 * sum(spread.median for spread in found[-1].seconds.values()) if found else 0.0
+        if needed > run.plan.left() and not run.full:
             break
         generator = torch.Generator().manual_seed(batch)
         first = torch.randint(config.tokenizer.vocab_size, (batch, 16), generator=generator)
@@ -48,20 +51,11 @@ def by_batch(run: Run) -> list[dict[str, Any]]:
         frames = [
             worker.call("decode", (first + number) % config.tokenizer.vocab_size)[0] for number in range(3)
         ]
-        found.append(
-            {
-                "batch": batch,
-                "steps": 3,
-                "seconds": {
-                    "tokens": Timing(tuple(steps)).summary(),
-                    "decoding": Timing(tuple(frames)).summary(),
-                },
-            }
-        )
+        found.append(grown({"batch": batch, "steps": 3}, {"tokens": steps, "decoding": frames}))
     return found
 
 
-def by_horizon(run: Run) -> list[dict[str, Any]]:
+def by_horizon(run: Run) -> list[Size]:
     """Seconds of each of 100 steps, summed up to the horizon; past 19 steps the context is rebuilt."""
     if not run.systems.worker("ours").call("has_parts"):
         return []
@@ -73,18 +67,13 @@ def by_horizon(run: Run) -> list[dict[str, Any]]:
     worker.call("generate", first, actions[:, :1])
     rounds = [worker.call("generate", first, actions) for _ in range(1 if run.quick else 3)]
     horizons = (1, 3) if run.quick else HORIZONS
-    sizes: list[dict[str, Any]] = [
-        {
-            "horizon": horizon,
-            "batch": batch,
-            "seconds": {"tokens": Timing(tuple(sum(steps[:horizon]) for steps in rounds)).summary()},
-        }
+    return [
+        grown({"horizon": horizon, "batch": batch}, {"tokens": [sum(steps[:horizon]) for steps in rounds]})
         for horizon in horizons
     ]
-    return [*sizes, {"step_seconds": [float(second) for second in np.median(rounds, axis=0)]}]
 
 
-def by_threads(run: Run) -> list[dict[str, Any]]:
+def by_threads(run: Run) -> list[Size]:
     """A rollout of one episode, and of many, with one thread and with two, in processes of their own."""
     sizes = {2: 2} if run.quick else {1: 12, 64: 3}  # horizon by batch
     found = []
@@ -93,18 +82,18 @@ def by_threads(run: Run) -> list[dict[str, Any]]:
         try:
             worker = systems.worker("ours")
             worker.call("load", weights_of(run).file)
-            seconds: dict[str, dict[str, float]] = {}
+            seconds: dict[str, list[float]] = {}
             for batch, horizon in sizes.items():
                 frames = noise_frames(batch, seed=batch)
                 rounds = [worker.call("rollout", frames, horizon, number)[0] for number in range(4)][1:]
-                seconds[f"rollout {batch} × {horizon}"] = Timing(tuple(rounds)).summary()
+                seconds[f"rollout {batch} × {horizon}"] = rounds
         finally:
             systems.close()
-        found.append({"threads": threads, "seconds": seconds})
+        found.append(grown({"threads": threads}, seconds))
     return found
 
 
-def by_environments(run: Run) -> list[dict[str, Any]]:
+def by_environments(run: Run) -> list[Size]:
     """A vector step of Pong by number of environments."""
     found = []
     for count in (1, 2) if run.quick else ENVIRONMENTS:
@@ -114,13 +103,13 @@ def by_environments(run: Run) -> list[dict[str, Any]]:
             player.env.reset()
             player.play(20)
             steps = 10 if run.quick else 100
-            timings[backend] = Timing(tuple(player.seconds(steps) / steps for _ in range(3))).summary()
+            timings[backend] = [player.seconds(steps) / steps for _ in range(3)]
             player.env.close()
-        found.append({"environments": count, "seconds": timings})
+        found.append(grown({"environments": count}, timings))
     return found
 
 
-def by_replay(run: Run) -> list[dict[str, Any]]:
+def by_replay(run: Run) -> list[Size]:
     """A batch of 64 segments drawn and gathered, by frames in the replay."""
     found = []
     for frames in (400,) if run.quick else REPLAYS:
@@ -134,29 +123,33 @@ def by_replay(run: Run) -> list[dict[str, Any]]:
             return time.perf_counter() - began
 
         seconds = [draw(number) for number in range(6)][1:]
-        found.append({"frames": frames, "seconds": {"batch of 64 × 20": Timing(tuple(seconds)).summary()}})
+        found.append(grown({"frames": frames}, {"batch of 64 × 20": seconds}))
     return found
 
 
-def slopes(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+def grown(what: dict[str, int], seconds: Mapping[str, Sequence[float]]) -> Size:
+    """One point of a curve: rounds by what was timed."""
+    spreads: dict[str, Spread] = {name: Timing(tuple(rounds)).spread() for name, rounds in seconds.items()}
+    return Size({**what}, seconds=spreads)
+
+
+def slopes(found: Mapping[str, Sequence[Size]]) -> dict[str, dict[str, float]]:
     """By what is varied and what is timed: the power that time grows with over the whole range."""
     powers: dict[str, dict[str, float]] = {}
     for name, sizes in found.items():
-        timed = [size for size in sizes if "seconds" in size]
-        if len(timed) < 2:
+        if len(sizes) < 2:
             continue
-        key = next(iter(timed[0]))
-        x = [float(size[key]) for size in timed]
+        key = next(iter(sizes[0].what))
+        x = [float(size.what[key]) for size in sizes]  # type: ignore[arg-type]
         powers[name] = {
-            side: slope(x, [size["seconds"][side]["median"] for size in timed])
-            for side in timed[0]["seconds"]
+            side: slope(x, [size.seconds[side].median for size in sizes]) for side in sizes[0].seconds
         }
         assert all(math.isfinite(power) for power in powers[name].values())
     return powers
 
 
-@compared_case("scaling", minutes=8, default=False)
-def scaling(run: Run) -> dict[str, Any]:
+@case("scaling", minutes=8)
+def scaling(run: Run) -> Result:
     """How cost grows with batch, horizon, environments, threads and frames in the replay (ours)."""
     run.systems.worker("ours").call("load", weights_of(run).file)
     found = {
@@ -166,4 +159,9 @@ def scaling(run: Run) -> dict[str, Any]:
         "by_environments": by_environments(run),
         "by_replay": by_replay(run),
     }
-    return machine_of(run).facts() | {"threads": run.systems.threads, "powers": slopes(found)} | found
+    return Result(
+        [replace(size, table=name) for name, sizes in found.items() for size in sizes],
+        run.machine().ceilings(),
+        run.systems.threads,
+        facts={"powers": slopes(found)},
+    )

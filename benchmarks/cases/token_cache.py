@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.registry import case
+from benchmarks.record import Result
+from benchmarks.registry import Run, case
 from iris_fast.agent import Agent
 from iris_fast.config import preset_config, resolve
 from iris_fast.replay.cache import FrameCache
@@ -63,6 +64,6 @@ def measure(preset: str, frames: int, steps: int) -> dict[str, Any]:
 
 
 @case("token_cache", minutes=2)
-def token_cache(quick: bool) -> dict[str, Any]:
+def token_cache(run: Run) -> Result:
     """Seconds of world-model data and rollout starts with the per-epoch cache and without it."""
-    return measure("small", 400 if quick else 2000, 2 if quick else 12)
+    return Result(facts=measure("small", 400 if run.quick else 2000, 2 if run.quick else 12))

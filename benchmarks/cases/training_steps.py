@@ -15,9 +15,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases.token_cache import ACTIONS, filled_store
-from benchmarks.operations import operations_of
-from benchmarks.registry import case
-from benchmarks.side_by_side import Machine, measured_machine
+from benchmarks.harness import Machine, dtype_name, measured_machine
+from benchmarks.profiling import operations_of
+from benchmarks.record import Ceilings, Result
+from benchmarks.registry import Run, case
 from iris_fast.acting import Policy
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, apply_overrides, preset_config
@@ -91,7 +92,6 @@ def measure(preset: str, repeats: int, *overrides: str, operations: bool = False
         "captured": graphs is not None,
         "acting": {str(count): acting(agent, graphs, count, repeats) for count in ACTING},
     }
-    found |= {"device": device.type} if machine is None else machine.facts()
     steps = data_and_losses(agent, config, store, cache, engine)
     for name, trainer in trainers(agent, config, store, cache, engine, graphs).items():
         agent.eval()
@@ -99,7 +99,7 @@ def measure(preset: str, repeats: int, *overrides: str, operations: bool = False
         flops = None if machine is None else flops_of(agent, *steps[name])
         found[name] = measured(partial(trainer.step, 0, 1), repeats, machine, device)
         if machine is not None and flops is not None:
-            rate = machine.rates[AUTOCAST_DTYPES.get(config.common.precision, torch.float32)]
+            rate = machine.rates[dtype_name(AUTOCAST_DTYPES.get(config.common.precision, torch.float32))]
             found[name] |= {"flops": flops, "share_of_matrix_rate": flops / found[name]["median"] / rate}
         if name == "tokenizer":  # from here on the cache holds every frame, as after a few steps of an epoch
             found["coding_a_frame"] = coding(cache, device)
@@ -230,12 +230,13 @@ GPU_SIDES = {
 
 
 @case("training_steps", minutes=3)
-def training_steps(quick: bool) -> dict[str, Any]:
+def training_steps(run: Run) -> Result:
     """Seconds of the tokenizer, world-model and actor-critic step and of a rollout (small on CPU, paper on GPU)."""
     if not torch.cuda.is_available():
-        return measure("tiny" if quick else "small", 1 if quick else 10)
-    preset, repeats = ("tiny", 2) if quick else ("paper", 10)
-    found: dict[str, Any] = {}
+        found = measure(*("tiny", 1) if run.quick else ("small", 10))
+        return Result(ceilings=Ceilings("cpu"), facts=found)
+    preset, repeats = ("tiny", 2) if run.quick else ("paper", 10)
+    found = {}
     for name, overrides in GPU_SIDES.items():
         try:
             found[name] = measure(preset, repeats, *overrides, operations=name == "bf16")
@@ -244,4 +245,4 @@ def training_steps(quick: bool) -> dict[str, Any]:
         except KeyboardInterrupt:  # nor one for which there is no time
             found[name] = {"error": "interrupted"}
             break
-    return found
+    return Result(ceilings=run.machine().ceilings(), facts=found)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.agreement import FLOAT32, difference, other_models, weights_of
-from benchmarks.cases.rollout import agreeing
-from benchmarks.comparison import Work, in_turn, machine_of, measured
-from benchmarks.registry import Run, compared_case
+from benchmarks.cases.rollout import agreeing, frame_work
+from benchmarks.plan import Cost
+from benchmarks.record import Label, Result, Size
+from benchmarks.registry import Run, case
 from benchmarks.report.projection import project
 from benchmarks.systems.weights import noise_frames
-from benchmarks.timing import Timing
-from benchmarks.work import frame_bytes, frame_flops
+from benchmarks.timing import Round
 
 # What is measured, the method that does it, and the number of frames. `projection` needs each of SIZES: one
 # environment in collection, 8 in tests, the policy of 64 rollouts.
@@ -55,45 +56,36 @@ def other_frames(run: Run, sides: list[str], frames: Tensor) -> dict[str, str]:
     return found
 
 
-@compared_case("playing", minutes=0.3)
-def playing(run: Run) -> dict[str, Any]:
+def measure(run: Run, sides: list[str], what: str, method: str, batch: int, costs: list[Cost]) -> Size:
+    """Seconds of one method on `batch` frames; reconstructions are compared before."""
+    frames = noise_frames(batch, seed=batch)
+    label: dict[str, Label] = {"what": what, "batch": batch}
+    refused = other_frames(run, sides, frames) if method == "reconstruct" else {}
+    if "ours" in refused:
+        return Size(label, missing=refused["ours"])
+    calls: dict[str, Round] = {
+        side: lambda _, side=side: seconds_in(run.systems.worker(side).call(method, frames))  # type: ignore[misc]
+        for side in sides
+        if side not in refused
+    }
+    for call in calls.values():
+        call(0)
+    work = frame_work(run, PARTS_OF[method], batch)
+    return run.timed(label, run.in_turn(calls, costs), work, costs[0], not_timed=refused)
+
+
+@case("playing", minutes=0.3, default=True, least=0.2)
+def playing(run: Run) -> Result:
     """Acting on raw frames as in collection and tests, frames encoded and decoded, the policy alone."""
     sides, found = agreeing(run)
     sides = [side for side in sides if side not in ("ours_float16_cache", "pytorch", "pytorch_compiled")]
-    agent = weights_of(run).agent
-    sizes = []
-    for what, method, batch in (QUICK_SIZES if run.quick else SIZES) if sides[:1] == ["ours"] else ():
-        frames = noise_frames(batch, seed=batch)
-        facts: dict[str, Any] = {"what": what, "batch": batch}
-        refused = other_frames(run, sides, frames) if method == "reconstruct" else {}
-        if refused:
-            facts["not_timed"] = refused
-        if "ours" in refused:
-            sizes.append(facts | {"error": refused["ours"]})
-            continue
-        calls = {
-            side: lambda _, side=side, method=method, frames=frames: seconds_in(
-                run.systems.worker(side).call(method, frames)
-            )
-            for side in sides
-            if side not in refused
-        }
-        for call in calls.values():
-            call(0)
-        turns = in_turn(calls, run.rounds_or(3))
-        times = {side: Timing(tuple(turn[0] for turn in found)) for side, found in turns.items()}
-        parts = PARTS_OF[method]
-        work = Work(
-            batch * sum(frame_flops(agent, part) for part in parts),
-            {"frames": float(batch)},
-            lambda side, parts=parts, batch=batch: frame_bytes(agent, parts, batch),  # type: ignore[misc]
-            other_models(run),
-        )
-        sizes.append(measured(facts, times, work, machine_of(run), torch.float32))
-    return found | {"sizes": sizes}
+    sizes = (QUICK_SIZES if run.quick else SIZES) if sides else ()
+    costs = [Cost(3, 2.0)] * len(sizes)
+    measured = [measure(run, sides, *size, costs[index:]) for index, size in enumerate(sizes)]
+    return replace(found, sizes=measured)
 
 
-@compared_case("projection", minutes=0.1)
-def projection(run: Run) -> dict[str, Any]:
+@case("projection", minutes=0.01, default=True)
+def projection(run: Run) -> Result:
     """Hours of a whole Atari-100k run by phase, from the steps that this run has measured."""
-    return project(run.results)
+    return Result(facts=project(run.results))

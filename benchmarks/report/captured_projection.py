@@ -8,7 +8,6 @@ its batches. What is assumed is what `projection` assumes of episodes and of the
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from iris_fast.command_line import run_command
 from iris_fast.errors import UserError, quoted
 from iris_fast.training.estimate import ATARI_EPISODE_STEPS
 
-from ..registry import circumstances
+from ..record import Circumstances, Record, Result
 from .projection import FINAL_EPISODES, NotMeasured, environments_of, paper_units, size_of
 
 
@@ -38,7 +37,7 @@ def seconds_by_phase(side: Mapping[str, Any], environment: Mapping[int, float]) 
     }
 
 
-def project_captured(steps: Mapping[str, Any], environments: Mapping[str, Any]) -> dict[str, Any]:
+def project_captured(steps: Mapping[str, Any], environments: Result) -> dict[str, Any]:
     """Seconds by phase and hours for each side of `training_steps` that was measured; UserError where none was."""
     config, units = paper_units()
     results = {"environments": environments}
@@ -49,7 +48,7 @@ def project_captured(steps: Mapping[str, Any], environments: Mapping[str, Any]) 
     except NotMeasured as reason:
         raise UserError(f"nothing can be projected: {reason}") from None
     environment = {
-        count: min(timing["median"] for timing in size["seconds"].values()) / size["steps"]
+        count: min(spread.median for spread in size.seconds.values()) / size.number("steps")
         for count, size in sizes.items()
     }
     sides = {name: side for name, side in steps.items() if isinstance(side, Mapping) and "acting" in side}
@@ -75,11 +74,10 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(
                 f"{file} is not there: run {quoted('python', '-m', 'benchmarks', '--only', case, '--json', folder)}"
             )
-        found[case] = json.loads(file.read_text())["result"]
-    result = project_captured(found["training_steps"], found["environments"])
-    record = {"case": "captured_projection", **circumstances(), "result": result}
-    (folder / "captured_projection.json").write_text(json.dumps(record, indent=1) + "\n")
-    for name, hours in result["hours"].items():
+        found[case] = Record.read(file).result
+    facts = project_captured(found["training_steps"].facts, found["environments"])
+    Record("captured_projection", Result(facts=facts), Circumstances.here()).write(folder)
+    for name, hours in facts["hours"].items():
         print(f"{name:12} {hours:6.2f} h")
     return 0
 

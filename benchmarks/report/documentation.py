@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, Config, preset_config, resolve
 from iris_fast.models.tokenizer import PIECE
 
+from ..record import Record
 from .kernels import kernels_table
 from .measured import (
     ball_table,
@@ -25,6 +25,7 @@ from .measured import (
     steps_table,
 )
 from .page import growth_table, slower_table, speed_table
+from .tables import markdown
 
 ROOT = Path(__file__).parents[2]
 MEMORY_FILE = Path("benchmarks") / "results" / "cpu" / "memory.json"
@@ -51,7 +52,7 @@ def presets_table() -> str:
 
 def memory_table() -> str:
     """Gigabytes of GPU memory of the paper preset by use, and by phase, for float32 and bf16."""
-    found = json.loads((ROOT / MEMORY_FILE).read_text())["result"]
+    found = Record.read(ROOT / MEMORY_FILE).result.facts
     columns = [found["float32"], found["bf16"]]
     training = preset_config("paper", "Pong").training.tokenizer
     frames = training.batch_num_samples // training.pieces
@@ -83,11 +84,6 @@ def memory_table() -> str:
 
 def _gigabytes(count: float) -> str:
     return f"{count / GIGABYTE:.2f}"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
 
 
 def _parts(value: Callable[[Any], object], format_spec: str = "") -> Callable[[Config], str]:
@@ -143,15 +139,15 @@ PRESET_ROWS: list[Row] = [
 TABLES: dict[str, Callable[[], str]] = {
     "presets": presets_table,
     "memory": memory_table,
-    "kernels": lambda: kernels_table(markdown),
+    "kernels": kernels_table,
     "speed": speed_table,
     "slower": slower_table,
     "growth": growth_table,
-    "steps": lambda: steps_table(markdown),
-    "learning": lambda: learning_table(markdown),
-    "ball": lambda: ball_table(markdown),
-    "low_precision": lambda: low_precision_table(markdown),
-    "int8_rollouts": lambda: int8_rollouts_table(markdown),
+    "steps": steps_table,
+    "learning": learning_table,
+    "ball": ball_table,
+    "low_precision": low_precision_table,
+    "int8_rollouts": int8_rollouts_table,
 }
 
 

@@ -1,26 +1,31 @@
-"""The README's tables of what was measured here, from the files in benchmarks/results/cpu."""
+"""Tables of the documentation that show what was measured here, from the files in benchmarks/results/cpu."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..record import Record, Size
+from .tables import markdown
+
 RESULTS = Path(__file__).parents[1] / "results" / "cpu"
-Markdown = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
 
-def record(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return found
+def record(name: str) -> Record:
+    return Record.read(RESULTS / f"{name}.json")
 
 
-def steps_table(markdown: Markdown) -> str:
+def facts(name: str) -> dict[str, Any]:
+    return record(name).result.facts
+
+
+def steps_table() -> str:
     """Median seconds of the `small` preset's gradient steps, and of data with the token cache and without."""
-    steps, cache = record("training_steps"), record("token_cache")["result"]["seconds"]
-    found = steps["result"]
+    steps, cache = record("training_steps"), facts("token_cache")["seconds"]
+    found = steps.result.facts
 
     def pair(part: str) -> str:
         return " / ".join(_seconds(cache[f"{part}_{side}"]["median"]) for side in ("with", "without"))
@@ -36,15 +41,15 @@ def steps_table(markdown: Markdown) -> str:
         ["data of a world-model step with the per-epoch cache / without", pair("world_model")],
         ["start of a rollout (burn-in frames decoded) with the cache / without", pair("starts")],
     ]
-    return markdown([f"preset `small`, {steps['threads']} threads", "seconds"], rows)
+    return markdown([f"preset `small`, {steps.circumstances.threads} threads", "seconds"], rows)
 
 
-def learning_table(markdown: Markdown) -> str:
+def learning_table() -> str:
     """What recorded runs learned: Catch by seed, and an hour or more of Pong with the `small` preset."""
     rows = []
     for path in sorted(RESULTS.glob("catch*/run_*.json")):  # in float32, then with int8
-        run = json.loads(path.read_text(encoding="utf-8"))
-        evaluation = record(f"{path.parent.name}/evaluation_{run['seed']}")["statistics"]
+        run = Record.read(path).result.facts
+        evaluation = run["evaluation"]
         rows.append(
             [
                 f"`{run['command'].removeprefix('python -m iris_fast.train ')}`",
@@ -58,14 +63,14 @@ def learning_table(markdown: Markdown) -> str:
 
 
 def _pong_row() -> list[str]:
-    lines = (RESULTS / "pong_small" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (RESULTS / "pong_small" / "run_metrics.jsonl").read_text(encoding="utf-8").splitlines()
     metrics = [json.loads(line) for line in lines]
     last = metrics[-1]
     tested = [line["collection/test/return"] for line in metrics if "collection/test/return" in line]
     steady = [line["duration/epoch"] for line in metrics if "actor_critic/train/total_loss" in line]
     return [
         "`--game Pong --preset small`",
-        _minutes(record("pong_small/run")["seconds"]),
+        _minutes(facts("pong_small/run")["seconds"]),
         f"{last['epoch']} epochs, steady ones {statistics.median(steady) / 60:.1f} min (median); peak memory "
         f"{last['memory/host_peak_gigabytes']:.1f} GB; world-model loss "
         f"{_first(metrics, 'world_model/train/total_loss'):.2f} → {last['world_model/train/total_loss']:.2f}; "
@@ -73,11 +78,11 @@ def _pong_row() -> list[str]:
     ]
 
 
-def ball_table(markdown: Markdown) -> str:
+def ball_table() -> str:
     """Errors on Pong's ball after the same steps with each choice of perceptual loss."""
     if not (RESULTS / "ball.json").is_file():
         return "Not recorded yet: `python -m benchmarks --only ball --json benchmarks/results/cpu` does it."
-    found = record("ball")["result"]
+    found = facts("ball")
     names = {
         "objects": "`objects` with `tokenizer.background` (`small`)",
         "objects_without_background": "`objects` alone",
@@ -110,40 +115,47 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
 
 
-def low_precision_table(markdown: Markdown) -> str:
+def low_precision_table() -> str:
     """What half precision and int8 of the C++ engine take beside float32: rollouts, tokens, decoded frames."""
-    found = record("cpu_low_precision")["result"]
+    found = record("cpu_low_precision").result
     rows = [
-        [
-            f"rollout of {size['batch']} × {size['horizon']}, {name}",
-            _seconds(side["median"]),
-            "" if (ratio := size["times_float32"].get(name)) is None else f"{ratio['ratio']:.2g}×",
-        ]
-        for size in found["rollouts"]
-        for name, side in size["seconds"].items()
+        row
+        for size in found.timed("rollouts")
+        for row in _beside_float32(size, f"rollout of {size.what['batch']} × {size.what['horizon']}, {{}}")
     ]
     rows += [
-        [
-            f"{size['steps']} steps of tokens, batch {size['batch']}; keys and values / weights: {name}",
-            _seconds(side["median"]),
-            "" if (ratio := size["times_float32"].get(name)) is None else f"{ratio['ratio']:.2g}×",
-        ]
-        for size in found["sizes"]
-        for name, side in size["seconds"].items()
+        row
+        for size in found.timed()
+        for row in _beside_float32(
+            size,
+            f"{size.what['steps']} steps of tokens, batch {size.what['batch']}; keys and values / weights: {{}}",
+        )
     ]
-    for size in record("cpu_frame_codec")["result"]["results"]:
-        if "cpp_int8" in size:
-            what = f"{size['batch']} frame{'s' if size['batch'] > 1 else ''} decoded"
-            rows.append([f"{what}, float32", _seconds(size["cpp"]["median"]), ""])
-            rows.append(
-                [f"{what}, int8", _seconds(size["cpp_int8"]["median"]), f"{size['times_cpp']['ratio']:.2g}×"]
-            )
+    for size in record("cpu_frame_codec").result.timed():
+        if "cpp_int8" in size.seconds:
+            frames = f"{size.what['batch']} frame{'s' if size.what['batch'] != 1 else ''} decoded"
+            plain, int8 = size.seconds["cpp"].median, size.seconds["cpp_int8"].median
+            rows.append([f"{frames}, float32", _seconds(plain), ""])
+            rows.append([f"{frames}, int8", _seconds(int8), f"{plain / int8:.2g}×"])
     return markdown(["paper's agent", "seconds", "float32 takes"], rows)
 
 
-def int8_rollouts_table(markdown: Markdown) -> str:
+def _beside_float32(size: Size, words: str) -> list[list[str]]:
+    """A row for each side; how many times as long the first one takes."""
+    first = next(iter(size.seconds.values())).median
+    return [
+        [
+            words.format(name),
+            _seconds(spread.median),
+            "" if number == 0 else f"{first / spread.median:.2g}×",
+        ]
+        for number, (name, spread) in enumerate(size.seconds.items())
+    ]
+
+
+def int8_rollouts_table() -> str:
     """Rollouts of a trained agent beside float32's: the least p of the tests, and how far single draws are moved."""
-    found = record("int8_rollouts")["result"]
+    found = facts("int8_rollouts")
     rows = [
         [
             name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from iris_fast.errors import UserError, quoted
 from iris_fast.files import explained_writing, write_atomically
 
 from .. import cases  # noqa: F401  (registers the cases)
+from ..record import Record, Size
 from ..registry import CASES
-from ..systems.client import LABELS
 from .projection import PHASES
 from .slower import SLOWER_HEAD, SLOWER_NOTE, slower_rows
-from .tables import ceilings, duration, text_of
+from .tables import ceilings, duration, label_of, markdown, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu"
@@ -24,9 +23,9 @@ BEGIN, END = "<!-- table:speed -->\n", "<!-- end:speed -->"
 NOT_YET = "No comparison is recorded yet: `python -m benchmarks --json benchmarks/results/cpu` writes one."
 # What the README shows: the case, its sizes' words, and the seconds of one unit.
 ROWS = (
-    ("rollout", "imagined step, batch {batch} (of {horizon})", lambda size: size["horizon"]),
-    ("rollout_whole", "imagined step, batch {batch} (of {horizon})", lambda size: size["horizon"]),
-    ("token_generation", "17 token passes, batch {batch}", lambda size: size["steps"]),
+    ("rollout", "imagined step, batch {batch} (of {horizon})", lambda size: size.what["horizon"]),
+    ("rollout_whole", "imagined step, batch {batch} (of {horizon})", lambda size: size.what["horizon"]),
+    ("token_generation", "17 token passes, batch {batch}", lambda size: size.what["steps"]),
     ("frame_decoding", "{batch} frames decoded", lambda size: 1),
     ("gradient_steps", "{part} step, batch {batch}", lambda size: 1),
     ("playing", "{what}, batch {batch}", lambda size: 1),
@@ -63,7 +62,7 @@ def main(argv: list[str]) -> int:
     report = out / "report.md"
     with explained_writing(report, "choose another place with --out"):
         out.mkdir(parents=True, exist_ok=True)
-        plots = draw_all({name: record["result"] for name, record in records.items()}, out)
+        plots = draw_all({name: record.result for name, record in records.items()}, out)
         write_atomically(report, report_text(records, plots).encode())
     print("\n".join(str(path) for path in (report, *plots)))
     if arguments.folder.resolve() == RESULTS or arguments.readme != ROOT / "README.md":
@@ -73,41 +72,36 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+def read_records(folder: Path) -> dict[str, Record]:
     """The records of registered cases by name, in the order of the registry."""
-    found = {}
-    for name in CASES:
-        path = folder / f"{name}.json"
-        if path.is_file():
-            found[name] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    paths = {name: folder / f"{name}.json" for name in CASES}
+    return {name: Record.read(path) for name, path in paths.items() if path.is_file()}
 
 
-def report_text(records: Mapping[str, Mapping[str, Any]], plots: Sequence[Path]) -> str:
+def report_text(records: Mapping[str, Record], plots: Sequence[Path]) -> str:
     """Markdown: the machine, the plots, the projection and every case's table."""
     lines = ["# Results", ""]
     for title, names in _by_circumstances(records).items():
         lines += [f"- {title}: {', '.join(names)}"]
     lines += [""] + [f"![{path.stem}]({path.name})" for path in plots] + [""]
-    if table := projection_table(records.get("projection", {}).get("result", {})):
+    if "projection" in records and (table := projection_table(records["projection"].result.facts)):
         lines += ["## A whole run, projected", "", table, ""]
     if slower := slower_rows(records):
         lines += ["## Where ours is slower", "", markdown(SLOWER_HEAD, slower), "", SLOWER_NOTE, ""]
     for name, record in records.items():
-        text = text_of(name, record["result"])
-        if not text.startswith("{"):  # a case without a table is read in its file
-            lines += [f"## {name}", "", CASES[name].description, "", "```text", text.rstrip(), "```", ""]
+        if record.result.sizes:  # a case without a table is read in its file
+            text = text_of(name, record.result).rstrip()
+            lines += [f"## {name}", "", CASES[name].description, "", "```text", text, "```", ""]
     return "\n".join(lines)
 
 
-def _by_circumstances(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _by_circumstances(records: Mapping[str, Record]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, record in records.items():
-        machine = record["machine"]
-        what = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
-        versions = f"torch {record['versions']['torch']}, Python {record['python']}"
-        quick = ", quick (a smoke test)" if record["quick"] else ""
-        found.setdefault(f"{what}, {versions}, commit {record['commit']}{quick}", []).append(name)
+        made = record.circumstances
+        versions = f"torch {made.versions['torch']}, Python {made.python}"
+        quick = ", quick (a smoke test)" if record.quick else ""
+        found.setdefault(f"{made.machine}, {versions}, commit {made.commit}{quick}", []).append(name)
     return found
 
 
@@ -122,11 +116,10 @@ def projection_table(result: Mapping[str, Any]) -> str:
     ]
     totals = [f"**{sum(result['seconds'][side].values()) / 3600:.3g}**" for side in sides]
     others = result.get("other_models", ())
-    head = ["hours", *(f"{LABELS.get(side, side)}{' (another model)' * (side in others)}" for side in sides)]
+    head = ["hours", *(f"{label_of(side)}{' (another model)' * (side in others)}" for side in sides)]
     notes = [f"- {note}" for note in result.get("notes", ())]
     notes += [
-        f"- {LABELS.get(side, side)} is left out: {why}."
-        for side, why in result.get("left_out_sides", {}).items()
+        f"- {label_of(side)} is left out: {why}." for side, why in result.get("left_out_sides", {}).items()
     ]
     return "\n".join([markdown(head, [*rows, ["**all**", *totals]]), "", *notes]).rstrip()
 
@@ -139,38 +132,43 @@ def speed_table(folder: Path = RESULTS) -> str:
     sizes = [
         (_words(words, size), unit(size), size)
         for case, words, unit in ROWS
-        for size in records.get(case, {}).get("result", {}).get("sizes", [])
-        if "seconds" in size
+        if case in records
+        for size in records[case].result.timed()
     ]
-    sides = [side for side in COLUMNS if any(side in size["seconds"] for _, _, size in sizes)]
+    sides = [side for side in COLUMNS if any(side in size.seconds for _, _, size in sizes)]
     rows = [[words, *(_cell(size, side, units) for side in sides)] for words, units, size in sizes]
-    record = records["rollout"]
-    machine = record["machine"]
-    what = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
-    quick = " (`--quick`: a smoke test)" if record["quick"] else ""
-    used = [case for case, _, _ in ROWS if case in records]
     measured: dict[str, list[str]] = {}
-    for case in used:
+    for case in (case for case, _, _ in ROWS if case in records):
         found = records[case]
-        when = f"commit {found['commit']} ({ceilings(found['result'])})"
+        when = f"commit {found.circumstances.commit} ({ceilings(found.result.ceilings)})"
         measured.setdefault(when, []).append(f"`{case}`")
     runs = "; ".join(f"{', '.join(names)}: {when}" for when, names in measured.items())
     another = dict.fromkeys(
-        LABELS[side] for _, _, size in sizes for side in size["seconds"] if side.startswith("simulusion")
+        label_of(side) for _, _, size in sizes for side in size.seconds if side.startswith("simulusion")
     )
     other = "".join(f" {name}: another, lighter model but for its Transformer." for name in another)
+    record = records["rollout"]
+    quick = " (`--quick`: a smoke test)" if record.quick else ""
     caption = (
-        f"Median seconds{quick}; in brackets how many times as long as ours. {what}. Measured at {runs}. Rounds and "
-        f"spread are in [the report](benchmarks/results/cpu/report.md).{other}"
+        f"Median seconds{quick}; in brackets how many times as long as ours. {record.circumstances.machine}. "
+        f"Measured at {runs}. Rounds and spread are in [the report](benchmarks/results/cpu/report.md).{other}"
     )
-    return f"{markdown(['', *(LABELS[side] for side in sides)], rows)}\n\n{caption}"
+    return f"{markdown(['', *map(label_of, sides)], rows)}\n\n{caption}"
 
 
-def _words(words: str, size: Mapping[str, Any]) -> str:
+def _words(words: str, size: Size) -> str:
     """A row's words with its facts, and how many rounds there were, which is no less a fact where they are few."""
-    rounds = min(int(timing["rounds"]) for timing in size["seconds"].values())
-    said = words.format(**{key: _plain(value) for key, value in size.items()})
+    rounds = min(spread.rounds for spread in size.seconds.values())
+    said = words.format(**{key: str(value).replace("_", " ") for key, value in size.what.items()})
     return f"{said}; {rounds} round{'s' * (rounds > 1)}"
+
+
+def _cell(size: Size, side: str, units: float) -> str:
+    if side not in size.seconds:
+        return "–"
+    seconds = duration(size.seconds[side].median / units)
+    found = size.ratios.get(side)
+    return seconds if found is None else f"{seconds} ({found.ratio:.2g}×)"
 
 
 def growth_table(folder: Path = RESULTS) -> str:
@@ -178,23 +176,22 @@ def growth_table(folder: Path = RESULTS) -> str:
     path = folder / "scaling.json"
     if not path.is_file():
         return "Not recorded yet: `python -m benchmarks --only scaling --minutes 20`."
-    record = json.loads(path.read_text(encoding="utf-8"))
-    result = record["result"]
+    record = Record.read(path)
     rows = []
-    for key, powers in result["powers"].items():
-        sizes = [size for size in result[key] if "seconds" in size]
-        what = next(iter(sizes[0]))
+    for table, powers in record.result.facts["powers"].items():
+        sizes = record.result.timed(table)
+        what = next(iter(sizes[0].what))
         for side, power in powers.items():
-            points = [(size[what], size["seconds"][side]["median"]) for size in sizes]
+            points = [(size.what[what], size.seconds[side].median) for size in sizes]
             middle = [f"{value:,}: {duration(seconds)}" for value, seconds in _some(points)]
             rows.append([what, side, ", ".join(middle), f"{power:.2f}"])
-    machine = record["machine"]
-    where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
+    made = record.circumstances
     head = ("what grows", "what is timed", "medians", "power")
-    return f"{markdown(head, rows)}\n\n{where}, commit {record['commit']} ({ceilings(result)})."
+    where = f"{made.machine}, commit {made.commit} ({ceilings(record.result.ceilings)})."
+    return f"{markdown(head, rows)}\n\n{where}"
 
 
-def _some(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def _some(points: Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:
     """The first, the last and what lies about evenly between them: five at most."""
     count = min(5, len(points))
     return [points[round(index * (len(points) - 1) / max(1, count - 1))] for index in range(count)]
@@ -210,18 +207,6 @@ def slower_table(folder: Path = RESULTS) -> str:
     )
 
 
-def _plain(value: Any) -> str:
-    return str(value).replace("_", " ")
-
-
-def _cell(size: Mapping[str, Any], side: str, units: float) -> str:
-    if side not in size["seconds"]:
-        return "–"
-    seconds = duration(size["seconds"][side]["median"] / units)
-    interval = size.get("speedup_over", {}).get(side)
-    return seconds if interval is None else f"{seconds} ({interval['ratio']:.2g}×)"
-
-
 def with_speed_table(text: str, folder: Path = RESULTS) -> str:
     """The text with what stands between the marks made anew; UserError where there are no marks."""
     before, begun, rest = text.partition(BEGIN)
@@ -229,8 +214,3 @@ def with_speed_table(text: str, folder: Path = RESULTS) -> str:
     if not begun or not ended:
         raise UserError(f"no speed table to replace: put {BEGIN.strip()} and {END} where it goes")
     return f"{before}{BEGIN}{speed_table(folder)}\n{END}{after}"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)

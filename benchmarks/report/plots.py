@@ -13,11 +13,12 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from ..systems.client import LABELS
+from ..record import Result, Size
+from .pictures import shrink
 from .projection import PHASES
-from .tables import duration
+from .tables import bytes_a_second, duration, label_of
 
-Results = Mapping[str, Mapping[str, Any]]
+Results = Mapping[str, Result]
 COLOURS = {
     "ours": "#0b6e4f",
     "ours_float16_cache": "#66b88f",
@@ -44,13 +45,14 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
             path = folder / f"{name}.png"
             figure.savefig(path, dpi=140, bbox_inches="tight", metadata={"Software": None})
             plt.close(figure)
+            shrink(path)
             drawn.append(path)
     return drawn
 
 
-def timed_sizes(results: Results, case: str) -> list[Mapping[str, Any]]:
+def timed_sizes(results: Results, case: str) -> list[Size]:
     """The sizes of a case that have times."""
-    return [size for size in results.get(case, {}).get("sizes", []) if "seconds" in size]
+    return results[case].timed() if case in results else []
 
 
 def speed_by_batch(results: Results) -> Any:
@@ -66,10 +68,10 @@ def speed_by_batch(results: Results) -> Any:
     figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.4), squeeze=False)
     for axis, (case, unit, title) in zip(axes[0], panels, strict=True):
         sizes = timed_sizes(results, case)
-        for side in sizes[0]["seconds"]:
-            _speeds(axis, [size for size in sizes if side in size["rates"]], side, unit, results[case])
+        for side in sizes[0].seconds:
+            _speeds(axis, [size for size in sizes if side in size.seconds], side, unit, results[case])
         _roofline(axis, results[case], sizes, unit)
-        _log_batches(axis, [size["batch"] for size in sizes])
+        _log_batches(axis, [size.number("batch") for size in sizes])
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("batch")
         axis.grid(True, which="both", alpha=0.2)
@@ -84,42 +86,36 @@ def speed_by_batch(results: Results) -> Any:
     return figure
 
 
-def _speeds(
-    axis: Axes, sizes: Sequence[Mapping[str, Any]], side: str, unit: str, result: Mapping[str, Any]
-) -> None:
+def _speeds(axis: Axes, sizes: Sequence[Size], side: str, unit: str, result: Result) -> None:
     """A side's medians by batch, and between which rates its quartiles lie."""
-    batches = [size["batch"] for size in sizes]
-    medians = [size["rates"][side][f"{unit}_a_second"] for size in sizes]
-    low, high = (
-        [
-            rate * size["seconds"][side]["median"] / size["seconds"][side][quartile]
-            for rate, size in zip(medians, sizes, strict=True)
-        ]
-        for quartile in ("quartile_3", "quartile_1")
+    spreads = [size.seconds[side] for size in sizes]
+    counts = [size.units[unit] for size in sizes]
+    batches = [size.number("batch") for size in sizes]
+    medians, low, high = (
+        [count / getattr(spread, name) for count, spread in zip(counts, spreads, strict=True)]
+        for name in ("median", "quartile_3", "quartile_1")
     )
     colour, style = COLOURS.get(side), "--" if side in DASHED else "-"
     axis.plot(batches, medians, style, marker="o", markersize=4, color=colour, label=_name(side, result))
     axis.fill_between(batches, low, high, color=colour, alpha=0.2)
 
 
-def _name(side: str, result: Mapping[str, Any], between: str = " ") -> str:
+def _name(side: str, result: Result, between: str = " ") -> str:
     """A side's label, with a word where it computes another model than the others."""
-    other = not result.get("agreement", {}).get(side, {}).get("same_model", True)
-    return LABELS.get(side, side) + f"{between}(another model)" * other
+    return label_of(side) + f"{between}(another model)" * (side in result.other_models())
 
 
-def _roofline(axis: Axes, result: Mapping[str, Any], sizes: list[Mapping[str, Any]], unit: str) -> None:
+def _roofline(axis: Axes, result: Result, sizes: Sequence[Size], unit: str) -> None:
     """The rate at which the measured products, or the measured copy, would be all that takes time."""
-    rate = result["matrix_rates"]["float32"]
+    ceilings = result.ceilings
+    assert ceilings is not None
     points = []
     for size in sizes:
-        ours = size["rates"]["ours"]
-        count = ours[f"{unit}_a_second"] * size["seconds"]["ours"]["median"]
-        floor = size["flops"] / rate
-        if "bytes_a_second" in ours:
-            moved = ours["bytes_a_second"] * size["seconds"]["ours"]["median"]
-            floor = max(floor, moved / result["copy_bandwidth"])
-        points.append((size["batch"], count / floor))
+        floor = (size.flops or 0.0) / ceilings.matrix_rates["float32"]
+        moved = bytes_a_second(size, "ours")
+        if moved and ceilings.copy_bandwidth:
+            floor = max(floor, moved * size.seconds["ours"].median / ceilings.copy_bandwidth)
+        points.append((size.number("batch"), size.units[unit] / floor))
     axis.plot(*zip(*points, strict=True), ":", color="black", label="roofline (float32, direct convolutions)")
 
 
@@ -132,7 +128,7 @@ def _log_batches(axis: Axes, batches: list[int]) -> None:
 def rollout_parts(results: Results) -> Any:
     """Milliseconds of an imagined step by part, at the largest batch that rollout, tokens and decoding share."""
     by_batch = [
-        {size["batch"]: size for size in timed_sizes(results, case)}
+        {size.number("batch"): size for size in timed_sizes(results, case)}
         for case in ("rollout", "token_generation", "frame_decoding")
     ]
     shared = set(by_batch[0]) & set(by_batch[1]) & set(by_batch[2])
@@ -141,35 +137,34 @@ def rollout_parts(results: Results) -> Any:
     batch = max(shared)
     rollout, tokens, decoding = (sizes[batch] for sizes in by_batch)
     parts = step_parts(rollout, tokens, decoding)
-    whole = {side: rollout["seconds"][side]["median"] / rollout["horizon"] for side in parts}
+    horizon = rollout.number("horizon")
+    whole = {side: rollout.seconds[side].median / horizon for side in parts}
     figure, axis = plt.subplots(figsize=(8, 0.7 * len(parts) + 1.6))
     names = {side: _name(side, results["rollout"], "\n") for side in parts}
     named = {names[side]: found for side, found in parts.items()}
     _stacked(axis, named, "s", 1, {names[side]: seconds for side, seconds in whole.items()})
-    label = f"seconds of an imagined step, batch {batch} (rollouts of {rollout['horizon']} steps)"
+    label = f"seconds of an imagined step, batch {batch} (rollouts of {horizon} steps)"
     apart = any(sum(found.values()) > 1.005 * whole[side] for side, found in parts.items())
     axis.set_xlabel(label + "\nline: the whole step, where its parts, timed apart, took longer" * apart)
     figure.tight_layout()
     return figure
 
 
-def step_parts(
-    rollout: Mapping[str, Any], tokens: Mapping[str, Any], decoding: Mapping[str, Any]
-) -> dict[str, dict[str, float]]:
+def step_parts(rollout: Size, tokens: Size, decoding: Size) -> dict[str, dict[str, float]]:
     """Seconds of a step of a rollout by side and part; the rest is what the two parts leave of the whole.
 
     Parts that were timed apart may take longer than the whole does: then there is no rest.
     """
-    horizon = rollout["horizon"]
+    horizon = rollout.number("horizon")
     found = {}
-    for side, timing in rollout["seconds"].items():
+    for side, spread in rollout.seconds.items():
         decoder = "ours" if side == "ours_float16_cache" else side
-        if side not in tokens["step_seconds"] or decoder not in decoding["seconds"]:
+        if side not in tokens.more["step_seconds"] or decoder not in decoding.seconds:
             continue
-        step = timing["median"] / horizon
+        step = spread.median / horizon
         # The last step of a rollout generates no frame.
-        generation = sum(tokens["step_seconds"][side][: horizon - 1]) / horizon
-        frames = decoding["seconds"][decoder]["median"]
+        generation = sum(tokens.more["step_seconds"][side][: horizon - 1]) / horizon
+        frames = decoding.seconds[decoder].median
         rest = max(0.0, step - generation - frames)
         found[side] = {
             "decoding": frames,
@@ -181,13 +176,14 @@ def step_parts(
 
 def run_by_phase(results: Results) -> Any:
     """Projected hours of a whole run by phase, one bar a system."""
-    seconds = results.get("projection", {}).get("seconds")
+    facts = results["projection"].facts if "projection" in results else {}
+    seconds = facts.get("seconds")
     if not seconds:
         return None
     figure, axis = plt.subplots(figsize=(8, 0.7 * len(seconds) + 1.6))
-    others = results["projection"].get("other_models", ())
+    others = facts.get("other_models", ())
     bars = {
-        LABELS.get(side, side) + "\n(another model)" * (side in others): {
+        label_of(side) + "\n(another model)" * (side in others): {
             phase.replace("_", " "): phases[phase] for phase in PHASES if phases.get(phase)
         }
         for side, phases in seconds.items()
@@ -234,9 +230,10 @@ def _three_digits(number: float) -> str:
 
 def cost_growth(results: Results) -> Any:
     """Seconds against what grows, on logarithmic axes, with the line that a linear cost would follow."""
-    scaling = results.get("scaling", {})
+    if "scaling" not in results:
+        return None
     panels = [
-        (key, [size for size in scaling.get(key, []) if "seconds" in size])
+        (key, results["scaling"].timed(key))
         for key in ("by_batch", "by_horizon", "by_environments", "by_replay", "by_threads")
     ]
     panels = [(key, sizes) for key, sizes in panels if len(sizes) > 1]
@@ -253,16 +250,16 @@ def cost_growth(results: Results) -> Any:
     return figure
 
 
-def _growth(axis: Axes, sizes: Sequence[Mapping[str, Any]]) -> None:
+def _growth(axis: Axes, sizes: Sequence[Size]) -> None:
     """One panel: medians and quartiles of what is timed against what grows."""
-    what = next(iter(sizes[0]))
-    x = [size[what] for size in sizes]
-    for index, side in enumerate(sizes[0]["seconds"]):
-        timings = [size["seconds"][side] for size in sizes]
-        y = [timing["median"] for timing in timings]
+    what = next(iter(sizes[0].what))
+    x: list[Any] = [size.what[what] for size in sizes]
+    for index, side in enumerate(sizes[0].seconds):
+        spreads = [size.seconds[side] for size in sizes]
+        y = [spread.median for spread in spreads]
         colour = PART_COLOURS[index]
         axis.plot(x, y, marker="o", markersize=4, color=colour, label=side)
-        low, high = ([timing[name] for timing in timings] for name in ("quartile_1", "quartile_3"))
+        low, high = ([getattr(spread, name) for spread in spreads] for name in ("quartile_1", "quartile_3"))
         axis.fill_between(x, low, high, color=colour, alpha=0.2)
         if what == "threads":  # more of them take less
             axis.plot(x, [y[0] * x[0] / value for value in x], ":", color=colour, linewidth=1)

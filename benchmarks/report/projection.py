@@ -11,7 +11,8 @@ from iris_fast.config import Config, preset_config, resolve
 from iris_fast.training.estimate import ATARI_EPISODE_STEPS
 from iris_fast.training.schedule import epoch_phases
 
-from ..systems.client import LABELS
+from ..record import Result, Size
+from .tables import label_of
 
 PHASES = ("collection", "tokenizer", "world_model", "actor_critic", "cache", "evaluation")
 NEEDED = ("gradient_steps", "playing", "environments")
@@ -20,8 +21,7 @@ PARTS_AGREE = (
     1.25  # parts of a rollout that sum to this many times what it takes, or to a share of it, say nothing
 )
 
-Results = Mapping[str, Mapping[str, Any]]
-Size = Mapping[str, Any]
+Results = Mapping[str, Result]
 
 
 class NotMeasured(Exception):
@@ -82,7 +82,7 @@ def project(results: Results) -> dict[str, Any]:
 
     `notes` are the assumptions in sentences, to be read beside the numbers.
     """
-    missing = [name for name in NEEDED if not (results.get(name) or {}).get("sizes")]
+    missing = [name for name in NEEDED if name not in results or not results[name].sizes]
     if missing:
         return {"left_out": f"needs the cases {', '.join(missing)} in the same run"}
     config, units = paper_units()
@@ -118,7 +118,7 @@ def project(results: Results) -> dict[str, Any]:
         "assumed": {
             "episode_steps": ATARI_EPISODE_STEPS,
             "final_episodes": FINAL_EPISODES,
-            "batches": {part: size["batch"] for part, size in steps.items()},
+            "batches": {part: size.what["batch"] for part, size in steps.items()},
             "rollouts": {side: rollouts[side] for side in seconds},
         },
         "notes": _notes(config, steps, {side: rollouts[side] for side in seconds}) + _other_notes(others),
@@ -128,39 +128,44 @@ def project(results: Results) -> dict[str, Any]:
     }
 
 
+def sizes_of(results: Results, case: str) -> list[Size]:
+    """The sizes of a case; none where it is not there."""
+    return results[case].sizes if case in results else []
+
+
 def size_of(results: Results, case: str, **wanted: Any) -> Size:
     """The measured size of a case that is as wanted; NotMeasured where there is none, with what the case says."""
-    result = results.get(case) or {}
-    sizes = result.get("sizes", [])
-    alike = [size for size in sizes if all(size.get(name) == value for name, value in wanted.items())]
+    sizes = sizes_of(results, case)
+    alike = [size for size in sizes if size.is_like(**wanted)]
     for size in alike:
-        if "seconds" in size:
+        if size.seconds:
             return size
-    said = [size.get("error") or size.get("left_out") for size in (*alike, *sizes, result)]
+    said = [size.missing for size in (*alike, *sizes)]
+    said += [results[case].left_out] if case in results else []
     why = next((text for text in said if text), "not in the same run")
     words = " ".join(f"{name} {value}".replace("_", " ") for name, value in wanted.items())
-    raise NotMeasured(f"{case} was not measured with {words} ({why})")
+    raise NotMeasured(f"{case} was not measured with {words} ({why.removeprefix('left out: ')})")
 
 
 def median_of(size: Size, side: str, what: str) -> float:
     """A side's seconds of a size; NotMeasured where it has none."""
-    if side not in size["seconds"]:
+    if side not in size.seconds:
         raise NotMeasured(f"no {what} of its own was timed")
-    return float(size["seconds"][side]["median"])
+    return size.seconds[side].median
 
 
 def _sides(results: Results) -> list[str]:
     """All sides of imagination and of gradient steps, in their order."""
     cases = ("rollout_whole", "rollout", "token_generation", "gradient_steps")
-    sizes = [size for case in cases for size in (results.get(case) or {}).get("sizes", [])]
-    found = dict.fromkeys(side for size in sizes for side in size.get("seconds", {}))
+    sizes = [size for case in cases for size in sizes_of(results, case)]
+    found = dict.fromkeys(side for size in sizes for side in size.seconds)
     return [side for side in found if side != "ours_cached"]  # which is what ours takes
 
 
 def _environment_seconds(results: Results, count: int) -> float:
     """Seconds of a vector step of `count` environments, by the faster backend."""
     size = size_of(results, "environments", environments=count)
-    return float(min(timing["median"] for timing in size["seconds"].values()) / size["steps"])
+    return min(spread.median for spread in size.seconds.values()) / size.number("steps")
 
 
 def paper_rollout(results: Results, config: Config, side: str) -> dict[str, Any]:
@@ -173,29 +178,29 @@ def paper_rollout(results: Results, config: Config, side: str) -> dict[str, Any]
     part = config.training.actor_critic
     batch, horizon = part.batch_num_samples, part.imagine_horizon or 1
     for case in ("rollout_whole", "rollout"):
-        for size in (results.get(case) or {}).get("sizes", []):
-            if (size["batch"], size.get("horizon")) == (batch, horizon) and side in size.get("seconds", {}):
+        for size in sizes_of(results, case):
+            if size.is_like(batch=batch, horizon=horizon) and side in size.seconds:
                 return {"seconds": median_of(size, side, "rollout"), "source": case}
     found: dict[str, Any] = {
         "seconds": _rollout_of_parts(results, config, side, batch, horizon),
         "source": "parts",
     }
-    for size in (results.get("rollout") or {}).get("sizes", []):
-        if size["batch"] == batch and side in size.get("seconds", {}):
-            sum_of_parts = _rollout_of_parts(results, config, side, batch, size["horizon"])
+    for size in sizes_of(results, "rollout"):
+        if size.is_like(batch=batch) and side in size.seconds:
+            steps = size.number("horizon")
+            sum_of_parts = _rollout_of_parts(results, config, side, batch, steps)
             found["check"] = sum_of_parts / median_of(size, side, "rollout")
-            found["check_steps"] = size["horizon"]
+            found["check_steps"] = steps
             if not 1 / PARTS_AGREE <= found["check"] <= PARTS_AGREE:
                 raise NotMeasured(
-                    f"the parts of its rollout of {size['horizon']} steps sum to {found['check']:.0%} of what "
-                    "it takes"
+                    f"the parts of its rollout of {steps} steps sum to {found['check']:.0%} of what it takes"
                 )
     return found
 
 
 def _burn_in_seconds(results: Results, config: Config, side: str, size: Size) -> float:
     """The policy's seconds of the paper's burn-in; 0 where they are in what the step has besides its rollout."""
-    if side not in size.get("imagine_seconds", {}):
+    if side not in size.more.get("imagine_seconds", {}):
         return 0.0
     part = config.training.actor_critic
     policy = size_of(results, "playing", what="policy alone", batch=part.batch_num_samples)
@@ -204,14 +209,14 @@ def _burn_in_seconds(results: Results, config: Config, side: str, size: Size) ->
 
 def _other_models(results: Results) -> dict[str, str]:
     """Sides that are another model, and in what, as the cases say."""
-    facts = (results.get("gradient_steps") or {}).get("agreement", {})
-    return {side: found["difference"] for side, found in facts.items() if not found["same_model"]}
+    steps = results["gradient_steps"]
+    return {side: steps.sides[side]["difference"] for side in steps.other_models()}
 
 
 def _other_notes(others: Mapping[str, str]) -> list[str]:
     """What is to be read beside the hours of another model."""
     return [
-        f"{LABELS.get(side, side)} trains another model in these hours: {difference}."
+        f"{label_of(side)} trains another model in these hours: {difference}."
         for side, difference in others.items()
     ]
 
@@ -221,11 +226,10 @@ def _after_last_seconds(results: Results, config: Config, side: str) -> float:
 
     Its token passes are taken as those of the last step that was timed.
     """
-    facts = (results.get("gradient_steps") or {}).get("agreement", {}).get(side, {})
-    if not facts.get("goes_on"):
+    if not results["gradient_steps"].sides.get(side, {}).get("goes_on"):
         return 0.0
     batch = config.training.actor_critic.batch_num_samples
-    steps = size_of(results, "token_generation", batch=batch)["step_seconds"].get(side, [])
+    steps = size_of(results, "token_generation", batch=batch).more["step_seconds"].get(side, [])
     if not steps:
         raise NotMeasured("no token passes of its own were timed")
     return float(steps[-1]) + median_of(size_of(results, "frame_decoding", batch=batch), side, "decoding")
@@ -237,16 +241,16 @@ def _rollout_of_parts(results: Results, config: Config, side: str, batch: int, h
     decoded = median_of(size_of(results, "frame_decoding", batch=batch), side, "decoding")
     policy = size_of(results, "playing", what="policy alone", batch=batch)
     both = size_of(results, "playing", what="encode and decode")
-    decoding = median_of(size_of(results, "frame_decoding", batch=both["batch"]), side, "decoding")
+    decoding = median_of(size_of(results, "frame_decoding", batch=both.number("batch")), side, "decoding")
     encoding = median_of(both, side, "encoding") - decoding
     if encoding < 0:
         raise NotMeasured("its encoding and decoding took less time than its decoding alone")
-    steps = tokens["step_seconds"].get(side, [])
+    steps = tokens.more["step_seconds"].get(side, [])
     if len(steps) < horizon - 1 or horizon < 2:
         raise NotMeasured(f"of its token passes {len(steps)} steps were timed, {horizon - 1} are needed")
     generation = sum(steps[: horizon - 1]) + steps[horizon - 2] / config.agent.world_model.tokens_per_block
     a_step = decoded + median_of(policy, side, "policy")
-    return float(horizon * a_step + generation + encoding * batch / both["batch"])
+    return float(horizon * a_step + generation + encoding * batch / both.number("batch"))
 
 
 def _phases(
@@ -275,9 +279,9 @@ def _phases(
         "cache": 0.0,
         "evaluation": tests_steps * vector_step[tests],
     }
-    if side == "ours" and "ours_cached" in steps["world_model"]["seconds"]:
+    if side == "ours" and "ours_cached" in steps["world_model"].seconds:
         both = size_of(results, "playing", what="encode and decode")
-        a_frame = median_of(both, side, "encoding") / both["batch"]
+        a_frame = median_of(both, side, "encoding") / both.number("batch")
         found["cache"] = max(units.frames_cached, units.frames_decoded) * a_frame
     return found
 
@@ -291,27 +295,32 @@ def _step_seconds(
     seconds at the paper's size are given.
     """
     size = steps[part]
-    taken = "ours_cached" if side == "ours" and "ours_cached" in size["seconds"] else side
-    seconds, update = median_of(size, taken, f"step of its {part}"), size.get("update_seconds", {}).get(taken)
+    taken = "ours_cached" if side == "ours" and "ours_cached" in size.seconds else side
+    seconds, update = (
+        median_of(size, taken, f"step of its {part}"),
+        size.more.get("update_seconds", {}).get(taken),
+    )
     if update is None:
         raise NotMeasured(f"no optimizer step of its {part} was timed")
     growing = seconds - update
     if rollout is not None:
-        if size["horizon"] != config.training.actor_critic.imagine_horizon:
-            raise NotMeasured(f"its actor-critic's step was timed with a rollout of {size['horizon']} steps")
-        growing -= size.get("imagine_seconds", {}).get(taken, size["rollout_seconds"][side])
+        if size.what["horizon"] != config.training.actor_critic.imagine_horizon:
+            raise NotMeasured(
+                f"its actor-critic's step was timed with a rollout of {size.what['horizon']} steps"
+            )
+        growing -= size.more.get("imagine_seconds", {}).get(taken, size.more["rollout_seconds"].get(side))
     if growing < 0:
         raise NotMeasured(f"its {part} step took less time than what it is made of: too noisy a measurement")
-    scale = getattr(config.training, part).batch_num_samples / size["batch"]
+    scale = getattr(config.training, part).batch_num_samples / size.number("batch")
     return float(update + growing * scale + (rollout or 0.0))
 
 
 def _notes(config: Config, steps: Mapping[str, Size], rollouts: Mapping[str, Any]) -> list[str]:
     """What was assumed, in sentences."""
     scaled = [
-        f"{part.replace('_', ' ')} {size['batch']} to {getattr(config.training, part).batch_num_samples}"
+        f"{part.replace('_', ' ')} {size.what['batch']} to {getattr(config.training, part).batch_num_samples}"
         for part, size in steps.items()
-        if size["batch"] != getattr(config.training, part).batch_num_samples
+        if size.what["batch"] != getattr(config.training, part).batch_num_samples
     ]
     notes = [
         f"A test episode is taken as {ATARI_EPISODE_STEPS} agent steps. After the last epoch "
@@ -323,18 +332,18 @@ def _notes(config: Config, steps: Mapping[str, Size], rollouts: Mapping[str, Any
             f"Gradient steps are scaled from the measured batch to the paper's ({', '.join(scaled)}): clipping "
             "and optimizer as they are, the rest in proportion."
         )
-    if "ours_cached" in steps["world_model"]["seconds"]:
+    if "ours_cached" in steps["world_model"].seconds:
         notes.append(
             "Ours trains with the epoch's cache; every frame of the replay is encoded and decoded once an epoch, "
             "or as many as are drawn."
         )
     for source in dict.fromkeys(found["source"] for found in rollouts.values()):
-        sides = [LABELS.get(side, side) for side, found in rollouts.items() if found["source"] == source]
+        sides = [label_of(side) for side, found in rollouts.items() if found["source"] == source]
         how = "are the sum of their parts" if source == "parts" else f"were measured whole by {source}"
         notes.append(f"The paper's rollouts of {', '.join(sides)} {how}.")
     checks = {side: found for side, found in rollouts.items() if "check" in found}
     if checks:
-        shares = ", ".join(f"{LABELS.get(side, side)} {found['check']:.0%}" for side, found in checks.items())
+        shares = ", ".join(f"{label_of(side)} {found['check']:.0%}" for side, found in checks.items())
         horizon = next(iter(checks.values()))["check_steps"]
         notes.append(
             f"Such sums for the rollout of {horizon} steps are, as a share of what it took: {shares}."

@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from ..record import Ceilings, Ratio, Result, Size, Spread
 from ..systems.client import LABELS
 from ..timing import FEW
 
-LISTS = (
-    *("sizes", "shapes", "draws", "layers", "batches"),
-    *("by_batch", "by_horizon", "by_threads", "by_environments", "by_replay"),
-)
 DIRECT = (
     "GFLOP/s of decoded frames are those of direct convolutions, whatever a side computes: Winograd's take fewer, "
     "so their share of the matrix rate may be above 100%"
 )
 DECODING = ("rollout", "rollout_whole", "frame_decoding")  # the cases whose operations hold such frames
-NOT_LABELS = ("bytes", "flops", "amount", "fits_in_l2")
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-def text_of(name: str, result: Mapping[str, Any]) -> str:
-    """A table for people."""
-    lists = [(key, result[key]) for key in LISTS if _is_table(result.get(key))]
-    if not lists:
-        return json.dumps(result, indent=1)
-    parts = [f"{name}: {ceilings(result)}"]
-    parts += [f"  {_label(side)}: {why}" for side, why in result.get("not_timed", {}).items()]
-    parts += [
-        f"  {_label(side)} is another model: {facts['difference']}"
-        for side, facts in result.get("agreement", {}).items()
-        if not facts["same_model"]
-    ]
-    parts += [f"  left out: {result['left_out']}"] if "left_out" in result else []
-    parts += [f"  {note}" for note in result.get("notes", ())]
-    parts += [
-        f"  grows as the power: {what.removeprefix('by_')} {', '.join(f'{k} {v:.2f}' for k, v in powers.items())}"
-        for what, powers in result.get("powers", {}).items()
-    ]
-    parts += ["  " + DIRECT] if name in DECODING else []
-    for key, sizes in lists:
-        parts.append(
-            aligned(HEAD, rows_of(sizes)) if len(lists) == 1 else f"{key}\n{aligned(HEAD, rows_of(sizes))}"
-        )
-    return "\n".join(parts) + "\n"
-
-
 HEAD = (
     "size",
     "side",
@@ -62,116 +29,120 @@ HEAD = (
 )
 
 
-def rows_of(sizes: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+def text_of(name: str, result: Result) -> str:
+    """A table for people."""
+    if not result.sizes and not result.left_out:
+        return json.dumps(result.facts, indent=1)
+    parts = [f"{name}: {ceilings(result.ceilings)}"]
+    parts += [f"  {label_of(side)}: {why}" for side, why in result.not_timed.items()]
+    parts += [
+        f"  {label_of(side)} is another model: {result.sides[side]['difference']}"
+        for side in result.other_models()
+    ]
+    parts += [f"  left out: {result.left_out}"] if result.left_out else []
+    parts += [
+        f"  grows as the power: {what.removeprefix('by_')} {', '.join(f'{k} {v:.2f}' for k, v in powers.items())}"
+        for what, powers in result.facts.get("powers", {}).items()
+    ]
+    parts += ["  " + DIRECT] if name in DECODING else []
+    tables = result.tables()
+    for table, sizes in tables.items():
+        text = aligned(HEAD, rows_of(sizes, result.ceilings))
+        parts.append(text if len(tables) == 1 else f"{table}\n{text}")
+    return "\n".join(parts) + "\n"
+
+
+def rows_of(sizes: Iterable[Size], found: Ceilings | None) -> list[list[str]]:
     """A row for each side, or one that says why a size has none."""
     rows = []
     said: set[tuple[str, str]] = set()
     for size in sizes:
-        label = " ".join(
-            f"{key} {value}"
-            for key, value in size.items()
-            if isinstance(value, (int, str, list)) and key not in (*NOT_LABELS, "error", "left_out")
-        )
-        if "seconds" not in size and not size.keys() & {"error", "left_out"}:
-            continue  # it holds something else than a size
-        if "seconds" not in size:
-            why = size.get("error") or f"left out: {size.get('left_out', 'not measured')}"
-            rows.append([label, why])
+        label = " ".join(f"{key} {value}" for key, value in size.what.items())
+        if size.missing:
+            rows.append([label, size.missing])
             continue
-        first = next(iter(size["seconds"]))
-        for side, why in {**size.get("not_timed", {}), **size.get("absent", {})}.items():
+        for side, why in {**size.not_timed, **size.absent}.items():
             if (side, why) not in said:  # once for all sizes
-                rows.append([label, f"{_label(side)}: {why}"])
+                rows.append([label, f"{label_of(side)}: {why}"])
             said.add((side, why))
-        for side, timing in size["seconds"].items():
-            rows.append([label if side == first else "", *_row(size, side, timing, first)])
-        rows += [["", *row] for row in _without_graphs(size)]
+        if size.usual_rounds is not None:
+            rounds = next(iter(size.seconds.values())).rounds
+            rows.append([label, f"{rounds} of the usual {size.usual_rounds} rounds, for want of time"])
+        first = next(iter(size.seconds))
+        for side, spread in size.seconds.items():
+            rows.append([label if side == first else "", *_row(size, side, spread, found)])
     return rows
 
 
-def _without_graphs(size: Mapping[str, Any]) -> list[list[str]]:
-    """The rows of sides timed in turn without CUDA graphs, which some of them cannot be captured in."""
-    return [
-        [
-            f"{_label(side)} (without graphs)",
-            duration(timing["median"]),
-            f"{duration(timing['quartile_1'])} – {duration(timing['quartile_3'])}",
-            *[""] * (len(HEAD) - 5),
-            ratio(size.get("speedup_over_without_graphs", {}).get(side), timing["rounds"]),
-        ]
-        for side, timing in size.get("seconds_without_graphs", {}).items()
-    ]
-
-
-def _row(size: Mapping[str, Any], side: str, timing: Mapping[str, float], first: str) -> list[str]:
-    seconds = timing["median"]
-    rates = size.get("rates", {}).get(side, {})
-    flops, moved = rates.get("flops_a_second"), rates.get("bytes_a_second")
-    if "rates" not in size:  # where it is there it has none of a side whose operations are others
-        flops, moved = (size[name] / seconds if size.get(name) else None for name in ("flops", "bytes"))
-    peak, copied = rates.get("share_of_matrix_rate"), rates.get("share_of_copy_bandwidth")
-    peak = _share(size.get("share_of_matrix_rate"), side, first, peak)
-    copied = _share(size.get("share_of_copy_bandwidth"), side, first, copied)
+def _row(size: Size, side: str, spread: Spread, found: Ceilings | None) -> list[str]:
+    flops, moved = flops_a_second(size, side), bytes_a_second(size, side)
+    peak, copied = matrix_rate(size, side, found), found.copy_bandwidth if found else None
     units = [
-        f"{scaled(rate)} {unit.removesuffix('_a_second').replace('_', ' ')}"
-        for unit, rate in rates.items()
-        if unit.endswith("_a_second") and unit not in ("flops_a_second", "bytes_a_second")
+        f"{scaled(count / spread.median)} {unit.replace('_', ' ')}" for unit, count in size.units.items()
     ]
     return [
-        _label(side),
-        duration(seconds),
-        f"{duration(timing['quartile_1'])} – {duration(timing['quartile_3'])}",
+        label_of(side),
+        duration(spread.median),
+        f"{duration(spread.quartile_1)} – {duration(spread.quartile_3)}",
         units[0] if units else "",
         f"{flops / 1e9:.3g}" if flops else "",
-        f"{peak:.0%}" if peak is not None else "",
+        f"{flops / peak:.0%}" if flops and peak else "",
         f"{moved / 1e9:.3g}" if moved else "",
-        f"{copied:.0%}" if copied is not None else "",
-        _speedup(size, side, int(timing["rounds"])),
+        f"{moved / copied:.0%}" if moved and copied else "",
+        ratio(size.ratios.get(side)),
     ]
 
 
-def _speedup(size: Mapping[str, Any], side: str, rounds: int) -> str:
-    """How many times faster ours is than this side; of one of our sides, than the fastest of the others."""
-    best = size.get("speedup_over_the_best_other", {})
-    if side in best:
-        return f"{ratio(best[side], rounds)} than {_label(best[side]['other'])}"
-    return ratio(size.get("speedup_over", {}).get(side) or size.get(f"speedup_over_{side}"), rounds)
+def flops_a_second(size: Size, side: str) -> float | None:
+    """A side's operations a second; None of one whose operations are not counted."""
+    counted = size.flops is not None and side not in size.uncounted
+    return size.flops / size.seconds[side].median if counted and size.flops else None
 
 
-def _share(found: Any, side: str, first: str, otherwise: float | None) -> float | None:
-    """A side's share of a ceiling: a case gives one number for its first side, or one for each by name."""
-    if isinstance(found, dict):
-        return found.get(side, otherwise)
-    return otherwise if found is None or side != first else found
+def bytes_a_second(size: Size, side: str) -> float | None:
+    """The bytes a second that a side moves at the least; None of one whose operations are not counted."""
+    moved = None if side in size.uncounted else size.bytes_of.get(side, size.bytes)
+    return moved / size.seconds[side].median if moved else None
 
 
-def ratio(interval: Mapping[str, float] | None, rounds: int = FEW) -> str:
-    """How many times faster ours is, with its interval, or the least to the greatest of a few rounds.
+def matrix_rate(size: Size, side: str, found: Ceilings | None) -> float | None:
+    """The ceiling of a side: that of the precision which its name ends in, or that of the size."""
+    rates = found.matrix_rates if found else {}
+    last = {"bf16": "bfloat16", "ieee": "float32"}.get(side.split()[-1], size.rate)
+    return rates.get(last, rates.get(size.rate))
 
-    `rounds` of the times stand for those of the ratio in files that are too old to have them: where they are few no
-    interval is given.
-    """
-    if interval is None:
+
+def ratio(found: Ratio | None) -> str:
+    """How many times faster ours is, with its interval, or the least to the greatest of a few rounds."""
+    if found is None:
         return ""
-    middle = f"{interval['ratio']:.3g}×"
-    if "rounds" not in interval and rounds < FEW:
-        return f"{middle} ({rounds} round{'s' if rounds > 1 else ''})"
-    if "low" not in interval:
-        return f"{middle} (1 round)"
-    low, high = f"{interval['low']:.3g}", f"{interval['high']:.3g}"
-    if interval.get("rounds", FEW) < FEW:
-        return f"{middle} ({low} to {high} in {interval['rounds']} rounds)"
-    return f"{middle} [{low}, {high}]"
+    text = f"{found.ratio:.3g}×"
+    if found.low is None or found.high is None:
+        text += f" ({found.rounds} round{'s' * (found.rounds > 1)})"
+    elif found.rounds < FEW:
+        text += f" ({found.low:.3g} to {found.high:.3g} in {found.rounds} rounds)"
+    else:
+        text += f" [{found.low:.3g}, {found.high:.3g}]"
+    return f"{text} than {label_of(found.than)}" if found.than else text
 
 
-def ceilings(result: Mapping[str, Any]) -> str:
+def ceilings(found: Ceilings | None) -> str:
     """The measured ceilings in words."""
-    words = []
-    if "copy_bandwidth" in result:
-        words.append(f"copy {result['copy_bandwidth'] / 1e9:.3g} GB/s")
-    rates = result.get("matrix_rates", {"": result["matrix_rate"]} if "matrix_rate" in result else {})
-    words += [f"{dtype} products {rate / 1e9:.4g} GFLOP/s".strip() for dtype, rate in rates.items()]
-    return ", ".join([str(result.get("device", "")), *words]).strip(", ")
+    if found is None:
+        return ""
+    words = [] if found.copy_bandwidth is None else [f"copy {found.copy_bandwidth / 1e9:.3g} GB/s"]
+    words += [f"{dtype} products {rate / 1e9:.4g} GFLOP/s" for dtype, rate in found.matrix_rates.items()]
+    return ", ".join([found.device, *words])
+
+
+def label_of(side: str) -> str:
+    """A side's name for people."""
+    return LABELS.get(side, side)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
 
 
 def duration(seconds: float) -> str:
@@ -204,11 +175,3 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         last = cells[-1]
         lines.append("  ".join(row[i].ljust(widths[i] if i != last else 0) for i in cells).rstrip())
     return "\n".join(lines)
-
-
-def _label(side: str) -> str:
-    return LABELS.get(side, side)
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(size, dict) for size in value)

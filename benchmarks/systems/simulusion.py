@@ -29,7 +29,7 @@ def given_torchvision(perceptual: Mapping[str, Tensor]) -> Iterator[None]:
     The real one would fetch weights from the network; others of the same shapes take the same time.
     """
 
-    def vgg16(*_: Any, **__: Any) -> SimpleNamespace:
+    def vgg16(*ignored: Any, **also_ignored: Any) -> SimpleNamespace:
         found = random_vgg16()
         with torch.no_grad():
             for number, convolutions in enumerate(VGG_SLICES, start=1):

@@ -35,7 +35,7 @@ class LocalSystems(Systems):
 
 
 def local_run(checkout: Path | None = None, peers: tuple[str, ...] = (), compiled: bool = False) -> Run:
-    return Run(quick=True, systems=LocalSystems(torch.device("cpu"), 1, checkout, peers, compiled))
+    return Run(True, LocalSystems(torch.device("cpu"), 1, checkout, peers, compiled))
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import choose_device, chosen_cases, main
 from benchmarks.cases.gradient_steps import disagreement, gradient_steps, measure_part, segments
-from benchmarks.cases.scaling import slope, slopes
-from benchmarks.registry import CASES, Run, checkout_version
+from benchmarks.cases.scaling import grown, slope, slopes
+from benchmarks.plan import Cost
+from benchmarks.record import Record
+from benchmarks.registry import CASES, Run
 from iris_fast.errors import UserError
 from tests.support.commands import Say
+
+COSTS = [Cost(2, 1.0)]
 
 
 def test_a_case_prints_a_table_and_writes_its_file(
@@ -23,13 +25,13 @@ def test_a_case_prints_a_table_and_writes_its_file(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which --device cpu sets
     arguments = ["--quick", "--only", "kernel_lambda_returns", "--json", str(tmp_path), "--threads", "1"]
     assert main([*arguments, "--device", "cpu"]) == 0
-    record = json.loads((tmp_path / "kernel_lambda_returns.json").read_text())
-    assert record["quick"] and record["case"] == "kernel_lambda_returns" and record["machine"]["cores"]
-    (shape,) = record["result"]["shapes"]
+    record = Record.read(tmp_path / "kernel_lambda_returns.json")
+    assert record.quick and record.case == "kernel_lambda_returns" and record.circumstances.machine.cores
+    (size,) = record.result.sizes
     text = capsys.readouterr().out
     row = next(line for line in text.splitlines() if "plain PyTorch" in line)
-    assert f"{shape['speedup_over']['pytorch']['ratio']:.3g}×" in row and "GB/s" in text
-    assert record["reference"] is None and set(shape["share_of_copy_bandwidth"]) == {"ours", "pytorch"}
+    assert f"{size.ratios['pytorch'].ratio:.3g}×" in row and "GB/s" in text
+    assert record.reference is None and set(size.seconds) == {"ours", "pytorch"} and size.bytes
 
 
 def test_what_there_is_not_is_refused() -> None:
@@ -68,20 +70,11 @@ def test_a_reference_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
         main(["--only", "rollout", "--reference", str(tmp_path), "--threads", "1"])
 
 
-def test_a_checkout_is_known_by_its_sources(tmp_path: Path) -> None:
-    assert checkout_version(None) is None
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "agent.py").write_text("a = 1")
-    before = checkout_version(tmp_path)
-    assert before is not None and before.startswith("sources ") and before == checkout_version(tmp_path)
-    (tmp_path / "src" / "agent.py").write_text("a = 2")
-    assert checkout_version(tmp_path) != before
-
-
 def test_rounds_that_are_asked_for_stand_for_the_usual_ones(run: Run) -> None:
-    assert Run(quick=False, systems=run.systems).rounds_or(3) == 3
-    assert Run(quick=False, systems=run.systems, rounds=7).rounds_or(3) == 7
-    assert Run(quick=True, systems=run.systems, rounds=7).rounds_or(3) == 2
+    usual = Cost(3, 1.0)
+    assert Run(False, run.systems).usual(usual) == usual
+    assert Run(False, run.systems, rounds=7).usual(usual) == Cost(7, 1.0)
+    assert Run(True, run.systems, rounds=7).usual(usual) == Cost(2, 1.0)
 
 
 def test_a_peer_whose_step_fails_costs_its_own_column(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +87,9 @@ def test_a_peer_whose_step_fails_costs_its_own_column(run: Run, monkeypatch: pyt
         return call(method, *arguments)
 
     monkeypatch.setattr(worker, "call", failing)
-    result = measure_part(run, "world_model", ["ours", "pytorch", "ours_float16_cache"], 2)
-    assert list(result["seconds"]) == ["ours", "ours_cached"]
-    assert result["not_timed"] == {"ours_float16_cache": "it failed: AttributeError: no such update"}
+    size = measure_part(run, "world_model", ["ours", "pytorch", "ours_float16_cache"], COSTS)
+    assert list(size.seconds) == ["ours", "ours_cached"]
+    assert size.not_timed == {"ours_float16_cache": "it failed: AttributeError: no such update"}
 
 
 def test_the_list_marks_the_default_cases(capsys: Say) -> None:
@@ -105,27 +98,23 @@ def test_the_list_marks_the_default_cases(capsys: Say) -> None:
     assert len(lines) == len(CASES)
     assert {line.split()[0] for line in lines if line.split()[1] == "*"} == set(chosen_cases(None))
     assert chosen_cases(None)[0] == "rollout" and chosen_cases(None).count("projection") == 1
-
-
-def test_the_time_that_is_left_decides(run: Run) -> None:
-    other = Run(quick=True, systems=run.systems, seconds=10, began=time.monotonic() - 8)
-    assert other.has_time_for(1) and not other.has_time_for(3)
-    assert Run(quick=True, systems=run.systems, seconds=0, full=True).has_time_for(100)
+    kernels = chosen_cases("memory,kernel_*")
+    assert kernels[0] == "memory" and "kernel_vq_lookup" in kernels and "rollout" not in kernels
 
 
 def test_gradient_steps_agree_and_are_timed(run: Run) -> None:
-    sizes = {size["part"]: size for size in gradient_steps(run)["sizes"]}
+    sizes = {size.what["part"]: size for size in gradient_steps(run).sizes}
     assert list(sizes) == ["tokenizer", "world_model", "actor_critic"]
-    assert list(sizes["tokenizer"]["seconds"]) == ["ours"]
-    assert list(sizes["world_model"]["seconds"]) == ["ours", "ours_cached"]
-    assert list(sizes["actor_critic"]["speedup_over"]) == ["ours_cached"]
+    assert list(sizes["tokenizer"].seconds) == ["ours"]
+    assert list(sizes["world_model"].seconds) == ["ours", "ours_cached"]
+    assert list(sizes["actor_critic"].ratios) == ["ours_cached"]
     for size in sizes.values():
-        assert size["update_seconds"].keys() == size["seconds"].keys()
-        assert min(size["update_seconds"].values()) > 0
-    assert all(size["not_timed"] == {} for size in sizes.values())
-    assert sizes["actor_critic"]["rollout_seconds"]["ours"] > 0
-    for side, seconds in sizes["actor_critic"]["imagine_seconds"].items():
-        assert 0 < seconds < sizes["actor_critic"]["seconds"][side]["median"]
+        assert size.more["update_seconds"].keys() == size.seconds.keys()
+        assert min(size.more["update_seconds"].values()) > 0
+    assert all(size.not_timed == {} for size in sizes.values())
+    assert sizes["actor_critic"].more["rollout_seconds"]["ours"] > 0
+    for side, seconds in sizes["actor_critic"].more["imagine_seconds"].items():
+        assert 0 < seconds < sizes["actor_critic"].seconds[side].median
 
 
 def test_another_loss_is_a_disagreement(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,8 +135,8 @@ def test_a_frame_that_is_remembered_is_not_timed(run: Run, monkeypatch: pytest.M
     assert [worker.call(*call)[data] for _ in range(2)] == [0, 0]
     monkeypatch.setattr(type(worker.system), "_forget_frames", lambda system: None)  # type: ignore[attr-defined]
     assert worker.call(*call)[data] >= 2  # at least the first frames, which the call before has decoded
-    result = measure_part(run, "actor_critic", ["ours", "pytorch"], 2)
-    assert "instead of decoding them: not timed" in result["error"] and "seconds" not in result
+    size = measure_part(run, "actor_critic", ["ours", "pytorch"], COSTS)
+    assert "instead of decoding them: not timed" in size.missing and not size.seconds
 
 
 def test_every_round_has_another_batch() -> None:
@@ -159,5 +148,5 @@ def test_every_round_has_another_batch() -> None:
 def test_powers_of_growth() -> None:
     assert slope([1, 10, 100], [2, 20, 200]) == pytest.approx(1)
     assert slope([1, 4, 16], [3, 6, 12]) == pytest.approx(0.5)
-    sizes = [{"batch": n, "seconds": {"tokens": {"median": 2.0 * n}}} for n in (1, 2, 8)]
+    sizes = [grown({"batch": n}, {"tokens": [2.0 * n]}) for n in (1, 2, 8)]
     assert slopes({"by_batch": sizes, "by_threads": sizes[:1]}) == {"by_batch": {"tokens": pytest.approx(1)}}

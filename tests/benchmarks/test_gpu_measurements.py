@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,9 @@ from benchmarks.cases import training_steps as steps_module
 from benchmarks.cases.environments import environments
 from benchmarks.cases.gradient_steps import _rollout_seconds
 from benchmarks.cases.rollout import measure_rollout
+from benchmarks.harness import Machine, Work
+from benchmarks.plan import Cost
+from benchmarks.record import Circumstances, Record, Result, Size
 from benchmarks.registry import Run
 from benchmarks.report import captured_projection
 from benchmarks.report.captured_projection import project_captured, seconds_by_phase
@@ -26,6 +28,8 @@ from iris_fast.errors import UserError
 from iris_fast.graphs import Uncaptured
 from tests.support.commands import Say
 from tests.support.micro import MICRO
+
+from .made_up import spreads
 
 SMALL = [setting for setting in MICRO if not setting.startswith(("collection", "evaluation", "logging"))]
 
@@ -73,17 +77,16 @@ def test_a_worker_changes_its_arithmetic() -> None:
 
 
 def test_rollouts_are_warmed_up_at_their_own_horizon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("measured", "machine_of", "rollout_work"):
-        monkeypatch.setattr(rollout_module, name, lambda *_: {})
+    monkeypatch.setattr(rollout_module, "rollout_work", lambda *_: Work())
     systems = RecordedSystems()
-    measure_rollout(Run(quick=True, systems=systems), ["ours", "public"], 2, 5, 1)
+    measure_rollout(Run(True, systems), ["ours", "public"], 2, 5, [Cost(1, 1.0)])
     horizons = [note[2] for note in systems.notes if note[1] == "rollout"]
     assert len(horizons) >= 5 and set(horizons) == {5}
 
 
 def test_a_rollout_beside_a_gradient_step_is_warmed_up_too() -> None:
     systems = RecordedSystems()
-    seconds = _rollout_seconds(Run(quick=True, systems=systems), ["ours", "public"], 2, 5, 1)
+    seconds = _rollout_seconds(Run(True, systems), ["ours", "public"], 2, 5, 1)
     assert seconds == {"ours": 1.0, "public": 1.0}
     calls = [(kind, *rest) for kind, method, *rest in systems.notes if method == "rollout"]
     assert calls[:2] == [("engine", 5, 0), ("public", 5, 0)] and len(calls) == 4
@@ -92,14 +95,16 @@ def test_a_rollout_beside_a_gradient_step_is_warmed_up_too() -> None:
 def test_environments_are_timed_with_the_backend_there_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     find = environments_module.find_spec
     monkeypatch.setattr(environments_module, "find_spec", lambda name: name != "envpool" and find(name))
-    (size,) = environments(run)["sizes"]
-    assert list(size["seconds"]) == ["ale"]
+    (size,) = environments(run).sizes
+    assert list(size.seconds) == ["ale"]
     monkeypatch.setattr(environments_module, "find_spec", lambda name: None)
-    assert "neither" in environments(run)["sizes"][0]["left_out"]
+    assert "neither" in environments(run).sizes[0].missing
 
 
 def test_captured_steps_are_timed_with_what_they_spend_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps_module, "graphs_of", Uncaptured)
+    machine = Machine(torch.device("cpu"), 1.0, {"float32": 1e9}, 1)
+    monkeypatch.setattr(steps_module, "measured_machine", lambda *_: machine)
     found = steps_module.measure("tiny", 2, *SMALL, operations=True)
     assert found["captured"] and set(found["acting"]) == {"1", "8"} and found["coding_a_frame"] > 0
     for name in (*PARTS, "rollout"):
@@ -107,7 +112,7 @@ def test_captured_steps_are_timed_with_what_they_spend_it_on(monkeypatch: pytest
         assert 0 < operations["largest"][0]["seconds"] <= operations["seconds"]
         assert operations["calls"] >= len(operations["largest"]) == 15
     for name in PARTS:
-        share = found[name]["flops"] / found[name]["median"] / found["matrix_rates"]["float32"]
+        share = found[name]["flops"] / found[name]["median"] / 1e9
         assert 0 < found[name]["share_of_matrix_rate"] == pytest.approx(share)
 
 
@@ -121,8 +126,9 @@ def test_a_step_that_is_interrupted_leaves_the_others_their_results(
 
     monkeypatch.setattr(steps_module, "measure", measure)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    found = steps_module.training_steps(True)
-    assert found == {
+    monkeypatch.setattr(Run, "machine", lambda _: Machine(torch.device("cpu"), 1.0, {}, 1))
+    found = steps_module.training_steps(Run(True, RecordedSystems()))
+    assert found.facts == {
         "bf16": {"preset": "tiny", "operations": True},
         "float32": {"error": "interrupted"},
     }
@@ -138,12 +144,10 @@ SIDE = {
     "coding_a_frame": 1e-5,
     **{part: timing(0.01 * (index + 1)) for index, part in enumerate(PARTS)},
 }
-PLAYED = {
-    "sizes": [
-        {"environments": 1, "steps": 100, "seconds": {"ale": timing(0.1)}},
-        {"environments": 8, "steps": 100, "seconds": {"ale": timing(0.8), "envpool": timing(0.4)}},
-    ]
-}
+PLAYED = [
+    Size({"environments": 1, "steps": 100}, seconds=spreads(ale=0.1)),
+    Size({"environments": 8, "steps": 100}, seconds=spreads(ale=0.8, envpool=0.4)),
+]
 
 
 def test_hours_of_a_captured_run_are_units_times_seconds() -> None:
@@ -155,22 +159,25 @@ def test_hours_of_a_captured_run_are_units_times_seconds() -> None:
         (units.test_vector_steps + units.final_vector_steps) * (4e-3 + 2e-3)
     )
     assert found["cache"] == pytest.approx(max(units.frames_cached, units.frames_decoded) * 1e-5)
-    result = project_captured({"bf16": SIDE, "float32": {"error": "out of memory"}}, PLAYED)
+    result = project_captured({"bf16": SIDE, "float32": {"error": "out of memory"}}, Result(PLAYED))
     assert result["hours"] == {"bf16": pytest.approx(sum(found.values()) / 3600)}
 
 
 def test_nothing_is_projected_from_nothing(tmp_path: Path, capsys: Say) -> None:
     with pytest.raises(UserError, match="no step of the paper's agent"):
-        project_captured({"bf16": {"error": "x"}, "float32": SIDE | {"preset": "tiny"}}, PLAYED)
+        project_captured({"bf16": {"error": "x"}, "float32": SIDE | {"preset": "tiny"}}, Result(PLAYED))
     with pytest.raises(UserError, match="environments was not measured with environments 8"):
-        project_captured({"bf16": SIDE}, {"sizes": PLAYED["sizes"][:1]})
+        project_captured({"bf16": SIDE}, Result(PLAYED[:1]))
     assert run_command(captured_projection.main, [str(tmp_path)]) == 2
     assert "training_steps.json is not there" in capsys.readouterr().err
 
 
 def test_the_command_writes_what_it_says(tmp_path: Path, capsys: Say) -> None:
-    for case, result in (("training_steps", {"bf16": SIDE}), ("environments", PLAYED)):
-        (tmp_path / f"{case}.json").write_text(json.dumps({"result": result}))
+    for case, result in (
+        ("training_steps", Result(facts={"bf16": SIDE})),
+        ("environments", Result(PLAYED)),
+    ):
+        Record(case, result, Circumstances.here()).write(tmp_path)
     assert captured_projection.main([str(tmp_path)]) == 0
-    hours = json.loads((tmp_path / "captured_projection.json").read_text())["result"]["hours"]["bf16"]
+    hours = Record.read(tmp_path / "captured_projection.json").result.facts["hours"]["bf16"]
     assert capsys.readouterr().out == f"{'bf16':12} {hours:6.2f} h\n"

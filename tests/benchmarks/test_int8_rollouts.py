@@ -24,7 +24,7 @@ def test_every_candidate_is_beside_float32(run: Run, tmp_path: Path, monkeypatch
     assert train(["--game", "Catch", "--preset", "tiny", "--run-dir", str(tmp_path / "run"), *MICRO]) == 0
     monkeypatch.setattr(subject, "BATCH", 8)
     run.trained = tmp_path / "run"
-    found = int8_rollouts(run)
+    found = int8_rollouts(run).facts
     run.trained = None
     beside = found["beside_float32"]
     assert list(beside) == [*CANDIDATES, CONTROL] and found["epoch"] == 3 and found["rollouts"] == 16

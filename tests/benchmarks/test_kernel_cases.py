@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import compiling
-from benchmarks.cases import kernel_lambda_returns, kernel_sampling, kernel_vq_lookup, layer_launches
+from benchmarks import peers
+from benchmarks.cases import layer_launches
+from benchmarks.harness import Machine, Work
+from benchmarks.kernels import OPERATIONS, Operation, quantizer, returns, sampling
+from benchmarks.kernels.table import Problem
+from benchmarks.record import Result, Size
 from benchmarks.report.tables import text_of
-from benchmarks.side_by_side import Machine, compare_and_time
 from benchmarks.timing import Timing
 from iris_fast.graphs import Uncaptured
 from iris_fast.imagination.token_pass import TokenPasses
@@ -21,60 +25,92 @@ from iris_fast.kernels import sample_categorical
 from tests.support.agents import micro_agent
 
 CPU = torch.device("cpu")
+MACHINE = Machine(CPU, 1e9, {"float32": 1e9}, 3)
 
 
-MACHINE = Machine(CPU, 1e9, {torch.float32: 1e9}, 3)
-
-
-def lambda_returns_measured(compile_it: bool = False) -> dict[str, Any]:
-    return kernel_lambda_returns.measure(MACHINE, 4, 5, compile_it)
+def returns_measured(compile_it: bool = False) -> Size:
+    (size,) = returns.problem(CPU, 4, 5, compile_it).measured(MACHINE, "sizes")
+    return size
 
 
 def test_a_peer_with_other_returns_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(lambda_returns_measured()["seconds"]) == {"ours", "pytorch"}
-    right = kernel_lambda_returns.lambda_returns_reference
+    assert set(returns_measured().seconds) == {"ours", "pytorch"}
+    right = returns.lambda_returns_reference
 
     def wrong(rewards: Tensor, *others: Any) -> Tensor:
         return right(rewards, *others) * (1.0 if rewards.dtype == torch.float64 else 1.001)
 
-    monkeypatch.setattr(kernel_lambda_returns, "lambda_returns_reference", wrong)
-    found = lambda_returns_measured()
-    assert set(found["seconds"]) == {"ours"} and "off by 0.001" in found["not_timed"]["pytorch"]
-    assert found["speedup_over"] == {}
-    monkeypatch.setattr(kernel_lambda_returns, "lambda_returns", wrong)
-    found = lambda_returns_measured()
-    assert "off by 0.001" in found["error"] and "seconds" not in found
+    monkeypatch.setattr(returns, "lambda_returns_reference", wrong)
+    found = returns_measured()
+    assert set(found.seconds) == {"ours"} and "off by 0.001" in found.not_timed["pytorch"]
+    assert found.ratios == {}
+    monkeypatch.setattr(returns, "lambda_returns", wrong)
+    found = returns_measured()
+    assert "off by 0.001" in found.missing and not found.seconds
 
 
 def test_a_peer_that_fails_costs_its_own_row() -> None:
-    one, facts = torch.ones(3), {"bytes": 12, "flops": 3}
+    one = torch.ones(3)
 
     def failing() -> Tensor:
         raise RuntimeError("no such operation\nand more")
 
-    found = compare_and_time(MACHINE, {"ours": one.clone, "peer": failing}, one, 0, facts, torch.float32)
-    assert set(found["seconds"]) == {"ours"}
-    assert found["not_timed"] == {"peer": "failed: RuntimeError: no such operation"}
+    peer = Problem(
+        {}, Work(3, 12), {"ours": one.clone}, others={"peer": lambda: failing}, expected=lambda: one
+    )
+    (found,) = peer.measured(MACHINE, "sizes")
+    assert set(found.seconds) == {"ours"}
+    assert found.not_timed == {"peer": "failed: RuntimeError: no such operation"}
     with pytest.raises(RuntimeError, match="no such operation"):
-        compare_and_time(MACHINE, {"ours": failing}, one, 0, facts, torch.float32)
+        Problem({}, Work(3, 12), {"ours": failing}, expected=lambda: one).measured(MACHINE, "sizes")
+
+
+def test_sides_that_wait_for_the_host_are_timed_beside_ours_in_a_table_of_their_own() -> None:
+    one = torch.ones(3)
+    made = Problem(
+        {}, Work(3, 12), {"ours": one.clone}, uncaptured={"peer": lambda: one.clone}, expected=lambda: one
+    )
+    captured, waiting = made.measured(MACHINE, "sizes")
+    assert (captured.table, list(captured.seconds)) == ("sizes", ["ours"])
+    assert (waiting.table, list(waiting.seconds)) == ("sizes without CUDA graphs", ["ours", "peer"])
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_is_timed_beside_plain_pytorch(name: str) -> None:
+    """The sizes of the smoke test, and those of the documentation's row among the usual ones."""
+    operation = OPERATIONS[name]
+    result = operation.measure(MACHINE, quick=True)
+    assert result.sizes and not any(size.missing for size in result.sizes)
+    for size in result.timed():
+        others = [side for side in size.seconds if not side.startswith("ours")]
+        assert others and size.flops and size.bytes, size
+    for cuda, wanted in ((False, operation.row.cpu), (True, operation.row.gpu)):
+        labels = [label_of(operation, size) for size in operation.sizes(cuda, False)]
+        assert any(all(label.get(key) == value for key, value in wanted.items()) for label in labels)
+
+
+def label_of(operation: Operation, size: dict[str, Any]) -> dict[str, Any]:
+    """The label of a size, without its numbers."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        return operation.problem(CPU, **size).what
 
 
 @pytest.fixture
 def a_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """`torch.compile` gives the function as it is; what was found out about compiling is forgotten."""
-    compiling.trouble.cache_clear()
+    peers.trouble.cache_clear()
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     yield monkeypatch
-    compiling.trouble.cache_clear()
+    peers.trouble.cache_clear()
 
 
 def test_what_is_compiled_is_compared_and_timed(a_compiler: pytest.MonkeyPatch) -> None:
-    found = lambda_returns_measured(compile_it=True)
-    assert set(found["seconds"]) == {"ours", "pytorch", "torch.compile"} and found["absent"] == {}
+    found = returns_measured(compile_it=True)
+    assert set(found.seconds) == {"ours", "pytorch", "torch.compile"} and found.absent == {}
     a_compiler.setattr(torch, "compile", lambda function, **_: lambda *x: 1.001 * function(*x))
-    found = lambda_returns_measured(compile_it=True)
-    assert set(found["seconds"]) == {"ours", "pytorch"}
-    assert "off by 0.001" in found["not_timed"]["torch.compile"]
+    found = returns_measured(compile_it=True)
+    assert set(found.seconds) == {"ours", "pytorch"}
+    assert "off by 0.001" in found.not_timed["torch.compile"]
 
 
 def test_a_machine_without_a_compiler_says_so_once(a_compiler: pytest.MonkeyPatch) -> None:
@@ -85,9 +121,9 @@ def test_a_machine_without_a_compiler_says_so_once(a_compiler: pytest.MonkeyPatc
         raise RuntimeError("No working C++ compiler found\nwith a trace")
 
     a_compiler.setattr(torch, "compile", fails)
-    sizes = [lambda_returns_measured(compile_it=True) for _ in range(2)]
-    assert len(tried) == 1 and set(sizes[0]["seconds"]) == {"ours", "pytorch"}
-    text = text_of("kernel_lambda_returns", {"shapes": sizes})
+    sizes = [returns_measured(compile_it=True) for _ in range(2)]
+    assert len(tried) == 1 and set(sizes[0].seconds) == {"ours", "pytorch"}
+    text = text_of("kernel_lambda_returns", Result(sizes))
     why = "torch.compile: does not compile here: RuntimeError: No working C++ compiler found"
     assert text.count(why) == 1 and text.count("torch.compile") == 1
 
@@ -100,8 +136,8 @@ def shape_of(size: tuple[int, int]) -> Tensor:
 def test_right_ways_of_drawing_pass(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     logits = shape_of(size)
-    for draw in (kernel_sampling.multinomial, kernel_sampling.categorical, kernel_sampling.exponential_race):
-        assert kernel_sampling.strays(partial(draw, logits), logits) is None
+    for draw in (sampling.multinomial, sampling.categorical, sampling.exponential_race):
+        assert sampling.strays(partial(draw, logits), logits) is None
 
 
 @pytest.mark.parametrize(
@@ -109,9 +145,9 @@ def test_right_ways_of_drawing_pass(size: tuple[int, int]) -> None:
     [
         lambda logits: logits.argmax(-1),
         lambda logits: torch.randint(logits.shape[1], (len(logits),)),
-        lambda logits: kernel_sampling.multinomial(logits / 2),
-        lambda logits: (kernel_sampling.multinomial(logits) + 1) % logits.shape[1],
-        lambda logits: kernel_sampling.multinomial(logits) - 1,
+        lambda logits: sampling.multinomial(logits / 2),
+        lambda logits: (sampling.multinomial(logits) + 1) % logits.shape[1],
+        lambda logits: sampling.multinomial(logits) - 1,
     ],
     ids=["largest", "uniform", "temperature", "shifted", "negative"],
 )
@@ -119,16 +155,16 @@ def test_right_ways_of_drawing_pass(size: tuple[int, int]) -> None:
 def test_wrong_ways_of_drawing_stray(wrong: Callable[[Tensor], Tensor], size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     logits = shape_of(size)
-    assert "not timed" in (kernel_sampling.strays(lambda: wrong(logits), logits) or "")
+    assert "not timed" in (sampling.strays(lambda: wrong(logits), logits) or "")
 
 
 def test_a_straying_peer_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_sampling, "multinomial", lambda logits: logits.argmax(-1))
-    found = kernel_sampling.measure(64, 16, CPU, (1e9, 1e9), 3, compile_it=False)
-    assert "torch.multinomial" not in found["seconds_without_graphs"]
-    assert "stray" in found["not_timed"]["torch.multinomial"]
-    assert set(found["speedup_over"]) == {"exponential race"}
-    assert set(found["speedup_over_without_graphs"]) == {"torch.distributions"}
+    monkeypatch.setattr(sampling, "multinomial", lambda logits: logits.argmax(-1))
+    captured, waiting = sampling.draws(CPU, 64, 16).measured(MACHINE, "sizes")
+    assert "torch.multinomial" not in waiting.seconds
+    assert "stray" in waiting.not_timed["torch.multinomial"]
+    assert [side for side in captured.ratios if not side.startswith("ours")] == ["exponential race"]
+    assert set(waiting.ratios) == {"torch.distributions"}
 
 
 def kept_by_hand(row: list[float]) -> list[int]:
@@ -144,18 +180,18 @@ def kept_by_hand(row: list[float]) -> list[int]:
 
 
 def test_what_truncation_leaves_is_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_sampling, "TRUNCATION", {"top_k": 3, "top_p": 0.6})
+    monkeypatch.setattr(sampling, "TRUNCATION", {"top_k": 3, "top_p": 0.6})
     logits = shape_of((200, 7))
-    probabilities, sure = kernel_sampling.truncated(logits)
+    probabilities, sure = sampling.truncated(logits)
     assert sure.all()
     for row, found in zip(logits, probabilities, strict=True):
         kept = kept_by_hand(row.tolist())
         assert found.nonzero().flatten().tolist() == sorted(kept)
         torch.testing.assert_close(found[kept], row.double()[kept].softmax(0))
     tied = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0]])  # the third and fourth tie: all of them stay
-    assert kernel_sampling.truncated(tied)[0][0].count_nonzero() == 2 + 2
+    assert sampling.truncated(tied)[0][0].count_nonzero() == 2 + 2
     near = torch.tensor([[0.6, 0.3, 0.1]]).log()
-    assert not kernel_sampling.truncated(near)[1].any()
+    assert not sampling.truncated(near)[1].any()
 
 
 @pytest.mark.parametrize(
@@ -177,10 +213,10 @@ def test_truncated_draws_that_are_wrong_have_no_time(
     def ours(logits: Tensor, **options: Any) -> Any:
         return sample_categorical(logits, **(options | wrong if "top_k" in options else options))
 
-    monkeypatch.setattr(kernel_sampling, "sample_categorical", ours)
-    monkeypatch.setattr(kernel_sampling, "TRUNCATION", {"top_k": 50, "top_p": 0.97})
-    found = kernel_sampling.measure(1024, 512, CPU, (1e9, 1e9), 1, compile_it=False)
-    assert "with top-k and top-p a token" in found["error"] and "seconds" not in found
+    monkeypatch.setattr(sampling, "sample_categorical", ours)
+    monkeypatch.setattr(sampling, "TRUNCATION", {"top_k": 50, "top_p": 0.97})
+    (found,) = sampling.draws(CPU, 1024, 512).measured(MACHINE, "sizes")
+    assert "with top-k and top-p a token" in found.missing and not found.seconds
 
 
 @pytest.mark.parametrize("size", [(1, 3), (64, 512), (1024, 3), (64, 8192)])
@@ -188,17 +224,17 @@ def test_ours_draws_rightly_in_all_its_ways(size: tuple[int, int]) -> None:
     logits, seed = shape_of(size), torch.zeros((), dtype=torch.int64)
     place = torch.zeros((), dtype=torch.int64)
     draw = partial(sample_categorical, logits, seed=seed, position=place, purpose=0)
-    assert kernel_sampling.wrong_draws(draw, logits, seed) is None
+    assert sampling.wrong_draws(draw, logits, seed) is None
 
 
-def forms_measured() -> dict[str, Any]:
+def forms_measured() -> Size:
     return layer_launches.measure(micro_agent(), Uncaptured(CPU), "float32", 1, 1, 2)
 
 
 def test_rollouts_of_both_forms_are_timed_where_their_passes_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     found = forms_measured()
-    assert list(found["seconds"]) == ["5 launches", "2 launches"]
-    assert found["difference"] < 1e-5 and set(found["speedup_over"]) == {"2 launches"}
+    assert list(found.seconds) == ["5 launches", "2 launches"]
+    assert found.more["difference"] < 1e-5 and set(found.ratios) == {"2 launches"}
     right = TokenPasses._two_launches_a_layer
 
     def wrong(self: TokenPasses, x: Tensor, held: int) -> Tensor:
@@ -206,15 +242,15 @@ def test_rollouts_of_both_forms_are_timed_where_their_passes_agree(monkeypatch: 
 
     monkeypatch.setattr(TokenPasses, "_two_launches_a_layer", wrong)
     found = forms_measured()
-    assert "differ by 0.001" in found["error"] and "seconds" not in found
+    assert "differ by 0.001" in found.missing and not found.seconds
 
 
 def test_a_lookup_is_compared_with_others_that_are_as_exact() -> None:
     seconds = {"ours ieee": 2.0, "ours bf16": 1.0, "pytorch": 4.0, "pytorch bf16": 0.5, "flash-kmeans": 3.0}
     times = {name: Timing((value,) * 5) for name, value in seconds.items()}
-    best = kernel_vq_lookup.speedups(times)["speedup_over_the_best_other"]
-    assert {name: (facts["other"], facts["ratio"]) for name, facts in best.items()} == {
+    best = quantizer.over_the_best_other(times)
+    assert {name: (ratio.than, ratio.ratio) for name, ratio in best.items()} == {
         "ours ieee": ("pytorch", 2.0),
         "ours bf16": ("pytorch bf16", 0.5),
     }
-    assert kernel_vq_lookup.speedups({"ours ieee": times["ours ieee"]}) == {}
+    assert quantizer.over_the_best_other({"ours ieee": times["ours ieee"]}) == {}

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
 import iris_fast.kernels
+from benchmarks.kernels import OPERATIONS
+from benchmarks.record import Circumstances, Record, Result, Size
 from benchmarks.report import kernels as kernels_table
-from benchmarks.report.kernels import OPERATIONS, kernel_rows, side_by_side, signature
+from benchmarks.report.kernels import kernel_rows, side_by_side, signature
+
+from .made_up import spreads
 
 README = (Path(iris_fast.kernels.__file__).parent / "README.md").read_text(encoding="utf-8")
 
@@ -17,7 +20,7 @@ def test_every_operation_with_a_reference_has_a_row_and_three_lines() -> None:
     names = {
         name.removesuffix("_reference") for name in iris_fast.kernels.__all__ if name.endswith("_reference")
     }
-    assert {operation.name for operation in OPERATIONS} == names
+    assert set(OPERATIONS) == names
     for name in names:
         section = re.search(rf"^### .*`{name}`.*?^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
         assert section is not None and f"{name}(" in section.group(1), name
@@ -30,14 +33,9 @@ def test_signatures_are_those_of_the_functions() -> None:
 
 
 def test_speed_is_beside_the_fastest_of_the_others() -> None:
-    seconds = {
-        "ours ieee": {"median": 0.002},
-        "ours tf32": {"median": 0.001},
-        "a": {"median": 0.004},
-        "b": {"median": 0.5},
-    }
-    entry = {"seconds": seconds, "seconds_without_graphs": {"c": {"median": 0.003}}}
-    assert side_by_side(entry, ("ours bf16", "ours ieee")) == "2 ms; c 1.5×"
+    captured = Size({}, seconds=spreads(**{"ours ieee": 0.002, "ours tf32": 0.001, "a": 0.004, "b": 0.5}))
+    waiting = Size({}, seconds=spreads(**{"ours ieee": 1.0, "c": 0.003}))
+    assert side_by_side([waiting, captured], ("ours bf16", "ours ieee")) == "2 ms; c 1.5×"
 
 
 def test_a_gpus_results_fill_its_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,10 +43,9 @@ def test_a_gpus_results_fill_its_column(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(kernels_table, "RESULTS", tmp_path)
     assert {tuple(row[-2:]) for row in kernel_rows()} == {("–", "not measured yet")}
     (tmp_path / "h100").mkdir()
-    seconds = {"ours": {"median": 1e-6}, "pytorch": {"median": 3e-6}}
-    found = [{"shape": [1, 1], "seconds": seconds}, {"shape": [64, 20], "seconds": seconds}]
-    text = json.dumps({"result": {"shapes": found}})
-    (tmp_path / "h100" / "kernel_lambda_returns.json").write_text(text)
+    seconds = spreads(ours=1e-6, pytorch=3e-6)
+    sizes = [Size({"shape": shape}, seconds=seconds) for shape in ([1, 1], [64, 20])]
+    Record("kernel_lambda_returns", Result(sizes), Circumstances.here()).write(tmp_path / "h100")
     cells = {row[0].split("`")[1]: row[-1] for row in kernel_rows()}
     assert cells["lambda_returns"] == "64 × 20: 0.001 ms; pytorch 3×"
     assert cells["vq_lookup"] == "–"

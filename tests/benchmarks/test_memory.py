@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks.record import Record
 from iris_fast.config import preset_config
 from iris_fast.config.schema import memory_bytes
 
@@ -15,7 +15,7 @@ RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "cpu" / "memory.
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_paper_preset_needs_at_most_12_gigabytes(precision: str) -> None:
-    found = json.loads(RECORD.read_text())["result"]
+    found = Record.read(RECORD).result.facts
     data = preset_config("paper", "Pong").datasets.train
     assert found["reconstruction_cache_limit"] == memory_bytes(
         data.cache_max_ram_usage, "cache_max_ram_usage"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from benchmarks.record import Result, Size
 from benchmarks.report.page import projection_table
 from benchmarks.report.plots import PLOTS
 from benchmarks.report.projection import PHASES, paper_units, project
 
-from .test_report import HEADER, SIDES, made_up_results, scaled, size, timing
+from .made_up import SIDES, compared, made_up_results, scaled, size, spread
 
 PUBLIC = SIDES["public"]
 # 20 decodings and policy steps, 19 steps of tokens and a pass of the last one, and 64 frames encoded.
@@ -52,7 +51,7 @@ def test_a_whole_rollout_is_taken_where_it_was_measured() -> None:
     results = made_up_results()
     parts = project(results)["seconds"]["public"]["actor_critic"]
     whole = size(scaled(SIDES, 7), "imagined_steps", batch=64, horizon=20)
-    results["rollout_whole"] = HEADER | {"sizes": [whole]}
+    results["rollout_whole"] = compared(whole)
     found = project(results)
     difference = 110_000 * PUBLIC * (PARTS_ROLLOUT - 7)
     assert found["seconds"]["public"]["actor_critic"] == pytest.approx(parts - difference)
@@ -76,23 +75,22 @@ def test_a_projection_without_measurements_says_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("sizes", "reason"),
     [
-        ([{"environments": 1, "left_out": "envpool is not installed"}], "envpool is not installed"),
+        ([Size({"environments": 1}, missing="envpool is not installed")], "envpool is not installed"),
         (
             [
                 size({"ours": 1.0}, "agent_steps", environments=1, steps=10),
-                {
-                    "environments": 8,
-                    "steps": 10,
-                    "error": "the backends' frames or rewards differ: not timed",
-                },
+                Size(
+                    {"environments": 8, "steps": 10},
+                    missing="the backends' frames or rewards differ: not timed",
+                ),
             ],
             "environments was not measured with environments 8 (the backends' frames or rewards differ",
         ),
     ],
 )
-def test_environments_that_were_not_measured_leave_it_out(sizes: list[Any], reason: str) -> None:
+def test_environments_that_were_not_measured_leave_it_out(sizes: list[Size], reason: str) -> None:
     results = made_up_results()
-    results["environments"] = {"device": "cpu", "sizes": sizes}
+    results["environments"] = Result(sizes)
     found = project(results)
     assert list(found) == ["left_out"] and reason in found["left_out"]
 
@@ -100,7 +98,7 @@ def test_environments_that_were_not_measured_leave_it_out(sizes: list[Any], reas
 @pytest.mark.parametrize("case", ["token_generation", "frame_decoding"])
 def test_another_batch_does_not_stand_in_for_the_papers(case: str) -> None:
     results = made_up_results()
-    results[case]["sizes"][-1] = {"batch": 64, "left_out": "it would take 90 s"}
+    results[case].sizes[-1] = Size({"batch": 64}, missing="left out: it would take 90 s")
     found = project(results)
     assert found["left_out"] == "no side has every step measured" and "seconds" not in found
     assert found["left_out_sides"]["ours"] == f"{case} was not measured with batch 64 (it would take 90 s)"
@@ -108,7 +106,7 @@ def test_another_batch_does_not_stand_in_for_the_papers(case: str) -> None:
 
 def test_a_sum_of_parts_that_is_not_the_rollout_leaves_its_side_out() -> None:
     results = made_up_results()
-    results["rollout"]["sizes"][2]["seconds"]["public"] = timing(64 * PUBLIC * 1.5)
+    results["rollout"].sizes[2].seconds["public"] = spread(64 * PUBLIC * 1.5)
     found = project(results)
     assert "public" not in found["seconds"] and "ours" in found["seconds"]
     assert "rollout of 2 steps sum to 67% of what it takes" in found["left_out_sides"]["public"]
@@ -116,31 +114,31 @@ def test_a_sum_of_parts_that_is_not_the_rollout_leaves_its_side_out() -> None:
 
 def test_a_negative_remainder_leaves_its_side_out() -> None:
     results = made_up_results()
-    results["gradient_steps"]["sizes"][2]["rollout_seconds"]["public"] = 0.95 * PUBLIC
+    results["gradient_steps"].sizes[2].more["rollout_seconds"]["public"] = 0.95 * PUBLIC
     found = project(results)
     assert "public" not in found["seconds"] and "ours" in found["seconds"]
     assert "less time than what it is made of" in found["left_out_sides"]["public"]
 
 
-def with_another_model() -> dict[str, Any]:
+def with_another_model() -> dict[str, Result]:
     """The made-up results with a side that is another model, whose rollouts go on to the frame after the last."""
     results = made_up_results()
     for case, result in results.items():
         if case == "environments":
             continue
-        for each in result["sizes"]:
-            for name in ("seconds", "update_seconds", "rollout_seconds", "step_seconds"):
-                if "public" in each.get(name, {}):
-                    each[name]["simulusion_tuned"] = each[name]["public"]
-    actor_critic = results["gradient_steps"]["sizes"][2]
-    actor_critic["imagine_seconds"]["simulusion_tuned"] = 0.6 * PUBLIC
+        for each in result.sizes:
+            numbers = [each.seconds, *each.more.values()]
+            for by_side in (found for found in numbers if "public" in found):
+                by_side["simulusion_tuned"] = by_side["public"]
+    actor_critic = results["gradient_steps"].sizes[2]
+    actor_critic.more["imagine_seconds"]["simulusion_tuned"] = 0.6 * PUBLIC
     difference = {
         "same_model": False,
         "difference": "its decoder is its own",
         "goes_on": True,
         "agrees": True,
     }
-    results["gradient_steps"] |= {"agreement": {"simulusion_tuned": difference}}
+    results["gradient_steps"].sides["simulusion_tuned"] = difference
     return results
 
 
@@ -154,13 +152,13 @@ def test_another_model_is_projected_and_said_to_be_one() -> None:
     assert another["actor_critic"] == pytest.approx(110_000 * PUBLIC * step)
     assert "Simulusion, glibc tuned trains another model in these hours: its decoder" in found["notes"][-1]
     assert "| Simulusion, glibc tuned (another model) |" in projection_table(found)
-    figure = PLOTS["run_by_phase"]({"projection": found})
+    figure = PLOTS["run_by_phase"]({"projection": Result(facts=found)})
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[0] == "Simulusion, glibc tuned\n(another model)" and "public" in labels
 
 
 def test_a_frame_after_the_last_needs_its_passes() -> None:
     results = with_another_model()
-    del results["token_generation"]["sizes"][0]["step_seconds"]["simulusion_tuned"]
+    del results["token_generation"].sizes[0].more["step_seconds"]["simulusion_tuned"]
     found = project(results)
     assert "of its token passes 0 steps were timed" in found["left_out_sides"]["simulusion_tuned"]

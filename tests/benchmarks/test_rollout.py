@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from benchmarks.cases import rollout as rollout_module
 from benchmarks.cases.gradient_steps import segments
 from benchmarks.cases.rollout import frame_decoding, rollout
 from benchmarks.cases.token_generation import token_generation
+from benchmarks.plan import Cost
+from benchmarks.record import Result, Size
 from benchmarks.registry import Run
-from benchmarks.report.tables import text_of
+from benchmarks.report.tables import flops_a_second, text_of
 from benchmarks.systems.client import Systems, Worker
 from benchmarks.systems.weights import load_agent_file
 from iris_fast.errors import UserError
@@ -29,19 +32,18 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("case", [rollout, token_generation, frame_decoding])
-def test_every_side_is_compared_and_timed(run: Run, case: object) -> None:
-    result = case(run)  # type: ignore[operator]
-    assert refusals(agreement_of(run)) == result["not_timed"] == {}
-    assert [side for side, facts in result["agreement"].items() if facts["agrees"]] == OURS
-    assert result["agreement"]["pytorch"]["trajectory"] == {"equal": True, "steps": 3, "rows": 2}
-    assert max(result["agreement"]["ours"]["differences"].values()) < 1e-3
-    (size,) = result["sizes"]
-    first, *others = size["seconds"]
-    assert first == "ours" and set(size["speedup_over"]) == set(others) and "pytorch" in others
-    for side, timing in size["seconds"].items():
-        assert 0 < timing["quartile_1"] <= timing["median"] <= timing["quartile_3"]
-        rates = size["rates"][side]
-        assert rates["flops_a_second"] == pytest.approx(size["flops"] / timing["median"])
+def test_every_side_is_compared_and_timed(run: Run, case: Callable[[Run], Result]) -> None:
+    result = case(run)
+    assert refusals(agreement_of(run)) == result.not_timed == {}
+    assert [side for side, facts in result.sides.items() if facts["agrees"]] == OURS
+    assert result.sides["pytorch"]["trajectory"] == {"equal": True, "steps": 3, "rows": 2}
+    assert max(result.sides["ours"]["differences"].values()) < 1e-3
+    (size,) = result.sizes
+    first, *others = size.seconds
+    assert first == "ours" and set(size.ratios) == set(others) and "pytorch" in others
+    for side, spread in size.seconds.items():
+        assert 0 < spread.quartile_1 <= spread.median <= spread.quartile_3 and spread.rounds == 2
+        assert size.flops and flops_a_second(size, side) == pytest.approx(size.flops / spread.median)
     text = text_of("the case", result)
     assert "plain PyTorch" in text and "ours is faster" in text and "GFLOP/s" in text
 
@@ -51,13 +53,13 @@ def test_a_side_that_disagrees_has_no_time(run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(agreement_module.TOLERANCE, "ours_float16_cache", 1e-9)
     monkeypatch.setattr(run, "shared", {key: run.shared[key] for key in ("machine", "weights")})
     result = token_generation(run)
-    (size,) = result["sizes"]
-    assert list(size["seconds"]) == ["ours", "pytorch"] and "ours_float16_cache" not in size["rates"]
-    assert "not timed" in result["not_timed"]["ours_float16_cache"]
+    (size,) = result.sizes
+    assert list(size.seconds) == ["ours", "pytorch"] and list(size.ratios) == ["pytorch"]
+    assert "not timed" in result.not_timed["ours_float16_cache"]
     text = text_of("token_generation", result)
     assert "differ from the oracle's by" in text
     assert [line for line in text.splitlines() if "float16" in line] == [
-        f"  ours, float16 cache: {result['not_timed']['ours_float16_cache']}"
+        f"  ours, float16 cache: {result.not_timed['ours_float16_cache']}"
     ]
 
 
@@ -66,7 +68,7 @@ def test_nothing_is_timed_where_ours_disagrees(run: Run, monkeypatch: pytest.Mon
     wrong["ours"] |= {"agrees": False, "error": "its rewards differ: not timed"}
     monkeypatch.setitem(run.shared, "agreement", wrong)
     for case in (rollout, token_generation, frame_decoding):
-        assert case(run)["sizes"] == []
+        assert case(run).sizes == []
 
 
 def test_an_engine_that_is_one_graph_is_timed_by_its_rollouts_alone(
@@ -76,7 +78,7 @@ def test_an_engine_that_is_one_graph_is_timed_by_its_rollouts_alone(
     monkeypatch.setitem(run.shared, "agreement", whole)
     for case in (token_generation, frame_decoding):
         result = case(run)
-        assert result["sizes"] == [] and "see the case rollout" in text_of("case", result)
+        assert result.sizes == [] and "see the case rollout" in text_of("case", result)
 
 
 def test_a_trajectory_of_other_weights_is_another_one(run: Run) -> None:
@@ -138,8 +140,8 @@ def test_pytorch_compiled_is_a_side_that_agrees(monkeypatch: pytest.MonkeyPatch)
     other = local_run(compiled=True)
     assert other.systems.sides() == [*OURS, "pytorch_compiled"]
     result = token_generation(other)
-    assert list(result["sizes"][0]["seconds"]) == [*OURS, "pytorch_compiled"]
-    facts = result["agreement"]["pytorch_compiled"]
+    assert list(result.sizes[0].seconds) == [*OURS, "pytorch_compiled"]
+    facts = result.sides["pytorch_compiled"]
     assert facts["trajectory"]["equal"] and facts["differences"]["observations"] < FLOAT32
     assert compiled == [True, True]  # once, though weights were loaded twice
 
@@ -150,24 +152,20 @@ def test_a_compiler_that_fails_costs_its_own_column(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch, "compile", fails)
     result = token_generation(local_run(compiled=True))
-    assert list(result["sizes"][0]["seconds"]) == OURS
-    assert result["not_timed"] == {"pytorch_compiled": "it failed: No working C++ compiler found"}
+    assert list(result.sizes[0].seconds) == OURS
+    assert result.not_timed == {"pytorch_compiled": "it failed: No working C++ compiler found"}
 
 
 def test_large_batches_are_said_to_take_longer_than_there_is(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU batch 256 is measured where it is asked for, and else the table says what it would take."""
-    small = ((2, 2, 1), (256, 2, 1))
-    monkeypatch.setattr(rollout_module, "CPU_SIZES", small)
+    monkeypatch.setattr(rollout_module, "CPU_SIZES", {2: Cost(1, 1.0), 256: Cost(1, 1.0)})
+    monkeypatch.setattr(rollout_module, "HORIZON_CPU", 2)
     monkeypatch.setattr(rollout_module, "predicted_seconds", lambda *_: 90.0)
-    other = Run(quick=False, systems=run.systems, shared=run.shared)
-    result = rollout(other)
-    assert result["sizes"][1] == {
-        "batch": 256,
-        "horizon": 2,
-        "left_out": "it would take 90 s (--batches 256 --full)",
-    }
+    result = rollout(Run(False, run.systems, shared=run.shared))
+    why = "left out: it would take 90 s (--batches 256 --full)"
+    assert result.sizes[1] == Size({"batch": 256, "horizon": 2}, missing=why)
     assert "left out: it would take 90 s" in text_of("rollout", result)
 
 
@@ -184,10 +182,10 @@ def test_the_public_implementation_and_simulusion_agree(request: pytest.FixtureR
     peers = ("simulusion",) if find_spec("simulusion") else ()
     sides = tuple(f"{peer}_tuned" for peer in peers)
     result = rollout(local_run(checkout, peers))
-    assert list(result["sizes"][0]["seconds"]) == [*OURS, "public", "public_tuned", *sides]
-    assert result["agreement"]["public"]["trajectory"]["equal"]
+    assert list(result.sizes[0].seconds) == [*OURS, "public", "public_tuned", *sides]
+    assert result.sides["public"]["trajectory"]["equal"]
     if peers:
-        assert list(result["agreement"]["simulusion_tuned"]["differences"]) == ["features"]
+        assert list(result.sides["simulusion_tuned"]["differences"]) == ["features"]
 
 
 @pytest.mark.skipif(not find_spec("simulusion"), reason="Simulusion is not installed")

@@ -2,79 +2,61 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+from benchmarks.record import Ceilings, Circumstances, Record, Result, Size
 from benchmarks.report import page as report
 from benchmarks.report.slower import slower_rows
 
-
-def medians(**sides: float) -> dict[str, dict[str, float]]:
-    return {side: {"median": seconds, "rounds": 3} for side, seconds in sides.items()}
+from .made_up import spreads
 
 
-def rows(name: str, **result: Any) -> list[list[str]]:
-    return slower_rows({name: {"result": result}})
+def rows(name: str, *sizes: Size, device: str = "cpu", other_model: str = "") -> list[list[str]]:
+    sides = {side: {"same_model": side != other_model} for size in sizes for side in size.seconds}
+    record = Record(name, Result([*sizes], Ceilings(device), sides=sides), Circumstances.here())
+    return slower_rows({name: record})
 
 
 def test_sides_that_are_other_models_or_ours_are_left_out_and_so_is_noise() -> None:
-    seconds = medians(ours=2.0, ours_float16_cache=0.5, pytorch=1.0, public=1.95, simulusion=0.1)
-    agreement = {side: {"same_model": side != "simulusion"} for side in seconds}
-    sizes = [{"batch": 4, "flops": 7, "seconds": seconds}, {"batch": 8, "left_out": "no time"}]
-    assert rows("frame_decoding", device="cpu", agreement=agreement, sizes=sizes) == [
+    seconds = spreads(ours=2.0, ours_float16_cache=0.5, pytorch=1.0, public=1.95, simulusion=0.1)
+    sizes = Size({"batch": 4}, seconds=seconds, flops=7), Size({"batch": 8}, missing="no time")
+    assert rows("frame_decoding", *sizes, other_model="simulusion") == [
         ["`frame_decoding`", "batch 4", "2 s", "plain PyTorch, 1 s", "2×"]
     ]
 
 
 def test_kernels_that_are_the_reference_on_a_cpu_are_marked() -> None:
-    sizes = [{"size": [16, 512], "seconds": medians(**{"ours ieee": 3.0, "ours bf16": 1.0, "pytorch": 1.0})}]
-    (row,) = rows("kernel_vq_lookup", device="cpu", sizes=sizes)
+    size = Size({"size": [16, 512]}, seconds=spreads(**{"ours ieee": 3.0, "ours bf16": 1.0, "pytorch": 1.0}))
+    (row,) = rows("kernel_vq_lookup", size)
     assert row == ["`kernel_vq_lookup` `*`", "size [16, 512]", "3 s", "plain PyTorch, 1 s", "3×"]
-    (row,) = rows("kernel_vq_lookup", device="cuda", sizes=sizes)
+    (row,) = rows("kernel_vq_lookup", size, device="cuda")
     assert row[0] == "`kernel_vq_lookup`"
 
 
-def test_times_without_graphs_count_and_the_worst_is_first() -> None:
-    draws = [
-        {
-            "rows": 1,
-            "seconds": medians(ours=1.0, race=0.5),
-            "seconds_without_graphs": medians(ours=1.0, multinomial=0.25),
-        }
-    ]
-    layers = [{"rows": 2, "seconds": medians(**{"ours": 1.0, "linear, then our draw": 0.1, "race": 0.8})}]
-    found = rows("kernel_sampling", device="cpu", draws=draws, layers=layers)
+def test_every_table_counts_and_the_worst_is_first() -> None:
+    draws = Size({"rows": 1}, seconds=spreads(ours=1.0, race=0.5))
+    waiting = Size({"rows": 1}, "without graphs", spreads(ours=1.0, multinomial=0.25))
+    found = rows("kernel_sample_categorical", draws, waiting)
     assert [(row[0], row[3], row[4]) for row in found] == [
-        ("`kernel_sampling`", "multinomial, 250 ms", "4×"),
-        ("`kernel_sampling`", "race, 500 ms", "2×"),
-        ("`kernel_sampling` `*`", "race, 800 ms", "1.2×"),
+        ("`kernel_sample_categorical`", "multinomial, 250 ms", "4×"),
+        ("`kernel_sample_categorical`", "race, 500 ms", "2×"),
     ]
+    layers = Size({"rows": 2}, seconds=spreads(**{"ours": 1.0, "linear, then our draw": 0.1, "race": 0.8}))
+    (row,) = rows("kernel_linear_sample", layers)
+    assert (row[0], row[3], row[4]) == ("`kernel_linear_sample` `*`", "race, 800 ms", "1.2×")
 
 
-def test_the_codec_has_its_sides_beside_its_facts() -> None:
-    results = [{"work": "decode", "batch": 1, **medians(cpp=2.0, pytorch=1.0)}]
-    assert rows("cpu_frame_codec", results=results)[0][1:4] == [
-        "work decode, batch 1",
-        "2 s",
-        "plain PyTorch, 1 s",
-    ]
+def test_what_is_ours_in_int8_is_no_other_side() -> None:
+    size = Size({"work": "decode", "batch": 1}, seconds=spreads(cpp=2.0, pytorch=1.0, cpp_int8=0.5))
+    (row,) = rows("cpu_frame_codec", size)
+    assert row[1:4] == ["work decode, batch 1", "2 s", "plain PyTorch, 1 s"]
 
 
 def test_the_report_and_the_documentation_have_the_list(tmp_path: Path) -> None:
     assert report.slower_table(tmp_path).startswith("Nowhere")
-    sizes = [{"batch": 4, "seconds": medians(ours=2.0, pytorch=1.0)}]
-    facts: dict[str, Any] = {
-        "quick": False,
-        "commit": "abc123",
-        "machine": {"processor": "a processor", "cores": 2, "gpu": None},
-        "python": "3.11",
-        "versions": {"torch": "2"},
-    }
-    for side in sizes[0]["seconds"].values():  # type: ignore[attr-defined]
-        side |= {"quartile_1": 1.0, "quartile_3": 2.0}
-    record = facts | {"result": {"device": "cpu", "sizes": sizes}}
-    (tmp_path / "frame_decoding.json").write_text(json.dumps(record))
+    result = Result([Size({"batch": 4}, seconds=spreads(ours=2.0, pytorch=1.0))], Ceilings("cpu"))
+    record = Record("frame_decoding", result, Circumstances.here())
+    record.write(tmp_path)
     row = "| `frame_decoding` | batch 4 | 2 s | plain PyTorch, 1 s | 2× |"
     assert row in report.slower_table(tmp_path)
     text = report.report_text({"frame_decoding": record}, [])

@@ -15,9 +15,9 @@ from benchmarks.report.tables import text_of
 
 def test_what_a_player_does_is_timed(run: Run) -> None:
     result = playing(run)
-    sizes = [(size["what"], size["batch"]) for size in result["sizes"]]
+    sizes = [(size.what["what"], size.what["batch"]) for size in result.sizes]
     assert sizes == [("act", 1), ("act", 2), ("encode and decode", 2), ("policy alone", 2)]
-    assert all(size["seconds"]["ours"]["median"] > 0 for size in result["sizes"])
+    assert all(size.seconds["ours"].median > 0 for size in result.sizes)
 
 
 def test_other_reconstructions_are_not_timed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,8 +29,8 @@ def test_other_reconstructions_are_not_timed(run: Run, monkeypatch: pytest.Monke
         return (found[0], 0.9 * found[1]) if method == "reconstruct" else found
 
     monkeypatch.setattr(worker, "call", off)
-    size = playing(run)["sizes"][2]
-    assert "reconstructions differ from the oracle's by 0.1" in size["error"] and "seconds" not in size
+    size = playing(run).sizes[2]
+    assert "reconstructions differ from the oracle's by 0.1" in size.missing and not size.seconds
 
 
 class OffByOne:
