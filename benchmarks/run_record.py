@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from iris_fast.training.plots import PANELS
 from iris_fast.training.loggers import read_metrics
+from iris_fast.training.plots import PANELS
 
 from .record import Circumstances, Record, Result
 

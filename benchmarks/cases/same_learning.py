@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases.launch_count import group_norm_of
 from benchmarks.cases.training_steps import data_and_losses, trainers
+from benchmarks.group_norms import group_norm_of
 from benchmarks.played import CATCH_ACTIONS, played_store
 from benchmarks.record import Result
 from benchmarks.registry import Run, case

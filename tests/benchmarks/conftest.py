@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.agreement import weights_of
 from benchmarks.registry import Run
 from benchmarks.systems.client import Systems
 from benchmarks.systems.worker import make_system, to_cpu
@@ -34,8 +35,18 @@ class LocalSystems(Systems):
         return LocalWorker(kind, checkout)
 
 
-def local_run(checkout: Path | None = None, peers: tuple[str, ...] = (), compiled: bool = False) -> Run:
-    return Run(True, LocalSystems(torch.device("cpu"), 1, checkout, peers, compiled))
+def local_run(
+    checkout: Path | None = None,
+    peers: tuple[str, ...] = (),
+    compiled: bool = False,
+    like: Run | None = None,
+) -> Run:
+    """A run of its own; with the machine and the weights of another where one is given."""
+    found = Run(True, LocalSystems(torch.device("cpu"), 1, checkout, peers, compiled))
+    if like is not None:
+        weights_of(like)
+        found.shared |= {name: like.shared[name] for name in ("machine", "weights") if name in like.shared}
+    return found
 
 
 @pytest.fixture(scope="module")

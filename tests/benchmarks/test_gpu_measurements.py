@@ -21,7 +21,7 @@ from benchmarks.registry import Run
 from benchmarks.report import captured_projection
 from benchmarks.report.captured_projection import project_captured, seconds_by_phase
 from benchmarks.report.projection import paper_units
-from benchmarks.systems.client import Systems, Worker
+from benchmarks.systems.client import Systems
 from iris_fast.agent import PARTS
 from iris_fast.command_line import run_command
 from iris_fast.errors import UserError
@@ -67,13 +67,6 @@ def test_sides_are_compared_exactly_and_others_timed_as_pytorch_comes() -> None:
         *(("engine", "exactly", True), ("ours", "compared")),
         *(("public", "exactly", True), ("public", "compared"), ("public", "exactly", False)),
     ]
-
-
-def test_a_worker_changes_its_arithmetic() -> None:
-    with Worker("plain", torch.device("cpu"), 1) as worker:
-        assert worker.call("exactly", True)  # PyTorch's default
-        assert not worker.call("exactly", False)
-        assert worker.call("exactly", True)
 
 
 def test_rollouts_are_warmed_up_at_their_own_horizon(monkeypatch: pytest.MonkeyPatch) -> None:

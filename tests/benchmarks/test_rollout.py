@@ -100,6 +100,9 @@ def test_a_process_answers_fails_in_words_and_lives_on(run: Run) -> None:
         seconds, frames = worker.call("decode", tokens)
         assert seconds > 0 and frames.shape == (1, 3, 64, 64)
         assert difference(frames, weights.agent.tokenizer.frames_of(tokens)) < FLOAT32
+        assert worker.call("exactly", True)  # PyTorch's default; it changes its arithmetic
+        assert not worker.call("exactly", False)
+        assert worker.call("exactly", True)
     with pytest.raises(RuntimeError, match=r"(?s)'nothing' failed.*there is no system 'nothing'"):
         Worker("nothing", CPU, 1)
 
@@ -128,7 +131,7 @@ def test_plain_pytorch_decodes_no_more_frames_than_it_is_asked_for(run: Run) -> 
     assert counts == [1, 8, 3, 1, 1, 1]
 
 
-def test_pytorch_compiled_is_a_side_that_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorch_compiled_is_a_side_that_agrees(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler is left out, which takes a minute; what it is given and what is made of it is all there."""
     compiled: list[bool] = []
 
@@ -137,7 +140,7 @@ def test_pytorch_compiled_is_a_side_that_agrees(monkeypatch: pytest.MonkeyPatch)
         return function
 
     monkeypatch.setattr(torch, "compile", as_it_is)
-    other = local_run(compiled=True)
+    other = local_run(compiled=True, like=run)
     assert other.systems.sides() == [*OURS, "pytorch_compiled"]
     result = token_generation(other)
     assert list(result.sizes[0].seconds) == [*OURS, "pytorch_compiled"]
@@ -146,12 +149,12 @@ def test_pytorch_compiled_is_a_side_that_agrees(monkeypatch: pytest.MonkeyPatch)
     assert compiled == [True, True]  # once, though weights were loaded twice
 
 
-def test_a_compiler_that_fails_costs_its_own_column(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_costs_its_own_column(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(function: Any, **_: Any) -> Any:
         raise RuntimeError("No working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", fails)
-    result = token_generation(local_run(compiled=True))
+    result = token_generation(local_run(compiled=True, like=run))
     assert list(result.sizes[0].seconds) == OURS
     assert result.not_timed == {"pytorch_compiled": "it failed: No working C++ compiler found"}
 

@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.cases.launch_count import group_norm_of
+from benchmarks.group_norms import group_norm_of
 from iris_fast.agent import Agent
 from iris_fast.config import preset_config, resolve
 from iris_fast.imagination.frame_decoder import FrameDecoder

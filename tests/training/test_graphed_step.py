@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from benchmarks.cases.launch_count import group_norm_of
+from benchmarks.group_norms import group_norm_of
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, resolve
 from iris_fast.config.schema import PartConfig
