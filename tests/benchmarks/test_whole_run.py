@@ -50,7 +50,7 @@ def test_the_engines_own_policy_is_compared(run: Run, monkeypatch: pytest.Monkey
 
     def load_another(weights: Any) -> None:
         load(weights)
-        system.engine._policy = OffByOne(system.engine._policy)
+        system.engine.policy = OffByOne(system.engine.policy)
 
     monkeypatch.setattr(system, "load", load_another)
     monkeypatch.setattr(run, "shared", {key: run.shared[key] for key in ("machine", "weights")})
