@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .kernels._arguments import with_checked_types
-from .kernels._arithmetic import exact_on_cpu
+from .kernels.common.arguments import with_checked_types
+from .kernels.common.arithmetic import exact_on_cpu
 from .models.actor_critic import ActorCritic, ActorCriticConfig, ActorCriticOutput, LSTMState
 from .models.frame_codec import AgentCoder
 from .models.frames import unit_frames

@@ -25,13 +25,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._arguments import with_checked_types
-from ._arithmetic import in_exact_float32
-from ._attention_arguments import FP8, append_and_attend, append_and_attend_on_host, checked
-from ._attention_configuration import configuration, product_dtype, splits
-from ._attention_tiles import append, attend_new_token, attend_row, attend_rows, finite_or_zero
-from ._registration import operator
-from ._triton import jit, on_its_device, require_triton, tl, triton
+from ._attention.arguments import FP8, checked
+from ._attention.configuration import configuration, product_dtype, splits
+from ._attention.on_cpu import append_and_attend, append_and_attend_on_host
+from ._attention.tiles import append, attend_new_token, attend_row, attend_rows, finite_or_zero
+from .common.arguments import with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.registration import operator
+from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 
 @jit(do_not_specialize=["tokens_per_block"])

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._arguments import check_range, with_checked_types
-from ._arithmetic import in_exact_float32
-from ._group_norm import plain, plain_backward, statistics_dtype
-from ._registration import operator
-from ._rounding import rounded_to
-from ._triton import jit, on_its_device, require_triton, tl, triton
+from ._group_norm.on_cpu import centred, channels_last_backward, plain, plain_backward, statistics_dtype
+from .common.arguments import check_range, with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.registration import operator
+from .common.rounding import rounded_to
+from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 _SECTOR = 32  # bytes that memory moves at least
 _WHOLE = 16384  # numbers of a tile up to which one block holds all positions in registers
@@ -472,6 +472,21 @@ def group_norm_swish_reference(
     _check(x, num_groups, weight, bias, eps)
     normed = torch.group_norm(x, num_groups, weight.to(x.dtype), bias.to(x.dtype), eps)
     return F.silu(normed) if swish else normed
+
+
+def channels_last_gradients(
+    grad: Tensor, x: Tensor, means: Tensor, scales: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias of a GroupNorm on a CPU, faster than PyTorch's for channels-last memory.
+
+    Args:
+        grad: (batch, channels, height, width), of the output; x, the input, likewise.
+        means, scales: (batch, groups), of each group its mean and 1 / sqrt(variance + eps).
+        weight: (channels,).
+
+    All of float32 or all of float64.
+    """
+    return channels_last_backward(grad, centred(x, means), scales, weight)
 
 
 def _check(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> None:

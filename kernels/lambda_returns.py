@@ -18,10 +18,10 @@ import math
 import torch
 from torch import Tensor
 
-from ._arguments import check_range, with_checked_types
-from ._arithmetic import in_exact_float32
-from ._registration import operator
-from ._triton import jit, on_its_device, require_triton, tl, triton
+from .common.arguments import check_range, with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.registration import operator
+from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 _BLOCK_TIME = 64
 

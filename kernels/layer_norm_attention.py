@@ -27,20 +27,15 @@ import math
 import torch
 from torch import Tensor
 
-from ._arguments import check_range, with_checked_types
-from ._arithmetic import in_exact_float32
-from ._attention_arguments import (
+from ._attention.arguments import (
     MAX_HEAD_DIM,
-    append_and_attend,
-    append_and_attend_on_host,
     check_writable,
     checked_lengths,
     checked_scale,
 )
-from ._attention_tiles import attend_sequences, finite_or_zero
-from ._registration import operator
-from ._rounding import rounded_to
-from ._stream_arguments import (
+from ._attention.on_cpu import append_and_attend, append_and_attend_on_host
+from ._attention.tiles import attend_sequences, finite_or_zero
+from ._stream.arguments import (
     as_parts,
     check_linear,
     check_precision,
@@ -51,7 +46,7 @@ from ._stream_arguments import (
     result_dtype,
     stream_sum,
 )
-from ._stream_tiles import (
+from ._stream.tiles import (
     normalised_pieces,
     piece,
     plus_bias,
@@ -60,7 +55,19 @@ from ._stream_tiles import (
     store_stream,
     stream_rows,
 )
-from ._triton import jit, large_shared_memory, num_multiprocessors, on_its_device, require_triton, tl, triton
+from .common.arguments import check_range, with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.registration import operator
+from .common.rounding import rounded_to
+from .common.triton import (
+    jit,
+    large_shared_memory,
+    num_multiprocessors,
+    on_its_device,
+    require_triton,
+    tl,
+    triton,
+)
 
 _OCCUPANCY = 0.45  # blocks a multiprocessor has to be given before more sequences share one
 _SEQUENCES = (8, 4, 2, 1)

@@ -18,11 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._arguments import as_rows, check_range, with_checked_types
-from ._arithmetic import in_exact_float32
-from ._registration import operator
-from ._rounding import dot_of, rounded_to
-from ._triton import jit, large_shared_memory, num_multiprocessors, on_its_device, require_triton, tl, triton
+from .common.arguments import as_rows, check_range, with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.registration import operator
+from .common.rounding import dot_of, rounded_to
+from .common.triton import (
+    jit,
+    large_shared_memory,
+    num_multiprocessors,
+    on_its_device,
+    require_triton,
+    tl,
+    triton,
+)
 
 ACTIVATIONS = ("identity", "gelu", "relu")
 PRECISIONS = ("ieee", "tf32x3", "tf32")

@@ -19,11 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._arguments import check_range, with_checked_types
-from ._arithmetic import in_exact_float32
-from ._registration import operator
-from ._rounding import rounded_to
-from ._stream_arguments import (
+from ._stream.arguments import (
     MAX_PARTS,
     as_parts,
     check_linear,
@@ -35,7 +31,7 @@ from ._stream_arguments import (
     result_dtype,
     stream_sum,
 )
-from ._stream_tiles import (
+from ._stream.tiles import (
     normalised_pieces,
     piece,
     plus_bias,
@@ -44,7 +40,11 @@ from ._stream_tiles import (
     store_stream,
     stream_rows,
 )
-from ._triton import jit, large_shared_memory, on_its_device, require_triton, tl, triton
+from .common.arguments import check_range, with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.registration import operator
+from .common.rounding import rounded_to
+from .common.triton import jit, large_shared_memory, on_its_device, require_triton, tl, triton
 from .layer_norm_linear import activated
 
 SLICE_WIDTHS = (16, 32, 64, 128)

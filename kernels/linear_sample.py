@@ -19,13 +19,13 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ._arguments import as_rows, with_checked_types
-from ._arithmetic import in_exact_float32
-from ._categorical import address_words, draw_from_tile, mass_scale
-from ._draw_arguments import checked_address, checked_truncation
-from ._registration import operator
-from ._triton import jit, num_multiprocessors, on_its_device, require_triton, tl, triton
-from .linear_sample_many_classes import launch_many_classes, linear_tile
+from ._sampling.arguments import checked_address, checked_truncation
+from ._sampling.many_classes import launch_many_classes, linear_tile
+from ._sampling.tiles import address_words, draw_from_tile, mass_scale
+from .common.arguments import as_rows, with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.registration import operator
+from .common.triton import jit, num_multiprocessors, on_its_device, require_triton, tl, triton
 from .sample_categorical import Sample, invert, sample_without_info
 
 _TILE_CLASSES = 512

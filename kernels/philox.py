@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._arguments import as_int, with_checked_types
-from ._triton import jit, tl
+from .common.arguments import as_int, with_checked_types
+from .common.triton import jit, tl
 
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

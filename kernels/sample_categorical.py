@@ -24,15 +24,15 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from ._arguments import as_rows, with_checked_types
-from ._arithmetic import in_exact_float32
-from ._categorical import address_words, draw_from_tile, mass_scale, readable, tile_warps
-from ._draw_arguments import check_logits_shape, checked_address, checked_truncation
-from ._extension import find_extension
-from ._registration import operator
-from ._triton import jit, on_its_device, require_triton, tl, triton
+from ._sampling.arguments import check_logits_shape, checked_address, checked_truncation
+from ._sampling.long_rows import launch_long_rows
+from ._sampling.tiles import address_words, draw_from_tile, mass_scale, readable, tile_warps
+from .common.arguments import as_rows, with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.extension import find_extension
+from .common.registration import operator
+from .common.triton import jit, on_its_device, require_triton, tl, triton
 from .philox import philox_uniform
-from .sample_long_rows import launch_long_rows
 
 _TILE_CLASSES = 8192
 _CHUNK_CLASSES = 4096

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._arguments import as_rows, with_checked_types
-from ._arithmetic import in_exact_float32
-from ._registration import operator
-from ._rounding import rounded_to
-from ._triton import jit, on_its_device, require_triton, tl, triton
+from .common.arguments import as_rows, with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.registration import operator
+from .common.rounding import rounded_to
+from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 _TILE = 2048  # numbers of the result that a block writes
 

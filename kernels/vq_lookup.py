@@ -25,12 +25,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ._arguments import with_checked_types
-from ._arithmetic import in_exact_float32
-from ._registration import operator
-from ._triton import INTERPRETED, jit, num_multiprocessors, on_its_device, require_triton, tl, triton
-from ._vq_exact import nearest_by_products, nearest_directly, product_error, score_limit_device
-from ._vq_tiles import (
+from ._vq.exact import nearest_by_products, nearest_directly, product_error, score_limit_device
+from ._vq.tiles import (
     Precision,
     SearchConfig,
     least_of_lanes,
@@ -39,6 +35,10 @@ from ._vq_tiles import (
     search_lanes,
     search_splits,
 )
+from .common.arguments import with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.registration import operator
+from .common.triton import INTERPRETED, jit, num_multiprocessors, on_its_device, require_triton, tl, triton
 from .vq_statistics import _vq_statistics, vq_statistics
 
 Distance = Literal["euclidean", "cosine"]

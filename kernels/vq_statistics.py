@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._arguments import as_rows, check_range, with_checked_types
-from ._arithmetic import in_exact_float32
-from ._registration import operator
-from ._triton import jit, on_its_device, require_triton, tl, triton
+from .common.arguments import as_rows, check_range, with_checked_types
+from .common.arithmetic import in_exact_float32
+from .common.registration import operator
+from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 PIECE = 1024
 _FEW_ROWS = 4096  # up to which a sum in float32 is as exact as a product with one-hot rows

@@ -17,7 +17,7 @@ from iris_fast.config import apply_overrides, preset_config
 from iris_fast.envs import ATARI_100K
 from iris_fast.interop.files import read_weights
 from iris_fast.interop.public import to_public
-from iris_fast.kernels._extension import find_extension
+from iris_fast.kernels.common.extension import find_extension
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.train import make_parser
 from iris_fast.training.launch import _fresh, key_lines

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.compilation import Variant
-from iris_fast.kernels._attention_configuration import configuration
+from iris_fast.kernels._attention.configuration import configuration
 from iris_fast.kernels.cached_attention import _cached_attention_kernel, _merge_splits_kernel
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float8_e4m3fn: "fp8e4nv"}

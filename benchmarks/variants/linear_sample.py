@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.compilation import Variant
-from iris_fast.kernels.linear_sample import _SPAN, _TILE_CLASSES, _linear_sample_kernel, configuration
-from iris_fast.kernels.linear_sample_many_classes import (
+from iris_fast.kernels._sampling.many_classes import (
     _choose_chunk_kernel,
     _linear_chunk_sample_kernel,
     _linear_chunk_sums_kernel,
 )
+from iris_fast.kernels.linear_sample import _SPAN, _TILE_CLASSES, _linear_sample_kernel, configuration
 
 MULTIPROCESSORS = 132
 OUTPUTS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.compilation import Variant
-from iris_fast.kernels._categorical import tile_warps
+from iris_fast.kernels._sampling.tiles import tile_warps
 from iris_fast.kernels.sample_categorical import _SPAN, _sample_tile_kernel, tile_shape
 
 POINTERS = {"seed": "*i64", "position": "*i64", "tokens": "*i64"}

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.compilation import Variant
-from iris_fast.kernels._categorical import tile_warps
-from iris_fast.kernels.sample_categorical import _CHUNK_CLASSES
-from iris_fast.kernels.sample_long_rows import (
+from iris_fast.kernels._sampling.long_rows import (
     _SPAN,
     _chunk_sums_kernel,
     _chunk_threshold_kernel,
     _sample_chunk_kernel,
     search_warps,
 )
+from iris_fast.kernels._sampling.tiles import tile_warps
+from iris_fast.kernels.sample_categorical import _CHUNK_CLASSES
 
 POINTERS = {
     "logits": "*fp32",

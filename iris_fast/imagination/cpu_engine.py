@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iris_fast.agent import Agent
-from iris_fast.kernels._arguments import with_checked_types
+from iris_fast.kernels.common.arguments import with_checked_types
 from iris_fast.models.cpu_policy import CpuPolicy
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from iris_fast.models.frame_codec import DecoderDtype, FrameCodec

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from iris_fast.agent import Agent
 from iris_fast.errors import UserError, nearest
-from iris_fast.kernels._extension import find_extension
-from iris_fast.kernels._triton import triton
+from iris_fast.kernels.common.extension import find_extension
+from iris_fast.kernels.common.triton import triton
 from iris_fast.models.frame_codec import DecoderDtype, has_codec
 
 from .cpu_engine import CpuEngine, CpuOptions

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.graphs import CudaGraphs, GraphedCall, Graphs, Tensors
-from iris_fast.kernels._arguments import with_checked_types
+from iris_fast.kernels.common.arguments import with_checked_types
 from iris_fast.models.actor_critic import LSTMState
 from iris_fast.models.versioned import Version
 

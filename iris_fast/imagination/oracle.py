@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from iris_fast.agent import Agent
-from iris_fast.kernels._arguments import with_checked_types
-from iris_fast.kernels._arithmetic import exact_on_cpu
+from iris_fast.kernels.common.arguments import with_checked_types
+from iris_fast.kernels.common.arithmetic import exact_on_cpu
 from iris_fast.models.actor_critic import LSTMState
 from iris_fast.models.tokenizer import in_pieces
 

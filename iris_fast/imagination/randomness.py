@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from iris_fast.kernels import sample_categorical
-from iris_fast.kernels._arguments import with_checked_types
+from iris_fast.kernels.common.arguments import with_checked_types
 
 
 class Purpose(IntEnum):

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from iris_fast.kernels._extension import find_extension
+from iris_fast.kernels.common.extension import find_extension
 
 
 def require_extension() -> ModuleType:

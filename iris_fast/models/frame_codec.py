@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import Tensor
 
-from iris_fast.kernels._extension import find_extension
+from iris_fast.kernels.common.extension import find_extension
 
 from .cpu_weights import require_extension, weight_arrays
 from .group_norm import EPS

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_fast.kernels import group_norm_swish
-from iris_fast.kernels._group_norm import centred, channels_last_backward
+from iris_fast.kernels.group_norm_swish import channels_last_gradients
 
 EPS = 1e-6
 
@@ -28,7 +28,7 @@ class _ChannelsLast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, mean, rstd, weight = ctx.saved_tensors
-        return *channels_last_backward(gradients[0], centred(x, mean), rstd, weight), None
+        return *channels_last_gradients(gradients[0], x, mean, rstd, weight), None
 
 
 class GroupNorm(nn.GroupNorm):
@@ -42,7 +42,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cuda":
             return group_norm_swish(x, self.num_groups, self.weight, self.bias, EPS, swish=self.swish)
-        exact = x.dtype in (torch.float32, torch.float64)  # what `channels_last_backward` is for
+        exact = x.dtype in (torch.float32, torch.float64)  # what `channels_last_gradients` is for
         if x.device.type == "cpu" and exact and torch.is_grad_enabled() and len(x):
             normed = _ChannelsLast.apply(x, self.weight, self.bias, self.num_groups)
         else:

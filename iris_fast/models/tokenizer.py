@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_fast.kernels import vq_lookup
-from iris_fast.kernels._arithmetic import exact_on_cpu
+from iris_fast.kernels.common.arithmetic import exact_on_cpu
 
 from .autoencoder import AutoencoderConfig, Decoder, Encoder, EncoderConfig, channels_last
 from .perceptual import LPIPS, foreground_loss, objects_loss

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from iris_fast.errors import UserError
-from iris_fast.kernels._arguments import with_checked_types
+from iris_fast.kernels.common.arguments import with_checked_types
 
 PADDING_SLOT = 0
 

@@ -23,7 +23,7 @@ from iris_fast.imagination.factory import engine_of
 from iris_fast.imagination.randomness import derive_seed
 from iris_fast.interop.files import Weights, check_fits, lpips_weights, read_weights
 from iris_fast.interop.lpips_files import find_lpips
-from iris_fast.kernels._extension import find_extension
+from iris_fast.kernels.common.extension import find_extension
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.store import EpisodeStore
 

@@ -13,7 +13,7 @@ from typing import Any, SupportsFloat
 
 from iris_fast.errors import UserError
 from iris_fast.files import write_atomically
-from iris_fast.kernels._arguments import with_checked_types
+from iris_fast.kernels.common.arguments import with_checked_types
 
 from .metrics_file import METRICS_FILE, parse_lines, read_metrics
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from iris_fast.errors import UserError
 from iris_fast.files import write_atomically
-from iris_fast.kernels._arguments import with_checked_types
+from iris_fast.kernels.common.arguments import with_checked_types
 
 Images: TypeAlias = torch.Tensor | NDArray[np.uint8] | NDArray[np.float32]
 Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3), or (count, height, width, 3)

@@ -11,7 +11,7 @@ import torch
 from iris_fast.acting import Policy
 from iris_fast.agent import Agent
 from iris_fast.envs.interface import FrameVectorEnv
-from iris_fast.kernels._arguments import with_checked_types
+from iris_fast.kernels.common.arguments import with_checked_types
 from iris_fast.models.actor_critic import LSTMState
 
 from .collector import ActingConfig, PlayedSteps, choose_actions

@@ -14,7 +14,7 @@ from iris_fast.imagination.cpu_engine import CpuEngine
 from iris_fast.imagination.factory import engine_of, make_engine
 from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
 from iris_fast.imagination.oracle import OracleEngine
-from iris_fast.kernels._extension import find_extension
+from iris_fast.kernels.common.extension import find_extension
 from tests.support.agents import micro_agent
 
 needs_extension = pytest.mark.skipif(find_extension() is None, reason="the C++ extension is not built")

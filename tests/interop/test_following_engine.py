@@ -17,7 +17,7 @@ from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.interop import following_engine
 from iris_fast.interop.following_engine import FollowingEngine
-from iris_fast.kernels._extension import find_extension
+from iris_fast.kernels.common.extension import find_extension
 from iris_fast.models.tokenizer import in_pieces
 from tests.imagination.test_oracle import tensors
 from tests.support.agents import micro_agent

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import iris_fast.kernels
-from iris_fast.kernels._vq_tiles import Precision
+from iris_fast.kernels._vq.tiles import Precision
 from iris_fast.kernels.cached_attention import launch_cached_attention
 from iris_fast.kernels.group_norm_swish import launch_group_norm_swish, launch_group_norm_swish_backward
 from iris_fast.kernels.lambda_returns import launch_lambda_returns, launch_lambda_returns_backward
@@ -287,8 +287,8 @@ def absent_gpu(architecture: int, compiled: list[dict[str, Any]]) -> Iterator[No
         return compile_alone
 
     modules = [
-        importlib.import_module(f"iris_fast.kernels.{info.name}")
-        for info in pkgutil.iter_modules(iris_fast.kernels.__path__)
+        importlib.import_module(info.name)
+        for info in pkgutil.walk_packages(iris_fast.kernels.__path__, "iris_fast.kernels.")
     ]
     with ExitStack() as stack:
         for module in modules:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from iris_fast.kernels._triton import INTERPRETED
+from iris_fast.kernels.common.triton import INTERPRETED
 
 DEVICES = [
     pytest.param(

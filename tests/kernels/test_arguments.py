@@ -14,7 +14,7 @@ from torch import Tensor
 
 import iris_fast.kernels as kernels
 from iris_fast.kernels import philox_4x32
-from iris_fast.kernels._arguments import _kinds, as_float, as_int
+from iris_fast.kernels.common.arguments import _kinds, as_float, as_int
 
 PUBLIC = sorted(name for name in kernels.__all__ if name.islower() and name != "philox_4x32")
 

@@ -36,6 +36,33 @@ def test_imports_torch_and_triton_alone() -> None:
         assert imported_packages(module.read_text()) <= ALLOWED, module
 
 
+def private_parts(source: str) -> list[str]:
+    """What absolute and relative imports in `source` take of the folder that begins with an underscore."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        module = f"{node.module}." if isinstance(node, ast.ImportFrom) and node.module else ""
+        for name in (module + name for name in names):
+            parts = name.split(".")
+            if "kernels" in parts and any(
+                part.startswith("_") for part in parts[parts.index("kernels") + 1 :]
+            ):
+                found.append(name)
+    return found
+
+
+def test_the_rest_of_the_product_imports_what_is_public_alone() -> None:
+    assert private_parts("from .kernels._vq.tiles import x\nfrom iris_fast.kernels.common import y") == [
+        "kernels._vq.tiles.x"
+    ]
+    assert private_parts("from iris_fast.kernels import _z\nimport iris_fast.kernels._a.b")
+    root = Path(iris_fast.__file__).parent
+    modules = [path for path in root.rglob("*.py") if root / "kernels" not in path.parents]
+    assert len(modules) > 50
+    for module in modules:
+        assert not private_parts(module.read_text(encoding="utf-8")), module
+
+
 def test_every_public_name_is_in_the_readme() -> None:
     readme = (FOLDER / "README.md").read_text()
     for name in iris_fast.kernels.__all__:
@@ -115,7 +142,7 @@ def test_every_operation_of_a_copy_runs_without_the_project(tmp_path: Path) -> N
         for snippet in snippets_of_the_readme()
     ]
     lines = [ALONE_PROGRAM, f"sys.path.insert(0, {str(tmp_path)!r})", *snippets]
-    lines += ["import project.ops._extension", "assert project.ops._extension.find_extension() is None"]
+    lines += ["import project.ops.common.extension as e", "assert e.find_extension() is None"]
     lines += ["compiled = torch.compile(lambda_returns, backend='aot_eager', fullgraph=True)"]
     lines += ["assert compiled(*torch.ones(3, 2, 5), 0.9, 0.9).shape == (2, 5)"]
     lines += ["assert 'iris_fast' not in sys.modules", "print('alone')"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from iris_fast.kernels._arithmetic import exact_float32
+from iris_fast.kernels.common.arithmetic import exact_float32
 
 from .public_calls import flat, make_calls
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iris_fast.kernels import lambda_returns
-from iris_fast.kernels._triton import INTERPRETED
+from iris_fast.kernels.common.triton import INTERPRETED
 from iris_fast.kernels.lambda_returns import (
     lambda_returns_reference,
     launch_lambda_returns,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from iris_fast.kernels._triton import INTERPRETED
+from iris_fast.kernels.common.triton import INTERPRETED
 from iris_fast.kernels.layer_norm_linear import (
     TILES,
     choose_tile,

@@ -15,7 +15,7 @@ from iris_fast.kernels import (
     philox_uniform,
     sample_categorical,
 )
-from iris_fast.kernels._registration import NAMESPACE
+from iris_fast.kernels.common.registration import NAMESPACE
 from iris_fast.kernels.linear_sample import launch_linear_sample
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs

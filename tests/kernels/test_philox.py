@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from iris_fast.kernels import philox_4x32, philox_uniform
-from iris_fast.kernels._triton import jit, tl
+from iris_fast.kernels.common.triton import jit, tl
 from iris_fast.kernels.philox import philox_4x32_device, philox_uniform_device
 
 from .harness import DEVICES

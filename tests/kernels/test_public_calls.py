@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import iris_fast.kernels
-from iris_fast.kernels._registration import NAMESPACE
-from iris_fast.kernels._triton import on_its_device
+from iris_fast.kernels.common.registration import NAMESPACE
+from iris_fast.kernels.common.triton import on_its_device
 
 from .public_calls import flat, make_calls
 
@@ -139,8 +139,8 @@ def test_runs_on_the_device_of_its_tensors(name: str) -> None:
 def launchers() -> dict[str, Any]:
     """Every function of the folder that launches kernels on tensors that it is given first."""
     found = {}
-    for info in pkgutil.iter_modules(iris_fast.kernels.__path__):
-        module = importlib.import_module(f"iris_fast.kernels.{info.name}")
+    for info in pkgutil.walk_packages(iris_fast.kernels.__path__, "iris_fast.kernels."):
+        module = importlib.import_module(info.name)
         for name, value in vars(module).items():
             if name.startswith("launch_") and value.__module__ == module.__name__:
                 found[name] = value

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from iris_fast.kernels._triton import INTERPRETED
+from iris_fast.kernels.common.triton import INTERPRETED
 from iris_fast.kernels.token_embedding import (
     launch_token_embedding,
     token_embedding,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.compilation import compile_in_process
 from iris_fast.kernels import vq_lookup, vq_lookup_reference
-from iris_fast.kernels._vq_tiles import SearchConfig
+from iris_fast.kernels._vq.tiles import SearchConfig
 from iris_fast.kernels.vq_lookup import launch_vq_lookup, search_config, search_splits
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs

@@ -33,7 +33,7 @@ USE_THE_PACKAGE = """
 import pathlib, sys
 import torch
 import iris_fast, iris_fast._C, iris_fast.kernels
-from iris_fast.kernels._extension import find_extension
+from iris_fast.kernels.common.extension import find_extension
 assert find_extension() is iris_fast._C
 tokens = iris_fast.kernels.sample_categorical(torch.zeros(64, 512), seed=0, position=0, purpose=0)
 assert tokens.unique().numel() > 50

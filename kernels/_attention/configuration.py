@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ._triton import INTERPRETED, num_multiprocessors, tl, triton
+from ..common.triton import INTERPRETED, num_multiprocessors, tl, triton
 
 _TOKENS_A_SPLIT = 256  # fewer are read in the time that the second launch takes
 _MAX_SPLITS = 32

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._triton import jit, tl
+from ..common.triton import jit, tl
 
 _PAIRS = 2**21  # numbers of the pairs' differences that are held at a time: 16 MiB in float64
 

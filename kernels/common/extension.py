@@ -9,13 +9,14 @@ from types import ModuleType
 
 @functools.cache
 def find_extension() -> ModuleType | None:
-    """The module `_C` beside this folder (`iris_fast._C` for `iris_fast.kernels`), or None if none was built.
+    """The module `_C` beside the folder of kernels (`iris_fast._C` for `iris_fast.kernels`), or None where none is.
 
-    Without it, for example where this folder was copied into another package, CPU tensors take the PyTorch
+    Without it, for example where that folder was copied into another package, CPU tensors take the PyTorch
     references. A module of that name that is not ours is left alone. One of ours that cannot be loaded raises its
     ImportError.
     """
-    parent = __name__.rpartition(".")[0].rpartition(".")[0]
+    folder = __name__.rsplit(".", 2)[0]
+    parent = folder.rpartition(".")[0]
     if not parent:
         return None
     try:

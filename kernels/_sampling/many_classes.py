@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._categorical import (
+from ..common.rounding import dot_of, rounded_to
+from ..common.triton import jit, tl, triton
+from .tiles import (
     address_words,
     choose_chunk,
     chunk_information,
@@ -22,8 +24,6 @@ from ._categorical import (
     scaled_distance,
     search_chunk,
 )
-from ._rounding import dot_of, rounded_to
-from ._triton import jit, tl, triton
 
 
 @jit

@@ -7,8 +7,8 @@ them up: no block waits for another one, nothing is added atomically, and the or
 
 from __future__ import annotations
 
-from ._rounding import dot_of, rounded_to
-from ._triton import jit, tl
+from ..common.rounding import dot_of, rounded_to
+from ..common.triton import jit, tl
 
 
 @jit

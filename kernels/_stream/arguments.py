@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._triton import triton
-from .layer_norm_linear import PRECISIONS
+from ..common.triton import triton
+from ..layer_norm_linear import PRECISIONS
 
 MAX_DIM = 1024
 MAX_PARTS = 65

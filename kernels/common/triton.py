@@ -1,6 +1,6 @@
 """Triton where it is installed, and a message instead of it where it is not (macOS, Windows, arm64).
 
-Every file of device code begins with `from ._triton import jit, tl, triton`. In Triton's interpreter
+Every file of device code begins with `from .common.triton import jit, tl, triton`. In Triton's interpreter
 (`TRITON_INTERPRET=1` before the first import) the same launchers take CPU tensors.
 """
 

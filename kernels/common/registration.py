@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._arithmetic import exact_float32
+from .arithmetic import exact_float32
 
 # Named after the package, so that a copy of this folder in another package can be loaded beside this one.
-NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
+NAMESPACE = __name__.rsplit(".", 2)[0].replace(".", "_")
 
 
 class Operator:

@@ -10,8 +10,8 @@ fast, but their sums depend on the order, and a search could end past the last c
 
 from __future__ import annotations
 
-from ._triton import jit, tl
-from .philox import philox_word_device
+from ..common.triton import jit, tl
+from ..philox import philox_word_device
 
 
 def mass_scale(classes: int) -> float:

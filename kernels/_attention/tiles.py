@@ -7,7 +7,7 @@ so that the order and the split of the keys do not matter (Dao et al., "FlashAtt
 
 from __future__ import annotations
 
-from ._triton import jit, tl
+from ..common.triton import jit, tl
 
 
 @jit

@@ -7,7 +7,7 @@ conversion and a `tl.dot`, and nothing else.
 
 from __future__ import annotations
 
-from ._triton import INTERPRETED, jit, tl
+from .triton import INTERPRETED, jit, tl
 
 # A `tl.constexpr` is what device code may read of a module.
 INTERPRETING = INTERPRETED if tl is None else tl.constexpr(INTERPRETED)

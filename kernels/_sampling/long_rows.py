@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._categorical import (
+from ..common.triton import jit, tl, triton
+from .tiles import (
     address_words,
     choose_chunk,
     chunk_information,
@@ -27,7 +28,6 @@ from ._categorical import (
     tile_warps,
     top_p_target,
 )
-from ._triton import jit, tl, triton
 
 _SPAN = 32
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from ._rounding import INTERPRETING
-from ._triton import jit, tl, triton
+from ..common.rounding import INTERPRETING
+from ..common.triton import jit, tl, triton
 
 Precision = Literal["ieee", "tf32x3", "tf32", "bf16"]
 

@@ -1,0 +1,1 @@
+"""Attention over a KV cache: arguments, sizes of a launch, device code, and the same on a CPU."""

@@ -1,0 +1,1 @@
+"""GroupNorm with swish on a CPU."""

@@ -1,0 +1,1 @@
+"""Draws from categorical distributions: arguments, device code, and rows too long for registers."""

@@ -1,0 +1,1 @@
+"""Layers on a residual stream in parts: arguments and device code."""

@@ -1,0 +1,1 @@
+"""The codebook lookup: tiles of products with their sizes, and the exact choice between near codewords."""
