@@ -63,7 +63,7 @@ class Run:
         """Times sides as often as the plan has time for; `sizes`: what is timed now, and what follows it."""
         costs = [self.usual(size) for size in sizes]
         if self.quick:
-            return in_turn(sides, lambda _: costs[0].rounds)
+            return in_turn(sides, lambda _: costs[0].rounds, again=False)
         return in_turn(sides, lambda seconds: self.plan.rounds(seconds, costs))
 
     def timed(

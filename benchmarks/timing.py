@@ -41,12 +41,15 @@ class Timing:
         return [sum(part) / len(part) for part in zip(*self.parts, strict=True)]
 
 
-def in_turn(sides: Mapping[str, Round], rounds: Callable[[float], int]) -> dict[str, Timing]:
+def in_turn(
+    sides: Mapping[str, Round], rounds: Callable[[float], int], again: bool = True
+) -> dict[str, Timing]:
     """Times sides that say themselves what they took, once a round each.
 
     `rounds`: how many in all, given the seconds that the first one took. Before its turn a side has a moment, and
     one that took less than `BRIEF` is asked again and the second answer counts: while others worked its process
-    lost its caches, and on some machines pages of its memory, which would be most of so short a time.
+    lost its caches, and on some machines pages of its memory, which would be most of so short a time. Without
+    `again` nothing of this is done.
     """
 
     def asked(side: Round) -> Round:
@@ -58,7 +61,7 @@ def in_turn(sides: Mapping[str, Round], rounds: Callable[[float], int]) -> dict[
 
         return ask
 
-    return _in_turn({name: asked(side) for name, side in sides.items()}, rounds)
+    return _in_turn({name: asked(side) if again else side for name, side in sides.items()}, rounds)
 
 
 def _in_turn(sides: Mapping[str, Round], rounds: Callable[[float], int]) -> dict[str, Timing]:

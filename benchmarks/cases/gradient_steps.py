@@ -166,7 +166,7 @@ def _rollout_seconds(run: Run, sides: list[str], batch: int, horizon: int, round
     if run.device.type == "cuda":  # without burn-in a graph of its own, captured at its first call
         for call in calls.values():
             call(0)
-    return {side: timing.median for side, timing in in_turn(calls, lambda _: rounds).items()}
+    return {side: timing.median for side, timing in in_turn(calls, lambda _: rounds, not run.quick).items()}
 
 
 @case("gradient_steps", minutes=1.4, default=True, least=0.9)

@@ -13,7 +13,8 @@ DIRECT = (
     "GFLOP/s of decoded frames are those of direct convolutions, whatever a side computes: Winograd's take fewer, "
     "so their share of the matrix rate may be above 100%"
 )
-DECODING = ("rollout", "rollout_whole", "frame_decoding")  # the cases whose operations hold such frames
+# The cases whose operations hold such frames.
+DECODING = ("rollout", "rollout_whole", "frame_decoding", "cpu_frame_codec")
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 HEAD = (
     "size",

@@ -98,7 +98,7 @@ def test_captured_steps_are_timed_with_what_they_spend_it_on(monkeypatch: pytest
     monkeypatch.setattr(steps_module, "graphs_of", Uncaptured)
     machine = Machine(torch.device("cpu"), 1.0, {"float32": 1e9}, 1)
     monkeypatch.setattr(steps_module, "measured_machine", lambda *_: machine)
-    found = steps_module.measure("tiny", 2, *SMALL, operations=True)
+    found = steps_module.measure("tiny", 1, *SMALL, operations=True)
     assert found["captured"] and set(found["acting"]) == {"1", "8"} and found["coding_a_frame"] > 0
     for name in (*PARTS, "rollout"):
         operations = found[name]["operations"]

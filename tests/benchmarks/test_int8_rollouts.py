@@ -1,4 +1,4 @@
-"""The case about a trained agent, on one that has learned for three epochs."""
+"""The case about a trained agent, on one that has learned for an epoch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import paired_samples
 from benchmarks.__main__ import main
 from benchmarks.cases import int8_rollouts as subject
 from benchmarks.cases.int8_rollouts import CANDIDATES, CONTROL, int8_rollouts
@@ -21,13 +22,15 @@ def test_a_run_must_be_named() -> None:
 
 
 def test_every_candidate_is_beside_float32(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train(["--game", "Catch", "--preset", "tiny", "--run-dir", str(tmp_path / "run"), *MICRO]) == 0
+    arguments = ["--game", "Catch", "--preset", "tiny", "--run-dir", str(tmp_path / "run")]
+    assert train([*arguments, *MICRO, "common.epochs=1"]) == 0
     monkeypatch.setattr(subject, "BATCH", 8)
+    monkeypatch.setattr(paired_samples, "PERMUTATIONS", 499)
     run.trained = tmp_path / "run"
     found = int8_rollouts(run).facts
     run.trained = None
     beside = found["beside_float32"]
-    assert list(beside) == [*CANDIDATES, CONTROL] and found["epoch"] == 3 and found["rollouts"] == 16
+    assert list(beside) == [*CANDIDATES, CONTROL] and found["epoch"] == 1 and found["rollouts"] == 16
     assert beside["float32"]["kl_nats"] == 0.0
     float16, int8, control = (
         beside[name]["kl_nats"] for name in ("float16 weights", "int8 weights", CONTROL)
