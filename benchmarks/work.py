@@ -14,7 +14,7 @@ from iris_fast.agent import Agent, AgentConfig
 from iris_fast.imagination.engine import Rollout
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.models.world_model import WorldModel
-from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
+from iris_fast.training.parts import actor_critic_losses
 
 
 class TokenWork(NamedTuple):
@@ -98,7 +98,7 @@ def _loss_flops(config: AgentConfig, part: str, frames: int) -> float:
                 seen = torch.zeros(1, frames, 3, size, size)
                 state = agent.actor_critic.initial_state(1)
                 rollout = Rollout(seen, steps.long(), steps.long(), steps, steps.bool(), steps, steps, state)
-                losses = actor_critic_losses(agent.actor_critic, rollout, ReturnsConfig())
+                losses = actor_critic_losses(agent.actor_critic, rollout)
             torch.stack(list(losses.values())).sum().backward()
     return float(counter.get_total_flops())
 

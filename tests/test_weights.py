@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from iris_fast import _C
 from iris_fast.acting import Policy
 from iris_fast.agent import Agent
-from iris_fast.config import resolve
 from iris_fast.graphs import Uncaptured
 from iris_fast.imagination.cpu_engine import CpuEngine, CpuOptions
 from iris_fast.imagination.engine import ImaginationEngine
@@ -22,11 +21,11 @@ from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
 from iris_fast.replay.cache import FrameCache
 from iris_fast.train import main
 from iris_fast.training.graphed_step import make_part_trainer
-from iris_fast.training.optimization import adam
 from tests.imagination.test_oracle import make_start, tensors
 from tests.support.agents import micro_agent
 from tests.support.episodes import noise_store
-from tests.support.micro import MICRO, micro_config
+from tests.support.micro import MICRO
+from tests.support.parts import GivenPart
 
 CPU = torch.device("cpu")
 Way = Callable[[Agent, str], object]
@@ -38,12 +37,8 @@ def stepped(captured: bool) -> Way:
     def step(agent: Agent, part: str) -> None:
         module: Any = agent.get_submodule(part)
         sums = lambda inputs: [{"a": sum(p.sum() for p in module.parameters())}]  # noqa: E731
-        config = getattr(resolve(micro_config()).training, part)
-        optimizer = adam(module.trained_parameters(), 0.05)
-        graphs = Uncaptured(CPU) if captured else None
-        inputs = lambda seed: {"x": torch.zeros(1)}  # noqa: E731
-        trainer = make_part_trainer(part, config, module, optimizer, inputs, sums, "float32", 1, graphs)
-        trainer.step(0, 1, 0)
+        given = GivenPart(module, sums, lambda seed: {"x": torch.zeros(1)}, learning_rate=0.05)
+        make_part_trainer(given, Uncaptured(CPU) if captured else None).step(0, 1, 0)
 
     return step
 

@@ -11,13 +11,14 @@ import torch
 
 from benchmarks.record import Result
 from benchmarks.registry import Run, case
-from iris_fast.config import preset_config
+from iris_fast.config import preset_config, resolve
+from iris_fast.config.schema import PartConfig
 from iris_fast.envs import EnvConfig, make_vector_env
 from iris_fast.imagination.randomness import derive_seed, numpy_generator
 from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig, in_pieces
 from iris_fast.training.media import save_reconstructions
-from iris_fast.training.optimization import PartTrainer, adam
-from iris_fast.training.trainer import BACKGROUND_FRAMES
+from iris_fast.training.optimization import PartTrainer
+from iris_fast.training.parts import BACKGROUND_FRAMES, Losses, Part
 
 FIELD = (slice(11, 59), slice(9, 55))  # rows and columns of the playing field, clear of walls and paddles
 STEPS = 700  # of a run of the small preset before its world model begins to train
@@ -48,30 +49,41 @@ def ball_mask(frames: np.ndarray) -> np.ndarray:
     return field
 
 
-def train_tokenizer(config: TokenizerConfig, frames: np.ndarray, steps: int, seed: int) -> Tokenizer:
-    """A tokenizer after `steps` gradient steps of the small preset.
+class BallPart(Part[torch.Tensor]):
+    """The tokenizer on given frames; as in a run, unused codes are restarted until the world model begins."""
 
-    As in a run, unused codes are restarted until the world model begins, here for the first half.
-    """
-    preset = preset_config("small", "Pong").training
+    name = "tokenizer"
+
+    def __init__(self, tokenizer: Tokenizer, frames: np.ndarray, config: PartConfig, restarting: int):
+        """`restarting`: the steps that do."""
+        super().__init__(tokenizer, config, "float32")
+        self.tokenizer, self.frames, self.restarting = tokenizer, frames, restarting
+
+    def inputs(self, seed: int, batch: int | None = None) -> torch.Tensor:
+        chosen = numpy_generator(seed).integers(0, len(self.frames), batch or self.config.batch_num_samples)
+        return torch.from_numpy(self.frames[chosen]).float() / 255
+
+    def training_inputs(self, seed: int, epoch: int, step: int) -> torch.Tensor:
+        frames, every = self.inputs(seed), self.tokenizer.config.restart_codes_every
+        if every and step < self.restarting and step % every == 0:
+            self.tokenizer.restart_unused_codes(frames)
+        return frames
+
+    def _losses(self, piece: torch.Tensor) -> Losses:
+        return self.tokenizer.losses(piece)
+
+
+def train_tokenizer(config: TokenizerConfig, frames: np.ndarray, steps: int, seed: int) -> Tokenizer:
+    """A tokenizer after `steps` gradient steps of the small preset, as if its world model began after half."""
+    preset = resolve(preset_config("small", "Pong")).training.tokenizer
     torch.manual_seed(seed)
     tokenizer = Tokenizer(config)
     if config.background:
         tokenizer.set_background(torch.from_numpy(frames[:BACKGROUND_FRAMES]).float() / 255)
 
-    def losses(step_seed: int) -> list[dict[str, torch.Tensor]]:
-        chosen = numpy_generator(step_seed).integers(0, len(frames), preset.tokenizer.batch_num_samples)
-        batch = torch.from_numpy(frames[chosen]).float() / 255
-        if restart and step < steps / 2 and step % restart == 0:
-            tokenizer.restart_unused_codes(batch)
-        return [tokenizer.losses(batch)]
-
-    restart = config.restart_codes_every
-    rate = preset.tokenizer.learning_rate or preset.learning_rate
-    optimizer = adam(tokenizer.trained_parameters(), rate)
-    part = PartTrainer("tokenizer", preset.tokenizer, tokenizer, optimizer, losses, "float32")
+    trainer = PartTrainer(BallPart(tokenizer, frames, preset, (steps + 1) // 2))
     for step in range(steps):
-        part.step(derive_seed(seed, "ball"), 1, step)
+        trainer.step(derive_seed(seed, "ball"), 1, step)
     return tokenizer.eval()
 
 

@@ -24,7 +24,7 @@ from iris_fast.models.frame_codec import FrameCodec
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.checkpoint import DatasetLog, load_checkpoint
-from iris_fast.training.part_losses import imagination_start
+from iris_fast.training.parts import imagination_start
 from iris_fast.training.run_folder import RunFolder
 
 ROLLOUTS, BATCH = 1024, 64

@@ -19,7 +19,7 @@ from iris_fast.imagination.token_pass import InferenceWeights
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.models.tokenizer import PIECE
 from iris_fast.replay.store import EpisodeStore
-from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
+from iris_fast.training.parts import actor_critic_losses
 
 ACTIONS = 18  # the largest action set
 FRAMES = 100_000  # of Atari 100k
@@ -81,7 +81,7 @@ def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
         frames = torch.rand(rows, horizon, 3, size, size)
         rollout = Rollout(frames, steps.long(), steps.long(), steps, steps.bool(), steps, steps, state)
         with torch.autocast("cpu", torch.bfloat16) if low_precision else nullcontext():
-            return actor_critic_losses(agent.actor_critic, rollout, ReturnsConfig())
+            return actor_critic_losses(agent.actor_critic, rollout)
 
     agent.train()
     element = 2 if low_precision else 4

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases.training_steps import data_and_losses, trainers
 from benchmarks.group_norms import group_norm_of
 from benchmarks.played import CATCH_ACTIONS, played_store
 from benchmarks.record import Result
@@ -23,8 +22,8 @@ from iris_fast.graphs import Uncaptured, graphs_of
 from iris_fast.imagination.factory import engine_of
 from iris_fast.replay.cache import FrameCache
 from iris_fast.training.builder import prepare
-from iris_fast.training.graphed_step import GraphedPartTrainer, preserved
-from iris_fast.training.optimization import Losses
+from iris_fast.training.graphed_step import GraphedPartTrainer, make_part_trainer, preserved
+from iris_fast.training.parts import Part, make_parts
 from iris_fast.training.precision import apply_precision
 
 STEPS, WINDOWS, SEEDS = 200, 4, 3
@@ -53,9 +52,9 @@ class Learner:
         if self.config.tokenizer.perceptual == "lpips":
             self.agent.tokenizer.attach_lpips(random_lpips())
         self.agent.to(device).eval()
-        self.store = played_store(1000, self.config.env.train.size, 0, device)
-        self.cache = FrameCache(self.agent.coder, self.store, max_bytes=10**9)
-        self.engine = engine_of(self.agent, self.config.common)
+        store = played_store(1000, self.config.env.train.size, 0, device)
+        cache = FrameCache(self.agent.coder, store, max_bytes=10**9)
+        self.parts = make_parts(self.agent, self.config, cache, engine_of(self.agent, self.config.common))
         self.graphs = graphs_of(device) or Uncaptured(device) if self.config.training.cuda_graphs else None
         self.first = {name: value.clone() for name, value in self.agent.state_dict().items()}
 
@@ -69,27 +68,22 @@ class Learner:
         """Each part's loss at every step, one part after the other as in an epoch."""
         self.begin()
         found = {}
-        for name, trainer in self.trainers().items():
+        trainers = {name: make_part_trainer(part, self.graphs) for name, part in self.parts.items()}
+        for name, trainer in trainers.items():
             self.agent.eval()
-            self.agent.get_submodule(name).train()
+            trainer.part.module.train()
             losses = [trainer.step(seed, 1, step)["total_loss"].clone() for step in range(steps)]
             found[name] = torch.stack(losses).tolist()
             self.agent.eval()
         return found
 
-    def trainers(self) -> dict[str, Any]:
-        return trainers(self.agent, self.config, self.store, self.cache, self.engine, self.graphs)
 
-    def data_and_losses(self, part: str) -> Any:
-        return data_and_losses(self.agent, self.config, self.store, self.cache, self.engine)[part]
-
-    def gradient(self, part: str, losses: Iterable[Losses], pieces: int) -> dict[str, Tensor]:
-        """Of a batch's losses, taken piece by piece, by parameter."""
-        module = self.agent.get_submodule(part)
-        module.zero_grad(set_to_none=True)
-        for piece in losses:
-            (torch.stack([loss.float() for loss in piece.values()]).sum() / pieces).backward()
-        return gradients_of(module)
+def gradient(part: Part[Any], inputs: Any) -> dict[str, Tensor]:
+    """Of a batch's losses, taken piece by piece, by parameter."""
+    part.module.zero_grad(set_to_none=True)
+    for losses in part.losses(inputs):
+        (torch.stack([loss.float() for loss in losses.values()]).sum() / part.pieces).backward()
+    return gradients_of(part.module)
 
 
 def gradients_of(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -121,22 +115,20 @@ def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any
     On the same batch and weights, without dropout. Plain is eager, with PyTorch's GroupNorm. `within`: no parameter
     errs by more than twice what it does there (and rounding of its norm, or of a hundredth of the largest).
     """
-    pieces = fast.config.training.tokenizer.pieces if part == "tokenizer" else 1
     fast.begin()
-    inputs_of, losses_of = fast.data_and_losses(part)
-    inputs = inputs_of(0)  # of its own memory: rollouts are the caller's to keep
+    inputs = fast.parts[part].inputs(0)  # of its own memory: rollouts are the caller's to keep
     with group_norm_of(fused=False):
-        other = fast.gradient(part, losses_of(inputs), pieces)
-    trainer = fast.trainers()[part]
+        other = gradient(fast.parts[part], inputs)
+    trainer = make_part_trainer(fast.parts[part], fast.graphs)
     assert isinstance(trainer, GraphedPartTrainer)
-    with preserved(trainer.module, trainer.optimizer):
+    with preserved(trainer.part.module, trainer.optimizer):
         norm = float(trainer.replay([0], lambda seed: inputs)["grad_norm"])
         ours = gradients_of(fast.agent.get_submodule(part))
-    clipped = min(1.0, trainer.config.max_grad_norm / norm)
+    clipped = min(1.0, trainer.part.config.max_grad_norm / norm)
     ours = {name: value / clipped for name, value in ours.items()}
     plain.begin()
     with group_norm_of(fused=False):
-        exact = plain.gradient(part, plain.data_and_losses(part)[1](inputs), pieces)
+        exact = gradient(plain.parts[part], inputs)
     return gradient_errors(ours, other, exact, ROUNDING[fast.config.common.precision])
 
 

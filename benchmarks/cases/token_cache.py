@@ -13,9 +13,10 @@ from benchmarks.record import Result
 from benchmarks.registry import Run, case
 from iris_fast.agent import Agent
 from iris_fast.config import preset_config, resolve
+from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
-from iris_fast.training.part_losses import imagination_start, world_model_inputs
+from iris_fast.training.parts import ActorCriticPart, WorldModelPart
 
 ACTIONS = 6
 
@@ -38,7 +39,6 @@ def measure(preset: str, frames: int, steps: int) -> dict[str, Any]:
     config = resolve(preset_config(preset, "Pong"))
     agent = Agent(config.agent, ACTIONS).eval()
     store = filled_store(frames, 64, seed=0)
-    training, length = config.training, config.common.sequence_length or 1
     found: dict[str, Any] = {"preset": preset, "replay_frames": frames, "steps": steps}
     caches = {"with": FrameCache(agent.coder, store, max_bytes=4 * 10**9)}
     caches["without"] = FrameCache(agent.coder, store, enabled=False)
@@ -48,11 +48,9 @@ def measure(preset: str, frames: int, steps: int) -> dict[str, Any]:
     for step in range(steps):  # sides interleaved, step by step
         for side, cache in caches.items():
             began = time.perf_counter()
-            world_model_inputs(cache, training.world_model.batch_num_samples, length, step)
+            WorldModelPart(agent, config, cache).inputs(step)
             middle = time.perf_counter()
-            imagination_start(
-                cache, training.actor_critic.batch_num_samples, training.actor_critic.burn_in, step
-            )
+            ActorCriticPart(agent, config, cache, OracleEngine(agent)).start(step)
             times[f"world_model_{side}"].append(middle - began)
             times[f"starts_{side}"].append(time.perf_counter() - middle)
     found["seconds"] = {name: {"sum": sum(v), "median": statistics.median(v)} for name, v in times.items()}

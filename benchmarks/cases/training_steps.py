@@ -6,7 +6,7 @@ import gc
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,28 +20,18 @@ from benchmarks.profiling import operations_of
 from benchmarks.record import Ceilings, Result
 from benchmarks.registry import Run, case
 from iris_fast.acting import Policy
-from iris_fast.agent import PARTS, Agent
-from iris_fast.config import Config, apply_overrides, preset_config
+from iris_fast.agent import Agent
+from iris_fast.config import apply_overrides, preset_config
 from iris_fast.config.schema import memory_bytes
-from iris_fast.graphs import Graphs, Tensors, graphs_of
-from iris_fast.imagination.engine import ImaginationEngine
+from iris_fast.graphs import Graphs, graphs_of
 from iris_fast.imagination.factory import engine_of
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FRAMES_TOGETHER, FrameCache
-from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.builder import prepare
 from iris_fast.training.collector import ActingConfig, choose_actions
-from iris_fast.training.graphed_step import is_captured, make_part_trainer
-from iris_fast.training.optimization import Losses, PartTrainer, adam, adamw
-from iris_fast.training.part_losses import (
-    imagination_start,
-    imagined_inputs,
-    rollout_losses,
-    segment_losses,
-    tokenizer_frames,
-    world_model_inputs,
-)
-from iris_fast.training.precision import AUTOCAST_DTYPES, autocast
+from iris_fast.training.graphed_step import make_part_trainer
+from iris_fast.training.parts import ActorCriticPart, Part, make_parts
+from iris_fast.training.precision import AUTOCAST_DTYPES
 
 FRAMES = 100_000  # of Atari 100k
 ACTING = (1, 8)  # environments of the paper's collection and tests
@@ -83,7 +73,6 @@ def measure(preset: str, repeats: int, *overrides: str, operations: bool = False
     cache = FrameCache(agent.coder, store, max_bytes=limit)
     engine = engine_of(agent, config.common)
     graphs = graphs_of(device) if config.training.cuda_graphs else None
-    part = config.training.actor_critic
     found: dict[str, Any] = {
         "preset": preset,
         "overrides": list(overrides),
@@ -92,20 +81,21 @@ def measure(preset: str, repeats: int, *overrides: str, operations: bool = False
         "captured": graphs is not None,
         "acting": {str(count): acting(agent, graphs, count, repeats) for count in ACTING},
     }
-    steps = data_and_losses(agent, config, store, cache, engine)
-    for name, trainer in trainers(agent, config, store, cache, engine, graphs).items():
+    parts = make_parts(agent, config, cache, engine)
+    trainers = {name: make_part_trainer(part, graphs) for name, part in parts.items()}
+    for name, part in parts.items():
         agent.eval()
-        agent.get_submodule(name).train()
-        flops = None if machine is None else flops_of(agent, *steps[name])
-        found[name] = measured(partial(trainer.step, 0, 1), repeats, machine, device)
+        part.module.train()
+        flops = None if machine is None else flops_of(part)
+        found[name] = measured(partial(trainers[name].step, 0, 1), repeats, machine, device)
         if machine is not None and flops is not None:
             rate = machine.rates[dtype_name(AUTOCAST_DTYPES.get(config.common.precision, torch.float32))]
             found[name] |= {"flops": flops, "share_of_matrix_rate": flops / found[name]["median"] / rate}
         if name == "tokenizer":  # from here on the cache holds every frame, as after a few steps of an epoch
             found["coding_a_frame"] = coding(cache, device)
     agent.eval()
-    start = imagination_start(cache, part.batch_num_samples, part.burn_in, 0)
-    rollout = partial(engine.imagine, start, part.imagine_horizon or 1)
+    start = ActorCriticPart(agent, config, cache, engine).start(0)
+    rollout = partial(engine.imagine, start, config.training.actor_critic.imagine_horizon or 1)
     found["rollout"] = measured(rollout, repeats, machine, device)
     if on_gpu:
         found["peak_bytes"] = torch.cuda.max_memory_allocated(device)
@@ -133,19 +123,19 @@ def acting(agent: Agent, graphs: Graphs | None, count: int, repeats: int) -> dic
     return timed(step, repeats, agent.device)
 
 
-def flops_of(agent: Agent, inputs: Callable[[int], Any], losses_of: Callable[[Any], Any]) -> int | None:
+def flops_of(part: Part[Any]) -> int | None:
     """Operations of the products and convolutions of a gradient step; None where PyTorch cannot count them."""
-    batch = inputs(0)
+    batch = part.inputs(0)
     try:
         with FlopCounterMode(display=False) as counter:
-            for losses in losses_of(batch):
+            for losses in part.losses(batch):
                 torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         return int(counter.get_total_flops())
     except Exception:  # a count is not worth losing the times
         traceback.print_exc()
         return None
     finally:
-        agent.zero_grad(set_to_none=True)
+        part.module.zero_grad(set_to_none=True)
 
 
 def coding(cache: FrameCache, device: torch.device) -> float:
@@ -154,71 +144,6 @@ def coding(cache: FrameCache, device: torch.device) -> float:
     cache.reconstructions(slots[:FRAMES_TOGETHER])
     cache.invalidate()
     return timed(lambda _: cache.reconstructions(slots), 0, device)["first"] / len(slots)
-
-
-Inputs = Callable[[int], Any]
-LossesOf = Callable[[Any], Iterable[Losses]]
-
-
-def data_and_losses(
-    agent: Agent, config: Config, store: EpisodeStore, cache: FrameCache, engine: ImaginationEngine
-) -> dict[str, tuple[Inputs, LossesOf]]:
-    """What each part draws from a seed, and minimises, as a run has it."""
-    training, precision = config.training, config.common.precision
-    sizes = {name: getattr(training, name).batch_num_samples for name in PARTS}
-    length = config.common.sequence_length or 1
-
-    def tokenizer_losses(inputs: Tensors) -> Iterator[Losses]:
-        for piece in inputs["frames"].chunk(training.tokenizer.pieces):
-            with autocast(precision, agent.device):
-                losses = agent.tokenizer.losses(piece)
-            yield losses
-
-    return {
-        "tokenizer": (
-            lambda seed: {"frames": tokenizer_frames(store, sizes["tokenizer"], seed)},
-            tokenizer_losses,
-        ),
-        "world_model": (
-            lambda seed: world_model_inputs(cache, sizes["world_model"], length, seed),
-            lambda inputs: [segment_losses(agent, inputs, precision)],
-        ),
-        "actor_critic": (
-            lambda seed: imagined_inputs(agent, cache, engine, config, sizes["actor_critic"], seed),
-            lambda inputs: [rollout_losses(agent, config, inputs)],
-        ),
-    }
-
-
-def trainers(
-    agent: Agent,
-    config: Config,
-    store: EpisodeStore,
-    cache: FrameCache,
-    engine: ImaginationEngine,
-    graphs: Graphs | None,
-) -> dict[str, PartTrainer]:
-    """The trainers of the three parts as a run has them."""
-    training, precision = config.training, config.common.precision
-    rate, captured = training.learning_rate, is_captured(graphs, precision)
-    optimizers = {
-        "tokenizer": adam(agent.tokenizer.trained_parameters(), rate, captured),
-        "world_model": adamw(agent.world_model, rate, 0.01, captured),
-        "actor_critic": adam(list(agent.actor_critic.parameters()), rate, captured),
-    }
-    return {
-        name: make_part_trainer(
-            name,
-            getattr(training, name),
-            getattr(agent, name),
-            optimizers[name],
-            *steps,
-            precision,
-            training.tokenizer.pieces if name == "tokenizer" else 1,
-            graphs,
-        )
-        for name, steps in data_and_losses(agent, config, store, cache, engine).items()
-    }
 
 
 GPU_SIDES = {

@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from iris_fast.agent import Agent
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
 from iris_fast.models.frame_codec import FrameCoder
-from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
-from iris_fast.training.optimization import adam, adamw
+from iris_fast.training.parts import actor_critic_losses, adam, adamw
 
 from .interface import Arrays, seconds_of
 
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, 0.01, 10.0
-RETURNS = ReturnsConfig()
 
 
 def parameters_of(part: str, module: nn.Module) -> list[nn.Parameter]:
@@ -122,5 +120,5 @@ class OurLosses:
             self.imagine_seconds, rollout = seconds_of(
                 lambda: self.engine.imagine(start, horizon, seed), self.agent.device
             )
-            losses = actor_critic_losses(self.agent.actor_critic, rollout, RETURNS)
+            losses = actor_critic_losses(self.agent.actor_critic, rollout)
         return torch.stack([loss.float() for loss in losses.values()]).sum()

@@ -29,7 +29,7 @@ from iris_fast.replay.store import EpisodeStore
 
 from .checkpoint import explained_disk_errors, load_checkpoint
 from .collector import saved_backend
-from .estimate import Running, estimate_seconds_per_unit, scheduled_phases
+from .estimate import estimate_seconds_per_unit
 from .loggers import MetricLogger
 from .precision import apply_precision, check_precision
 from .provenance import add_provenance
@@ -296,9 +296,7 @@ def _build_trainer(config: Config, device: torch.device, run: RunFolder, resume:
         say(f"checkpoint: none was written yet in {run.path}, so the run begins anew")
     if content is not None and not restored:
         say(_cut_announcement(saved_backend(content["collector"]), env.backend))
-    running = Running(trainer.parts, trainer.engine, trainer.collector.policy)
-    phases = scheduled_phases(config, trainer.position.epoch)
-    trainer.priors = estimate_seconds_per_unit(agent, config, env.num_envs, running, phases)
+    trainer.priors = estimate_seconds_per_unit(trainer)
     return trainer
 
 

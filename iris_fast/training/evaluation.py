@@ -24,13 +24,14 @@ from iris_fast.replay.store import EpisodeStore
 
 from .collector import ActingConfig
 from .media import NoFilmError, episode_captions, save_episode_video, save_reconstructions
-from .part_losses import imagination_start, tokenizer_frames, world_model_losses
+from .parts import imagination_start, make_parts
 from .run_folder import RunFolder
 from .tester import PlayedEpisode, play_episodes, return_statistics
 
 MAX_VIDEO_FRAMES = 3000
 FILM_FPS, SLOWEST_FPS, SHORTEST_FILM_SECONDS = 15, 3, 4
 RECONSTRUCTED_FRAMES = 16
+EVALUATED_PARTS = ("tokenizer", "world_model")
 
 
 class Evaluator:
@@ -151,29 +152,19 @@ class Evaluator:
     @torch.no_grad()
     def _losses(self, store: EpisodeStore, seed: int, trained: set[str]) -> dict[str, float]:
         """Mean losses of the trained parts on `num_batches` batches of test data."""
-        training, sums = self.config.training, dict[str, float]()
-        batches = self.config.evaluation.num_batches
         cache = FrameCache(self.agent.coder, store)
-        length = self.config.common.sequence_length or 1
+        parts = make_parts(self.agent, self.config, cache, self.engine, precision="float32")
+        batches, sums = self.config.evaluation.num_batches, dict[str, float]()
         for batch in range(batches):
-            found = {}
             batch_seed = derive_seed(seed, "batch", batch)
-            if "tokenizer" in trained:
-                frames = tokenizer_frames(store, training.tokenizer.batch_num_samples, batch_seed)
-                # In pieces as in training, of equal size, so that the memory of one serves the next.
-                pieces = frames.chunk(training.tokenizer.pieces)
-                losses_of = [self.agent.tokenizer.losses(piece) for piece in pieces]
-                found["tokenizer"] = {
-                    name: torch.stack([losses[name] for losses in losses_of]).mean() for name in losses_of[0]
-                }
-            if "world_model" in trained:
-                size = training.world_model.batch_num_samples
-                found["world_model"] = world_model_losses(self.agent, cache, size, length, batch_seed)
-            for part, losses in found.items():
+            for name in (part for part in EVALUATED_PARTS if part in trained):
+                part = parts[name]
+                pieces = list(part.losses(part.inputs(batch_seed)))
+                losses = {key: torch.stack([piece[key] for piece in pieces]).mean() for key in pieces[0]}
                 losses["total_loss"] = torch.stack(list(losses.values())).sum()
-                for name, loss in losses.items():
-                    key = f"{part}/eval/{name}"
-                    sums[key] = sums.get(key, 0.0) + float(loss) / batches
+                for key, loss in losses.items():
+                    metric = f"{name}/eval/{key}"
+                    sums[metric] = sums.get(metric, 0.0) + float(loss) / batches
         return sums
 
     def _save_played(self, episodes: list[PlayedEpisode], env: FrameVectorEnv, epoch: int) -> None:

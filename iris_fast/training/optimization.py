@@ -1,4 +1,4 @@
-"""Gradient steps of one part: optimizer, accumulation, clipping, loss scaling, and the check for divergence."""
+"""Gradient steps of one part: accumulation, clipping, loss scaling, and the check for divergence."""
 
 from __future__ import annotations
 
@@ -9,39 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iris_fast.config.schema import PartConfig
 from iris_fast.errors import RunStopped
 from iris_fast.imagination.randomness import derive_seed
-from iris_fast.models.versioned import Versioned
 
-Losses = dict[str, Tensor]
+from .parts import Losses, Part
+
+# A batch predicted to take no more is rehearsed whole; a GPU's small ones, bound by launches, promise too much.
+REHEARSED_SECONDS = {"cpu": 3.0, "cuda": 30.0}
 # Of an optimizer, what the configuration and the device say and not the checkpoint.
 SETTINGS = ("lr", "weight_decay", "capturable")
-
-
-def weight_decay_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters with weight decay (weights of Linear layers alone) and those without."""
-    decayed: list[nn.Parameter] = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]  # type: ignore[misc]
-    identities = {id(parameter) for parameter in decayed}
-    return decayed, [p for p in module.parameters() if id(p) not in identities]
-
-
-def adam(
-    parameters: list[nn.Parameter], learning_rate: float, captured: bool = True
-) -> torch.optim.Optimizer:
-    """Adam; `captured`: whether a CUDA graph may take its step in, on a GPU, where it then counts its steps."""
-    capturable = captured and parameters[0].is_cuda
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=capturable)
-
-
-def adamw(
-    module: nn.Module, learning_rate: float, weight_decay: float, captured: bool = True
-) -> torch.optim.Optimizer:
-    """AdamW with weight decay on the weights of Linear layers alone; `captured` as of `adam`."""
-    decayed, others = weight_decay_groups(module)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    capturable = captured and decayed[0].is_cuda
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True, capturable=capturable)
 
 
 class MetricMeans:
@@ -70,36 +46,22 @@ class MetricMeans:
 
 
 class PartTrainer:
-    """Takes gradient steps on `module`, one part of the agent.
+    """Takes gradient steps on a part of the agent, launched one by one.
 
-    `losses(seed)` gives the losses of a batch, everything random in it drawn from `seed`, in `pieces` equal
-    pieces one after the other, so that the memory of one serves the next; the mean of their sums is minimised.
-    It sees to its own precision; `precision` says here whether gradients need scaling (fp16). Raises RunStopped
-    when a loss or gradient is not finite, before any weight changes on a CPU (on a GPU within `CHECK_EVERY`
-    steps, before anything is saved).
+    Everything random in a step is drawn from its address; the mean over its batches and their pieces of the sums of
+    their losses is minimised. Raises RunStopped when a loss or gradient is not finite, before any weight changes on a
+    CPU (on a GPU within `CHECK_EVERY` steps, before anything is saved).
     """
 
     CHECK_EVERY = 20
 
-    def __init__(
-        self,
-        name: str,
-        config: PartConfig,
-        module: Versioned,
-        optimizer: torch.optim.Optimizer,
-        losses: Callable[[int], Iterable[Losses]],
-        precision: str,
-        pieces: int = 1,
-    ):
-        self.name = name
-        self.config = config
-        self.module = module
-        self.parameters = module.trained_parameters()
-        self.optimizer = optimizer
-        self.losses = losses
-        self.pieces = pieces
+    def __init__(self, part: Part[Any], captured: bool = False):
+        """`captured`: whether a CUDA graph is to take the optimizer's step in."""
+        self.part = part
+        self.parameters = part.parameters
+        self.optimizer = part.optimizer(captured)
         self.device = self.parameters[0].device
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=part.precision == "fp16")
 
     def step(self, run_seed: int, epoch: int, step: int) -> Losses:
         """One optimizer step; returns its losses, their sum and the gradient norm before clipping."""
@@ -107,23 +69,41 @@ class PartTrainer:
         metrics: Losses = {}
         for seed in self.batch_seeds(run_seed, epoch, step):
             torch.manual_seed(seed)  # dropout
-            self._accumulate(self.losses(seed), metrics)
+            self._accumulate(self.part.losses(self.part.training_inputs(seed, epoch, step)), metrics)
         self._clip(metrics)
         if self.device.type == "cpu" or step % self.CHECK_EVERY == 0:
             self.check_finite(metrics, epoch, step)
         self._update()
         return metrics
 
+    def rehearse(self, part: Part[Any], seconds_of: Callable[[Callable[[], object]], float]) -> float:
+        """Seconds of a step as `seconds_of` measures them, on data of `part`, this one with other data.
+
+        Nothing is learned from it. A batch that would take long is judged by a sixteenth of it.
+        """
+
+        def gradient(batch: int) -> None:
+            self._accumulate(part.losses(part.inputs(0, batch)), {})
+            self.optimizer.zero_grad(set_to_none=True)
+
+        whole = part.config.batch_num_samples
+        few = max(1, whole // 16)
+        gradient(few)
+        seconds = seconds_of(lambda: gradient(few)) * whole / few
+        if seconds <= REHEARSED_SECONDS[self.device.type]:
+            seconds = seconds_of(lambda: gradient(whole))
+        return seconds * part.config.grad_acc_steps
+
     def batch_seeds(self, run_seed: int, epoch: int, step: int) -> list[int]:
         """What the batches of a step are drawn from."""
         return [
-            derive_seed(run_seed, self.name, epoch, step, batch)
-            for batch in range(self.config.grad_acc_steps)
+            derive_seed(run_seed, self.part.name, epoch, step, batch)
+            for batch in range(self.part.config.grad_acc_steps)
         ]
 
     def _accumulate(self, pieces: Iterable[Losses], metrics: Losses) -> None:
         """Adds the gradient of a batch's losses to the parameters', and the losses to `metrics`."""
-        share = 1 / (self.config.grad_acc_steps * self.pieces)
+        share = 1 / (self.part.config.grad_acc_steps * self.part.pieces)
         for losses in pieces:
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
             self.scaler.scale(total * share).backward()
@@ -133,23 +113,24 @@ class PartTrainer:
 
     def _clip(self, metrics: Losses) -> None:
         self.scaler.unscale_(self.optimizer)
-        metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.part.config.max_grad_norm)
 
     def _update(self) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.module.weights_changed(in_place=True)
+        self.part.module.weights_changed(in_place=True)
 
     def check_finite(self, metrics: Losses, epoch: int, step: int) -> None:
         """RunStopped when the sum of the losses, or the gradient, has become NaN or infinite."""
         watched = ["total_loss"] if self.scaler.is_enabled() else ["total_loss", "grad_norm"]
+        part = self.part.name
         for name in watched:
             value = float(metrics[name])
             if not math.isfinite(value):
                 raise RunStopped(
-                    f"{self.name.replace('_', ' ')} {name} became {value} in epoch {epoch}, step {step}: nothing "
+                    f"{part.replace('_', ' ')} {name} became {value} in epoch {epoch}, step {step}: nothing "
                     "of this epoch was saved; resume with another seed (common.seed), a lower "
-                    f"training.{self.name}.learning_rate or training.{self.name}.max_grad_norm",
+                    f"training.{part}.learning_rate or training.{part}.max_grad_norm",
                     exit_code=3,
                 )
 

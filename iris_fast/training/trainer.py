@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,28 +15,20 @@ from iris_fast.config import Config, to_dict
 from iris_fast.config.schema import memory_bytes
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import RunStopped, quoted
-from iris_fast.graphs import Tensors, graphs_of
+from iris_fast.graphs import graphs_of
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.randomness import derive_seed
-from iris_fast.models.versioned import Versioned
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
 from .checkpoint import DatasetLog, explained_disk_errors, save_checkpoint
 from .collector import ActingConfig, Collector
 from .evaluation import Evaluator, save_steps
-from .graphed_step import is_captured, make_part_trainer
+from .graphed_step import make_part_trainer
 from .interrupts import StopRequest
 from .loggers import MetricLogger
-from .optimization import Losses, MetricMeans, PartTrainer, adam, adamw
-from .part_losses import (
-    imagined_inputs,
-    rollout_losses,
-    segment_losses,
-    tokenizer_frames,
-    world_model_inputs,
-)
-from .precision import autocast
+from .optimization import MetricMeans
+from .parts import make_parts
 from .progress import RunProgress
 from .run_folder import RunFolder
 from .schedule import PHASES, epoch_phases
@@ -62,9 +53,6 @@ def peak_memory(device: torch.device) -> dict[str, float]:
         found["memory/device_peak_gigabytes"] = torch.cuda.max_memory_allocated(device) / 1e9
         found["memory/device_reserved_peak_gigabytes"] = torch.cuda.max_memory_reserved(device) / 1e9
     return found
-
-
-BACKGROUND_FRAMES = 256  # whose median is the tokenizer's background, where it has one
 
 
 @dataclass
@@ -121,7 +109,8 @@ class Trainer:
             keep_last=config.collection.train.num_episodes_to_save,
         )
         self.engine = engine
-        self.parts = self._make_parts()
+        parts = make_parts(agent, config, self.cache, engine)
+        self.parts = {name: make_part_trainer(part, self.graphs) for name, part in parts.items()}
         self.evaluator = Evaluator(config, agent, engine, run, env.backend, policy)
         self.dataset_log = DatasetLog()
         self.position = Position()
@@ -148,73 +137,6 @@ class Trainer:
         return ActingConfig(
             settings.epsilon, settings.should_sample, settings.temperature, settings.burn_in or 0
         )
-
-    def _make_parts(self) -> dict[str, PartTrainer]:
-        agent, training = self.agent, self.config.training
-        length = self.config.common.sequence_length or 1
-        modules: dict[str, Versioned] = {
-            "tokenizer": agent.tokenizer,
-            "world_model": agent.world_model,
-            "actor_critic": agent.actor_critic,
-        }
-        precision, graphs = self.config.common.precision, self.graphs
-        captured = is_captured(graphs, precision)
-        rates = {name: getattr(training, name).learning_rate or 0.0 for name in PARTS}
-        decay = training.world_model.weight_decay
-        optimizers = {
-            "tokenizer": adam(agent.tokenizer.trained_parameters(), rates["tokenizer"], captured),
-            "world_model": adamw(agent.world_model, rates["world_model"], decay, captured),
-            "actor_critic": adam(agent.actor_critic.trained_parameters(), rates["actor_critic"], captured),
-        }
-        batch = {name: getattr(training, name).batch_num_samples for name in PARTS}
-        inputs: dict[str, Callable[[int], Any]] = {
-            "tokenizer": self._tokenizer_inputs,
-            "world_model": lambda seed: world_model_inputs(self.cache, batch["world_model"], length, seed),
-            "actor_critic": lambda seed: imagined_inputs(
-                agent, self.cache, self.engine, self.config, batch["actor_critic"], seed
-            ),
-        }
-        losses_of: dict[str, Callable[[Any], Iterable[Losses]]] = {
-            "tokenizer": self._tokenizer_losses,
-            "world_model": lambda segments: [segment_losses(agent, segments, precision)],
-            "actor_critic": lambda rollout: [rollout_losses(agent, self.config, rollout)],
-        }
-        return {
-            name: make_part_trainer(
-                name,
-                getattr(training, name),
-                modules[name],
-                optimizers[name],
-                inputs[name],
-                losses_of[name],
-                precision,
-                training.tokenizer.pieces if name == "tokenizer" else 1,
-                graphs,
-            )
-            for name in PARTS
-        }
-
-    def _tokenizer_inputs(self, seed: int) -> Tensors:
-        """A batch of frames; unused codes are restarted when it is time.
-
-        Not once the world model trains: it would have to learn the meaning of restarted codes anew.
-        """
-        training, every = self.config.training.tokenizer, self.config.tokenizer.restart_codes_every
-        frames = tokenizer_frames(self.store, training.batch_num_samples, seed)
-        tokenizer = self.agent.tokenizer
-        if tokenizer.config.background and not tokenizer.background_known:
-            tokenizer.set_background(tokenizer_frames(self.store, BACKGROUND_FRAMES, seed))
-        early = self.position.epoch <= self.config.training.world_model.start_after_epochs
-        if every and early and self.position.step % every == 0:
-            self.agent.tokenizer.restart_unused_codes(frames)
-        return {"frames": frames}
-
-    def _tokenizer_losses(self, inputs: Tensors) -> Iterator[Losses]:
-        """The losses of a batch of frames, in pieces."""
-        for piece in inputs["frames"].chunk(self.config.training.tokenizer.pieces):
-            with autocast(self.config.common.precision, self.agent.device):
-                losses = self.agent.tokenizer.losses(piece)
-            yield losses
 
     def run(self) -> None:
         """Trains to the last epoch. Raises RunStopped for anything that ends it early."""
@@ -301,9 +223,9 @@ class Trainer:
             position.metrics["collection/train/length"] = sum(lengths) / len(lengths)
 
     def _train_part(self, name: str, total: int, phase: Any) -> None:
-        part, position = self.parts[name], self.position
+        trainer, position = self.parts[name], self.position
         self.agent.eval()
-        self.agent.get_submodule(name).train()
+        trainer.part.module.train()
         if name == "tokenizer":
             self.cache.invalidate()  # of the last epoch: its memory serves the tokenizer's step
         means = MetricMeans()
@@ -311,23 +233,19 @@ class Trainer:
             means.load_state_dict(position.means, self.agent.device)
         metrics: dict[str, torch.Tensor] = {}
         while position.step < total:
-            metrics = part.step(self.seed, position.epoch, position.step)
+            metrics = trainer.step(self.seed, position.epoch, position.step)
             means.add(metrics)
             position.step += 1
             phase.set(loss=metrics["total_loss"])
             phase.update(1)
             if self.stop.requested and position.step < total:
-                part.check_finite(means.sums, position.epoch, position.step)
+                trainer.check_finite(means.sums, position.epoch, position.step)
                 position.means = means.state_dict()
                 self._save_and_stop()
-        part.check_finite(means.sums, position.epoch, total)
+        trainer.check_finite(means.sums, position.epoch, total)
         self.agent.eval()
         position.metrics |= means.means(f"{name}/train")
-        if name == "actor_critic":
-            entropy_weight = self.config.training.actor_critic.entropy_weight
-            if entropy_weight:
-                loss = position.metrics["actor_critic/train/loss_entropy"]
-                position.metrics["actor_critic/train/entropy"] = -loss / entropy_weight
+        position.metrics |= trainer.part.more_metrics(position.metrics)
 
     def _evaluate(self, phase: Any) -> None:
         trained = {

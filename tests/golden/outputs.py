@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from iris_fast.agent import Agent
+from iris_fast.config.schema import ActorCriticPartConfig
 from iris_fast.imagination.dream import Dream
 from iris_fast.imagination.engine import ImaginationStart
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.kernels import lambda_returns
 from iris_fast.models.tokenizer import Encoding, Tokenizer
-from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
-from iris_fast.training.optimization import weight_decay_groups
+from iris_fast.training.parts import actor_critic_losses, weight_decay_groups
 
 OBSERVATION_STRIDE = 13  # the file holds every 13th of the observation predictions
 BURN_IN = slice(10, 12)  # frames that burn in before a rollout; the frame after them starts it
@@ -157,7 +157,7 @@ def actor_critic(golden: Arrays, agent: Agent) -> Outputs:
 
 
 def returns(golden: Arrays, agent: Agent) -> Outputs:
-    config = ReturnsConfig()
+    config = ActorCriticPartConfig()
     rewards, values, ends = (golden[f"lambda_{name}"] for name in ("rewards", "values", "ends"))
     return {"lambda_returns": lambda_returns(rewards, values, ends, config.gamma, config.lambda_)}
 
@@ -171,7 +171,7 @@ def imagination(golden: Arrays, agent: Agent) -> Outputs:
     rollout = OracleEngine(agent).imagine_with(start, golden["imagine_actions"].shape[1], draws)
     agent.actor_critic.zero_grad()
     with torch.enable_grad():
-        losses = actor_critic_losses(agent.actor_critic, rollout, ReturnsConfig())
+        losses = actor_critic_losses(agent.actor_critic, rollout, ActorCriticPartConfig())
         torch.stack(list(losses.values())).sum().backward()
     pixels = (rollout.observations * 255).to(torch.uint8)
     return {f"actor_critic_{name}": loss for name, loss in losses.items()} | {

@@ -19,7 +19,7 @@ from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.kernels import philox_uniform
 from iris_fast.models.world_model import WorldModel
-from iris_fast.training.optimization import adam
+from iris_fast.training.parts import adam
 from tests.imagination.test_oracle import tensors
 from tests.support.agents import NUM_ACTIONS, micro_agent
 

@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 
 from iris_fast.agent import Agent
-from iris_fast.config import resolve
-from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.models.frame_codec import TokenizerPieces
 from iris_fast.models.tokenizer import PIECE
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
-from iris_fast.training.part_losses import imagined_losses, world_model_losses
 from tests.support.agents import micro_agent
 from tests.support.episodes import noise, noise_store
-from tests.support.micro import micro_config
+from tests.support.parts import losses_on, micro_parts
 
 FRAME_BYTES = 3 * 64 * 64 * 4
 Caches = tuple[FrameCache, FrameCache]
@@ -72,13 +69,14 @@ def test_they_are_what_the_tokenizer_says(agent: Agent, store: EpisodeStore) -> 
 
 
 def test_losses_are_the_same_bit_for_bit(caches: Caches, agent: Agent) -> None:
-    config = resolve(micro_config())
-
     def losses(cache: FrameCache) -> list[dict[str, Tensor]]:
         agent.eval()
-        engine = OracleEngine(agent)
-        found = [world_model_losses(agent, cache, 4, 4, seed) for seed in range(3)]
-        return found + [imagined_losses(agent, cache, engine, config, 3, seed) for seed in range(3)]
+        parts = micro_parts(agent, cache)
+        return [
+            losses_on(parts[name], seed, batch)
+            for name, batch in (("world_model", 4), ("actor_critic", 3))
+            for seed in range(3)
+        ]
 
     for with_cache, without in zip(*map(losses, caches), strict=True):
         assert with_cache.keys() == without.keys()

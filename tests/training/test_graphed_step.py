@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,69 +15,36 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from benchmarks.group_norms import group_norm_of
 from iris_fast.agent import PARTS, Agent
-from iris_fast.config import Config, resolve
-from iris_fast.config.schema import PartConfig
 from iris_fast.errors import RunStopped
 from iris_fast.graphs import CudaGraphs, Graphs, Uncaptured, leaves, with_leaves
-from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.builder import steps_announcement
 from iris_fast.training.graphed_step import GraphedPartTrainer, make_part_trainer, preserved
-from iris_fast.training.optimization import Losses, MetricMeans, PartTrainer, adam, adamw
-from iris_fast.training.part_losses import (
-    imagined_inputs,
-    rollout_losses,
-    segment_losses,
-    tokenizer_frames,
-    world_model_inputs,
-)
+from iris_fast.training.optimization import MetricMeans, PartTrainer
+from iris_fast.training.parts import adam
 from tests.support.agents import Line, micro_agent
 from tests.support.episodes import noise_store
 from tests.support.fake_device import without_data
 from tests.support.micro import micro_config
+from tests.support.parts import GivenPart, micro_parts
 
 CPU = torch.device("cpu")
-Inputs = Callable[[int], Any]
-LossesOf = Callable[[Any], Iterable[Losses]]
-
-
-def data_and_losses(
-    agent: Agent, config: Config, precision: str = "float32", cache: FrameCache | None = None
-) -> dict[str, tuple[Inputs, LossesOf]]:
-    """What each part draws and minimises, as the trainer has it."""
-    cache = cache or FrameCache(agent.coder, noise_store(1, 2, 12))
-    store, engine = cache.store, OracleEngine(agent)
-    return {
-        "tokenizer": (
-            lambda seed: {"frames": tokenizer_frames(store, 4, seed)},
-            lambda inputs: map(agent.tokenizer.losses, inputs["frames"].chunk(2)),
-        ),
-        "world_model": (
-            lambda seed: world_model_inputs(cache, 3, 4, seed),
-            lambda inputs: [segment_losses(agent, inputs, precision)],
-        ),
-        "actor_critic": (
-            lambda seed: imagined_inputs(agent, cache, engine, config, 3, seed),
-            lambda inputs: [rollout_losses(agent, config, inputs)],
-        ),
-    }
+# The batches of these tests.
+BATCHES = (
+    *("training.tokenizer.batch_num_samples=4", "training.tokenizer.pieces=2"),
+    *("training.world_model.batch_num_samples=3", "training.actor_critic.batch_num_samples=3"),
+    *("training.learning_rate=1e-2", "training.world_model.weight_decay=0.1"),
+)
 
 
 def trained(part: str, graphs: Graphs | None, **settings: object) -> tuple[Agent, PartTrainer]:
     """An agent whose `part` is in training mode, and its trainer: eager, or with steps that `graphs` capture."""
-    config = resolve(micro_config())
     agent = micro_agent()
     agent.get_submodule(part).train()
-    parameters = list(agent.get_submodule(part).parameters())
-    optimizer = adamw(agent.world_model, 1e-2, 0.1) if part == "world_model" else adam(parameters, 1e-2)
-    inputs, losses_of = data_and_losses(agent, config)[part]
-    own: PartConfig = replace(getattr(config.training, part), **settings)
-    pieces = 2 if part == "tokenizer" else 1
-    trainer = make_part_trainer(
-        part, own, getattr(agent, part), optimizer, inputs, losses_of, "float32", pieces, graphs
-    )
-    return agent, trainer
+    cache = FrameCache(agent.coder, noise_store(1, 2, 12))
+    own = (f"training.{part}.{name}={value}" for name, value in settings.items())
+    return agent, make_part_trainer(micro_parts(agent, cache, *BATCHES, *own)[part], graphs)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -129,7 +94,7 @@ def test_preserved_undoes_steps_and_leaves_the_generator_alone() -> None:
     _, trainer = trained("actor_critic", None)
     before = [p.detach().clone() for p in trainer.parameters]
     generator = torch.get_rng_state()
-    with preserved(trainer.module, trainer.optimizer):
+    with preserved(trainer.part.module, trainer.optimizer):
         trainer.step(0, 1, 0)
         assert not all(map(torch.equal, before, trainer.parameters))
     assert all(map(torch.equal, before, trainer.parameters))
@@ -148,12 +113,10 @@ def test_losses_that_are_not_finite_stop_the_run() -> None:
 
 def test_fp16_is_not_captured() -> None:
     model = Line(2, 2)
-    settings = ("tokenizer", PartConfig(), model, adam(model.trained_parameters(), 1e-3))
-    losses_of: LossesOf = lambda inputs: [{"a": model.weight.sum()}]  # noqa: E731
-    graphs = Uncaptured(CPU)
-    assert type(make_part_trainer(*settings, lambda seed: {}, losses_of, "fp16", 1, graphs)) is PartTrainer
+    part = GivenPart(model, lambda inputs: [{"a": model.weight.sum()}], precision="fp16")
+    assert type(make_part_trainer(part, Uncaptured(CPU))) is PartTrainer
     with pytest.raises(ValueError, match="fp16 are not captured"):
-        GraphedPartTrainer(*settings, lambda seed: {}, losses_of, "fp16", 1, graphs)
+        GraphedPartTrainer(part, Uncaptured(CPU))
 
 
 def test_a_run_says_whether_its_steps_are_captured() -> None:
@@ -173,7 +136,7 @@ def test_what_is_captured_never_looks_at_a_number(part: str) -> None:
     """
     agent, trainer = trained(part, Uncaptured(CPU))
     assert isinstance(trainer, GraphedPartTrainer)
-    inputs = trainer.inputs(0)
+    inputs = trainer.part.inputs(0)
     with FakeTensorMode(), group_norm_of(fused=True):
         without_data(agent, CPU)
         trainer.parameters = list(agent.get_submodule(part).parameters())
@@ -188,7 +151,8 @@ def test_what_is_captured_never_looks_at_a_number(part: str) -> None:
 def test_the_check_finds_a_look() -> None:
     _, trainer = trained("world_model", Uncaptured(CPU))
     assert isinstance(trainer, GraphedPartTrainer)
-    trainer.losses_of = lambda inputs: [{"a": trainer.parameters[0].sum() * float(inputs["x"])}]
+    look = lambda inputs: [{"a": trainer.parameters[0].sum() * float(inputs["x"])}]  # noqa: E731
+    trainer.part = GivenPart(trainer.part.module, look)
     with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(DataDependentOutputException):
         trainer._body({"0": {"x": torch.ones(())}})
 
@@ -234,7 +198,7 @@ def test_a_rehearsal_leaves_nothing_behind_but_the_capture(part: str, device: to
     rehearsed, other = (trained_on(device, part, graphed=True) for _ in range(2))
     assert isinstance(rehearsed, GraphedPartTrainer)
     before = flat(rehearsed.parameters)
-    assert rehearsed.rehearse(rehearsed.inputs, lambda step: float(step()["total_loss"])) > -math.inf  # type: ignore[index]
+    assert rehearsed.rehearse(rehearsed.part, lambda step: float(step()["total_loss"])) > -math.inf  # type: ignore[index]
     assert torch.equal(flat(rehearsed.parameters), before)
     captured = rehearsed._call._replay
     found, expected = (trainer.step(0, 1, 0)["total_loss"] for trainer in (rehearsed, other))
@@ -261,21 +225,15 @@ def unwaiting(device: torch.device) -> Iterator[None]:
 
 def trained_on(device: torch.device, part: str, graphed: bool) -> PartTrainer:
     """A trainer of the micro agent's part, its data where a run has it: on the device."""
-    config = resolve(micro_config())
     agent = micro_agent().to(device)
     agent.get_submodule(part).train()
-    parameters = list(agent.get_submodule(part).parameters())
     store = on(device, noise_store(1, 2, 12))
     cache = FrameCache(agent.coder, store, max_bytes=10**8)
     everything = np.arange(1, store.num_frames + 1)
     cache.reconstructions(everything)  # so that no step has anything to encode
-    inputs, losses_of = data_and_losses(agent, config, cache=cache)[part]
     graphs = (CudaGraphs(device) if device.type == "cuda" else Uncaptured(device)) if graphed else None
-    own = getattr(config.training, part)
-    pieces = 2 if part == "tokenizer" else 1
-    return make_part_trainer(
-        part, own, getattr(agent, part), adam(parameters, 1e-3), inputs, losses_of, "float32", pieces, graphs
-    )
+    overrides = (*BATCHES, "training.learning_rate=1e-3")
+    return make_part_trainer(micro_parts(agent, cache, *overrides)[part], graphs)
 
 
 def on(device: torch.device, store: EpisodeStore) -> EpisodeStore:

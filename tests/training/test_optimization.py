@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from iris_fast.config.schema import PartConfig
 from iris_fast.errors import RunStopped, UserError
 from iris_fast.models.tokenizer import Tokenizer
 from iris_fast.models.versioned import Versioned
 from iris_fast.training.builder import prepare
-from iris_fast.training.optimization import (
-    Losses,
-    MetricMeans,
-    PartTrainer,
-    adam,
-    adamw,
-    weight_decay_groups,
-)
+from iris_fast.training.optimization import MetricMeans, PartTrainer
+from iris_fast.training.parts import Losses, adamw, weight_decay_groups
 from iris_fast.training.precision import check_precision
 from tests.support.agents import (
     Line,
@@ -32,16 +26,16 @@ from tests.support.agents import (
     small_transformer,
 )
 from tests.support.micro import micro_config
+from tests.support.parts import GivenPart
 
 CPU = torch.device("cpu")
 
 
 def make_part(
-    module: Versioned, losses: Callable[[int], Iterable[Losses]], pieces: int = 1, **settings: object
+    module: Versioned, losses: Callable[[int], Iterable[Losses]], pieces: int = 1, **settings: Any
 ) -> PartTrainer:
-    config = PartConfig(**({"max_grad_norm": 1e9} | settings))  # type: ignore[arg-type]
-    optimizer = adam(module.trained_parameters(), 1e-3)
-    return PartTrainer("tokenizer", config, module, optimizer, losses, "float32", pieces)
+    settings = {"max_grad_norm": 1e9} | settings
+    return PartTrainer(GivenPart(module, losses, pieces=pieces, **settings))
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

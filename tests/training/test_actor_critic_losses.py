@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iris_fast.config.schema import ActorCriticPartConfig
 from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.models.actor_critic import ActorCritic
-from iris_fast.training.actor_critic_step import ReturnsConfig, actor_critic_losses
+from iris_fast.training.parts import actor_critic_losses
 from tests.support.agents import NUM_ACTIONS, assert_same_gradients, gradients, micro_agent
 
 BATCH, HORIZON, BURN_IN = 3, 5, 2
-CONFIG = ReturnsConfig(gamma=0.9, lambda_=0.8, entropy_weight=0.05)
+CONFIG = ActorCriticPartConfig(gamma=0.9, lambda_=0.8, entropy_weight=0.05)
 Losses = dict[str, Tensor]
 
 
@@ -34,7 +35,7 @@ def policy() -> ActorCritic:
     return micro_agent().actor_critic.train()
 
 
-def looped_losses(model: ActorCritic, rollout: Rollout, config: ReturnsConfig) -> Losses:
+def looped_losses(model: ActorCritic, rollout: Rollout, config: ActorCriticPartConfig) -> Losses:
     """Frames fed one at a time through PyTorch's LSTM cell; returns and terms by hand."""
     hx, cx = rollout.start_state
     logits, values = [], []
@@ -126,9 +127,9 @@ def test_the_last_steps_value_is_the_bootstrap(rollout: Rollout) -> None:
 def test_discount_and_weight_of_longer_returns_count(rollout: Rollout) -> None:
     model = policy()
     values = {
-        (gamma, lambda_): actor_critic_losses(model, rollout, ReturnsConfig(gamma, lambda_))[
-            "loss_values"
-        ].item()
+        (gamma, lambda_): actor_critic_losses(
+            model, rollout, ActorCriticPartConfig(gamma=gamma, lambda_=lambda_)
+        )["loss_values"].item()
         for gamma in (0.5, 0.9)
         for lambda_ in (0.2, 0.9)
     }
@@ -137,8 +138,8 @@ def test_discount_and_weight_of_longer_returns_count(rollout: Rollout) -> None:
 
 def test_entropy_weight_scales_its_loss_alone(rollout: Rollout) -> None:
     model = policy()
-    once = detached(actor_critic_losses(model, rollout, ReturnsConfig(entropy_weight=0.001)))
-    thrice = detached(actor_critic_losses(model, rollout, ReturnsConfig(entropy_weight=0.003)))
+    once = detached(actor_critic_losses(model, rollout, ActorCriticPartConfig(entropy_weight=0.001)))
+    thrice = detached(actor_critic_losses(model, rollout, ActorCriticPartConfig(entropy_weight=0.003)))
     assert thrice["loss_entropy"] == pytest.approx(3 * once["loss_entropy"])
     assert thrice["loss_actions"] == once["loss_actions"]
     assert -0.001 * torch.tensor(float(NUM_ACTIONS)).log().item() <= once["loss_entropy"] < 0

@@ -6,22 +6,14 @@ import pytest
 import torch
 
 from iris_fast.agent import Agent
-from iris_fast.config import resolve
 from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
-from iris_fast.training.part_losses import (
-    imagination_start,
-    imagine,
-    imagined_losses,
-    tokenizer_frames,
-    tokenizer_losses,
-    world_model_losses,
-)
+from iris_fast.training.parts import imagination_start
 from tests.support.agents import gradients, micro_agent
 from tests.support.episodes import noise_store
-from tests.support.micro import micro_config
+from tests.support.parts import losses_on, micro_parts
 
 BURN_IN = 3
 
@@ -42,14 +34,15 @@ def cache(agent: Agent, store: EpisodeStore) -> FrameCache:
 
 
 def test_tokenizer_batches_are_single_frames_of_the_replay(agent: Agent, store: EpisodeStore) -> None:
-    frames = tokenizer_frames(store, 32, seed=0)
+    part = micro_parts(agent, FrameCache(agent.coder, store), "training.tokenizer.pieces=1")["tokenizer"]
+    frames = part.inputs(0, 32)["frames"]
     assert frames.shape == (32, 3, 64, 64)
     stored = {frame.numpy().tobytes() for frame in store.frames[1:].float() / 255}
     assert all(frame.numpy().tobytes() in stored for frame in frames)
     assert len({frame.numpy().tobytes() for frame in frames}) > 5
-    assert torch.equal(frames, tokenizer_frames(store, 32, seed=0))
-    assert not torch.equal(frames, tokenizer_frames(store, 32, seed=1))
-    losses = tokenizer_losses(agent, store, 32, seed=0)
+    assert torch.equal(frames, part.inputs(0, 32)["frames"])
+    assert not torch.equal(frames, part.inputs(1, 32)["frames"])
+    losses = losses_on(part, 0, 32)
     assert {name: loss.item() for name, loss in losses.items()} == {
         name: loss.item() for name, loss in agent.tokenizer.losses(frames).items()
     }
@@ -81,49 +74,40 @@ def test_a_rollout_starts_from_the_last_frame_and_burns_in_on_those_before(
 
 
 def test_without_a_burn_in(agent: Agent, cache: FrameCache) -> None:
-    config = resolve(micro_config("training.actor_critic.burn_in=0"))
-    rollout = imagine(agent, cache, OracleEngine(agent), 4, 0, 3, seed=0)
-    assert all((part == 0).all() for part in rollout.start_state)
-    losses = imagined_losses(agent, cache, OracleEngine(agent), config, 4, seed=0)
-    assert all(torch.isfinite(loss) for loss in losses.values())
+    part = micro_parts(agent, cache, "training.actor_critic.burn_in=0")["actor_critic"]
+    rollout = part.inputs(0, 4)
+    assert all((state == 0).all() for state in rollout.start_state)
+    assert all(torch.isfinite(loss) for losses in part.losses(rollout) for loss in losses.values())
 
 
 def test_imagination_is_in_evaluation_mode(cache: FrameCache) -> None:
-    agent, config = micro_agent(), resolve(micro_config())
+    agent = micro_agent()
     cache = FrameCache(agent.coder, cache.store, max_bytes=10**9)
     found = []
     for training in (False, True):
         agent.train(training)
-        losses = imagined_losses(agent, cache, OracleEngine(agent), config, 4, seed=0)
+        losses = losses_on(micro_parts(agent, cache)["actor_critic"], 0, 4)
         found.append({name: loss.item() for name, loss in losses.items()})
     assert found[0] == found[1]
 
 
-def test_each_parts_losses_teach_that_part_alone(
-    agent: Agent, store: EpisodeStore, cache: FrameCache
-) -> None:
-    config = resolve(micro_config())
-    engine = OracleEngine(agent)
-    for part, losses in {
-        "tokenizer": tokenizer_losses(agent, store, 4, 0),
-        "world_model": world_model_losses(agent, cache, 4, 4, 0),
-        "actor_critic": imagined_losses(agent, cache, engine, config, 4, 0),
-    }.items():
+def test_each_parts_losses_teach_that_part_alone(agent: Agent, cache: FrameCache) -> None:
+    for name, part in micro_parts(agent, cache, "training.tokenizer.pieces=1").items():
         agent.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        torch.stack(list(losses_on(part, 0, 4).values())).sum().backward()
         found = gradients(agent.named_parameters())
-        assert {name.partition(".")[0] for name in found} == {part}
-        assert len(found) == len(list(agent.get_submodule(part).parameters())), "and all of it"
+        assert {parameter.partition(".")[0] for parameter in found} == {name}
+        assert len(found) == len(part.parameters) == len(list(agent.get_submodule(name).parameters())), (
+            "and all of it"
+        )
     agent.zero_grad()
 
 
 def test_a_seed_says_everything(agent: Agent, cache: FrameCache) -> None:
-    config, engine = resolve(micro_config()), OracleEngine(agent)
-    for losses in (
-        lambda seed: world_model_losses(agent, cache, 4, 4, seed),
-        lambda seed: imagined_losses(agent, cache, engine, config, 4, seed),
-    ):
-        first, again, other = ([loss.item() for loss in losses(seed).values()] for seed in (1, 1, 2))
+    parts = micro_parts(agent, cache)
+    for name in ("world_model", "actor_critic"):
+        drawn = [losses_on(parts[name], seed, 4) for seed in (1, 1, 2)]
+        first, again, other = ([loss.item() for loss in losses.values()] for losses in drawn)
         assert first == again
         assert first != other
 
@@ -138,6 +122,5 @@ def test_the_horizon_is_the_configurations(agent: Agent, cache: FrameCache) -> N
 
     for horizon, expected in (("null", 4), ("6", 6)):
         overrides = (f"training.actor_critic.imagine_horizon={horizon}", "common.sequence_length=4")
-        config = resolve(micro_config(*overrides))
-        imagined_losses(agent, cache, Engine(agent), config, 2, seed=0)
+        micro_parts(agent, cache, *overrides, engine=Engine(agent))["actor_critic"].inputs(0, 2)
         assert horizons.pop() == expected

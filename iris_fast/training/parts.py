@@ -1,0 +1,267 @@
+"""The parts of the agent as they are trained, one object each: inputs, losses, optimizer and pieces.
+
+One rule of precision: what is differentiated runs in the precision asked for; what is not (tokens and
+reconstructions of the cache, acting) in float32, or TF32 where a GPU is told so. Rollouts too, but those of the
+CUDA-graph engine: there bf16 and fp16 have the world model and the decoder in bfloat16.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from iris_fast.agent import Agent
+from iris_fast.config.schema import ActorCriticPartConfig, Config, PartConfig
+from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart, Rollout
+from iris_fast.imagination.randomness import derive_seed, numpy_generator
+from iris_fast.kernels import lambda_returns
+from iris_fast.models.actor_critic import ActorCritic
+from iris_fast.models.versioned import Versioned
+from iris_fast.replay.cache import FrameCache
+
+from .precision import autocast
+
+Losses = dict[str, Tensor]
+Inputs = TypeVar("Inputs")
+BACKGROUND_FRAMES = 256  # whose median is the tokenizer's background, where it has one
+
+
+class Part(ABC, Generic[Inputs]):
+    """One part of the agent, as a trainer needs it.
+
+    `inputs` gathers a batch on the host and the device, in a form that `GraphedCall` takes; `losses` computes from it
+    alone, and may not look at a number from the host, so that it can be captured.
+    """
+
+    name: str  # that of the agent's attribute and of `training.NAME` in the configuration
+
+    def __init__(self, module: Versioned, config: PartConfig, precision: str, pieces: int = 1):
+        """`pieces`: how many equal pieces the losses of a batch come in; `precision`: of what is differentiated."""
+        self.module = module
+        self.config = config
+        self.precision = precision
+        self.pieces = pieces
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What gradient steps change."""
+        return self.module.trained_parameters()
+
+    def optimizer(self, captured: bool) -> torch.optim.Optimizer:
+        """A new optimizer of the parameters; `captured`: whether a CUDA graph may take its step in."""
+        return adam(self.parameters, self.config.learning_rate or 0.0, captured)
+
+    @abstractmethod
+    def inputs(self, seed: int, batch: int | None = None) -> Inputs:
+        """A batch drawn from `seed`, of as many samples as the configuration says, or of `batch`."""
+
+    def training_inputs(self, seed: int, epoch: int, step: int) -> Inputs:
+        """`inputs` for a batch of a step of the run, which may change the part before its gradient is taken."""
+        return self.inputs(seed)
+
+    def losses(self, inputs: Inputs) -> Iterator[Losses]:
+        """The losses of a batch, piece by piece, so that the memory of one serves the next."""
+        for piece in self._split(inputs):
+            with autocast(self.precision, self.parameters[0].device):
+                losses = self._losses(piece)
+            yield losses
+
+    def _split(self, inputs: Inputs) -> list[Inputs]:
+        return [inputs]
+
+    @abstractmethod
+    def _losses(self, piece: Inputs) -> Losses:
+        """Losses whose sum is minimised."""
+
+    def more_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What an epoch's mean losses, by their logged names, say besides."""
+        return {}
+
+
+class TokenizerPart(Part[dict[str, Tensor]]):
+    """Single frames `(batch, 3, size, size)` in [0, 1]."""
+
+    name = "tokenizer"
+
+    def __init__(self, agent: Agent, config: Config, cache: FrameCache, precision: str | None = None):
+        part = config.training.tokenizer
+        super().__init__(agent.tokenizer, part, precision or config.common.precision, part.pieces)
+        self.tokenizer = agent.tokenizer
+        self.store = cache.store
+        self.last_restarting_epoch = config.training.world_model.start_after_epochs
+
+    def inputs(self, seed: int, batch: int | None = None) -> dict[str, Tensor]:
+        count = self.config.batch_num_samples if batch is None else batch
+        segments = self.store.sample(numpy_generator(seed, "segments"), count, 1, from_start=True)
+        return {"frames": self.store.gather_frames(segments.slots[:, 0])}
+
+    def training_inputs(self, seed: int, epoch: int, step: int) -> dict[str, Tensor]:
+        """A batch; the background is set at the first one, and unused codes are restarted when it is time.
+
+        Not once the world model trains: it would have to learn the meaning of restarted codes anew.
+        """
+        inputs, config = self.inputs(seed), self.tokenizer.config
+        if config.background and not self.tokenizer.background_known:
+            self.tokenizer.set_background(self.inputs(seed, BACKGROUND_FRAMES)["frames"])
+        every = config.restart_codes_every
+        if every and epoch <= self.last_restarting_epoch and step % every == 0:
+            self.tokenizer.restart_unused_codes(inputs["frames"])
+        return inputs
+
+    def _split(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        return [{"frames": frames} for frames in inputs["frames"].chunk(self.pieces)]
+
+    def _losses(self, piece: dict[str, Tensor]) -> Losses:
+        return self.tokenizer.losses(piece["frames"])
+
+
+class WorldModelPart(Part[dict[str, Tensor]]):
+    """Segments of `common.sequence_length` frames, from start: the arguments of `WorldModel.losses`."""
+
+    name = "world_model"
+
+    def __init__(self, agent: Agent, config: Config, cache: FrameCache, precision: str | None = None):
+        part = config.training.world_model
+        super().__init__(agent.world_model, part, precision or config.common.precision)
+        self.world_model = agent.world_model
+        self.cache = cache
+        self.length = config.common.sequence_length or 1
+        self.weight_decay = part.weight_decay
+
+    def optimizer(self, captured: bool) -> torch.optim.Optimizer:
+        """AdamW with weight decay on the weights of Linear layers alone."""
+        return adamw(self.module, self.config.learning_rate or 0.0, self.weight_decay, captured)
+
+    def inputs(self, seed: int, batch: int | None = None) -> dict[str, Tensor]:
+        count, store = self.config.batch_num_samples if batch is None else batch, self.cache.store
+        segments = store.sample(numpy_generator(seed, "segments"), count, self.length, from_start=True)
+        data = store.batch(segments)
+        return {
+            "tokens": self.cache.tokens(segments.slots),
+            "actions": data.actions,
+            "rewards": data.rewards,
+            "ends": data.ends,
+            "mask_padding": data.mask_padding,
+        }
+
+    def _losses(self, piece: dict[str, Tensor]) -> Losses:
+        return self.world_model.losses(**piece)
+
+
+class ActorCriticPart(Part[Rollout]):
+    """Trajectories of `imagine_horizon` steps, imagined with every model in evaluation mode."""
+
+    name = "actor_critic"
+
+    def __init__(
+        self,
+        agent: Agent,
+        config: Config,
+        cache: FrameCache,
+        engine: ImaginationEngine,
+        precision: str | None = None,
+    ):
+        part = config.training.actor_critic
+        super().__init__(agent.actor_critic, part, precision or config.common.precision)
+        self.agent = agent
+        self.cache = cache
+        self.engine = engine
+        self.own = part
+
+    def start(self, seed: int, batch: int | None = None) -> ImaginationStart:
+        """What a batch of trajectories starts from."""
+        count = self.config.batch_num_samples if batch is None else batch
+        return imagination_start(self.cache, count, self.own.burn_in, seed)
+
+    def inputs(self, seed: int, batch: int | None = None) -> Rollout:
+        self.agent.eval()
+        horizon = self.own.imagine_horizon
+        assert horizon is not None  # resolve() has filled it
+        return self.engine.imagine(self.start(seed, batch), horizon, derive_seed(seed, "imagination"))
+
+    def _losses(self, piece: Rollout) -> Losses:
+        return actor_critic_losses(self.agent.actor_critic, piece, self.own)
+
+    def more_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The entropy of the policy."""
+        weight = self.own.entropy_weight
+        loss = metrics["actor_critic/train/loss_entropy"]
+        return {"actor_critic/train/entropy": -loss / weight} if weight else {}
+
+
+def make_parts(
+    agent: Agent,
+    config: Config,
+    cache: FrameCache,
+    engine: ImaginationEngine,
+    precision: str | None = None,
+) -> dict[str, Part[Any]]:
+    """The three parts of `config`, resolved, on the data of `cache`; `precision`: another one than it says."""
+    return {
+        "tokenizer": TokenizerPart(agent, config, cache, precision),
+        "world_model": WorldModelPart(agent, config, cache, precision),
+        "actor_critic": ActorCriticPart(agent, config, cache, engine, precision),
+    }
+
+
+def imagination_start(cache: FrameCache, batch: int, burn_in: int, seed: int) -> ImaginationStart:
+    """`batch` segments of `burn_in` + 1 frames, to end: all but the last burn in, the last one starts."""
+    segments = cache.store.sample(numpy_generator(seed, "segments"), batch, burn_in + 1, from_start=False)
+    mask = cache.store.batch(segments).mask_padding
+    first_tokens = cache.tokens(segments.slots[:, -1])
+    return ImaginationStart(cache.reconstructions(segments.slots[:, :-1]), mask[:, :-1], first_tokens)
+
+
+def actor_critic_losses(
+    actor_critic: ActorCritic,
+    rollout: Rollout,
+    config: ActorCriticPartConfig = ActorCriticPartConfig(),  # noqa: B008
+) -> Losses:
+    """Policy, value and entropy losses (docs/iris.md, part 6); their sum is minimised. The last step gives no term.
+
+    One batched pass recomputes the policy on the rollout's frames with a gradient: convolutions over all
+    frames at once, the LSTM over the sequence. The gradient is that of differentiating the step-by-step loop.
+    """
+    output = actor_critic(rollout.observations, rollout.start_state)
+    values = output.values
+    returns = lambda_returns(rollout.rewards, values.detach(), rollout.ends, config.gamma, config.lambda_)[
+        :, :-1
+    ]
+    log_probabilities = output.logits_actions[:, :-1].log_softmax(dim=2)
+    of_actions = log_probabilities.gather(2, rollout.actions[:, :-1, None]).squeeze(2)
+    values = values[:, :-1]
+    entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=2).mean()
+    return {
+        "loss_actions": -(of_actions * (returns - values.detach())).mean(),
+        "loss_values": (values - returns).square().mean(),
+        "loss_entropy": -config.entropy_weight * entropy,
+    }
+
+
+def weight_decay_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters with weight decay (weights of Linear layers alone) and those without."""
+    decayed: list[nn.Parameter] = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]  # type: ignore[misc]
+    identities = {id(parameter) for parameter in decayed}
+    return decayed, [p for p in module.parameters() if id(p) not in identities]
+
+
+def adam(
+    parameters: list[nn.Parameter], learning_rate: float, captured: bool = True
+) -> torch.optim.Optimizer:
+    """Adam; `captured`: whether a CUDA graph may take its step in, on a GPU, where it then counts its steps."""
+    capturable = captured and parameters[0].is_cuda
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=capturable)
+
+
+def adamw(
+    module: nn.Module, learning_rate: float, weight_decay: float, captured: bool = True
+) -> torch.optim.Optimizer:
+    """AdamW with weight decay on the weights of Linear layers alone; `captured` as of `adam`."""
+    decayed, others = weight_decay_groups(module)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    capturable = captured and decayed[0].is_cuda
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True, capturable=capturable)
