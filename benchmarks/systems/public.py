@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from iris_fast.agent import PARTS
+from iris_fast.config.schema import ActorCriticPartConfig
 from iris_fast.interop.checkout import public_agent
 from iris_fast.interop.public import to_public
 
 from .interface import Arrays, seconds_of
-from .training import RETURNS, Steps, loss_and_gradient
+from .training import Steps, loss_and_gradient
 from .weights import ACTIONS, load_agent_file
 
 
@@ -139,14 +140,15 @@ class PublicSystem:
         elif part == "world_model":
             loss = agent.world_model.compute_loss(batch, agent.tokenizer)
         else:
+            returns = ActorCriticPartConfig()
             loss = agent.actor_critic.compute_loss(
                 batch,
                 agent.tokenizer,
                 agent.world_model,
                 imagine_horizon=horizon,
-                gamma=RETURNS.gamma,
-                lambda_=RETURNS.lambda_,
-                entropy_weight=RETURNS.entropy_weight,
+                gamma=returns.gamma,
+                lambda_=returns.lambda_,
+                entropy_weight=returns.entropy_weight,
             )
         total: Tensor = loss.loss_total
         return total
