@@ -1,16 +1,16 @@
 // The Python module iris_fast._C: NumPy buffers in and out. Everything it calls lives in headers without
 // Python.
+#include "bindings.hpp"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <string>
 
-#include "array_arguments.hpp"
-#include "frame_bindings.hpp"
+#include "arguments.hpp"
 #include "iris_fast/allocator.hpp"
 #include "iris_fast/sample_categorical.hpp"
 #include "iris_fast/simd_level.hpp"
-#include "token_bindings.hpp"
 
 namespace py = pybind11;
 
@@ -63,6 +63,9 @@ PYBIND11_MODULE(_C, module) {
       "Tokens (rows,) int64 drawn from logits (rows, classes) float32 by the Philox draws at\n"
       "(seed; rows[r], positions[r], purpose), rows and positions int64. ValueError or TypeError for a\n"
       "wrong shape, dtype or temperature; 0 for a row holding NaN or inf, or -inf alone.");
-  bind_token_engine(module);
-  bind_frame_codec(module);
+  bind_pool(module);
+  bind_tokens(module);
+  bind_frames(module);
+  bind_policy(module);
+  bind_rollout(module);
 }

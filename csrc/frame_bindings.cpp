@@ -1,5 +1,3 @@
-#include "frame_bindings.hpp"
-
 #include <pybind11/stl.h>
 
 #include <cstdint>
@@ -7,12 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "arguments.hpp"
+#include "bindings.hpp"
 #include "iris_fast/float_environment.hpp"
 #include "iris_fast/frame_codec.hpp"
-#include "iris_fast/policy_features.hpp"
-#include "iris_fast/policy_recurrence.hpp"
 #include "iris_fast/simd_level.hpp"
-#include "weight_arguments.hpp"
 #include "without_gil.hpp"
 
 namespace py = pybind11;
@@ -52,19 +49,19 @@ std::shared_ptr<FrameModel> make_model(const py::dict& weights, std::size_t reso
   return model;
 }
 
-std::size_t batch_of(const py::array& array, const char* name) {
-  if (array.ndim() == 0) throw py::value_error(std::string(name) + " must have a batch dimension");
-  return static_cast<std::size_t>(array.shape(0));
-}
-
-py::array_t<float> decode(FrameCodec& codec, const py::array& tokens) {
+py::array_t<float> decode(FrameCodec& codec, const py::array& tokens, bool remember) {
   const FrameModelConfig& config = codec.model().config();
   const std::size_t batch = batch_of(tokens, "tokens");
   const auto checked = require_shape<std::int64_t>(tokens, "tokens", {batch, config.tokens_per_frame()});
   py::array_t<float> frames(Shape{batch, config.frame_channels, config.resolution, config.resolution});
   const std::int64_t* from = checked.data();
   float* to = frames.mutable_data();
-  without_gil([&](const std::function<bool()>& stop) { codec.decode(from, batch, to, stop); });
+  without_gil([&](const std::function<bool()>& stop) {
+    if (remember)
+      codec.decode_remembered(from, batch, to, stop);
+    else
+      codec.decode(from, batch, to, stop);
+  });
   return frames;
 }
 
@@ -96,72 +93,10 @@ py::array_t<std::int64_t> tokenize(FrameCodec& codec, const py::array& frames) {
   return tokens;
 }
 
-std::unique_ptr<PolicyFeatures> make_policy(const py::dict& weights, std::shared_ptr<ThreadPool> pool,
-                                            std::size_t resolution, std::size_t convolutions,
-                                            std::size_t group_size, const std::string& simd) {
-  if (convolutions < 1 || convolutions > 10)
-    throw py::value_error("convolutions must be in [1, 10], not " + std::to_string(convolutions));
-  const DefaultFloatEnvironment environment;
-  WeightArguments named(weights);
-  PolicyFeaturesConfig config{resolution, named.axis("conv1.weight", 4, 1), {}};
-  for (std::size_t i = 1; i <= convolutions; ++i)
-    config.widths.push_back(named.axis("conv" + std::to_string(i) + ".weight", 4, 0));
-  const auto find = [&](const std::string& name, const Shape& shape) { return named.data(name, shape); };
-  auto policy =
-      std::make_unique<PolicyFeatures>(config, kernels_for(simd), find, std::move(pool), group_size);
-  named.require_all_used();
-  return policy;
-}
-
-py::array_t<float> policy_features(PolicyFeatures& policy, const py::array& frames) {
-  const PolicyFeaturesConfig& config = policy.config();
-  const std::size_t batch = batch_of(frames, "frames");
-  const auto checked = require_shape<float>(
-      frames, "frames", {batch, config.frame_channels, config.resolution, config.resolution});
-  py::array_t<float> features(Shape{batch, config.feature_count()});
-  const float* from = checked.data();
-  float* to = features.mutable_data();
-  without_gil([&](const std::function<bool()>& stop) { policy.compute(from, batch, to, stop); });
-  return features;
-}
-
-std::unique_ptr<PolicyRecurrence> make_recurrence(const py::dict& weights, std::shared_ptr<ThreadPool> pool,
-                                                  const std::string& simd) {
-  const DefaultFloatEnvironment environment;
-  WeightArguments named(weights);
-  const PolicyRecurrenceConfig config{named.axis("lstm.weight_ih", 2, 1), named.axis("lstm.weight_hh", 2, 1),
-                                      named.axis("actor_linear.weight", 2, 0)};
-  const auto find = [&](const std::string& name, const Shape& shape) { return named.data(name, shape); };
-  auto recurrence = std::make_unique<PolicyRecurrence>(config, kernels_for(simd), find, std::move(pool));
-  named.require_all_used();
-  return recurrence;
-}
-
-py::tuple recur(PolicyRecurrence& recurrence, const py::array& features, const py::array& hidden,
-                const py::array& cells) {
-  const PolicyRecurrenceConfig& config = recurrence.config();
-  const std::size_t batch = batch_of(features, "features");
-  const auto checked = require_shape<float>(features, "features", {batch, config.features});
-  const auto checked_hidden = require_shape<float>(hidden, "hidden", {batch, config.width});
-  const auto checked_cells = require_shape<float>(cells, "cells", {batch, config.width});
-  py::array_t<float> next_hidden(Shape{batch, config.width}), next_cells(Shape{batch, config.width});
-  py::array_t<float> logits(Shape{batch, config.actions}), values(Shape{batch});
-  const RecurrenceStep step{checked.data(),
-                            checked_hidden.data(),
-                            checked_cells.data(),
-                            batch,
-                            next_hidden.mutable_data(),
-                            next_cells.mutable_data(),
-                            logits.mutable_data(),
-                            values.mutable_data()};
-  without_gil([&](const std::function<bool()>& stop) { recurrence.run(step, stop); });
-  return py::make_tuple(next_hidden, next_cells, logits, values);
-}
-
 }  // namespace
 }  // namespace iris_fast
 
-void bind_frame_codec(py::module_& module) {
+void bind_frames(py::module_& module) {
   using namespace iris_fast;
   using namespace pybind11::literals;
   py::class_<FrameModel, std::shared_ptr<FrameModel>>(
@@ -180,39 +115,19 @@ void bind_frame_codec(py::module_& module) {
       module, "FrameCodec",
       "Encodes and decodes batches of frames; nothing depends on threads or on group_size.")
       .def(py::init([](std::shared_ptr<FrameModel> model, std::shared_ptr<ThreadPool> pool,
-                       std::size_t group_size) {
-             return std::make_unique<FrameCodec>(std::move(model), std::move(pool), group_size);
+                       std::size_t group_size, std::size_t memo_bytes) {
+             return std::make_unique<FrameCodec>(std::move(model), std::move(pool), group_size, memo_bytes);
            }),
-           py::arg("model").none(false), py::arg("pool").none(false), py::kw_only(), "group_size"_a = 0)
-      .def("decode", &decode, "tokens"_a,
-           "Frames (batch, channels, resolution, resolution) float32 in [0, 1] of tokens (batch, slots) "
-           "int64.")
+           py::arg("model").none(false), py::arg("pool").none(false), py::kw_only(), "group_size"_a = 0,
+           "memo_bytes"_a = FrameCodec::kMemoBytes)
+      .def("decode", &decode, "tokens"_a, py::kw_only(), "remember"_a = false,
+           "Frames (batch, channels, resolution, resolution) float32 in [0, 1] of tokens (batch, slots)\n"
+           "int64; with `remember`, each distinct row decoded once while its frame fits into memo_bytes.")
+      .def_property_readonly("remembered", &FrameCodec::remembered, "Frames remembered.")
       .def("encode", &encode, "frames"_a,
            "Latents (batch, slots, embed_dim) float32, before quantization, of frames (batch, channels,\n"
            "resolution, resolution) float32 in [0, 1].")
       .def("tokenize", &tokenize, "frames"_a,
            "Tokens (batch, slots) int64 of such frames: the codewords nearest to the latents, the first of "
            "several.");
-
-  py::class_<PolicyFeatures>(
-      module, "PolicyFeatures",
-      "The policy's convolutions (conv1 and so on of its state dict), copied and packed.\n"
-      "KeyError, TypeError or ValueError naming a weight that does not fit.")
-      .def(py::init(&make_policy), "weights"_a, py::arg("pool").none(false), py::kw_only(), "resolution"_a,
-           "convolutions"_a = 4, "group_size"_a = 0, "simd"_a = "auto")
-      .def("compute", &policy_features, "frames"_a,
-           "Features (batch, count) float32 of frames (batch, channels, resolution, resolution) float32 in "
-           "[0, 1].");
-
-  py::class_<PolicyRecurrence>(
-      module, "PolicyRecurrence",
-      "The policy's LSTM cell and its two heads (lstm., actor_linear. and critic_linear. of its state dict), "
-      "copied\n"
-      "and packed. KeyError, TypeError or ValueError naming a weight that does not fit.")
-      .def(py::init(&make_recurrence), "weights"_a, py::arg("pool").none(false), py::kw_only(),
-           "simd"_a = "auto")
-      .def("step", &recur, "features"_a, "hidden"_a, "cells"_a,
-           "Next hidden and cell state (batch, width), logits (batch, actions) and values (batch,), float32, "
-           "from\n"
-           "features (batch, count) and the state.");
 }

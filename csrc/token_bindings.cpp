@@ -1,5 +1,3 @@
-#include "token_bindings.hpp"
-
 #include <pybind11/stl.h>
 
 #include <cstdint>
@@ -8,12 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "arguments.hpp"
+#include "bindings.hpp"
 #include "iris_fast/float_environment.hpp"
 #include "iris_fast/simd_level.hpp"
 #include "iris_fast/thread_pool.hpp"
 #include "iris_fast/token_dream.hpp"
 #include "iris_fast/token_model.hpp"
-#include "weight_arguments.hpp"
 #include "without_gil.hpp"
 
 namespace py = pybind11;
@@ -108,30 +107,12 @@ py::tuple step(TokenDream& dream, const py::array& actions, bool generate_frame,
   return py::make_tuple(rewards, ends, tokens, logits_rewards, logits_ends, logits_observations);
 }
 
-std::vector<std::string> level_names() {
-  std::vector<std::string> names;
-  for (const KernelTable* table : supported_levels()) names.emplace_back(table->name);
-  return names;
-}
-
 }  // namespace
 }  // namespace iris_fast
 
-void bind_token_engine(py::module_& module) {
+void bind_tokens(py::module_& module) {
   using namespace iris_fast;
   using namespace pybind11::literals;
-  module.def("simd_levels", &level_names, "The SIMD levels that this machine runs, fastest first.");
-
-  py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(
-      module, "ThreadPool",
-      "Threads for the token engine, the calling one among them; started when first used.")
-      .def(py::init<std::size_t>(), "threads"_a)
-      .def_property_readonly("threads", &ThreadPool::threads)
-      // Copied and pickled as its number of threads.
-      .def("__reduce__", [](const py::object& self) {
-        return py::make_tuple(py::type::of(self), py::make_tuple(self.attr("threads")));
-      });
-
   py::class_<TokenModel, std::shared_ptr<TokenModel>>(
       module, "TokenModel",
       "The world model's weights (its state dict as float32 NumPy arrays), copied and packed for a SIMD "

@@ -40,10 +40,14 @@ class FrameModel:
     def simd(self) -> str: ...
 
 class FrameCodec:
-    def __init__(self, model: FrameModel, pool: ThreadPool, *, group_size: int = 0) -> None: ...
-    def decode(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]: ...
+    def __init__(
+        self, model: FrameModel, pool: ThreadPool, *, group_size: int = 0, memo_bytes: int = 536870912
+    ) -> None: ...
+    def decode(self, tokens: NDArray[np.int64], *, remember: bool = False) -> NDArray[np.float32]: ...
     def encode(self, frames: NDArray[np.float32]) -> NDArray[np.float32]: ...
     def tokenize(self, frames: NDArray[np.float32]) -> NDArray[np.int64]: ...
+    @property
+    def remembered(self) -> int: ...
 
 class PolicyFeatures:
     def __init__(
@@ -117,3 +121,29 @@ class TokenDream:
     def batch(self) -> int: ...
     @property
     def group_size(self) -> int: ...
+
+def roll_out(
+    dream: TokenDream,
+    codec: FrameCodec,
+    features: PolicyFeatures,
+    recurrence: PolicyRecurrence,
+    first_tokens: NDArray[np.int64],
+    burn_in_frames: NDArray[np.float32],
+    burn_in_mask: NDArray[np.bool_],
+    *,
+    horizon: int,
+    seed: int,
+    first_row: int = 0,
+    purpose_action: int,
+) -> tuple[
+    NDArray[np.float32],
+    NDArray[np.int64],
+    NDArray[np.int64],
+    NDArray[np.float32],
+    NDArray[np.bool_],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    int,
+]: ...

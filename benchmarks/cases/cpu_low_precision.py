@@ -78,7 +78,7 @@ def rollouts_of(agent: Agent, batch: int, horizon: int, rounds: int) -> Size:
         for name, engine in engines.items()
     }
     size = timed(what, calls, rounds, "rollouts")
-    if any(engine.memo.hits for engine in engines.values()):
+    if any(engine.frames_remembered for engine in engines.values()):
         return Size(what, "rollouts", missing="a frame was remembered: not timed")
     return size
 
@@ -91,7 +91,7 @@ def timed(what: dict[str, Label], calls: dict[str, Round], rounds: int, table: s
 
 
 def _seconds(engine: CpuEngine, start: ImaginationStart, horizon: int, seed: int) -> float:
-    engine.memo.forget()
+    engine.codec.forget_frames()
     began = time.perf_counter()
     engine.imagine(start, horizon, seed)
     return time.perf_counter() - began

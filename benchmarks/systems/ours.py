@@ -136,11 +136,11 @@ class OurSystem:
     def _forget_frames(self) -> None:
         """So that no frame is remembered that was decoded before, as the C++ engine alone does."""
         if isinstance(self.engine, CpuEngine):
-            self.engine.memo.forget()
+            self.engine.codec.forget_frames()
 
     def _frames_remembered(self) -> int:
         """Frames since `load` that were not decoded, since the engine remembered them."""
-        return self.engine.memo.hits if isinstance(self.engine, CpuEngine) else 0
+        return self.engine.frames_remembered if isinstance(self.engine, CpuEngine) else 0
 
     def has_parts(self) -> bool:
         return isinstance(self.engine, (OracleEngine, CpuEngine))

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "frame_memo.hpp"
+
 namespace iris_fast {
 namespace {
 
@@ -13,8 +15,23 @@ constexpr std::size_t kMostTogether = 4;  // by then the small maps' weights are
 }  // namespace
 
 FrameCodec::FrameCodec(std::shared_ptr<const FrameModel> model, std::shared_ptr<ThreadPool> pool,
-                       std::size_t group)
-    : model_(std::move(model)), work_(std::move(pool), group, kMostTogether) {}
+                       std::size_t group, std::size_t memo_bytes)
+    : model_(std::move(model)),
+      work_(std::move(pool), group, kMostTogether),
+      memo_(std::make_unique<FrameMemo>(model_->config().tokens_per_frame(), model_->config().frame_floats(),
+                                        memo_bytes)) {}
+
+FrameCodec::~FrameCodec() = default;
+
+std::size_t FrameCodec::remembered() const { return memo_->held(); }
+
+std::size_t FrameCodec::decode_remembered(const std::int64_t* tokens, std::size_t batch, float* frames,
+                                          const std::function<bool()>& stop) {
+  const std::vector<std::int64_t> copy(tokens, tokens + batch * model_->config().tokens_per_frame());
+  return memo_->find(copy, frames, [&](const std::int64_t* rows, std::size_t count, float* decoded) {
+    decode(rows, count, decoded, stop);
+  });
+}
 
 void FrameCodec::decode(const std::int64_t* tokens, std::size_t batch, float* frames,
                         const std::function<bool()>& stop) {

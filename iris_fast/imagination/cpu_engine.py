@@ -12,6 +12,7 @@ from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.kernels.common.arguments import with_checked_types
+from iris_fast.models.actor_critic import LSTMState
 from iris_fast.models.cpu_policy import CpuPolicy
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from iris_fast.models.frame_codec import DecoderDtype, FrameCodec
@@ -19,7 +20,6 @@ from iris_fast.models.world_model import WorldModel
 
 from .dream import DreamStep
 from .engine import HalfOrFloat, ImaginationStart, Rollout, WeightsDtype, check_rollout
-from .frame_memo import FrameMemo
 from .randomness import PhiloxDraws, Purpose
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class CpuDream:
         """`first_tokens`: `(batch, 16)` int64; `model`: from `pack_world_model`; the rest as in `CpuOptions`."""
         self.world_model = world_model
         self.tokens = first_tokens
-        self._dream: TokenDream = require_extension().TokenDream(
+        self.cpp: TokenDream = require_extension().TokenDream(
             model,
             pool,
             _array(first_tokens),
@@ -133,16 +133,16 @@ class CpuDream:
     @property
     def steps(self) -> int:
         """Steps since the start."""
-        return self._dream.steps
+        return self.cpp.steps
 
     @property
     def length(self) -> int:
         """Tokens that the cache holds."""
-        return self._dream.length
+        return self.cpp.length
 
     def restart(self, first_tokens: Tensor, draws: PhiloxDraws) -> None:
         """Starts anew from `first_tokens`, of the same batch size, in the memory that there is."""
-        self._dream.restart(_array(first_tokens), **_address(draws))
+        self.cpp.restart(_array(first_tokens), **_address(draws))
         self.tokens = first_tokens
 
     def step(self, actions: Tensor, generate_frame: bool = True) -> DreamStep:
@@ -158,7 +158,7 @@ class CpuDream:
     def _step(
         self, actions: Tensor, generate_frame: bool, want_logits: bool
     ) -> tuple[DreamStep, StepLogits | None]:
-        rewards, ends, tokens, logits_rewards, logits_ends, logits_observations = self._dream.step(
+        rewards, ends, tokens, logits_rewards, logits_ends, logits_observations = self.cpp.step(
             _array(actions), generate_frame=generate_frame, want_logits=want_logits
         )
         if tokens is not None:
@@ -177,7 +177,7 @@ class CpuDream:
 
 
 class CpuEngine:
-    """The oracle's rollouts with the dream, the frame decoder and the policy in C++.
+    """The oracle's rollouts, each one call of the C++ extension: burn-in, then dream, decoder, policy and draws.
 
     The agent must be in evaluation mode, in float32 on the CPU. The world model is packed at once, and again at
     the first rollout after its weights have changed. Rollouts from several threads take turns. The same seed
@@ -196,9 +196,9 @@ class CpuEngine:
         self.agent = agent
         self.options = options
         self.codec = self._codec()
-        self.memo = FrameMemo(agent.tokenizer, self.codec.frames_of)
         resolution = agent.config.tokenizer.autoencoder.resolution
         self.policy = CpuPolicy(agent.actor_critic, self.codec.pool, resolution, simd=options.simd)
+        self.frames_remembered = 0  # of all rollouts, instead of being decoded
         self._turn = threading.Lock()  # of rollouts, which share a dream
         self._dream: CpuDream | None = None  # kept for its memory
         # Packed now to raise what rollouts would raise later, hours into a run.
@@ -231,37 +231,26 @@ class CpuEngine:
             return self._imagine(start, horizon, draws)
 
     def _imagine(self, start: ImaginationStart, horizon: int, draws: PhiloxDraws) -> Rollout:
-        self.memo.bring_up_to_date()
-        start_state = state = self.policy.burn_in(start.burn_in_frames, start.burn_in_mask)
-        dream = self._dream_for_rollout(start.first_tokens, draws)
-        block = self.agent.world_model.config.tokens_per_block
-        steps: list[dict[str, Tensor]] = []
-        for step in range(horizon):
-            tokens = dream.tokens
-            frames = self.memo.frames_of(tokens)
-            policy = self.policy(frames.unsqueeze(1), state)
-            logits, values, state = policy.logits_actions.squeeze(1), policy.values.squeeze(1), policy.state
-            actions = draws.sample(logits, step * block + block - 1, Purpose.ACTION)
-            outcome = dream.step(actions, generate_frame=step < horizon - 1)
-            steps.append(
-                {
-                    "observations": frames,
-                    "tokens": tokens,
-                    "actions": actions,
-                    "rewards": outcome.rewards,
-                    "ends": outcome.ends,
-                    "logits_actions": logits,
-                    "values": values,
-                }
-            )
-        fields = {name: torch.stack([fields[name] for fields in steps], dim=1) for name in steps[0]}
-        return Rollout(**fields, start_state=start_state)
+        features, recurrence = self.policy.packed()
+        *steps, hidden, cells, remembered = require_extension().roll_out(
+            self._dream_for_rollout(start.first_tokens, draws).cpp,
+            self.codec.packed(),
+            features,
+            recurrence,
+            _array(start.first_tokens),
+            _array(start.burn_in_frames),
+            _array(start.burn_in_mask),
+            horizon=horizon,
+            **_address(draws),
+            purpose_action=int(Purpose.ACTION),
+        )
+        self.frames_remembered += remembered
+        return Rollout(*map(torch.from_numpy, steps), LSTMState(*map(torch.from_numpy, (hidden, cells))))
 
     def _dream_for_rollout(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
+        """A dream of the batch's size, in whatever state."""
         model = self._packed_model()
-        if self._dream is not None and self._dream.tokens.shape == first_tokens.shape:
-            self._dream.restart(first_tokens, draws)
-        else:
+        if self._dream is None or self._dream.tokens.shape != first_tokens.shape:
             self._dream = None  # frees its memory before more is taken
             self._dream = self._new_dream(model, first_tokens, draws)
         return self._dream

@@ -54,7 +54,7 @@ class CpuPolicy:
     def __call__(self, frames: Tensor, state: LSTMState, mask: Tensor | None = None) -> ActorCriticOutput:
         """As `ActorCritic.forward`."""
         batch, time = frames.shape[:2]
-        convolutions, recurrence = self._models()
+        convolutions, recurrence = self.packed()
         features = _features(convolutions, frames.flatten(0, 1)).unflatten(0, (batch, time))
         logits = frames.new_empty(batch, time, self.actor_critic.actor_linear.out_features)
         values = frames.new_empty(batch, time)
@@ -74,9 +74,10 @@ class CpuPolicy:
 
     def features(self, frames: Tensor) -> Tensor:
         """Flattened features of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
-        return _features(self._models()[0], frames)
+        return _features(self.packed()[0], frames)
 
-    def _models(self) -> tuple[_C.PolicyFeatures, _C.PolicyRecurrence]:
+    def packed(self) -> tuple[_C.PolicyFeatures, _C.PolicyRecurrence]:
+        """Convolutions and recurrence, of the weights of now."""
         version = self.actor_critic.version
         if self._packed is None or version != self._version:
             extension, arrays = require_extension(), weight_arrays(self.actor_critic)

@@ -17,6 +17,7 @@ from .versioned import Version
 if TYPE_CHECKING:
     from iris_fast import _C
 
+MEMO_BYTES = 512 * 2**20
 DecoderDtype = Literal["float32", "int8"]
 NOT_NEEDED = ("lpips.", "background_known")
 
@@ -95,11 +96,14 @@ class FrameCodec:
         group_size: int = 0,
         simd: str = "auto",
         decoder_dtype: DecoderDtype = "float32",
+        memo_bytes: int = MEMO_BYTES,
     ):
         """`group_size`: frames that one thread takes at a time; 0 for an even share of the batch, at most 4.
 
         `decoder_dtype`: "int8" makes the numbers that the 3 × 3 convolutions of the decoder's residual blocks and
         upsamplings multiply integers from -127 to 127, with a scale for each frame's map and for each output.
+
+        `memo_bytes`: room for frames that are remembered by their tokens, for as long as the weights stay.
 
         Raises as `pack_tokenizer`.
         """
@@ -109,36 +113,48 @@ class FrameCodec:
         self._group_size = group_size
         self._simd = simd
         self._decoder_dtype: DecoderDtype = decoder_dtype
-        self._packed: _C.FrameCodec | None = None
+        self._memo_bytes = memo_bytes
+        self._model: _C.FrameModel | None = None
+        self._codec: _C.FrameCodec | None = None
         self._version: Version | None = None  # of what is packed
         if decoder_dtype != "float32":
-            self._codec()  # which refuses weights that it cannot hold
+            self.packed()  # which refuses weights that it cannot hold
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_packed": None, "_version": None}
+        return self.__dict__ | {"_model": None, "_codec": None, "_version": None}
 
-    def frames_of(self, tokens: Tensor) -> Tensor:
-        """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64."""
-        return torch.from_numpy(self._codec().decode(tokens.contiguous().numpy()))
+    def frames_of(self, tokens: Tensor, remember: bool = False) -> Tensor:
+        """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64.
+
+        `remember`: whether each distinct row is decoded once, as rollouts have it: a game with few states meets the
+        same frames again and again.
+        """
+        return torch.from_numpy(self.packed().decode(tokens.contiguous().numpy(), remember=remember))
 
     def latents_of(self, frames: Tensor) -> Tensor:
         """Latents `(batch, 16, embed_dim)`, before quantization, of frames `(batch, 3, 64, 64)` in [0, 1]."""
-        return torch.from_numpy(self._codec().encode(frames.detach().contiguous().numpy()))
+        return torch.from_numpy(self.packed().encode(frames.detach().contiguous().numpy()))
 
     def tokens_of(self, frames: Tensor) -> Tensor:
         """Tokens `(batch, 16)` int64 of frames `(batch, 3, 64, 64)` float32 in [0, 1]."""
-        return torch.from_numpy(self._codec().tokenize(frames.detach().contiguous().numpy()))
+        return torch.from_numpy(self.packed().tokenize(frames.detach().contiguous().numpy()))
 
-    def _codec(self) -> _C.FrameCodec:
+    def packed(self) -> _C.FrameCodec:
+        """The codec of the weights of now, and of the frames that it remembers."""
         version = self.tokenizer.version
-        if self._packed is None or version != self._version:
-            packed: _C.FrameCodec = require_extension().FrameCodec(
-                pack_tokenizer(self.tokenizer, self._simd, self._decoder_dtype),
-                self.pool,
-                group_size=self._group_size,
+        if self._model is None or version != self._version:
+            model = pack_tokenizer(self.tokenizer, self._simd, self._decoder_dtype)
+            self._model, self._codec, self._version = model, None, version
+        codec = self._codec
+        if codec is None:
+            codec = self._codec = require_extension().FrameCodec(
+                self._model, self.pool, group_size=self._group_size, memo_bytes=self._memo_bytes
             )
-            self._packed, self._version = packed, version
-        return self._packed
+        return codec
+
+    def forget_frames(self) -> None:
+        """Remembers no frame any more, as for measurements."""
+        self._codec = None
 
 
 class AgentCoder:

@@ -9,15 +9,12 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from iris_fast.imagination.cpu_engine import CpuDream, CpuEngine, CpuOptions, pack_world_model
 from iris_fast.imagination.engine import Rollout
-from iris_fast.imagination.frame_memo import FrameMemo
 from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
@@ -97,8 +94,8 @@ def test_steps_and_length_can_be_read_while_a_step_is_under_way() -> None:
     with Stepping(dream, actions[:, 0]):
         deadline = time.monotonic() + 30
         while len(seen) < 3 and time.monotonic() < deadline:
-            seen.add(dream._dream.steps)
-            assert 0 < dream._dream.length <= model.config.max_tokens
+            seen.add(dream.cpp.steps)
+            assert 0 < dream.cpp.length <= model.config.max_tokens
     assert len(seen) >= 3
 
 
@@ -166,7 +163,7 @@ from tests.imagination.test_cpu_engine_processes import SLOW
 from tests.support.agents import make_world_model
 model = make_world_model(SLOW, VOCABULARY)
 first, actions = inputs(model, 64, 1)
-dream, array = make_dream(model, first, threads=2, simd="portable")._dream, actions[:, 0].contiguous().numpy()
+dream, array = make_dream(model, first, threads=2, simd="portable").cpp, actions[:, 0].contiguous().numpy()
 def run():
     while True:
         dream.step(array)
@@ -180,22 +177,22 @@ print("ends")
     assert (ended.returncode, ended.stdout) == (0, "ends\n"), ended.stderr
 
 
-def test_an_interrupted_memory_of_frames_never_gives_another_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = micro_agent().tokenizer
-    memo = FrameMemo(tokenizer)
-    first, second = torch.zeros(1, 16, dtype=torch.int64), torch.ones(1, 16, dtype=torch.int64)
-    clone = Tensor.clone
-
-    def interrupted(tensor: Tensor, **options: Any) -> Tensor:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Tensor, "clone", interrupted)
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("slow", ["dream", "burn-in"])
+def test_a_signal_ends_a_rollout_and_the_next_one_is_whole(slow: str) -> None:
+    """Steps of a few milliseconds each, thousands of them, in one call."""
+    agent = micro_agent()
+    engine, start = CpuEngine(agent, CpuOptions(threads=2)), make_start(agent, 2)
+    long = make_start(agent, 2, burn_in=4000) if slow == "burn-in" else start
+    expected = engine.imagine(start, 3, 1)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    timer.start()
     with pytest.raises(KeyboardInterrupt):
-        memo.frames_of(first)
-    monkeypatch.setattr(Tensor, "clone", clone)
-    expected = FrameMemo(tokenizer).frames_of(first)
-    memo.frames_of(second)
-    assert torch.equal(memo.frames_of(first), expected)
+        engine.imagine(long, 1 if slow == "burn-in" else 2000, 0)
+    assert time.monotonic() - began < 3
+    timer.join()
+    assert_same_rollout(engine.imagine(start, 3, 1), expected)
 
 
 def test_weights_that_were_loaded_after_the_engine_was_made_are_those_that_imagine() -> None:

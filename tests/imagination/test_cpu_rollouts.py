@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -158,6 +159,58 @@ def test_a_difference_that_is_not_rounding_is_seen(agent: Agent) -> None:
     for name in Rollout._fields:
         with pytest.raises(AssertionError):
             assert_same_but_for_rounding(agent, changed(ours, name), theirs, 0)
+
+
+@pytest.mark.parametrize("burn_in", [0, 3])
+def test_one_call_is_its_parts_called_step_by_step(agent: Agent, burn_in: int) -> None:
+    """Bit for bit: past the context, with rows that start later, at addresses of 32 bits."""
+    engine, start = CpuEngine(agent, CpuOptions(threads=2)), make_start(agent, 5, burn_in=burn_in)
+    start.burn_in_mask[1, :1] = False
+    start.burn_in_mask[3] = False
+    draws, horizon = PhiloxDraws(2**63 + 9, first_row=2**31), agent.world_model.config.max_blocks + 2
+    found = engine.imagine_with(start, horizon, draws)
+    state = engine.policy.burn_in(start.burn_in_frames, start.burn_in_mask)
+    assert all(map(torch.equal, found.start_state, state))
+    dream, block = engine.dream(start.first_tokens, draws), agent.world_model.config.tokens_per_block
+    for step in range(horizon):
+        frames, tokens = engine.codec.frames_of(dream.tokens), dream.tokens
+        policy = engine.policy(frames.unsqueeze(1), state)
+        actions = draws.sample(policy.logits_actions[:, 0], step * block + block - 1, Purpose.ACTION)
+        outcome = dream.step(actions, generate_frame=step < horizon - 1)
+        state = policy.state
+        one = (policy.logits_actions[:, 0], policy.values[:, 0])
+        expected = (frames, tokens, actions, outcome.rewards, outcome.ends, *one)
+        for name, value in zip(tensors(found), expected, strict=True):
+            assert torch.equal(tensors(found)[name][:, step], value), (name, step)
+
+
+def test_a_frame_is_decoded_once_in_all_rollouts_of_a_version() -> None:
+    agent = micro_agent()
+    engine, start = CpuEngine(agent, CpuOptions(threads=1)), make_start(agent, 3)
+    distinct = len(engine.imagine(start, 4, 0).tokens.flatten(0, 1).unique(dim=0))
+    assert engine.frames_remembered == 12 - distinct
+    engine.imagine(start, 4, 0)
+    assert engine.frames_remembered == 24 - distinct
+    assert engine.codec.packed().remembered == distinct
+
+
+def test_what_does_not_fit_is_named(agent: Agent) -> None:
+    engine, start = CpuEngine(agent), make_start(agent, 2)
+    for change, error, message in (
+        ({"burn_in_mask": start.burn_in_mask[:1]}, ValueError, r"burn_in_mask must have shape \(2, 2\)"),
+        ({"burn_in_mask": start.burn_in_mask.long()}, TypeError, "burn_in_mask must be bool"),
+        (
+            {"burn_in_frames": start.burn_in_frames[:, :1]},
+            ValueError,
+            r"burn_in_frames must have shape \(2, 2,",
+        ),
+        ({"burn_in_frames": start.burn_in_frames.double()}, TypeError, "burn_in_frames must be float32"),
+        ({"first_tokens": start.first_tokens + 16}, ValueError, r"first_tokens must be in \[0, 16\)"),
+    ):
+        with pytest.raises(error, match=message):  # type: ignore[call-overload]
+            engine.imagine(replace(start, **change), 2, 0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"horizon must be in \[1, "):
+        engine.imagine(start, 2**50, 0)
 
 
 def test_an_engine_repeats_itself_whatever_it_ran_before(agent: Agent) -> None:

@@ -112,9 +112,9 @@ def test_what_has_not_changed_is_not_packed_nor_decoded_anew() -> None:
     engine = followed.engine
     assert isinstance(engine, CpuEngine)
     imagined(followed)
-    model, missed = engine._model, engine.memo.misses
+    model, codec = engine._model, engine.codec.packed()
     imagined(followed)
-    assert engine._model is model and engine.memo.misses == missed
+    assert engine._model is model and engine.codec.packed() is codec and engine.frames_remembered > BATCH
     change(followed.agent.actor_critic)
     imagined(followed)
     assert engine._model is model

@@ -12,12 +12,18 @@
 
 namespace iris_fast {
 
+class FrameMemo;
+
 // A frame's result depends on nothing but the frame. Calls from several threads are safe.
 class FrameCodec {
  public:
-  // `group`: frames that a thread takes at a time; 0 for an even share, at most 4. Throws
-  // std::invalid_argument.
-  FrameCodec(std::shared_ptr<const FrameModel> model, std::shared_ptr<ThreadPool> pool, std::size_t group);
+  static constexpr std::size_t kMemoBytes = std::size_t{512} << 20;
+
+  // `group`: frames that a thread takes at a time; 0 for an even share, at most 4. `memo_bytes`: room for
+  // frames that are remembered. Throws std::invalid_argument.
+  FrameCodec(std::shared_ptr<const FrameModel> model, std::shared_ptr<ThreadPool> pool, std::size_t group,
+             std::size_t memo_bytes = kMemoBytes);
+  ~FrameCodec();
 
   const FrameModel& model() const { return *model_; }
 
@@ -25,6 +31,12 @@ class FrameCodec {
   // frame). Throws std::invalid_argument for a token out of range, Interrupted when `stop` said so.
   void decode(const std::int64_t* tokens, std::size_t batch, float* frames,
               const std::function<bool()>& stop);
+
+  // As `decode`, each distinct row only once, while there is room to remember its frame. Returns how many
+  // rows were remembered.
+  std::size_t decode_remembered(const std::int64_t* tokens, std::size_t batch, float* frames,
+                                const std::function<bool()>& stop);
+  std::size_t remembered() const;  // frames
 
   // Latents (batch, tokens of a frame, embed_dim) of frames in [0, 1].
   void encode(const float* frames, std::size_t batch, float* latents, const std::function<bool()>& stop);
@@ -38,6 +50,7 @@ class FrameCodec {
 
   std::shared_ptr<const FrameModel> model_;
   GroupedWork<FramePass> work_;
+  std::unique_ptr<FrameMemo> memo_;
 };
 
 }  // namespace iris_fast

@@ -1,13 +1,37 @@
-// A model's weights as a Python dictionary of NumPy arrays, and arrays of a required shape.
+// NumPy arguments, checked before anything reads them, and a model's weights as a dictionary of them.
 #pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
 
 #include <map>
 #include <string>
 #include <vector>
 
-#include "array_arguments.hpp"
-
 namespace iris_fast {
+
+inline std::string shape_text(const pybind11::array& array) {
+  return pybind11::str(array.attr("shape")).cast<std::string>();
+}
+
+// `array` as an aligned, C-contiguous array of T with `dimensions` axes, or an error naming what it is
+// instead.
+template <typename T>
+pybind11::array_t<T> require(const pybind11::array& array, const std::string& name,
+                             pybind11::ssize_t dimensions) {
+  namespace py = pybind11;
+  const std::string wanted = py::str(py::dtype::of<T>()).cast<std::string>();
+  if (!py::isinstance<py::array_t<T>>(array))
+    throw py::type_error(name + " must be " + wanted + ", got " + py::str(array.dtype()).cast<std::string>());
+  if (array.ndim() != dimensions)
+    throw py::value_error(name + " must have " + std::to_string(dimensions) + " dimension(s), got shape " +
+                          shape_text(array));
+  if ((array.flags() & py::array::c_style) == 0)
+    throw py::value_error(name + " must be C-contiguous: pass numpy.ascontiguousarray of it");
+  if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0)
+    throw py::value_error(name + " must be aligned in memory: pass a copy of it");
+  return py::array_t<T>(array);
+}
 
 inline std::string text(const std::vector<std::size_t>& shape) {
   std::string result;
@@ -24,6 +48,11 @@ pybind11::array_t<T> require_shape(const pybind11::array& array, const std::stri
     if (static_cast<std::size_t>(checked.shape(static_cast<py::ssize_t>(axis))) != shape[axis])
       throw py::value_error(name + " must have shape " + text(shape) + ", got " + shape_text(array));
   return checked;
+}
+
+inline std::size_t batch_of(const pybind11::array& array, const char* name) {
+  if (array.ndim() == 0) throw pybind11::value_error(std::string(name) + " must have a batch dimension");
+  return static_cast<std::size_t>(array.shape(0));
 }
 
 // The weights that a model is made from. What was asked for stays alive as long as this does, also where the

@@ -1,0 +1,61 @@
+// A rollout of the policy in the world model, from the burn-in to the last reward, in one call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+#include "iris_fast/frame_codec.hpp"
+#include "iris_fast/policy_features.hpp"
+#include "iris_fast/policy_recurrence.hpp"
+#include "iris_fast/token_dream.hpp"
+
+namespace iris_fast {
+
+// Who does the work. All see frames of one size, of as many tokens.
+struct RolloutParts {
+  TokenDream& dream;
+  FrameCodec& codec;
+  PolicyFeatures& features;
+  PolicyRecurrence& recurrence;
+
+  // Throws std::invalid_argument where their sizes differ.
+  void validate() const;
+};
+
+// Where a batch of rollouts starts, row-major; the batch is the dream's.
+struct RolloutStart {
+  const std::int64_t* tokens;   // (batch, slots): of the first frames
+  const float* burn_in_frames;  // (batch, burn_in, a frame)
+  const bool* burn_in_mask;     // (batch, burn_in): false where the policy keeps its state
+  std::size_t burn_in;
+};
+
+// The address of a rollout's draws: row r of the batch draws at row `first_row` + r.
+struct RolloutDraws {
+  std::uint64_t seed;
+  std::uint32_t first_row;
+  std::uint32_t action_purpose;  // the third word of the Philox counters of actions
+};
+
+// Where the results go, row-major; of a step what the policy saw, did and was paid.
+struct RolloutOutput {
+  float* start_hidden;    // (batch, width): the policy's state after the burn-in
+  float* start_cells;     // (batch, width)
+  float* frames;          // (batch, horizon, a frame)
+  std::int64_t* tokens;   // (batch, horizon, slots)
+  std::int64_t* actions;  // (batch, horizon)
+  float* rewards;         // (batch, horizon): the class less 1
+  bool* ends;             // (batch, horizon)
+  float* logits;          // (batch, horizon, actions)
+  float* values;          // (batch, horizon)
+};
+
+// Rolls out `horizon` steps, with the numbers of iris_fast/imagination/oracle.py; the last one generates no
+// frame. Returns how many frames were remembered instead of decoded. Throws as `TokenDream` does; Interrupted
+// when `stop`, which is asked before each step at the latest, said so.
+std::size_t roll_out(const RolloutParts& parts, const RolloutStart& start, std::size_t horizon,
+                     const RolloutDraws& draws, const RolloutOutput& output,
+                     const std::function<bool()>& stop);
+
+}  // namespace iris_fast
