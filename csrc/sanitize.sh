@@ -27,8 +27,8 @@ binding_tests() { # libraries to load first: Python itself is not built with san
     cd "$scratch"
     export LD_PRELOAD="$1"
     # What a sanitizer says of a process that it ends would be lost where pytest captures more.
-    python -m pytest -q --capture=sys -p no:cacheprovider tests/imagination/test_cpu_engine*.py \
-      tests/models/test_cpu_*.py tests/models/test_frame_codec*.py tests/kernels/test_extension.py \
+    python -m pytest -q --capture=sys -p no:cacheprovider tests/imagination/test_cpu_*.py \
+      tests/models/test_cpu_*.py tests/models/test_frame_*.py tests/kernels/test_extension.py \
       --deselect tests/kernels/test_extension.py::test_keep_large_blocks_ends_page_faults_of_a_loop
     python -m tests.imagination.fuzz_cpu_engine --seconds "${FUZZ_SECONDS:-60}"
   )

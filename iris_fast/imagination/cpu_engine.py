@@ -245,7 +245,9 @@ class CpuEngine:
             purpose_action=int(Purpose.ACTION),
         )
         self.frames_remembered += remembered
-        return Rollout(*map(torch.from_numpy, steps), LSTMState(*map(torch.from_numpy, (hidden, cells))))
+        state = LSTMState(torch.from_numpy(hidden), torch.from_numpy(cells))
+        fields = zip(Rollout._fields[:-1], map(torch.from_numpy, steps), strict=True)
+        return Rollout(**dict(fields), start_state=state)
 
     def _dream_for_rollout(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
         """A dream of the batch's size, in whatever state."""
