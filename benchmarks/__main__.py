@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     if plan.reduced:
         print(
             f"for want of time ({arguments.minutes:g} min; --minutes) there were fewer rounds: "
-            + ", ".join(plan.reduced),
+            + ", ".join(dict.fromkeys(plan.reduced)),
             file=sys.stderr,
         )
     if failed:

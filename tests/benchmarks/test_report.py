@@ -144,6 +144,8 @@ def test_the_default_cases_are_those_of_ten_minutes() -> None:
         entry.name for entry in default
     }
     assert sum(entry.minutes for entry in default) <= 10
+    assert all(0 < entry.least <= entry.minutes for entry in default)
+    assert sum(entry.least for entry in default) <= 7, "what a machine half as slow again still ends in time"
     assert not CASES["scaling"].default and not CASES["rollout_whole"].default
 
 
