@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
     threads, peers = torch.get_num_threads(), tuple(dict.fromkeys(arguments.peer))
     systems = Systems(device, threads, arguments.reference, peers, arguments.compile)
-    expected = [CASES[name].expected() for name in names]
+    expected = [CASES[name].expected(device) for name in names]
     plan = Plan(60 * arguments.minutes, expected, unlimited=arguments.full)
     run = Run(arguments.quick, systems, plan, arguments.batches, arguments.run, arguments.rounds)
     if arguments.json is not None:

@@ -22,6 +22,9 @@ FIRST = (
 )
 
 
+GPU_SHARE = 0.3  # of the time on two CPU cores that a GPU is taken to need; no GPU has run these yet
+
+
 @dataclass
 class Run:
     """One call of the command: what was asked for, and what its cases share.
@@ -102,8 +105,10 @@ class Case:
     default: bool
     least: float
 
-    def expected(self) -> Expected:
-        return Expected(self.name, 60 * self.minutes, 60 * self.least)
+    def expected(self, device: torch.device) -> Expected:
+        """What it is expected to take before any round has said how fast the device is."""
+        share = 60.0 if device.type == "cpu" else 60 * GPU_SHARE
+        return Expected(self.name, share * self.minutes, share * self.least)
 
 
 CASES: dict[str, Case] = {}
