@@ -1,4 +1,6 @@
-"""The policy on raw frames, one step at a time: captured as a CUDA graph for each number of environments.
+"""The policy on raw frames, one step at a time, and how actions are chosen from it.
+
+It is captured as a CUDA graph for each number of environments.
 
 Encoding, decoding, the policy and its state are some 350 launches for a handful of frames, so that without a graph
 the host is what a step waits for. As a graph on a GPU it has never run: none was to be had.
@@ -6,11 +8,17 @@ the host is what a step waits for. As a graph on a GPU it has never run: none wa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.graphs import GraphedCall, Graphs, Tensors
+from iris_fast.imagination.randomness import Purpose
+from iris_fast.kernels import sample_categorical
+from iris_fast.kernels.philox import philox_uniform
 from iris_fast.models.actor_critic import ActorCriticOutput, LSTMState
 from iris_fast.models.frames import check_frames
 
@@ -57,3 +65,47 @@ class Policy:
             "values": output.values,
             **output.state._asdict(),
         }
+
+
+@dataclass(frozen=True)
+class ActingConfig:
+    """How actions are chosen from the policy's logits."""
+
+    epsilon: float
+    should_sample: bool
+    temperature: float
+    burn_in: int
+
+
+def choose_actions(logits: Tensor, config: ActingConfig, seed: int, position: int) -> np.ndarray:
+    """Actions `(envs,)`: sampled at a temperature, or the best; with probability epsilon uniformly random."""
+    if config.should_sample:
+        actions = sample_categorical(
+            logits, seed=seed, position=position, purpose=int(Purpose.ACTION), temperature=config.temperature
+        )
+    else:
+        actions = logits.argmax(dim=1)
+    chosen = actions.cpu().numpy()
+    if config.epsilon > 0:
+        row = torch.arange(len(chosen), device="cpu")
+        explore = philox_uniform(seed, row, position, int(Purpose.EXPLORE)).numpy() < config.epsilon
+        uniform = philox_uniform(seed, row, position, int(Purpose.RANDOM_ACTION)).numpy()
+        chosen = np.where(explore, (uniform * logits.shape[1]).astype(np.int64), chosen)
+    return chosen
+
+
+class Actor:
+    """Chooses actions as `config` says, from what a policy makes of frames and its state: for a `PlayLoop`."""
+
+    def __init__(self, policy: Policy, config: ActingConfig, seed: int):
+        """`seed`: of the draws, which are addressed by it, the step's number and the environment."""
+        self.policy = policy
+        self.config = config
+        self.seed = seed
+
+    def __call__(
+        self, observations: np.ndarray, state: LSTMState, number: int
+    ) -> tuple[np.ndarray, LSTMState]:
+        """Actions `(envs,)` on `observations` `(envs, 3, 64, 64)` uint8, and the state after them."""
+        output = self.policy(observations, state)
+        return choose_actions(output.logits_actions.squeeze(1), self.config, self.seed, number), output.state

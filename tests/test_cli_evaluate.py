@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from iris_fast import __version__
+from iris_fast import __version__, acting
 from iris_fast.agent import Agent
 from iris_fast.graphs import Uncaptured
 from iris_fast.interop.public import to_public
-from iris_fast.training import tester
 from iris_fast.training.final_evaluation import table
 from tests.support.commands import Say, contents, run_evaluate, train_micro
 from tests.support.micro import micro_config
@@ -114,13 +113,13 @@ def test_the_same_seed_plays_the_same_episodes(run: Path) -> None:
 
 def test_how_actions_are_chosen(run: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     played: list[Any] = []
-    choose = tester.choose_actions
+    choose = acting.choose_actions
 
     def remember(logits: torch.Tensor, config: Any, seed: int, position: int) -> np.ndarray:
         played.append((config, choose(logits, config, seed, position), logits))
         return played[-1][1]
 
-    monkeypatch.setattr(tester, "choose_actions", remember)
+    monkeypatch.setattr(acting, "choose_actions", remember)
     assert run_evaluate(run, "--episodes", 3, "--envs", 2, "--temperature", 2, "--epsilon", 0.25) == 0
     config, _, logits = played[0]
     assert (config.temperature, config.epsilon, config.should_sample) == (2.0, 0.25, True)
@@ -266,7 +265,7 @@ def test_atari_is_scored_against_human_players(tmp_path: Path, capsys: Say) -> N
 def test_ctrl_c_writes_nothing(run: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(run)
     steps = []
-    choose = tester.choose_actions
+    choose = acting.choose_actions
 
     def interrupted(*arguments: Any) -> np.ndarray:
         steps.append(1)
@@ -274,7 +273,7 @@ def test_ctrl_c_writes_nothing(run: Path, capsys: Say, monkeypatch: pytest.Monke
             raise KeyboardInterrupt
         return choose(*arguments)
 
-    monkeypatch.setattr(tester, "choose_actions", interrupted)
+    monkeypatch.setattr(acting, "choose_actions", interrupted)
     assert run_evaluate(run, "--episodes", 9, "--envs", 3) == 130
     assert capsys.readouterr().err == "stopped: interrupted after 3 of 9 episodes; nothing was written\n"
     assert contents(run) == before

@@ -19,7 +19,7 @@ from benchmarks.harness import Machine, dtype_name, measured_machine
 from benchmarks.profiling import operations_of
 from benchmarks.record import Ceilings, Result
 from benchmarks.registry import Run, case
-from iris_fast.acting import Policy
+from iris_fast.acting import ActingConfig, Actor, Policy
 from iris_fast.agent import Agent
 from iris_fast.config import apply_overrides, preset_config
 from iris_fast.config.schema import memory_bytes
@@ -28,7 +28,6 @@ from iris_fast.imagination.factory import engine_of
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FRAMES_TOGETHER, FrameCache
 from iris_fast.training.builder import prepare
-from iris_fast.training.collector import ActingConfig, choose_actions
 from iris_fast.training.graphed_step import make_part_trainer
 from iris_fast.training.parts import ActorCriticPart, Part, make_parts
 from iris_fast.training.precision import AUTOCAST_DTYPES
@@ -113,14 +112,11 @@ def measured(
 
 def acting(agent: Agent, graphs: Graphs | None, count: int, repeats: int) -> dict[str, Any]:
     """Seconds of a step of collection or tests without the environments: frames to actions, on the host both."""
-    policy, config = Policy(agent.eval(), graphs), ActingConfig(0.01, True, 1.0, 0)
+    actor = Actor(Policy(agent.eval(), graphs), ActingConfig(0.01, True, 1.0, 0), seed=0)
     size = agent.config.tokenizer.autoencoder.resolution
     frames = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
     state = agent.actor_critic.initial_state(count)
-    step: Callable[[int], object] = lambda number: choose_actions(  # noqa: E731
-        policy(frames, state).logits_actions.squeeze(1), config, 0, number
-    )
-    return timed(step, repeats, agent.device)
+    return timed(lambda number: actor(frames, state, number), repeats, agent.device)
 
 
 def flops_of(part: Part[Any]) -> int | None:

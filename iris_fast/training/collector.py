@@ -3,70 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from iris_fast.acting import Policy
+from iris_fast.acting import ActingConfig, Actor, Policy
 from iris_fast.agent import Agent
 from iris_fast.envs.interface import FrameVectorEnv
-from iris_fast.imagination.randomness import Purpose, derive_seed
-from iris_fast.kernels import sample_categorical
-from iris_fast.kernels.philox import philox_uniform
+from iris_fast.envs.playing import PlayedSteps, PlayLoop, Step
+from iris_fast.imagination.randomness import derive_seed
 from iris_fast.models.actor_critic import LSTMState
 from iris_fast.replay.store import EpisodeStore
-
-
-@dataclass
-class PlayedSteps:
-    """Steps of one environment since they were last handed over; `last` is the observation that ended an episode."""
-
-    frames: list[np.ndarray] = field(default_factory=list)
-    actions: list[int] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    ends: list[bool] = field(default_factory=list)
-    last: np.ndarray | None = None
-
-    def add(self, frame: np.ndarray, action: int, reward: float, end: bool) -> None:
-        self.frames.append(frame)
-        self.actions.append(action)
-        self.rewards.append(reward)
-        self.ends.append(end)
-
-    @property
-    def film(self) -> list[np.ndarray]:
-        """The frames, and the last observation where it was kept."""
-        return self.frames if self.last is None else [*self.frames, self.last]
-
-
-@dataclass(frozen=True)
-class ActingConfig:
-    """How actions are chosen from the policy's logits."""
-
-    epsilon: float
-    should_sample: bool
-    temperature: float
-    burn_in: int
-
-
-def choose_actions(logits: Tensor, config: ActingConfig, seed: int, position: int) -> np.ndarray:
-    """Actions `(envs,)`: sampled at a temperature, or the best; with probability epsilon uniformly random."""
-    if config.should_sample:
-        actions = sample_categorical(
-            logits, seed=seed, position=position, purpose=int(Purpose.ACTION), temperature=config.temperature
-        )
-    else:
-        actions = logits.argmax(dim=1)
-    chosen = actions.cpu().numpy()
-    if config.epsilon > 0:
-        row = torch.arange(len(chosen), device="cpu")
-        explore = philox_uniform(seed, row, position, int(Purpose.EXPLORE)).numpy() < config.epsilon
-        uniform = philox_uniform(seed, row, position, int(Purpose.RANDOM_ACTION)).numpy()
-        chosen = np.where(explore, (uniform * logits.shape[1]).astype(np.int64), chosen)
-    return chosen
 
 
 def saved_backend(state: Mapping[str, Any]) -> str:
@@ -104,9 +52,9 @@ class Collector:
         self.config = config
         self.seed = seed
         self.policy = policy or Policy(agent)
-        self.observations: np.ndarray | None = None
-        self.state: LSTMState | None = None
-        self.steps = 0  # vector steps since the run began; addresses the draws
+        self.loop = PlayLoop(
+            env, Actor(self.policy, config, seed)
+        )  # its steps count from the run's beginning
         self.next_episode = 0
         self.episode_ids = np.full(env.num_envs, -1, np.int64)
         self.keep_last = keep_last
@@ -122,10 +70,10 @@ class Collector:
         recurrent state of `state_dict` is kept instead of being rebuilt.
         """
         finished: dict[str, list[float]] = {"return": [], "length": []}
-        if self.observations is None:
+        if self.loop.observations is None:
             self._begin_episodes(np.ones(self.env.num_envs, bool))
-        if not resumed or self.state is None:
-            self.state = self._burned_in_state()
+        if not resumed or self.loop.state is None:
+            self.loop.state = self._burned_in_state()
         taken = 0
         while taken < num_steps:
             self._step(finished)
@@ -136,40 +84,28 @@ class Collector:
         return finished
 
     def _step(self, finished: dict[str, list[float]]) -> None:
-        assert self.observations is not None and self.state is not None
-        observations = self.observations
-        output = self.policy(observations, self.state)
-        self.state = output.state
-        actions = choose_actions(output.logits_actions.squeeze(1), self.config, self.seed, self.steps)
-        self.observations, rewards, terminations, truncations, _ = self.env.step(actions)
-        ends = terminations | truncations
+        step = self.loop.step()
         for row, pending in enumerate(self._pending):
-            pending.add(observations[row].copy(), int(actions[row]), float(rewards[row]), bool(ends[row]))
-        self.steps += 1
-        if ends.any():
-            self._finish_episodes(ends, finished)
+            pending.add(step, row)
+        if step.ends.any():
+            self._finish_episodes(step, finished)
 
-    def _finish_episodes(self, ends: np.ndarray, finished: dict[str, list[float]]) -> None:
-        for row in np.nonzero(ends)[0]:
+    def _finish_episodes(self, step: Step, finished: dict[str, list[float]]) -> None:
+        for row in np.nonzero(step.ends)[0]:
             self._hand_over_row(int(row), closed=True)
             episode = self.store.episodes[int(self.episode_ids[row])]
             finished["return"].append(episode.episode_return)
             finished["length"].append(float(episode.length))
-            assert self.observations is not None
-            self.last_frames[int(self.episode_ids[row])] = self.observations[row].copy()
+            self.last_frames[int(self.episode_ids[row])] = step.following[row].copy()
         for number in sorted(self.last_frames)[: max(0, len(self.last_frames) - self.keep_last)]:
             del self.last_frames[number]
-        assert self.state is not None
-        keep = torch.from_numpy(~ends)[:, None].to(self.agent.device)
-        self.state = LSTMState(*(torch.where(keep, part, torch.zeros_like(part)) for part in self.state))
-        self._begin_episodes(ends)
+        self._begin_episodes(step.ends)
 
     def _begin_episodes(self, rows: np.ndarray) -> None:
-        if self.observations is None:  # the first episodes of this process
-            seed = derive_seed(self.seed, "reset", self.next_episode) % 2**31
-            self.observations, _ = self.env.reset(seed=seed)
+        if self.loop.observations is None:  # the first episodes of this process
+            self.loop.begin(derive_seed(self.seed, "reset", self.next_episode))
         else:
-            self.observations, _ = self.env.reset(options={"reset_mask": rows})
+            self.loop.restart(rows)
         for row in np.nonzero(rows)[0]:
             self.episode_ids[row] = self.next_episode
             self.next_episode += 1
@@ -209,12 +145,13 @@ class Collector:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data from which `load_state_dict` goes on, in this process or another."""
+        observations, state = self.loop.observations, self.loop.state
         return {
-            "steps": self.steps,
+            "steps": self.loop.steps,
             "next_episode": self.next_episode,
             "episode_ids": self.episode_ids.tolist(),
-            "observations": None if self.observations is None else torch.from_numpy(self.observations),
-            "state": None if self.state is None else list(self.state),
+            "observations": None if observations is None else torch.from_numpy(observations),
+            "state": None if state is None else list(state),
             "env": self.env.get_state(),
             "backend": self.env.backend,
             "last_frames": {number: torch.from_numpy(frame) for number, frame in self.last_frames.items()},
@@ -225,7 +162,7 @@ class Collector:
 
         That is where their backend has no snapshots, and where it is not this process's.
         """
-        self.steps, self.next_episode = state["steps"], state["next_episode"]
+        self.loop.steps, self.next_episode = state["steps"], state["next_episode"]
         self.episode_ids = np.array(state["episode_ids"], np.int64)
         saved = state.get("last_frames", {})  # older checkpoints have none
         self.last_frames = {number: frame.numpy() for number, frame in saved.items()}
@@ -238,7 +175,7 @@ class Collector:
             self._begin_episodes(np.ones(self.env.num_envs, bool))
             return False
         self.env.set_state(state["env"])
-        self.observations = state["observations"].numpy()
+        self.loop.observations = state["observations"].numpy()
         if state["state"] is not None:
-            self.state = LSTMState(*(part.to(self.agent.device) for part in state["state"]))
+            self.loop.state = LSTMState(*(part.to(self.agent.device) for part in state["state"]))
         return True

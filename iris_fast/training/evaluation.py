@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from iris_fast.acting import Policy
+from iris_fast.acting import ActingConfig, Policy
 from iris_fast.agent import Agent
 from iris_fast.config import Config
 from iris_fast.config.schema import memory_bytes
@@ -22,7 +22,6 @@ from iris_fast.imagination.randomness import derive_seed
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
-from .collector import ActingConfig
 from .media import NoFilmError, episode_captions, save_episode_video, save_reconstructions
 from .parts import imagination_start, make_parts
 from .run_folder import RunFolder

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from iris_fast import __version__
-from iris_fast.acting import Policy
+from iris_fast.acting import ActingConfig, Policy
 from iris_fast.agent import Agent
 from iris_fast.config import Config, from_dict
 from iris_fast.config.validation import check_number
 from iris_fast.envs import human_normalized_score, make_vector_env, resolve_game
 from iris_fast.envs.interface import FrameVectorEnv
+from iris_fast.envs.playing import PlayedSteps
 from iris_fast.errors import RunStopped, UserError
 from iris_fast.files import check_writable, explained_writing, write_atomically
 from iris_fast.graphs import graphs_of
@@ -35,7 +36,6 @@ from iris_fast.interop.files import (
 from iris_fast.terminal import interrupted_code
 
 from .builder import choose_device, prepare
-from .collector import ActingConfig, PlayedSteps
 from .evaluation import MAX_VIDEO_FRAMES, save_steps
 from .precision import plain_defaults
 from .progress import Bar

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from iris_fast.acting import Policy
+from iris_fast.acting import ActingConfig, Actor, Policy
 from iris_fast.agent import Agent
 from iris_fast.envs.interface import FrameVectorEnv
+from iris_fast.envs.playing import PlayedSteps, PlayLoop
 from iris_fast.kernels.common.arguments import with_checked_types
-from iris_fast.models.actor_critic import LSTMState
-
-from .collector import ActingConfig, PlayedSteps, choose_actions
 
 
 @dataclass
@@ -50,44 +48,36 @@ def play_episodes(
     `on_step` is told after each step how many were played side by side, and says whether to stop: then StopPlaying
     is raised. Draws are addressed by `seed`.
     """
-    policy = policy or Policy(agent)
+    loop = PlayLoop(env, Actor(policy or Policy(agent), config, seed))
     shares = [
         num_episodes // env.num_envs + (row < num_episodes % env.num_envs) for row in range(env.num_envs)
     ]
     finished: list[PlayedEpisode] = []
     playing = [PlayedEpisode() for _ in shares]
-    observations, _ = env.reset(seed=seed % 2**31)
-    state = agent.actor_critic.initial_state(env.num_envs)
-    kept = step = 0
+    loop.begin(seed)
+    loop.state = agent.actor_critic.initial_state(env.num_envs)
+    kept = 0
     while any(shares):
-        output = policy(observations, state)
-        actions = choose_actions(output.logits_actions.squeeze(1), config, seed, step)
-        next_observations, rewards, terminations, truncations, _ = env.step(actions)
-        ends = terminations | truncations
+        step = loop.step()
         played = sum(share > 0 for share in shares)
         for row, episode in enumerate(playing):
             if not shares[row]:
                 continue
-            episode.episode_return += float(rewards[row])
+            episode.episode_return += float(step.rewards[row])
             episode.length += 1
             if kept < keep_frames:
                 kept += 1
-                frame = observations[row].copy()
-                episode.steps.add(frame, int(actions[row]), float(rewards[row]), bool(ends[row]))
-            if ends[row]:
+                episode.steps.add(step, row)
+            if step.ends[row]:
                 if len(episode.steps.frames) == episode.length:
-                    episode.steps.last = next_observations[row].copy()
+                    episode.steps.last = step.following[row].copy()
                 shares[row] -= 1
                 finished.append(episode)
                 if on_episode is not None:
                     on_episode(episode)
                 playing[row] = PlayedEpisode()
-        observations, state = next_observations, output.state
-        if ends.any() and any(shares):
-            observations, _ = env.reset(options={"reset_mask": ends})
-            keep = torch.from_numpy(~ends)[:, None].to(agent.device)
-            state = LSTMState(*(torch.where(keep, part, torch.zeros_like(part)) for part in state))
-        step += 1
+        if step.ends.any() and any(shares):
+            loop.restart(step.ends)
         if on_step(played):
             raise StopPlaying
     return finished

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from iris_fast.acting import Policy
+from iris_fast.acting import ActingConfig, Policy
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import Config, to_dict
 from iris_fast.config.schema import memory_bytes
@@ -22,7 +22,7 @@ from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
 from .checkpoint import DatasetLog, explained_disk_errors, save_checkpoint
-from .collector import ActingConfig, Collector
+from .collector import Collector
 from .evaluation import Evaluator, save_steps
 from .graphed_step import make_part_trainer
 from .interrupts import StopRequest

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from iris_fast.acting import ActingConfig, choose_actions
 from iris_fast.agent import Agent
 from iris_fast.envs import EnvConfig, make_vector_env
 from iris_fast.replay.store import EpisodeStore
-from iris_fast.training.collector import ActingConfig, Collector, choose_actions
+from iris_fast.training.collector import Collector
 from tests.support.agents import micro_agent
 from tests.support.episodes import CPU, assert_uniform
 from tests.training.scripted import ScriptedEnv, WatchedAgent, address
@@ -98,14 +99,14 @@ def test_the_rebuilt_state_is_that_of_feeding_the_frames(agent: Agent, burn_in: 
     collector, _, store = make_collector(agent, burn_in=burn_in)
     collect(collector, 4 * 5)
     collect(collector, 0)  # begins an epoch and takes no step
-    assert collector.state is not None
+    assert collector.loop.state is not None
     for row, key in enumerate(collector.episode_ids.tolist()):
         expected = agent.actor_critic.initial_state(1)
         # An episode that has just begun has nothing in the store yet.
         held = frames_of(store, key) if key in store.episodes else np.zeros((0, 3, 64, 64), np.uint8)
         for frame in held[len(held) - min(burn_in, len(held)) :]:
             expected = agent.policy(torch.from_numpy(frame[None]), expected).state
-        for found, part in zip(collector.state, expected, strict=True):
+        for found, part in zip(collector.loop.state, expected, strict=True):
             torch.testing.assert_close(found[row : row + 1], part)
     keys = collector.episode_ids.tolist()
     lengths = {store.episodes[key].length for key in keys if key in store.episodes}
@@ -134,8 +135,8 @@ def test_a_short_burn_in_forgets(agent: Agent) -> None:
         collector, _, _ = make_collector(agent, burn_in=burn_in)
         collect(collector, 4 * 5)
         collect(collector, 0)
-        assert collector.state is not None
-        states.append(collector.state.hx[3])
+        assert collector.loop.state is not None
+        states.append(collector.loop.state.hx[3])
     assert not torch.allclose(states[0], states[1], atol=1e-3)
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from iris_fast.acting import ActingConfig
 from iris_fast.envs import EnvConfig, make_vector_env
 from iris_fast.envs.catch import _BALL
 from iris_fast.envs.factory import is_installed
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training import evaluation
-from iris_fast.training.collector import ActingConfig, Collector
+from iris_fast.training.collector import Collector
 from iris_fast.training.evaluation import Evaluator, save_steps
 from iris_fast.training.run_folder import RunFolder
 from iris_fast.training.tester import play_episodes

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from iris_fast.acting import ActingConfig
 from iris_fast.agent import Agent
-from iris_fast.training.collector import ActingConfig
 from iris_fast.training.tester import PlayedEpisode, StopPlaying, play_episodes, return_statistics
 from tests.support.agents import micro_agent
 from tests.training.scripted import ScriptedEnv, WatchedAgent, address
