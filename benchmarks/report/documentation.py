@@ -16,6 +16,7 @@ from iris_fast.config import PRESETS, Config, preset_config, resolve
 from iris_fast.models.tokenizer import PIECE
 
 from ..record import Record
+from .architecture import architecture
 from .kernels import kernels_table
 from .measured import (
     ball_table,
@@ -137,6 +138,7 @@ PRESET_ROWS: list[Row] = [
 ]
 
 TABLES: dict[str, Callable[[], str]] = {
+    "architecture": architecture,
     "presets": presets_table,
     "memory": memory_table,
     "kernels": kernels_table,
