@@ -25,7 +25,7 @@ from .measured import (
     low_precision_table,
     steps_table,
 )
-from .page import growth_table, slower_table, speed_table
+from .page import all_speeds_table, growth_table, slower_table, speed_table
 from .tables import markdown
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +143,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": memory_table,
     "kernels": kernels_table,
     "speed": speed_table,
+    "all_speeds": all_speeds_table,
     "slower": slower_table,
     "growth": growth_table,
     "steps": steps_table,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu"
 BEGIN, END = "<!-- table:speed -->\n", "<!-- end:speed -->"
 NOT_YET = "No comparison is recorded yet: `python -m benchmarks --json benchmarks/results/cpu` writes one."
-# What the README shows: the case, its sizes' words, and the seconds of one unit.
+# Of the table of all speeds: the case, its sizes' words, and the seconds of one unit.
 ROWS = (
     ("rollout", "imagined step, batch {batch} (of {horizon})", lambda size: size.what["horizon"]),
     ("rollout_whole", "imagined step, batch {batch} (of {horizon})", lambda size: size.what["horizon"]),
@@ -34,6 +34,14 @@ COLUMNS = (
     *("ours", "ours_cached", "ours_float16_cache", "pytorch", "public", "public_tuned"),
     *("simulusion", "simulusion_tuned"),
 )
+# Of those the README shows six rows at the most, by case and facts of the size, and the columns of whole systems.
+README_ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("rollout", {"batch": 1}),
+    ("rollout_whole", {"batch": 64}),
+    ("frame_decoding", {"batch": 64}),
+    *(("gradient_steps", {"part": part}) for part in ("tokenizer", "world_model", "actor_critic")),
+)
+README_COLUMNS = ("ours", "public", "public_tuned", "simulusion_tuned")
 
 
 def main(argv: list[str]) -> int:
@@ -125,42 +133,64 @@ def projection_table(result: Mapping[str, Any]) -> str:
 
 
 def speed_table(folder: Path = RESULTS) -> str:
-    """The README's table: seconds of a unit by system, how many times ours in brackets; or that there is none."""
+    """The README's table: median seconds of a unit by system, in brackets how many times as long as ours."""
+    return _speeds(folder, README_COLUMNS, _in_readme)
+
+
+def all_speeds_table(folder: Path = RESULTS) -> str:
+    """As `speed_table`, with every size and system, and the rounds of each row."""
+    return _speeds(folder, COLUMNS, lambda case, size: True, with_rounds=True)
+
+
+def _in_readme(case: str, size: Size) -> bool:
+    return any(case == name and facts.items() <= dict(size.what).items() for name, facts in README_ROWS)
+
+
+def _speeds(
+    folder: Path, columns: Sequence[str], wanted: Callable[[str, Size], bool], with_rounds: bool = False
+) -> str:
     records = read_records(folder)
     if "rollout" not in records:
         return NOT_YET
-    sizes = [
-        (_words(words, size), unit(size), size)
+    found = [
+        (case, size, _words(words, size, with_rounds), unit(size))
         for case, words, unit in ROWS
         if case in records
         for size in records[case].result.timed()
+        if wanted(case, size)
     ]
-    sides = [side for side in COLUMNS if any(side in size.seconds for _, _, size in sizes)]
-    rows = [[words, *(_cell(size, side, units) for side in sides)] for words, units, size in sizes]
+    sides = [side for side in columns if any(side in size.seconds for _, size, _, _ in found)]
+    rows = [[words, *(_cell(size, side, units) for side in sides)] for _, size, words, units in found]
+    caption = _caption(records, list(dict.fromkeys(case for case, _, _, _ in found)), sides)
+    return f"{markdown(['', *map(label_of, sides)], rows)}\n\n{caption}"
+
+
+def _caption(records: Mapping[str, Record], shown: Sequence[str], sides: Sequence[str]) -> str:
+    """On which machine, of which commits, and what a reader must know of a column."""
     measured: dict[str, list[str]] = {}
-    for case in (case for case, _, _ in ROWS if case in records):
+    for case in shown:
         found = records[case]
         when = f"commit {found.circumstances.commit} ({ceilings(found.result.ceilings)})"
         measured.setdefault(when, []).append(f"`{case}`")
     runs = "; ".join(f"{', '.join(names)}: {when}" for when, names in measured.items())
-    another = dict.fromkeys(
-        label_of(side) for _, _, size in sizes for side in size.seconds if side.startswith("simulusion")
+    other = "".join(
+        f" {label_of(side)} has the same Transformer; its other models are lighter than the paper's."
+        for side in sides
+        if side.startswith("simulusion")
     )
-    other = "".join(f" {name}: another, lighter model but for its Transformer." for name in another)
     record = records["rollout"]
-    quick = " (`--quick`: a smoke test)" if record.quick else ""
-    caption = (
+    quick = " of a smoke test (`--quick`)" if record.quick else ""
+    return (
         f"Median seconds{quick}; in brackets how many times as long as ours. {record.circumstances.machine}. "
-        f"Measured at {runs}. Rounds and spread are in [the report](benchmarks/results/cpu/report.md).{other}"
+        f"Measured by {runs}.{other}"
     )
-    return f"{markdown(['', *map(label_of, sides)], rows)}\n\n{caption}"
 
 
-def _words(words: str, size: Size) -> str:
-    """A row's words with its facts, and how many rounds there were, which is no less a fact where they are few."""
-    rounds = min(spread.rounds for spread in size.seconds.values())
+def _words(words: str, size: Size, with_rounds: bool) -> str:
+    """A row's words with its facts, and how many rounds there were if asked."""
     said = words.format(**{key: str(value).replace("_", " ") for key, value in size.what.items()})
-    return f"{said}; {rounds} round{'s' * (rounds > 1)}"
+    rounds = min(spread.rounds for spread in size.seconds.values())
+    return f"{said}; {rounds} round{'s' * (rounds > 1)}" if with_rounds else said
 
 
 def _cell(size: Size, side: str, units: float) -> str:
