@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "frame_memo.hpp"
+#include "frame_pass.hpp"
+#include "grouped_work.hpp"
 
 namespace iris_fast {
 namespace {
@@ -14,21 +16,33 @@ constexpr std::size_t kMostTogether = 4;  // by then the small maps' weights are
 
 }  // namespace
 
+struct FrameCodec::Work {
+  const FrameModel& model;
+  GroupedWork<FramePass> passes;
+  FrameMemo memo;
+
+  // Calls work(pass, first frame, frames, context) for all groups of a batch.
+  template <typename Each>
+  void run(std::size_t batch, const Each& each, const std::function<bool()>& stop) {
+    passes.run(batch, [this] { return std::make_unique<FramePass>(model); }, each, stop);
+  }
+};
+
 FrameCodec::FrameCodec(std::shared_ptr<const FrameModel> model, std::shared_ptr<ThreadPool> pool,
                        std::size_t group, std::size_t memo_bytes)
     : model_(std::move(model)),
-      work_(std::move(pool), group, kMostTogether),
-      memo_(std::make_unique<FrameMemo>(model_->config().tokens_per_frame(), model_->config().frame_floats(),
-                                        memo_bytes)) {}
+      work_(new Work{*model_,
+                     {std::move(pool), group, kMostTogether},
+                     {model_->config().tokens_per_frame(), model_->config().frame_floats(), memo_bytes}}) {}
 
 FrameCodec::~FrameCodec() = default;
 
-std::size_t FrameCodec::remembered() const { return memo_->held(); }
+std::size_t FrameCodec::remembered() const { return work_->memo.held(); }
 
 std::size_t FrameCodec::decode_remembered(const std::int64_t* tokens, std::size_t batch, float* frames,
                                           const std::function<bool()>& stop) {
   const std::vector<std::int64_t> copy(tokens, tokens + batch * model_->config().tokens_per_frame());
-  return memo_->find(copy, frames, [&](const std::int64_t* rows, std::size_t count, float* decoded) {
+  return work_->memo.find(copy, frames, [&](const std::int64_t* rows, std::size_t count, float* decoded) {
     decode(rows, count, decoded, stop);
   });
 }
@@ -46,7 +60,7 @@ void FrameCodec::decode(const std::int64_t* tokens, std::size_t batch, float* fr
   const auto decode_group = [&](FramePass& pass, std::size_t first, std::size_t count, TaskContext& context) {
     pass.decode(copy.data() + first * slots, count, frames + first * config.frame_floats(), context);
   };
-  work_.run(batch, [this] { return make_pass(); }, decode_group, stop);
+  work_->run(batch, decode_group, stop);
 }
 
 void FrameCodec::encode(const float* frames, std::size_t batch, float* latents,
@@ -56,7 +70,7 @@ void FrameCodec::encode(const float* frames, std::size_t batch, float* latents,
   const auto encode_group = [&](FramePass& pass, std::size_t first, std::size_t count, TaskContext& context) {
     pass.encode(frames + first * config.frame_floats(), count, latents + first * latent_floats, context);
   };
-  work_.run(batch, [this] { return make_pass(); }, encode_group, stop);
+  work_->run(batch, encode_group, stop);
 }
 
 void FrameCodec::tokenize(const float* frames, std::size_t batch, std::int64_t* tokens,
@@ -67,7 +81,7 @@ void FrameCodec::tokenize(const float* frames, std::size_t batch, std::int64_t* 
     pass.tokenize(frames + first * config.frame_floats(), count, tokens + first * config.tokens_per_frame(),
                   context);
   };
-  work_.run(batch, [this] { return make_pass(); }, tokenize_group, stop);
+  work_->run(batch, tokenize_group, stop);
 }
 
 }  // namespace iris_fast

@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "iris_fast/find_weight.hpp"
 #include "iris_fast/kernel_table.hpp"
 #include "iris_fast/packed_layers.hpp"
 

@@ -1,4 +1,4 @@
-#include "iris_fast/frame_pass.hpp"
+#include "frame_pass.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "iris_fast/kernel_table.hpp"
-#include "iris_fast/packed_linear.hpp"
+#include "iris_fast/packed_layers.hpp"
 
 namespace iris_fast {
 

@@ -1,4 +1,4 @@
-#include "iris_fast/map_pass.hpp"
+#include "map_pass.hpp"
 
 #include <algorithm>
 #include <cmath>

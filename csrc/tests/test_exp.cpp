@@ -2,7 +2,7 @@
 #include <limits>
 
 #include "check.hpp"
-#include "iris_fast/exp.hpp"
+#include "exp.hpp"
 
 using iris_fast::exp_nonpositive;
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "iris_fast/exp.hpp"
+#include "exp.hpp"
 #include "iris_fast/sample_categorical.hpp"
 #include "iris_fast/simd_level.hpp"
 

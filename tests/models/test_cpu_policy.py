@@ -157,6 +157,7 @@ def test_weights_are_packed_again_when_they_changed(fused: bool) -> None:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, fused=fused)
     module.features(frames).sum().backward()
     optimizer.step()
+    module.weights_changed(in_place=True)
     after = policy.features(frames)
     assert not torch.allclose(before, after, atol=1e-3)
     torch.testing.assert_close(after, module.features(frames).detach(), rtol=1e-4, atol=1e-4)

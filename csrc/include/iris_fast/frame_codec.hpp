@@ -7,12 +7,9 @@
 #include <memory>
 
 #include "iris_fast/frame_model.hpp"
-#include "iris_fast/frame_pass.hpp"
-#include "iris_fast/grouped_work.hpp"
+#include "iris_fast/thread_pool.hpp"
 
 namespace iris_fast {
-
-class FrameMemo;
 
 // A frame's result depends on nothing but the frame. Calls from several threads are safe.
 class FrameCodec {
@@ -46,11 +43,10 @@ class FrameCodec {
                 const std::function<bool()>& stop);
 
  private:
-  std::unique_ptr<FramePass> make_pass() const { return std::make_unique<FramePass>(*model_); }
+  struct Work;
 
   std::shared_ptr<const FrameModel> model_;
-  GroupedWork<FramePass> work_;
-  std::unique_ptr<FrameMemo> memo_;
+  std::unique_ptr<Work> work_;
 };
 
 }  // namespace iris_fast

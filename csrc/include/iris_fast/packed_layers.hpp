@@ -1,15 +1,32 @@
-// Layers over feature maps, packed for one SIMD level.
+// Layers packed for one SIMD level, and how models get at their weights.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
 #include <variant>
 #include <vector>
 
 #include "iris_fast/aligned_buffer.hpp"
 #include "iris_fast/frame_kernels.hpp"
-#include "iris_fast/packed_linear.hpp"
+#include "iris_fast/kernel_table.hpp"
 
 namespace iris_fast {
+
+// The row-major float32 weight of that name, which must have exactly that shape: throws if it has not.
+using FindWeight =
+    std::function<const float*(const std::string& name, const std::vector<std::size_t>& shape)>;
+
+// A linear layer with padded rows and columns, packed by panels.
+struct PackedLinear {
+  std::size_t inner, columns;            // multiples of 16
+  Precision precision;                   // of the weights
+  AlignedBuffer<unsigned char> weights;  // as LinearArgs, or Int8LinearArgs, want them
+  AlignedBuffer<float> bias;
+  AlignedBuffer<float> scales;              // of int8 weights' columns
+  AlignedBuffer<std::int32_t> corrections;  // of int8 weights' columns
+};
 
 // GroupNorm's weight and bias, zero past `channels`.
 struct PackedGroupNorm {

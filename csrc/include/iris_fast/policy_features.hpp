@@ -7,10 +7,9 @@
 #include <memory>
 #include <vector>
 
-#include "iris_fast/find_weight.hpp"
-#include "iris_fast/grouped_work.hpp"
 #include "iris_fast/kernel_table.hpp"
-#include "iris_fast/map_pass.hpp"
+#include "iris_fast/packed_layers.hpp"
+#include "iris_fast/thread_pool.hpp"
 
 namespace iris_fast {
 
@@ -33,6 +32,7 @@ class PolicyFeatures {
   // Copies the weights conv1.weight, conv1.bias and so on. Throws std::invalid_argument.
   PolicyFeatures(const PolicyFeaturesConfig& config, const KernelTable& kernels, const FindWeight& find,
                  std::shared_ptr<ThreadPool> pool, std::size_t group);
+  ~PolicyFeatures();
 
   const PolicyFeaturesConfig& config() const { return config_; }
 
@@ -41,25 +41,10 @@ class PolicyFeatures {
   void compute(const float* frames, std::size_t batch, float* features, const std::function<bool()>& stop);
 
  private:
-  // One thread's work on a group of frames.
-  class Pass : private MapPass {
-   public:
-    explicit Pass(const PolicyFeatures& model) : MapPass(model.kernels_), model_(model) {}
-    void run(const float* frames, std::size_t count, float* features, TaskContext& context);
-
-   private:
-    void first_layer(const float* frame, float* out);
-    void pool(const FeatureMap& map, const FeatureMap& out);
-
-    const PolicyFeatures& model_;
-    AlignedBuffer<float> padded_, convolved_, first_, second_;
-  };
+  struct Work;
 
   PolicyFeaturesConfig config_;
-  const FrameKernels& kernels_;
-  PackedProduct first_;  // by lines, input channels not padded
-  std::vector<PackedWinograd> others_;
-  GroupedWork<Pass> work_;
+  std::unique_ptr<Work> work_;
 };
 
 }  // namespace iris_fast

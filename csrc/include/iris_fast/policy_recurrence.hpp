@@ -6,9 +6,8 @@
 #include <memory>
 
 #include "iris_fast/aligned_buffer.hpp"
-#include "iris_fast/find_weight.hpp"
 #include "iris_fast/kernel_table.hpp"
-#include "iris_fast/packed_linear.hpp"
+#include "iris_fast/packed_layers.hpp"
 #include "iris_fast/process.hpp"
 #include "iris_fast/thread_pool.hpp"
 

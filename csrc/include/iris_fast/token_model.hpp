@@ -7,9 +7,8 @@
 #include <vector>
 
 #include "iris_fast/aligned_buffer.hpp"
-#include "iris_fast/find_weight.hpp"
 #include "iris_fast/kernel_table.hpp"
-#include "iris_fast/packed_linear.hpp"
+#include "iris_fast/packed_layers.hpp"
 
 namespace iris_fast {
 

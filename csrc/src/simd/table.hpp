@@ -1,10 +1,10 @@
 // The kernel table of one level.
 #pragma once
 
+#include "../exp.hpp"
 #include "attention.hpp"
 #include "frame_table.hpp"
 #include "int8_linear.hpp"
-#include "iris_fast/exp.hpp"
 #include "layer_norm.hpp"
 #include "level.hpp"
 #include "linear.hpp"

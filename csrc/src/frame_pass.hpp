@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "iris_fast/frame_model.hpp"
-#include "iris_fast/map_pass.hpp"
 #include "iris_fast/thread_pool.hpp"
+#include "map_pass.hpp"
 
 namespace iris_fast {
 
