@@ -103,7 +103,10 @@ def test_captured_steps_are_timed_with_what_they_spend_it_on(monkeypatch: pytest
     for name in (*PARTS, "rollout"):
         operations = found[name]["operations"]
         assert 0 < operations["largest"][0]["seconds"] <= operations["seconds"]
-        assert operations["calls"] >= len(operations["largest"]) == 15
+        named = len(
+            operations["largest"]
+        )  # a rollout of the C++ engine is one call, with few operators beside it
+        assert operations["calls"] >= named and (named == 15 if name in PARTS else 1 <= named <= 15)
     for name in PARTS:
         share = found[name]["flops"] / found[name]["median"] / 1e9
         assert 0 < found[name]["share_of_matrix_rate"] == pytest.approx(share)

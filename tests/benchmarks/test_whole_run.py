@@ -37,7 +37,10 @@ class OffByOne:
     """A policy whose values are off by 1."""
 
     def __init__(self, policy: Any):
-        self.policy, self.burn_in = policy, policy.burn_in
+        self.policy = policy
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.policy, name)
 
     def __call__(self, frames: torch.Tensor, state: Any) -> Any:
         output = self.policy(frames, state)
