@@ -203,7 +203,7 @@ def test_a_backend_that_is_not_installed(
 
 
 def test_wandb_that_is_not_installed(here: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iris_fast.training.builder.find_spec", lambda name: None)
+    monkeypatch.setattr("iris_fast.training.checks.find_spec", lambda name: None)
     assert "iris_fast[wandb]" in refusal(run_train, capsys, *TRAIN_CATCH, "--wandb")
     assert contents(here) == {}
 
@@ -233,7 +233,7 @@ def test_a_run_that_cannot_start_leaves_no_folder(
         (run_dir / "wandb").mkdir()
         raise UserError("Weights & Biases did not start")
 
-    monkeypatch.setattr("iris_fast.training.builder.find_spec", lambda name: object())
+    monkeypatch.setattr("iris_fast.training.checks.find_spec", lambda name: object())
     monkeypatch.setattr("iris_fast.training.loggers._start_wandb", refuse)
     before = contents(here)
     assert "did not start" in refusal(run_train, capsys, *TRAIN_CATCH, "--wandb", "--run-dir", "new/run")

@@ -21,10 +21,9 @@ from iris_fast.config import apply_overrides, preset_config
 from iris_fast.graphs import Uncaptured, graphs_of
 from iris_fast.imagination.factory import engine_of
 from iris_fast.replay.cache import FrameCache
-from iris_fast.training.builder import prepare
+from iris_fast.training.device import apply_precision, prepare
 from iris_fast.training.graphed_step import GraphedPartTrainer, make_part_trainer, preserved
 from iris_fast.training.parts import Part, make_parts
-from iris_fast.training.precision import apply_precision
 
 STEPS, WINDOWS, SEEDS = 200, 4, 3
 GPU_BATCHES = (

@@ -27,10 +27,9 @@ from iris_fast.graphs import Graphs, graphs_of
 from iris_fast.imagination.factory import engine_of
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FRAMES_TOGETHER, FrameCache
-from iris_fast.training.builder import prepare
+from iris_fast.training.device import AUTOCAST_DTYPES, prepare
 from iris_fast.training.graphed_step import make_part_trainer
 from iris_fast.training.parts import ActorCriticPart, Part, make_parts
-from iris_fast.training.precision import AUTOCAST_DTYPES
 
 FRAMES = 100_000  # of Atari 100k
 ACTING = (1, 8)  # environments of the paper's collection and tests

@@ -35,9 +35,8 @@ from iris_fast.interop.files import (
 )
 from iris_fast.terminal import interrupted_code
 
-from .builder import choose_device, prepare
+from .device import choose_device, plain_defaults, prepare
 from .evaluation import MAX_VIDEO_FRAMES, save_steps
-from .precision import plain_defaults
 from .progress import Bar
 from .run_folder import RunFolder
 from .tester import PlayedEpisode, play_episodes, return_statistics

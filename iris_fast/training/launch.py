@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
+import torch
+
 from iris_fast.agent import PARTS
 from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, preset_config, resolve, unresolve
 from iris_fast.envs import resolve_game
@@ -15,11 +17,11 @@ from iris_fast.errors import RunStopped, UserError, nearest, quoted
 from iris_fast.interop.files import architecture
 from iris_fast.terminal import interrupted_code
 
-from .builder import build_trainer, choose_device, choose_preset, prepare
+from .announcements import announced_schedule
+from .builder import build_trainer
+from .device import choose_device, plain_defaults, prepare
 from .estimate import estimated_run_time
-from .precision import plain_defaults
 from .run_folder import RunFolder
-from .schedule import announced_schedule
 from .trainer import Trainer
 
 
@@ -78,6 +80,13 @@ def _chosen_preset(arguments: argparse.Namespace, game: str) -> Config:
     if arguments.preset is not None:
         return preset_of(arguments.preset, game)
     return preset_of(choose_preset(game, choose_device(device)), game)
+
+
+def choose_preset(game: str, device: torch.device) -> str:
+    """The preset for a game and a device when none is named: the paper's where there is a GPU."""
+    if game == "Catch":
+        return "tiny"
+    return "paper" if device.type == "cuda" else "small"
 
 
 def preset_of(preset: str, game: str) -> Config:

@@ -23,7 +23,7 @@ from iris_fast.models.actor_critic import ActorCritic
 from iris_fast.models.versioned import Versioned
 from iris_fast.replay.cache import FrameCache
 
-from .precision import autocast
+from .device import autocast
 
 Losses = dict[str, Tensor]
 Inputs = TypeVar("Inputs")

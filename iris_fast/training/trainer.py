@@ -77,18 +77,20 @@ class Trainer:
         env: FrameVectorEnv,
         engine: ImaginationEngine,
         run: RunFolder,
-        logger: MetricLogger,
-        priors: dict[str, float] | None = None,
         frames_saved: int = 0,
     ):
-        """`config` must be resolved; `priors`: expected seconds per unit of each phase, for the time left;
-        `frames_saved`: how many frames a checkpoint will bring, for which the replay must have room."""
+        """`config` must be resolved; `frames_saved`: of a checkpoint to come, for which the replay has room."""
         self.config = config
         self.agent = agent
         self.env = env
         self.run_folder = run
-        self.logger = logger
-        self.priors = priors or {}
+        self.logger = MetricLogger(
+            run.path,
+            tensorboard=config.logging.tensorboard,
+            wandb=to_dict(config.wandb) if config.wandb.mode != "disabled" else None,
+            run_config=to_dict(config),
+        )
+        self.priors: dict[str, float] = {}  # expected seconds per unit of each phase, for the time left
         self.seed = config.common.seed
         self.store = self._make_store(frames_saved)
         cache_bytes = memory_bytes(

@@ -71,17 +71,16 @@ def test_capturing_is_not_counted_and_changes_nothing(
     tmp_path: Path, slow: type[Slow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
-    make = builder._assemble
+    estimated = builder.estimate_seconds_per_unit
 
-    def assembled(*arguments: Any) -> Trainer:
-        trainer = make(*arguments)
+    def watched(trainer: Trainer) -> dict[str, float]:
         seen["before"] = [p.detach().clone() for p in trainer.agent.parameters()]
-        return trainer
+        return estimated(trainer)
 
     def look(self: Trainer) -> None:
         seen["trainer"] = self
 
-    monkeypatch.setattr(builder, "_assemble", assembled)
+    monkeypatch.setattr(builder, "estimate_seconds_per_unit", watched)
     monkeypatch.setattr(Trainer, "run", look)
     monkeypatch.setattr(estimate.time, "perf_counter", slow.clock)
     assert train_micro(tmp_path / "run") == 0

@@ -19,7 +19,7 @@ from iris_fast.errors import RunStopped
 from iris_fast.graphs import CudaGraphs, Graphs, Uncaptured, leaves, with_leaves
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
-from iris_fast.training.builder import steps_announcement
+from iris_fast.training.announcements import steps_announcement
 from iris_fast.training.graphed_step import GraphedPartTrainer, make_part_trainer, preserved
 from iris_fast.training.optimization import MetricMeans, PartTrainer
 from iris_fast.training.parts import adam

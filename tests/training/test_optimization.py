@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from iris_fast.errors import RunStopped, UserError
 from iris_fast.models.tokenizer import Tokenizer
 from iris_fast.models.versioned import Versioned
-from iris_fast.training.builder import prepare
+from iris_fast.training.device import check_precision, prepare
 from iris_fast.training.optimization import MetricMeans, PartTrainer
 from iris_fast.training.parts import Losses, adamw, weight_decay_groups
-from iris_fast.training.precision import check_precision
 from tests.support.agents import (
     Line,
     assert_same_gradients,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from iris_fast.agent import PARTS
 from iris_fast.train import main
-from iris_fast.training import builder
+from iris_fast.training import device as devices
 from iris_fast.training.trainer import Trainer
 from tests.support.micro import MICRO
 
@@ -35,7 +35,7 @@ def test_bf16_is_for_the_differentiated_pass_of_every_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU, which a user may not ask for it: autocast to bfloat16 is the same mechanism as on a GPU."""
-    monkeypatch.setattr(builder, "check_precision", lambda precision, device: None)
+    monkeypatch.setattr(devices, "check_precision", lambda precision, device: None)
     found: dict[str, set[tuple[torch.dtype, bool]]] = {}
 
     def look(self: Trainer) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from iris_fast.agent import PARTS
 from iris_fast.config import PRESETS, apply_overrides, preset_config
-from iris_fast.training.schedule import PHASES, announced_schedule, epoch_phases
+from iris_fast.training.announcements import announced_schedule
+from iris_fast.training.schedule import PHASES, epoch_phases
 
 PAPER = preset_config("paper", "Pong")
 COLLECTION, EVALUATION = {"collection": 200}, {"evaluation": 16}

@@ -1,0 +1,143 @@
+"""What a run says about itself at its start: what it is, and where that is not what one would think."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from iris_fast.agent import PARTS
+from iris_fast.config import Config
+
+from .checks import initial_parts
+from .schedule import PHASES, epoch_phases
+from .trainer import Trainer
+
+
+def announced_start(
+    trainer: Trainer, asked: Config, started_from: Path | None, begins_anew: bool, backend_before: str | None
+) -> list[str]:
+    """Lines about a run that is about to go on.
+
+    `asked`: its configuration before the perceptual weights were looked for; `started_from`: the file of weights that
+    it starts from; `begins_anew`: whether it was to be resumed and had no checkpoint; `backend_before`: that of the
+    environments, where they could not be restored.
+    """
+    config, run, device = trainer.config, trainer.run_folder, trainer.agent.device
+    lines = []
+    if run.lock_missing:
+        lines.append(
+            f"lock: the file system of {run.path} has none ({run.lock_missing}), so take care that no other "
+            "process trains there"
+        )
+    lines.append(
+        f"game: {config.game} ({trainer.env.backend}, {trainer.agent.num_actions} actions), "
+        f"preset: {config.preset}, device: {device}, precision: {config.common.precision}, "
+        f"imagination: {trainer.engine.name}, seed: {config.common.seed}"
+    )
+    if device.type == "cuda":
+        lines.append(f"gradient steps: {steps_announcement(config)}")
+    if config.training.should:
+        used = config.tokenizer.perceptual
+        lines.append(f"perceptual loss: {perceptual_announcement(asked.tokenizer.perceptual, used)}")
+        if config.tokenizer.background:
+            lines.append(
+                "tokenizer: sees and makes the difference to the median of the first frames, unlike the paper's "
+                "(which is tokenizer.background=false)"
+            )
+    if started_from is not None:
+        lines.append(f"weights: {', '.join(initial_parts(config))} from {started_from}")
+    if begins_anew:
+        lines.append(f"checkpoint: none was written yet in {run.path}, so the run begins anew")
+    if backend_before is not None:
+        lines.append(_cut_announcement(backend_before, trainer.env.backend))
+    return lines
+
+
+def perceptual_announcement(wanted: str, used: str) -> str:
+    """What a run says about its perceptual loss, once: which it is, and that it is not the paper's."""
+    if used == "lpips":
+        return "lpips, the paper's"
+    if used == "foreground":
+        return (
+            "foreground, a substitute for the paper's LPIPS that needs no download and gives what moves "
+            "more weight (the paper's: tokenizer.perceptual=lpips)"
+        )
+    if used == "objects":
+        return (
+            "objects, a substitute for the paper's LPIPS that needs no download and gives each thing that moves "
+            "the same weight, however small (the paper's: tokenizer.perceptual=lpips)"
+        )
+    if wanted == "none":
+        return "none, where the paper has LPIPS (tokenizer.perceptual=lpips)"
+    return (
+        "none, since the weights of the paper's (VGG-16 and LPIPS) are not on this machine: small moving "
+        "objects may vanish from reconstructions (give the weights by initialization.lpips_weights=FILE, or "
+        "choose what the preset small has, which needs none: tokenizer.perceptual=objects "
+        "tokenizer.perceptual_weight=15 tokenizer.background=true tokenizer.restart_codes_every=10 "
+        "tokenizer.restart_codes_at=far)"
+    )
+
+
+def steps_announcement(config: Config) -> str:
+    """What a run on a GPU says about how its gradient steps are launched."""
+    if config.training.cuda_graphs and config.common.precision != "fp16":
+        return (
+            "captured as CUDA graphs before the first epoch, once their kernels are compiled "
+            "(training.cuda_graphs=false: one by one)"
+        )
+    if config.training.cuda_graphs:
+        return "launched one by one, since fp16's are not captured (common.precision=bf16 has its steps captured)"
+    return "launched one by one (training.cuda_graphs=false)"
+
+
+def _cut_announcement(saved: str, backend: str) -> str:
+    """What a resumed run says when its environments begin anew."""
+    why = (
+        f"{saved} cannot be restored"
+        if backend == saved
+        else f"the run's were {saved}'s, which {backend} cannot take up"
+    )
+    return f"environments: {why}, so the episodes under way were cut"
+
+
+def announced_schedule(config: Config) -> list[str]:
+    """What a run says at its start: the epochs of each phase, then a sentence for each that it will never have."""
+    epochs = config.common.epochs
+    having: dict[str, list[int]] = {name: [] for name in PHASES}
+    for epoch in range(1, epochs + 1):
+        for name in epoch_phases(config, epoch):
+            having[name].append(epoch)
+    spans = [
+        f"{_plain(name)} {found[0]}" + f" to {found[-1]}" * (len(found) > 1)
+        for name, found in having.items()
+        if found
+    ]
+    lines = [f"schedule, in epochs: {', '.join(spans)}"] if spans else []
+    if having["evaluation"]:
+        lines[0] += f" (every {config.evaluation.every})"
+    elif config.evaluation.should:
+        lines.append(
+            f"no evaluation: evaluation.every={config.evaluation.every} and the run ends with epoch {epochs} "
+            f"(set evaluation.every={epochs} or less)"
+        )
+    if not config.training.should:
+        return [*lines, "nothing trains: training.should=false"]
+    return [*lines, *(_why_idle(config, name) for name in PARTS if not having[name])]
+
+
+def _plain(phase: str) -> str:
+    return {"world_model": "world model", "actor_critic": "actor-critic"}.get(phase, phase)
+
+
+def _why_idle(config: Config, name: str) -> str:
+    """Why a part trains in no epoch of the run, and what to set for it to."""
+    part, epochs, key = getattr(config.training, name), config.common.epochs, f"training.{name}"
+    start, stop = part.start_after_epochs, part.stop_after_epochs
+    if stop is not None and stop <= start:
+        return (
+            f"the {_plain(name)} will not train: {key}.stop_after_epochs={stop} is no later than "
+            f"{key}.start_after_epochs={start} (set the first above the second)"
+        )
+    return (
+        f"the {_plain(name)} will not train: it begins after epoch {start} and the run ends with epoch {epochs} "
+        f"(set common.epochs above {start}, or {key}.start_after_epochs below {epochs})"
+    )

@@ -1,0 +1,75 @@
+"""What is refused before anything of a run is built or written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from iris_fast.agent import PARTS
+from iris_fast.config import Config
+from iris_fast.config.schema import memory_bytes
+from iris_fast.errors import RunStopped, UserError
+from iris_fast.replay.store import EpisodeStore
+
+from .run_folder import RunFolder
+
+
+def check_run(config: Config, run: RunFolder, content: Mapping[str, Any] | None) -> None:
+    """UserError for a run that could not work, RunStopped for one that is complete; `content`: of its checkpoint."""
+    if content is not None:
+        check_unfinished(config, run, content)
+    check_replay(config, already_filled=content is not None)
+    check_wandb(config)
+    if content is None:
+        initial_parts(config)
+
+
+def check_unfinished(config: Config, run: RunFolder, content: Mapping[str, Any]) -> None:
+    """Ends a run that is complete with a sentence and 0, before anything of it is built or changed."""
+    epochs, done = config.common.epochs, content["position"]["epoch"] - 1
+    if epochs < done:
+        raise UserError(
+            f"common.epochs={epochs}: the run in {run.path} has done {done} already; give more to go on"
+        )
+    if epochs == done:
+        raise RunStopped(
+            f"the run in {run.path} is complete ({epochs} epochs): to go on, add common.epochs={2 * epochs}",
+            0,
+        )
+
+
+def check_replay(config: Config, already_filled: bool) -> None:
+    """UserError when there could be no frame to train on."""
+    limit, size = config.datasets.train.max_ram_usage, config.env.train.size
+    if memory_bytes(limit, "datasets.train.max_ram_usage") < EpisodeStore.frame_bytes(size):
+        raise UserError(
+            f"datasets.train.max_ram_usage={limit} does not hold one frame: give more, such as 1G"
+        )
+    if config.collection.train.stop_after_epochs == 0 and config.training.should and not already_filled:
+        raise UserError(
+            "collection.train.stop_after_epochs=0 leaves the replay empty, with nothing to train on: give at "
+            "least 1, or training.should=false"
+        )
+
+
+def check_wandb(config: Config) -> None:
+    """UserError when Weights & Biases is asked for and not installed."""
+    if config.wandb.mode != "disabled" and find_spec("wandb") is None:
+        raise UserError("wandb is not installed: pip install 'iris_fast[wandb]', or run without --wandb")
+
+
+def initial_parts(config: Config) -> tuple[str, ...]:
+    """The parts to load from `initialization.path_to_checkpoint`; UserError for parts or path alone."""
+    initialization = config.initialization
+    parts = tuple(part for part in PARTS if getattr(initialization, f"load_{part}"))
+    if parts and initialization.path_to_checkpoint is None:
+        raise UserError(
+            f"initialization.load_{parts[0]}=true: say where from with initialization.path_to_checkpoint=FILE"
+        )
+    if initialization.path_to_checkpoint is not None and not parts:
+        raise UserError(
+            f"initialization.path_to_checkpoint={initialization.path_to_checkpoint}: say what to load from "
+            "it, for example initialization.load_tokenizer=true"
+        )
+    return parts

@@ -1,0 +1,85 @@
+"""The device of a run: its choice, its arithmetic (float32, TF32, bfloat16 or float16) and its threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from iris_fast.config import Config, resolve, validate
+from iris_fast.errors import UserError
+from iris_fast.kernels.common.extension import find_extension
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def plain_defaults() -> Iterator[None]:
+    """New tensors are float32, and on the CPU unless told otherwise, whatever the process has set as defaults.
+
+    For whole commands: the default dtype is one for all threads. Parts of them used from Python build their models in
+    the default dtype, as PyTorch's own modules do.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    try:
+        # Only where it says something: it costs every call of PyTorch a look at it.
+        with torch.device("cpu") if device.type != "cpu" else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """UserError for a precision that the device does not have."""
+    if device.type == "cpu" and precision != "float32":
+        raise UserError(f"common.precision={precision} needs a GPU: on a CPU use common.precision=float32")
+
+
+def apply_precision(precision: str) -> None:
+    """Sets how PyTorch multiplies float32 matrices and convolutions on a GPU: exactly, or in TF32."""
+    tf32 = precision != "float32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which forward passes run."""
+    if precision not in AUTOCAST_DTYPES:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])
+
+
+def choose_device(requested: str) -> torch.device:
+    """The device of `auto`, `cpu`, `cuda` or `cuda:N`; UserError when it is not there."""
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError:
+        raise UserError(f"--device {requested}: choose auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {requested}: iris_fast runs on cpu and cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"--device {requested}: this machine, or this build of PyTorch, has no CUDA; use --device cpu"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise UserError(f"--device {requested}: this machine has cuda:0 to cuda:{last}")
+    return device
+
+
+def prepare(config: Config) -> tuple[Config, torch.device]:
+    """The configuration checked and complete, and the device, set up for its precision and threads."""
+    validate(config)
+    device = choose_device(config.common.device)
+    check_precision(config.common.precision, device)
+    apply_precision(config.common.precision)
+    if config.common.threads:
+        torch.set_num_threads(config.common.threads)
+    extension = find_extension()
+    if device.type == "cpu" and extension is not None:
+        extension.keep_large_blocks()  # else PyTorch spends up to half its time in page faults
+    return resolve(config), device
