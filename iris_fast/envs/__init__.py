@@ -1,4 +1,4 @@
-"""Games behind one vector-environment interface: Atari by envpool or ale-py, and Catch."""
+"""Games behind one vector-environment interface: Atari with envpool or ale-py, and Catch."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from iris_fast.errors import UserError
 
 
 class AleEmulators:
-    """`num_envs` emulators of gymnasium's `ALE/<game>-v5`, each stepped frame by frame, one after the other.
+    """`num_envs` emulators of gymnasium's `ALE/<game>-v5`, stepped frame by frame, one after the other.
 
-    Threads would not help: ale-py holds the interpreter's lock while it emulates. Copies and pickles are new
+    Threads would not help: ale-py holds the interpreter's lock while it emulates. A copy or a pickle has new
     emulators in the same states.
 
     Raises:
@@ -28,7 +28,7 @@ class AleEmulators:
             import ale_py
         except ImportError as error:
             raise UserError(f"{game} needs ale-py, which cannot be imported: {INSTALL_ATARI}") from error
-        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else it greets on stderr
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # otherwise it prints a greeting on stderr
         gymnasium.register_envs(ale_py)
         self.game = game
         self.num_envs = num_envs
@@ -69,7 +69,7 @@ class AleEmulators:
     def restore(self, states: list[bytes]) -> None:
         for ale, state in zip(self._ales, states, strict=True):
             # A saved state does not say whether the emulator is inside a frame, and right after a reset it
-            # can be (Qbert): a few finished frames bring it to where play was saved.
+            # can be (Qbert): a few complete frames put it between frames, where play was saved.
             ale.reset_game()
             for _ in range(4):
                 ale.act(self._noop)

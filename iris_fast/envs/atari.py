@@ -1,6 +1,6 @@
 """The rules of Atari 100k (frame skip, resize then maximum, no-ops, lives, limit) over raw-frame emulators.
 
-Both Atari backends give raw frames only; everything IRIS prescribes about an environment happens here, once.
+Both Atari backends produce raw frames only; all rules of IRIS for environments are applied here.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from PIL import Image
 from iris_fast.envs.interface import EnvConfig, FrameVectorEnv
 
 RAW_FRAMES_PER_SECOND = 60
-NOOP = -1  # in place of an action index: two games have no no-op among their minimal actions
+NOOP = -1  # used instead of an action index, because two games have no no-op among their minimal actions
 
 
 class RawFrames(NamedTuple):
-    """One raw frame of some emulators, in the order of the rows asked for."""
+    """One raw frame of some emulators, in the order of the requested rows."""
 
     screens: list[np.ndarray]  # (3, height, width) uint8 each, any strides, not written to afterwards
     rewards: list[float]
@@ -36,7 +36,8 @@ class RawEmulators(Protocol):
     action_meanings: tuple[str, ...]
 
     def reload(self, seed: int) -> None:
-        """Puts all emulators where new ones with this seed start (a reset leaves traces in some games)."""
+        """Puts all emulators in the starting state of new ones with this seed (in some games a reset leaves
+        traces)."""
 
     def reset(self, rows: list[int]) -> RawFrames:
         """Starts new games and plays one frame of no-op in each."""
@@ -45,10 +46,10 @@ class RawEmulators(Protocol):
         """Plays one frame of an action, an index into `action_meanings` or `NOOP`, in each row."""
 
     def save(self) -> list[bytes] | None:
-        """The whole state of each emulator, its random generator included; None where it cannot be had."""
+        """The whole state of each emulator with its random generator; None if the backend cannot save it."""
 
     def restore(self, states: list[bytes]) -> None:
-        """Goes on from what `save` gave."""
+        """Continues from a result of `save`."""
 
     def close(self) -> None:
         """Frees the emulators."""
@@ -56,7 +57,7 @@ class RawEmulators(Protocol):
 
 @dataclass
 class _Row:
-    """What the rules remember of one environment between steps."""
+    """The state of the rules for one environment between steps."""
 
     rng: np.random.Generator
     raw_frames: int = 0  # since the game began, no-ops included
@@ -68,7 +69,7 @@ class _Row:
 def resize_frame(screen: np.ndarray, size: int) -> np.ndarray:
     """PIL's BILINEAR resize (which antialiases) of `(3, height, width)` uint8 to `(3, size, size)`.
 
-    PIL treats channels independently, so planar frames are resized by channel, sparing an interleaving copy.
+    PIL treats channels independently, so planar frames are resized channel by channel, without an interleaving copy.
     """
     interleaved = screen.transpose(1, 2, 0)
     if interleaved.flags.c_contiguous:
@@ -172,7 +173,7 @@ class AtariVectorEnv(FrameVectorEnv):
         return rewards
 
     def _record(self, row: int, frames: RawFrames, index: int) -> None:
-        """Takes note of a raw frame of a row, the `index`-th of `frames`."""
+        """Records a row's raw frame, the `index`-th of `frames`."""
         state = self._rows[row]
         state.screens = [*state.screens[-1:], frames.screens[index]]
         state.raw_frames += 1

@@ -11,7 +11,7 @@ from iris_fast.envs.interface import FrameVectorEnv
 
 ROWS = 10
 COLUMNS = 5
-STEPS_PER_SECOND = 5  # when somebody watches
+STEPS_PER_SECOND = 5  # for human viewers
 ACTION_MEANINGS = ("NOOP", "LEFT", "RIGHT")
 _MOVES = np.array([0, -1, 1])
 
@@ -23,7 +23,7 @@ _PADDLE = (64, 160, 255)
 
 
 def draw_boards(size: int) -> np.ndarray:
-    """Every board there is: `(ROWS, COLUMNS, COLUMNS, 3, size, size)` uint8 by ball row, ball column, paddle.
+    """All possible boards: `(ROWS, COLUMNS, COLUMNS, 3, size, size)` uint8 by ball row, ball column, paddle.
 
     A cell is `size / ROWS` pixels high and `size / COLUMNS` wide (6.4 by 12.8 at 64, in whole pixels).
     """
@@ -48,7 +48,7 @@ def draw_boards(size: int) -> np.ndarray:
 
 
 class CatchVectorEnv(FrameVectorEnv):
-    """A board of 10 rows and 5 columns, a ball that falls and a paddle that should be under it.
+    """A board of 10 rows and 5 columns, a falling ball, and a paddle to catch it.
 
     The ball starts in a random column of the top row and falls one row a step; the paddle starts in the
     middle of the bottom row and moves left, stays or moves right. After 9 steps the ball is in the bottom row

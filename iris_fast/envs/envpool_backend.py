@@ -1,4 +1,4 @@
-"""Raw Atari frames from envpool, whose own preprocessing (another resize, other resets) is not used."""
+"""Raw Atari frames from envpool. Its preprocessing (another resize, other resets) is not used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _GAMES_WITHOUT_NOOP = frozenset({"Backgammon", "VideoCheckers"})
 
 
 def envpool_obstacle(game: str) -> str | None:
-    """Why envpool cannot show this game (plain name) as ALE does, or None when it can."""
+    """The reason why envpool cannot show this game (plain name) as ALE does; None if it can."""
     if game in _TALLER_GAMES:
         return "envpool cuts its frames off at 210 rows"
     if game in _GAMES_WITHOUT_NOOP:
@@ -46,10 +46,10 @@ def envpool_obstacle(game: str) -> str | None:
 
 
 class EnvpoolEmulators:
-    """`num_envs` emulators of one envpool, stepped in its threads frame by frame.
+    """`num_envs` emulators of one envpool, stepped frame by frame by its threads.
 
-    It is asked for as little as it can do: single 210 x 160 RGB frames, no skip, no end at a lost life, no
-    FIRE, no limit, and one frame of no-op after a reset. It cannot be copied or pickled (TypeError), since it cannot
+    Its preprocessing is switched off as far as possible: single 210 x 160 RGB frames, no skip, no end at a lost life,
+    no FIRE, no limit, and one no-op frame after a reset. It cannot be copied or pickled (TypeError), since it cannot
     tell its state.
 
     Raises:
@@ -117,10 +117,10 @@ class EnvpoolEmulators:
         )
 
     def save(self) -> None:
-        """envpool cannot tell the state of its emulators."""
+        """None: envpool cannot save its emulators."""
 
     def restore(self, states: list[bytes]) -> None:
-        raise UserError("envpool cannot take up a saved state: choose env.backend=ale to go on exactly")
+        raise UserError("envpool cannot restore a saved state: choose env.backend=ale to continue exactly")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -133,7 +133,7 @@ class EnvpoolEmulators:
 
 
 def _action_meanings(game: str, count: int) -> tuple[str, ...]:
-    """ALE's words for the minimal actions; without ale-py, which alone has them, numbers after the no-op."""
+    """ALE's names of the minimal actions; without ale-py, which has the names, numbers after the no-op."""
     try:
         meanings = AleEmulators(game, num_envs=1, seed=0).action_meanings
     except UserError:

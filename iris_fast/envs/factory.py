@@ -1,4 +1,4 @@
-"""From a game's name and a backend's to an environment."""
+"""Makes an environment from the name of a game and of a backend."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def is_installed(package: str) -> bool:
 
 
 def is_available(backend: str) -> bool:
-    """Whether what a backend needs is installed."""
+    """Whether the backend's packages are installed."""
     return backend not in _PACKAGES or is_installed(_PACKAGES[backend])
 
 
 def choose_backend(game: str, backend: str = "auto") -> str:
     """The backend that `make_vector_env` will use: `"catch"`, `"envpool"` or `"ale"`.
 
-    `"auto"` is catch for Catch; for Atari envpool when it is installed and fits the game, else ale.
+    `"auto"` is catch for Catch; for Atari it is envpool if that is installed and fits the game, else ale.
 
     Raises:
-        UserError: unknown game or backend, a backend that does not have the game, a package not installed.
+        UserError: an unknown game or backend, a backend without this game, or a missing package.
     """
     game = resolve_game(game)
     if backend not in BACKENDS:
@@ -54,16 +54,16 @@ def make_vector_env(
 ) -> FrameVectorEnv:
     """`num_envs` copies of a game behind the one interface.
 
-    The same seed gives the same observations and rewards for the same actions, whichever Atari backend.
+    The same seed and actions give the same observations and rewards with either Atari backend.
 
     Args:
         game: any name that `resolve_game` understands.
         config: frame size, limits and rules (Catch reads only `size`).
-        seed: one non-negative integer for all rows; restarts with `reset(seed=...)`.
+        seed: one non-negative integer for all rows; `reset(seed=...)` sets another.
         backend: one of `BACKENDS`.
 
     Raises:
-        UserError: as `choose_backend`, or a seed that is no such integer, or fewer than one environment.
+        UserError: as `choose_backend`, or a seed that is not a non-negative integer, or fewer than one environment.
     """
     game = resolve_game(game)
     backend = choose_backend(game, backend)

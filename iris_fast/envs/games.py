@@ -42,7 +42,7 @@ ATARI_100K_SCORES: dict[str, tuple[float, float]] = {
 }
 ATARI_100K = tuple(ATARI_100K_SCORES)
 
-# ALE offers these for several players only; loading one for a single player ends the process.
+# ALE has these only for several players; loading one for a single player ends the process.
 _MULTIPLAYER_ROMS = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 INSTALL_ATARI = "pip install 'iris_fast[atari]'"
@@ -74,10 +74,11 @@ def resolve_game(name: str) -> str:
     """The plain name of a game.
 
     Args:
-        name: in any case; `ms_pacman`, `PongNoFrameskip-v4`, `Pong-v5` and `ALE/Pong-v5` are understood too.
+        name: in any case; older forms such as `ms_pacman`, `PongNoFrameskip-v4`, `Pong-v5` and `ALE/Pong-v5` work
+        too.
 
     Raises:
-        UserError: no such game; the sentence offers the nearest names.
+        UserError: no such game; the message suggests the nearest names.
     """
     bare = re.sub(r"^ale/", "", name.strip(), flags=re.IGNORECASE)
     bare = re.sub(r"(-ram)?(NoFrameskip|Deterministic)?-v\d+$", "", bare, flags=re.IGNORECASE)
@@ -88,7 +89,7 @@ def resolve_game(name: str) -> str:
             return game
     hint = nearest(bare, games)
     if not atari_roms():
-        hint += f"; games outside Atari 100k are known once ale-py is there: {INSTALL_ATARI}"
+        hint += f"; games outside Atari 100k need ale-py: {INSTALL_ATARI}"
     raise UserError(f"unknown game {name!r}{hint or ': give a name such as Pong, Breakout or Catch'}")
 
 

@@ -1,4 +1,4 @@
-"""The one vector-environment interface: gymnasium's `VectorEnv`, reset by hand, with plain-data snapshots."""
+"""The vector-environment interface: gymnasium's `VectorEnv` with explicit resets and plain-data snapshots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iris_fast.errors import UserError
 
 
 def whole_number(name: str, value: Any) -> int:
-    """`value` as an int, if it is one of Python's or NumPy's; UserError naming it where it is none."""
+    """`value` as an int, from Python's or NumPy's integers; UserError with its name for anything else."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
@@ -65,7 +65,7 @@ class EnvConfig:
 
 
 def checked_seed(seed: Any) -> int:
-    """A seed as an int. Raises ValueError for anything but one non-negative integer, Python's or NumPy's."""
+    """A seed as an int. Raises ValueError unless it is one non-negative integer of Python or NumPy."""
     try:
         number = whole_number("seed", seed)
     except UserError:
@@ -80,20 +80,20 @@ def checked_seed(seed: Any) -> int:
 class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Several copies of one game, each observed as a `(3, size, size)` RGB frame.
 
-    Rows are never reset by themselves (`AutoresetMode.DISABLED`): after `terminations[i] | truncations[i]`,
-    row `i` must be reset before it is stepped again. So gymnasium's wrappers that need rows which reset themselves,
-    as its NormalizeObservation, refuse this environment; the others take it, RecordVideo and HumanRendering too.
-    A copy or a pickle plays on as the original would, where the backend has snapshots (`get_state`); TypeError where
-    it has none. Of one thread at a time. A backend implements the hooks at the end of the class.
+    Rows are never reset automatically (`AutoresetMode.DISABLED`): after `terminations[i] | truncations[i]`, row `i`
+    must be reset before its next step. So gymnasium wrappers that need automatic resets, such as
+    NormalizeObservation, refuse this environment; the others accept it, including RecordVideo and HumanRendering. A
+    copy or a pickle continues as the original would if the backend has snapshots (`get_state`), and raises TypeError
+    otherwise. Only one thread at a time may use it. A backend implements the hooks at the end of the class.
 
     Attributes:
         game: plain name of the game.
         backend: name of the backend, as in the settings.
-        action_meanings: what each action does, in ALE's words (`"NOOP"`, `"RIGHTFIRE"`, ...).
+        action_meanings: the name of each action in ALE's terms (`"NOOP"`, `"RIGHTFIRE"`, ...).
     """
 
     backend: str
-    render_mode = "rgb_array"  # the only one: what is observed has been drawn already
+    render_mode = "rgb_array"  # the only mode: observations are already pictures
 
     def __init__(
         self, game: str, action_meanings: Sequence[str], *, num_envs: int, size: int, steps_per_second: float
@@ -120,26 +120,25 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts the next episode of all rows, or of those chosen.
+        """Starts the next episode of all rows or of the chosen ones.
 
         Args:
-            seed: one non-negative integer, which restarts every random stream (without it they go on from where
-                they are).
+            seed: one non-negative integer, which restarts every random stream (without it the streams continue).
             options: `{"reset_mask": bool array (num_envs,)}` resets the rows where it is true.
 
         Returns:
-            observations `(num_envs, 3, size, size)` uint8, those of the rows not reset unchanged, and the
-            infos of `step`.
+            observations `(num_envs, 3, size, size)` uint8 (rows that are not reset are unchanged), and the infos of
+            `step`.
 
         Raises:
-            ValueError: a seed that is no such integer, unknown option, mask of another shape or type, mask with a
-                seed, a mask that leaves out a row in the first reset, a closed environment.
+            ValueError: an invalid seed, an unknown option, a mask of the wrong shape or type, a mask with a seed, a
+            first reset that leaves out a row, or a closed environment.
         """
         self._require_open()
         mask = self._reset_mask(seed, options)
         if seed is not None:
             seed = checked_seed(seed)
-            super().reset(seed=seed)  # gymnasium's own generator, which its wrappers may ask for
+            super().reset(seed=seed)  # gymnasium's generator, for its wrappers
             self._reseed(seed)
         rows = [int(row) for row in np.flatnonzero(mask)]
         if rows:
@@ -160,11 +159,11 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Returns:
             observations `(num_envs, 3, size, size)` uint8; rewards `(num_envs,)` float32; terminations and
             truncations `(num_envs,)` bool (never both); infos with `lives` `(num_envs,)` int64 and
-            `game_over` `(num_envs,)` bool, the latter telling the end of a game from the loss of a life.
+            `game_over` `(num_envs,)` bool, which distinguishes the end of a game from the loss of a life.
 
         Raises:
-            ValueError: wrong shape, type or range of an action, a row whose episode has ended, a closed
-                environment.
+            ValueError: an action of the wrong shape, type or range, a row whose episode has ended, or a closed
+            environment.
         """
         self._require_open()
         actions = self._checked_actions(actions)
@@ -179,13 +178,13 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._observations.copy(), rewards, terminations, truncations, self._infos()
 
     def render(self) -> tuple[np.ndarray, ...]:
-        """What each row observes now, `(size, size, 3)` uint8; black before the first reset."""
+        """The current observation of each row, `(size, size, 3)` uint8; black before the first reset."""
         return tuple(self._observations.transpose(0, 2, 3, 1).copy())
 
     def get_state(self) -> dict[str, Any] | None:
-        """Everything needed to go on bit for bit in another process; None where the backend cannot tell.
+        """The whole state, to continue bit for bit in another process; None if the backend cannot save it.
 
-        Only ints, bools, strings, bytes, lists and dicts, so `torch.load(weights_only=True)` reads it back.
+        It holds only ints, bools, strings, bytes, lists and dicts, so `torch.load(weights_only=True)` reads it back.
         """
         backend_state = self._get_backend_state()
         if backend_state is None:
@@ -201,7 +200,7 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a snapshot of `get_state`.
+        """Continues from a snapshot of `get_state`.
 
         Raises:
             UserError: the snapshot is of another backend, game, number of environments or frame size.
@@ -225,7 +224,7 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError("the environment is closed: make another one")
 
     def _identity(self) -> dict[str, Any]:
-        """What a snapshot and the environment it is loaded into must have in common."""
+        """The properties in which a snapshot and the environment that loads it must agree."""
         size = self._observations.shape[-1]
         return {"backend": self.backend, "game": self.game, "num_envs": self.num_envs, "size": size}
 
@@ -265,7 +264,7 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     @abstractmethod
     def _reseed(self, seed: int) -> None:
-        """Puts every row and every random stream where a new environment with this seed starts."""
+        """Puts every row and random stream in the starting state of a new environment with this seed."""
 
     @abstractmethod
     def _reset_rows(self, rows: list[int]) -> None:
@@ -281,4 +280,4 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     @abstractmethod
     def _set_backend_state(self, state: Any) -> None:
-        """Takes up the backend's part of the snapshot."""
+        """Restores the backend's part of the snapshot."""

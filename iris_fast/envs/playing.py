@@ -1,4 +1,4 @@
-"""The one play loop: environments side by side, played by whatever chooses actions from frames and a state."""
+"""The play loop: several environments at once, played by any function from frames and a state to actions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from iris_fast.models.actor_critic import LSTMState
 
 from .interface import FrameVectorEnv
 
-# Of observations `(envs, 3, size, size)` uint8, the state and a step number: actions `(envs,)` and the next state.
+# From observations `(envs, 3, size, size)` uint8, the state and a step number to actions `(envs,)` and the next
+# state.
 Act = Callable[[np.ndarray, LSTMState, int], tuple[np.ndarray, LSTMState]]
 
 
 class Step(NamedTuple):
-    """One step of all environments; `following`: the observations it led to, the last ones of episodes that ended."""
+    """One step of all environments; `following`: the next observations (for an ended episode, its last one)."""
 
     observations: np.ndarray
     actions: np.ndarray
@@ -28,9 +29,9 @@ class Step(NamedTuple):
 
 
 class PlayLoop:
-    """Steps environments, and begins episodes anew with a state of zeros.
+    """Steps environments and starts episodes with a state of zeros.
 
-    It begins no episode by itself: whoever plays looks at those that ended first, and then calls `restart`.
+    It does not start episodes by itself: the caller first handles the ended ones, then calls `restart`.
     """
 
     def __init__(self, env: FrameVectorEnv, act: Act):
@@ -38,24 +39,24 @@ class PlayLoop:
         self.act = act
         self.observations: np.ndarray | None = None  # None before the first episodes
         self.state: LSTMState | None = None
-        self.steps = 0  # taken by all environments together, which addresses the draws of actions
+        self.steps = 0  # steps of all environments together; this number addresses the draws of actions
 
     def begin(self, seed: int) -> None:
-        """Begins the first episodes, in all environments; the state is the caller's to set."""
+        """Starts the first episodes in all environments; the caller sets the state."""
         self.observations, _ = self.env.reset(seed=seed % 2**31)
 
     def step(self) -> Step:
         """Plays one step in each environment."""
         observations, state = self.observations, self.state
         if observations is None or state is None:
-            raise RuntimeError("nothing is being played: call begin, and set the state")
+            raise RuntimeError("no episode has started: call begin, and set the state")
         actions, self.state = self.act(observations, state, self.steps)
         self.observations, rewards, terminations, truncations, _ = self.env.step(actions)
         self.steps += 1
         return Step(observations, actions, rewards, terminations | truncations, self.observations)
 
     def restart(self, rows: np.ndarray) -> None:
-        """Begins new episodes in the environments of `rows` `(envs,)` bool."""
+        """Starts new episodes in the environments where `rows` `(envs,)` bool is True."""
         self.observations, _ = self.env.reset(options={"reset_mask": rows})
         if self.state is not None:
             keep = torch.from_numpy(~rows)[:, None].to(self.state.hx.device)
@@ -64,7 +65,7 @@ class PlayLoop:
 
 @dataclass
 class PlayedSteps:
-    """Steps of one environment; `last` is the observation that ended an episode, where it was kept."""
+    """Steps of one environment; `last` is the final observation of an ended episode, if it was kept."""
 
     frames: list[np.ndarray] = field(default_factory=list)
     actions: list[int] = field(default_factory=list)
@@ -73,7 +74,7 @@ class PlayedSteps:
     last: np.ndarray | None = None
 
     def add(self, step: Step, row: int) -> None:
-        """Takes in what the environment of a row did in a step."""
+        """Adds the step of one row's environment."""
         self.frames.append(step.observations[row].copy())
         self.actions.append(int(step.actions[row]))
         self.rewards.append(float(step.rewards[row]))
@@ -81,5 +82,5 @@ class PlayedSteps:
 
     @property
     def film(self) -> list[np.ndarray]:
-        """The frames, and the last observation where it was kept."""
+        """The frames, and the last observation if it was kept."""
         return self.frames if self.last is None else [*self.frames, self.last]

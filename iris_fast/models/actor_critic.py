@@ -40,7 +40,7 @@ class ActorCriticOutput(NamedTuple):
 
 
 class ActorCritic(Versioned):
-    """Acts on reconstructed frames in [0, 1]; its recurrent state is the caller's to keep."""
+    """Acts on reconstructed frames in [0, 1]; the caller keeps the recurrent state."""
 
     def __init__(self, config: ActorCriticConfig, num_actions: int, resolution: int = 64):
         super().__init__()
@@ -67,11 +67,10 @@ class ActorCritic(Versioned):
         return x.flatten(1)  # in (channels, height, width) order whatever the memory layout
 
     def forward(self, frames: Tensor, state: LSTMState, mask: Tensor | None = None) -> ActorCriticOutput:
-        """The policy's logits and values of frames `(batch, time, 3, 64, 64)`, fed in turn from `state`.
+        """Policy logits and values of frames `(batch, time, 3, 64, 64)`, seen in order, starting from `state`.
 
-        `mask` `(batch, time)` bool, optional: rows keep their state at the steps where it is False. The
-        convolutions and the LSTM's input products run over all steps at once; only the recurrence is a loop.
-        """
+        `mask` `(batch, time)` bool, optional: a row keeps its state at steps where it is False. The convolutions and
+        the LSTM's input products run over all steps at once; only the recurrence is a loop."""
         features = self.features(frames.flatten(0, 1))
         return self.recur(features.unflatten(0, frames.shape[:2]), state, mask)
 
@@ -96,10 +95,11 @@ class ActorCritic(Versioned):
     def _recurrence_on_gpu(
         self, features: Tensor, state: LSTMState, mask: Tensor | None
     ) -> tuple[Tensor, LSTMState]:
-        """The same in few launches: cuDNN's LSTM over the sequence, or a fused cell a step where rows are masked.
+        """`_recurrence` in few launches: cuDNN's LSTM over the sequence, or one fused cell per step if rows are
+        masked.
 
-        In float32 under autocast too, which would have cuDNN's LSTM in float16, and its gradient underflow.
-        """
+        It runs in float32 even under autocast, which would run cuDNN's LSTM in float16 and let its gradient
+        underflow."""
         with torch.autocast(features.device.type, enabled=False):
             return self._fused_recurrence(features.float(), state, mask)
 
@@ -110,7 +110,7 @@ class ActorCritic(Versioned):
         weights = [lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh]
         if mask is None and features.shape[1] > 1:
             layers = (state.hx.unsqueeze(0), state.cx.unsqueeze(0))
-            # cuDNN keeps what its gradient needs only when told that it trains.
+            # cuDNN saves the tensors for the gradient only in training mode.
             outputs, hx, cx = torch.lstm(
                 features, layers, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
             )
@@ -134,7 +134,7 @@ class ActorCritic(Versioned):
 
     @staticmethod
     def _steps(inputs: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        # By unbind, whose gradient is one stack, where that of an index is as large as the sequence.
+        # The gradient of unbind is one stack; that of each index would be as large as the whole sequence.
         for step, part in enumerate(inputs.unbind(1)):
             yield part, None if mask is None else mask[:, step, None]
 

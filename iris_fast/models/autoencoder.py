@@ -123,7 +123,7 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, each followed by attention where it is asked for."""
+    """The residual blocks of one resolution, each followed by attention if the configuration asks for it."""
 
     def __init__(self, config: AutoencoderConfig, level: int, in_channels: int, blocks: int):
         """`level` 0 is the finest; its width comes from `ch_mult`, its attention from `attn_resolutions`."""

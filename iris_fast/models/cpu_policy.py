@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from iris_fast import _C
 
 RECURRENT = ("lstm.", "critic_linear.", "actor_linear.")
-"""How the names of the recurrent part's weights begin; the others are the convolutions'."""
+"""Prefix of the names of the recurrent weights; the other weights belong to the convolutions."""
 
 
 class CpuPolicy:
     """`ActorCritic` without gradients: the same results to float32 rounding.
 
-    Equal bits for any number of threads, any other rows in the batch, and any SIMD level. Copied and pickled without
+    A row's bits are the same for any number of threads, any batch and any SIMD level. Copied and pickled without
     what is packed.
 
-    Weights are packed at the first call and again at the first one after they have changed. Raises RuntimeError
+    Weights are packed at the first call, and again at the first call after a change. Raises RuntimeError
     without the C++ extension, ValueError for weights that are not float32 on the CPU.
     """
 
@@ -37,8 +37,8 @@ class CpuPolicy:
         group_size: int = 0,
         simd: str = "auto",
     ):
-        """`resolution`: of the frames; `group_size`: those that one thread takes at a time, 0 for at most 8."""
-        weight_arrays(actor_critic)  # raises now what packing would raise later
+        """`resolution`: of the frames; `group_size`: frames that one thread takes at a time, 0 for at most 8."""
+        weight_arrays(actor_critic)  # raises here, before packing would raise it later
         self.actor_critic = actor_critic
         self._pool = pool
         self._resolution = resolution
@@ -77,7 +77,7 @@ class CpuPolicy:
         return _features(self.packed()[0], frames)
 
     def packed(self) -> tuple[_C.PolicyFeatures, _C.PolicyRecurrence]:
-        """Convolutions and recurrence, of the weights of now."""
+        """Convolutions and recurrence, packed from the current weights."""
         version = self.actor_critic.version
         if self._packed is None or version != self._version:
             extension, arrays = require_extension(), weight_arrays(self.actor_critic)

@@ -1,4 +1,4 @@
-"""What the C++ engines take of a PyTorch module: its weights as arrays."""
+"""A PyTorch module's weights as arrays, for the C++ engines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iris_fast.kernels.common.extension import find_extension
 
 
 def require_extension() -> ModuleType:
-    """The C++ extension; RuntimeError where it was not built."""
+    """The C++ extension; RuntimeError if it was not built."""
     extension = find_extension()
     if extension is None:
         raise RuntimeError("the CPU engine needs the C++ extension: build it with `pip install -e .`")
@@ -21,7 +21,7 @@ def require_extension() -> ModuleType:
 
 
 def weight_arrays(module: nn.Module, skip: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
-    """The state dict's tensors as arrays that share their memory, but those whose names start as in `skip`.
+    """The state dict's tensors as arrays that share their memory, except names with a prefix in `skip`.
 
     Raises ValueError for one that is not float32 on the CPU.
     """

@@ -37,7 +37,7 @@ class FrameCoder(Protocol):
 
 
 class TokenizerPieces:
-    """The tokenizer's PyTorch modules on pieces of one size, so that no row's result depends on the others."""
+    """The tokenizer's PyTorch modules on batches of one size, so that no row's result depends on other rows."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -59,7 +59,7 @@ def has_codec(tokenizer: Tokenizer) -> bool:
 def pack_tokenizer(
     tokenizer: Tokenizer, simd: str = "auto", decoder_dtype: DecoderDtype = "float32"
 ) -> _C.FrameModel:
-    """A copy of the weights as the C++ codec wants them; later changes of `tokenizer` do not reach it.
+    """A copy of the weights in the C++ codec's layout; later changes of `tokenizer` do not reach it.
 
     Raises RuntimeError without the C++ extension, ValueError for weights that are not float32 on the CPU, or, with
     `decoder_dtype="int8"`, not finite.
@@ -82,11 +82,10 @@ def pack_tokenizer(
 class FrameCodec:
     """`Tokenizer.frames_of` and `Tokenizer.tokens_of` in C++, for whole batches. Dropout is never applied.
 
-    Results are those of the PyTorch modules to float32 rounding; equal bits for any number of threads, any other
-    frames in the batch, and any SIMD level. Weights are packed at the first call and again at the first one
-    after they have changed. KeyboardInterrupt ends a call within some 100 milliseconds. Calls from several threads
-    take turns. Copied and pickled without what is packed.
-    """
+    Results equal those of the PyTorch modules to float32 rounding. A frame's bits are the same for any number of
+    threads, any batch and any SIMD level. Weights are packed at the first call, and again at the first call after a
+    change. KeyboardInterrupt ends a call within some 100 milliseconds. Calls from several threads take turns. Copies
+    and pickles leave out the packed weights."""
 
     def __init__(
         self,
@@ -100,14 +99,14 @@ class FrameCodec:
     ):
         """`group_size`: frames that one thread takes at a time; 0 for an even share of the batch, at most 4.
 
-        `decoder_dtype`: "int8" makes the numbers that the 3 × 3 convolutions of the decoder's residual blocks and
-        upsamplings multiply integers from -127 to 127, with a scale for each frame's map and for each output.
+        `decoder_dtype`: "int8" rounds both factors of the 3 × 3 convolutions in the decoder's residual blocks and
+        upsamplings to integers from -127 to 127, with one scale for each frame's map and one for each output.
 
-        `memo_bytes`: room for frames that are remembered by their tokens, for as long as the weights stay.
+        `memo_bytes`: memory for decoded frames, kept by their tokens until the weights change.
 
         Raises as `pack_tokenizer`.
         """
-        weight_arrays(tokenizer, skip=NOT_NEEDED)  # raises now what packing would raise later
+        weight_arrays(tokenizer, skip=NOT_NEEDED)  # raises here, before packing would raise it later
         self.tokenizer = tokenizer
         self.pool = pool
         self._group_size = group_size
@@ -118,7 +117,7 @@ class FrameCodec:
         self._codec: _C.FrameCodec | None = None
         self._version: Version | None = None  # of what is packed
         if decoder_dtype != "float32":
-            self.packed()  # which refuses weights that it cannot hold
+            self.packed()  # it refuses weights that it cannot hold
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_model": None, "_codec": None, "_version": None}
@@ -126,9 +125,8 @@ class FrameCodec:
     def frames_of(self, tokens: Tensor, remember: bool = False) -> Tensor:
         """Decoded frames `(batch, 3, 64, 64)` clamped to [0, 1] of tokens `(batch, 16)` int64.
 
-        `remember`: whether each distinct row is decoded once, as rollouts have it: a game with few states meets the
-        same frames again and again.
-        """
+        `remember`: decode each distinct row once, as rollouts do, because a game with few states shows the same
+        frames again and again."""
         return torch.from_numpy(self.packed().decode(tokens.contiguous().numpy(), remember=remember))
 
     def latents_of(self, frames: Tensor) -> Tensor:
@@ -140,7 +138,7 @@ class FrameCodec:
         return torch.from_numpy(self.packed().tokenize(frames.detach().contiguous().numpy()))
 
     def packed(self) -> _C.FrameCodec:
-        """The codec of the weights of now, and of the frames that it remembers."""
+        """The codec, packed from the current weights, with the frames it remembers."""
         version = self.tokenizer.version
         if self._model is None or version != self._version:
             model = pack_tokenizer(self.tokenizer, self._simd, self._decoder_dtype)
@@ -153,28 +151,27 @@ class FrameCodec:
         return codec
 
     def forget_frames(self) -> None:
-        """Remembers no frame any more, as for measurements."""
+        """Forgets all remembered frames, for measurements."""
         self._codec = None
 
 
 class AgentCoder:
-    """What an agent, its replay cache, its engine and its evaluation encode and decode with: one for all of them.
+    """The one encoder and decoder that an agent, its replay cache, its engine and its evaluation share.
 
-    In C++ where `has_codec` says so, so that the tokenizer is packed once for each change of its weights and there
-    are the threads of one pool; else the tokenizer's modules on pieces of one size (for a single frame on a CPU that
-    is the work of eight, which keeps every frame's result the same whatever it came with).
-    """
+    If `has_codec` is true it runs in C++: the tokenizer is packed once after each change of its weights, with one
+    pool of threads. Otherwise it runs the tokenizer's modules on batches of one size, so that a frame's result does
+    not depend on its batch (on a CPU a single frame then costs as much as eight)."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self._codec: FrameCodec | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """A copy, or what is unpickled, packs its own weights, on threads of its own."""
+        """A copy or an unpickled coder packs its weights again, with another pool of threads."""
         return {"tokenizer": self.tokenizer, "_codec": None}
 
     def codec(self) -> FrameCodec:
-        """The C++ codec, on as many threads as PyTorch had at the first call. Raises as `pack_tokenizer`."""
+        """The C++ codec, with PyTorch's number of threads at the first call. Raises as `pack_tokenizer`."""
         if self._codec is None:
             pool = require_extension().ThreadPool(torch.get_num_threads())
             self._codec = FrameCodec(self.tokenizer, pool)

@@ -1,4 +1,4 @@
-"""Frames as users hand them over: bytes, or floats in [0, 1]. Models take floats in [0, 1] unchecked."""
+"""Frames from users: bytes, or floats in [0, 1]. Models take floats in [0, 1] without checking them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def unit_frames(frames: Tensor) -> Tensor:
-    """Frames in [0, 1]: uint8 is divided by 255 in float32, floats stay what they are. Raises as `check_frames`."""
+    """Frames in [0, 1]: uint8 is divided by 255 in float32, floats are unchanged. Raises as `check_frames`."""
     check_frames(frames)
     return frames.float() / 255 if frames.dtype == torch.uint8 else frames
 
 
 def check_frames(frames: Tensor, uint8: bool = True) -> None:
-    """Raises ValueError for frames that are neither uint8 (where `uint8` says so) nor floats in [0, 1].
+    """Raises ValueError for frames that are neither uint8 (if `uint8` allows it) nor floats in [0, 1].
 
-    Within a CUDA graph's capture, where nothing can be looked at, floats outside [0, 1] pass.
+    During a CUDA graph capture values cannot be read, so floats outside [0, 1] pass.
     """
     if frames.dtype == torch.uint8 and uint8:
         return

@@ -15,7 +15,7 @@ EPS = 1e-6
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """PyTorch's GroupNorm with a backward pass for channels-last memory, in which a CPU's convolutions are fast."""
+    """PyTorch's GroupNorm with a backward pass for channels-last memory, the fast layout of CPU convolutions."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
@@ -42,7 +42,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cuda":
             return group_norm_swish(x, self.num_groups, self.weight, self.bias, EPS, swish=self.swish)
-        exact = x.dtype in (torch.float32, torch.float64)  # what `channels_last_gradients` is for
+        exact = x.dtype in (torch.float32, torch.float64)  # the case for `channels_last_gradients`
         if x.device.type == "cpu" and exact and torch.is_grad_enabled() and len(x):
             normed = _ChannelsLast.apply(x, self.weight, self.bias, self.num_groups)
         else:
@@ -51,6 +51,6 @@ class GroupNorm(nn.GroupNorm):
 
 
 class GroupNormSwish(GroupNorm):
-    """GroupNorm followed by swish, as every convolution of a residual block wants it."""
+    """GroupNorm followed by swish, the input of every convolution in a residual block."""
 
     swish = True

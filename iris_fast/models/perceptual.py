@@ -97,12 +97,11 @@ class LPIPS(nn.Module):
 def foreground_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of the pixels that stand out from the batch's background.
 
-    A plain mean hides a ball of a few pixels among 4,096. Here each pixel counts by how far it lies from the
-    background, taken as the per-pixel median of the batch, and the weights of the batch sum to one: foreground
-    of any area has the same say as the whole frame has in the reconstruction loss. Where a predicted pixel
-    stands out and the target's does not (a ball left behind), it counts in the same way. The error is squared:
-    an absolute one is at its least with the background everywhere until the decoder knows the place of an
-    object to the pixel, and learns three times as slowly (`benchmarks/LOG.md`).
+    A plain mean hides a ball of a few pixels among 4,096. Here a pixel's weight is its distance from the background
+    (the per-pixel median of the batch), and the weights of the batch sum to one. So foreground of any area counts as
+    much as the whole frame does in the reconstruction loss. A predicted pixel that stands out wrongly (a ball left
+    behind) counts in the same way. The error is squared: an absolute error is smallest with background everywhere
+    until the decoder places an object to the pixel, and learns three times as slowly (`benchmarks/LOG.md`).
     `prediction`, `target`: `(batch, channels, height, width)`; returns a scalar.
     """
     with torch.no_grad():
@@ -113,20 +112,19 @@ def foreground_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return ((prediction - target).square() * weight).sum()
 
 
-OBJECT_THRESHOLD = 0.1  # of the range from -1 to 1: what stands out by less is taken for noise
-OBJECT_WINDOW = 15  # side in pixels of the neighbourhood within which things share one weight
+OBJECT_THRESHOLD = 0.1  # of the range from -1 to 1; smaller differences count as noise
+OBJECT_WINDOW = 15  # side in pixels of the neighbourhood that shares one weight
 
 
 def objects_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of the pixels that stand out, each object of them with the same say.
+    """Mean squared error of the pixels that stand out, with the same total weight for every object.
 
-    As in `foreground_loss` a pixel counts by its distance d from the per-pixel median of the batch, in the
-    target or in the prediction, whichever is larger. But there a ball of 4 pixels has a hundredth of the say of
-    a changing score, and faint errors of thousands of background pixels have more than both. So here d is
-    less a threshold, and is divided by its own mean over a window of 15 x 15 pixels: whatever lies alone in
-    such a window has the same weight in sum, be it large or small, bright or dim. The weights of the batch sum
-    to one. `prediction`, `target`: `(batch, channels, height, width)` in [-1, 1]; returns a scalar.
-    """
+    As in `foreground_loss`, a pixel's weight is its distance d from the per-pixel median of the batch, in the target
+    or the prediction, whichever is larger. There, a ball of 4 pixels weighs a hundredth of a changing score, and
+    faint errors of thousands of background pixels outweigh both. So here a threshold is subtracted from d, and the
+    result is divided by its mean over a window of 15 x 15 pixels. An object alone in its window then has the same
+    total weight, whatever its size and brightness. The weights of the batch sum to one. `prediction`, `target`:
+    `(batch, channels, height, width)` in [-1, 1]; returns a scalar."""
     with torch.no_grad():
         background = target.median(dim=0, keepdim=True).values
         distance = torch.maximum((target - background).abs(), (prediction - background).abs())

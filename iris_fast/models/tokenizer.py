@@ -20,17 +20,16 @@ PerceptualKind = Literal["lpips", "foreground", "objects", "none"]
 
 RestartKind = Literal["any", "far"]
 
-# Frames at a time: on a CPU larger pieces leave the processor's cache; on a GPU 64 take 0.3 GB in float32.
+# Frames per piece: on a CPU larger pieces overflow the processor's cache; on a GPU 64 take 0.3 GB in float32.
 PIECE = {"cpu": 8, "cuda": 64}
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, pad: bool = False) -> Tensor:
-    """`function` of `rows` `(count, …)`, a piece at a time.
+    """Applies `function` to `rows` `(count, …)`, a piece at a time.
 
-    With `pad`, on a CPU every piece has the same size, the last one filled up with copies. Convolutions
-    round differently at another batch size; this way a row's result does not depend on which rows it came
-    with, and a run resumed in the middle of a phase computes what it would have computed.
-    """
+    With `pad`, on a CPU, the last piece is padded with copies, so all have one size. Convolutions round differently
+    at another batch size; with one size, a row's result does not depend on other rows, and a run resumed in the
+    middle of a phase computes the same numbers."""
     piece = PIECE[rows.device.type]
     short = -len(rows) % piece if pad and rows.device.type == "cpu" else 0
     filled = torch.cat([rows, rows[-1:].expand(short, *rows.shape[1:])]) if short else rows
@@ -45,12 +44,10 @@ class TokenizerConfig:
     embed_dim: int = 512
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     perceptual: PerceptualKind = "lpips"
-    perceptual_weight: float = 1.0  # of the perceptual loss beside the others; 1 in the paper
+    perceptual_weight: float = 1.0  # weight of the perceptual loss relative to the others; 1 in the paper
     codebook_init: float | None = None  # half-width of the uniform initialisation; None: 1 / vocab_size
-    restart_codes_every: int = (
-        0  # steps between restarts of codes that no frame uses; 0 never, as in the paper
-    )
-    restart_codes_at: RestartKind = "any"  # latent of the batch, or rather those far from every code
+    restart_codes_every: int = 0  # steps between restarts of unused codes; 0: never, as in the paper
+    restart_codes_at: RestartKind = "any"  # latent of the batch, or one far from every code
     background: bool = False  # models frames less their median over the first frames; not in the paper
 
     @property
@@ -74,19 +71,17 @@ class Encoding:
 def nearest_codeword(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the codeword nearest to each vector in squared Euclidean distance, the lowest on ties.
 
-    `vectors`: `(count, dim)`; `codebook`: `(num_codes, dim)`; returns `(count,)` int64. In float32 always,
-    whatever autocast and PyTorch's switches say: a lower precision would change tokens.
-    """
+    `vectors`: `(count, dim)`; `codebook`: `(num_codes, dim)`; returns `(count,)` int64. Always in float32, even under
+    autocast, because a lower precision would change tokens."""
     return vq_lookup(vectors.detach().float(), codebook.detach().float()).indices
 
 
 def far_vectors(vectors: Tensor, codes: Tensor, count: int) -> Tensor:
-    """Indices of at most `count` of `vectors` `(rows, dim)`, drawn one after the other by squared distance.
+    """Indices of at most `count` of `vectors` `(rows, dim)`, drawn in proportion to squared distance.
 
-    A vector is drawn in proportion to its squared distance from the nearest of `codes` `(num_codes, dim)` and
-    of those drawn before it (k-means++, Arthur and Vassilvitskii 2007), so that what is rare, as a ball is,
-    gets codes of its own. Fewer than `count` where no vector is left that lies apart; none of those that are not
-    finite.
+    The distance is to the nearest of `codes` `(num_codes, dim)` and of the vectors drawn before (k-means++, Arthur
+    and Vassilvitskii 2007), so that rare things such as a ball get codes too. Fewer than `count` where no vector is
+    left that lies apart; none of those that are not finite.
     """
     finite = vectors.isfinite().all(dim=1)
     vectors = torch.where(finite[:, None], vectors, 0).double()  # whose squares have room
@@ -105,9 +100,8 @@ def far_vectors(vectors: Tensor, codes: Tensor, count: int) -> Tensor:
 class Tokenizer(Versioned):
     """VQ-VAE with an optional perceptual network. Frames are in [0, 1] at its boundary.
 
-    With `config.background`, the autoencoder sees and makes the difference to a fixed picture: what does not
-    move need not be learned, nor told apart from a signal many times weaker (see `set_background`).
-    """
+    With `config.background`, the autoencoder works on the difference to a fixed picture. It then need not learn the
+    static part of the screen, which is many times stronger than the moving part (see `set_background`)."""
 
     background: Tensor  # (3, height, width) in [0, 1]
     background_known: Tensor  # scalar bool
@@ -131,12 +125,12 @@ class Tokenizer(Versioned):
         channels_last(self)
 
     def attach_lpips(self, lpips: LPIPS) -> None:
-        """Gives the tokenizer the frozen perceptual network that its loss uses."""
+        """Sets the frozen perceptual network of the loss."""
         channels_last(lpips)
         self.lpips = lpips
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Every parameter but the frozen ones of the perceptual network."""
+        """Every parameter except the frozen ones of the perceptual network."""
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("lpips.")]
 
     def encode(self, frames: Tensor) -> Encoding:
@@ -158,14 +152,15 @@ class Tokenizer(Versioned):
 
     @torch.no_grad()
     def set_background(self, frames: Tensor) -> None:
-        """Takes the per-pixel median of `frames` `(count, 3, 64, 64)` in [0, 1] as the background, for good.
+        """Fixes the background, for good, as the per-pixel median of `frames` `(count, 3, 64, 64)` in [0, 1].
 
-        To be called before the first gradient step. The decoder's last layer is made small, so that at first
-        every frame is decoded to about the background. Raises ValueError when the background is known already:
-        the weights were learned with it.
-        """
+        Call it before the first gradient step. It scales the decoder's last layer down, so that at first every frame
+        decodes to about the background. Raises ValueError if the background is already set, because the weights were
+        learned with it."""
         if self.background_known:
-            raise ValueError("the background is known already, and the weights were learned with it")
+            raise ValueError(
+                "the background is already set, and the weights were learned with it: build a new tokenizer"
+            )
         self.background.copy_(frames.median(dim=0).values)
         self.background_known.fill_(True)
         self.decoder.conv_out.weight.mul_(0.1)
@@ -192,11 +187,11 @@ class Tokenizer(Versioned):
 
     @torch.no_grad()
     def restart_unused_codes(self, frames: Tensor) -> int:
-        """Moves codes that none of `frames` `(batch, 3, 64, 64)` uses to latents of theirs; returns how many.
+        """Moves the codes unused by `frames` `(batch, 3, 64, 64)` to latents of these frames; returns the number
+        moved.
 
-        Small tokenizers otherwise settle on a handful of codes, and every frame looks alike. The remedy is
-        Jukebox's (Dhariwal et al. 2020, section 3); draws come from PyTorch's default generator.
-        """
+        Without it, small tokenizers settle on a handful of codes and all frames look alike. The method is Jukebox's
+        (Dhariwal et al. 2020, section 3). Draws come from PyTorch's default generator."""
         encoding = self.encode(frames)
         vectors = encoding.z.permute(0, 2, 3, 1).flatten(0, 2)
         unused = torch.ones(self.config.vocab_size, dtype=torch.bool, device=frames.device)
@@ -232,7 +227,7 @@ class Tokenizer(Versioned):
         return losses
 
     def _perceptual_loss(self, prediction: Tensor, target: Tensor) -> Tensor | None:
-        """The perceptual loss of frames in [-1, 1] as a scalar; None where there is none."""
+        """The perceptual loss of frames in [-1, 1] as a scalar; None if the configuration has none."""
         match self.config.perceptual:
             case "lpips":
                 return self.lpips(prediction, target).float().mean() if self.lpips is not None else None

@@ -42,7 +42,7 @@ def attention_mask(config: TransformerConfig, device: torch.device | None = None
 class KVCache:
     """Keys and values of every layer for `batch` sequences, in one preallocated tensor.
 
-    `storage`: `(layers, 2, batch, heads, max_tokens, head_dim)`; `length`: tokens held, the same in each row.
+    `storage`: `(layers, 2, batch, heads, max_tokens, head_dim)`; `length`: number of tokens held, equal in all rows.
     """
 
     def __init__(self, config: TransformerConfig, batch: int, device: torch.device, dtype: torch.dtype):
@@ -59,7 +59,7 @@ class KVCache:
         self.length = 0
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes `(batch, heads, new, head_dim)` after the tokens held; returns all of the layer's."""
+        """Appends `(batch, heads, new, head_dim)` to the tokens held; returns all keys and values of the layer."""
         stop = self.length + key.shape[2]
         if stop > self.max_tokens:
             raise ValueError(f"the cache holds {self.max_tokens} tokens; {stop} were asked of it")
@@ -129,9 +129,9 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.embed_dim)
 
     def forward(self, embeddings: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Features of the new tokens; with a cache they follow, and are added to, the tokens it holds.
+        """Features of the new tokens; with a cache, the new tokens follow those it holds and are appended to it.
 
-        Raises ValueError when more than `max_tokens` tokens would be held.
+        Raises ValueError if the cache would hold more than `max_tokens` tokens.
         """
         past = cache.length if cache is not None else 0
         mask = self._mask(past, embeddings.shape[1], embeddings.device)
@@ -143,7 +143,7 @@ class Transformer(nn.Module):
         return self.ln_f(x)
 
     def _mask(self, past: int, new: int, device: torch.device) -> Tensor | None:
-        """None where plain causal attention from an empty cache, or a single new token, needs no mask."""
+        """None if no mask is needed: plain causal attention from an empty cache, or a single new token."""
         if new == 1 or (past == 0 and self.config.attention == "causal"):
             return None
         return attention_mask(self.config, device)[past : past + new, : past + new]

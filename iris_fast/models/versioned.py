@@ -1,4 +1,4 @@
-"""Modules that count how often their weights have changed: the one answer to whether a copy of weights is fresh."""
+"""Modules that count the changes of their weights; the count tells whether a copy is fresh."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 
 class Version(NamedTuple):
-    """`changes`: of the weights, of any kind; `moves`: those after which parameters may lie elsewhere in memory."""
+    """`changes`: number of changes of the weights; `moves`: number of changes that may have moved parameters in
+    memory."""
 
     changes: int
     moves: int
 
 
 class Versioned(nn.Module):
-    """A part of the agent, whose `version` rises at each change of its weights.
+    """A part of the agent; its `version` rises at each change of its weights.
 
-    Packed copies, decoded frames, cached tokens and captured graphs are made anew where it has risen. It rises by
-    itself when weights are loaded, moved or converted, and by the gradient steps and codebook restarts of this
-    project. Whoever changes weights by other means calls `weights_changed`: PyTorch cannot tell, since its fused
-    optimizers count no tensor's versions.
-    """
+    When it has risen, packed copies, decoded frames, cached tokens and captured graphs are made again. Loading,
+    moving and converting weights raise it, and so do this project's gradient steps and codebook restarts. Code that
+    changes weights in another way must call `weights_changed`: PyTorch cannot tell, because its fused optimizers do
+    not update tensors' version counters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,11 +30,10 @@ class Versioned(nn.Module):
         self.register_load_state_dict_post_hook(_loaded)
 
     def weights_changed(self, *, in_place: bool = False) -> None:
-        """Says that weights have changed.
+        """Records that weights have changed.
 
-        `in_place`: every parameter is still the same memory, as after an optimizer's step, so that CUDA graphs which
-        read it need not be captured anew.
-        """
+        `in_place`: every parameter kept its memory, as after an optimizer step, so CUDA graphs that read it stay
+        valid."""
         changes, moves = self.version
         self.version = Version(changes + 1, moves + (not in_place))
 

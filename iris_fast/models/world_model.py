@@ -13,7 +13,7 @@ from .versioned import Versioned
 
 REWARD_CLASSES = 3  # sign of the reward: -1, 0, +1
 END_CLASSES = 2
-IGNORED = -100  # the label that a cross-entropy passes over
+IGNORED = -100  # the label that cross-entropy ignores
 
 
 @dataclass
@@ -88,7 +88,7 @@ class WorldModel(Versioned):
         return KVCache(self.config, batch, weight.device, weight.dtype)
 
     def step(self, embeddings: Tensor, cache: KVCache) -> Tensor:
-        """Features `(batch, new, embed_dim)` of new tokens' embeddings (without position), cache extended."""
+        """Features `(batch, new, embed_dim)` of new tokens' embeddings (without position); extends the cache."""
         position = self.pos_emb.weight[cache.length : cache.length + embeddings.shape[1]]
         return self.transformer(embeddings + position, cache)
 
@@ -101,7 +101,7 @@ class WorldModel(Versioned):
         features = self.transformer(embedded + self.pos_emb.weight[: time * self.config.tokens_per_block])
         blocks = features.unflatten(1, (time, self.config.tokens_per_block))
         at_action = blocks[:, :, -1]
-        # The last frame token predicts nothing: what follows it is the action, which the policy chooses.
+        # The last frame token predicts nothing: the action follows it, and the policy chooses that.
         predicting = torch.cat([blocks[:, :, :-2], at_action.unsqueeze(2)], dim=2)
         return WorldModelOutput(
             features,
@@ -119,7 +119,7 @@ class WorldModel(Versioned):
         """
         output = self(tokens, actions)
         padded = ~mask_padding
-        # Prediction i is of flat frame token i + 1; the last action's has no target.
+        # Prediction i is of flat frame token i + 1; the prediction at the last action has no target.
         token_labels = tokens.masked_fill(padded.unsqueeze(2), IGNORED).flatten(1)[:, 1:]
         reward_labels = (rewards.sign() + 1).long().masked_fill(padded, IGNORED)
         end_labels = ends.long().masked_fill(padded, IGNORED)

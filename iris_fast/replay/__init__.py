@@ -1,1 +1,1 @@
-"""What was played: episodes in contiguous storage, segments sampled from them, frames encoded once an epoch."""
+"""The replay: episodes in contiguous storage, segments sampled from them, frames encoded once an epoch."""

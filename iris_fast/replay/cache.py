@@ -21,10 +21,9 @@ FRAMES_TOGETHER = 512  # gathered from the store at a time
 class FrameCache:
     """Tokens and reconstructions of a store's frames, made when first asked for.
 
-    `enabled=False` computes them every time: the same numbers, for comparison. Reconstructions are kept in
-    float32 while they fit in `max_bytes`; past that they are decoded again. What was made by other weights than the
-    tokenizer's of now is forgotten.
-    """
+    `enabled=False` computes them every time, with the same results, for comparison. Reconstructions are kept in
+    float32 while they fit in `max_bytes`; the rest are decoded again. A change of the tokenizer's weights clears the
+    cache."""
 
     def __init__(
         self,
@@ -34,7 +33,7 @@ class FrameCache:
         enabled: bool = True,
         max_bytes: int = 0,
     ):
-        """`coder`: `Agent.coder`, or what else computes tokens and frames."""
+        """`coder`: `Agent.coder`, or any other `FrameCoder`."""
         self.coder = coder
         self.tokenizer = coder.tokenizer
         self.store = store
@@ -50,7 +49,7 @@ class FrameCache:
         self._reset_storage()
 
     def invalidate(self) -> None:
-        """Forgets everything and gives its memory back: to be called when slots of the store hold other frames."""
+        """Forgets everything and frees its memory. Call it when slots of the store hold other frames."""
         self._reset_storage()
 
     def tokens(self, slots: np.ndarray) -> Tensor:
@@ -122,7 +121,7 @@ class FrameCache:
         self._has_tokens = np.zeros(rows, bool)
         self._row_of = np.full(rows, -1, np.int64)
         self._rows_used = 0
-        # No rows: memory is given back while the tokenizer trains.
+        # No rows: the memory is free while the tokenizer trains.
         device = self.store.model_device
         self._tokens = torch.empty((0, self.tokenizer.config.tokens_per_frame), device=device)
         self._reconstructions = self._new_frames(0)

@@ -19,7 +19,7 @@ PADDING_SLOT = 0
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """`array` on the device; the host does not wait there for what the device has still to do."""
+    """Copies `array` to the device; the host does not wait for the device's pending work."""
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor.to(device)
@@ -59,7 +59,8 @@ class Segments:
 
 @dataclass
 class SegmentBatch:
-    """What happened in a batch of segments, `(batch, time)` each, on the models' device; padding is zeros."""
+    """Actions, rewards, ends and mask of a batch of segments, `(batch, time)` each, on the models' device; padding is
+    zeros."""
 
     actions: Tensor
     rewards: Tensor
@@ -112,10 +113,10 @@ class EpisodeStore:
         ends: np.ndarray,
         closed: bool,
     ) -> np.ndarray:
-        """Adds steps at the end of an episode, which is made when it is new; returns their slots.
+        """Adds steps at the end of an episode (a new one if needed); returns their slots.
 
-        `frames`: `(time, 3, size, size)` uint8, the others `(time,)`. Whole episodes, oldest first, make room.
-        """
+        `frames`: `(time, 3, size, size)` uint8, the others `(time,)`. When full, the oldest episodes are dropped
+        whole."""
         count = len(frames)
         episode = self.episodes.setdefault(episode_id, Episode())
         slots = self._allocate(count, episode_id)
@@ -142,7 +143,7 @@ class EpisodeStore:
         """Picks episodes uniformly, then a segment of `length` in each (docs/iris.md, part 2).
 
         From start: the first index is uniform in [0, len - 1] and the end is padded; to end: the end index is
-        uniform in [1, len] and the beginning is padded. UserError when nothing has been stored.
+        uniform in [1, len] and the beginning is padded. UserError if the store is empty.
         """
         episodes = [episode for episode in self.episodes.values() if episode.length]
         if not episodes:
@@ -177,7 +178,7 @@ class EpisodeStore:
         return self.frames[index].to(self.model_device).float().div_(255)
 
     def _allocate(self, count: int, growing: int) -> np.ndarray:
-        """Free slots, whole old episodes evicted until there are enough."""
+        """Free slots; evicts the oldest episodes whole until there are enough."""
         while self._free_count() < count:
             others = [key for key in self.episodes if key != growing]
             closed = [key for key in others if self.episodes[key].closed]
@@ -202,7 +203,7 @@ class EpisodeStore:
         return self.capacity + 1 - self._unused + sum(len(piece) for piece in self._freed)
 
     def evict(self, episode_id: int) -> None:
-        """Drops an episode; its slots are used again."""
+        """Drops an episode and frees its slots."""
         episode = self.episodes.pop(episode_id)
         self._freed.append(episode.held.copy())
         self.num_frames -= episode.length
