@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from iris_fast.graphs import Uncaptured
 from iris_fast.imagination.cpu_engine import CpuEngine, CpuOptions
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
+from iris_fast.models.versioned import Versioned
 from iris_fast.replay.cache import FrameCache
 from iris_fast.train import main
 from iris_fast.training.graphed_step import make_part_trainer
+from iris_fast.training.optimization import PartTrainer
 from tests.imagination.test_oracle import make_start, tensors
 from tests.support.agents import micro_agent
 from tests.support.episodes import noise_store
@@ -31,16 +34,31 @@ CPU = torch.device("cpu")
 Way = Callable[[Agent, str], object]
 
 
+class Replayed(Uncaptured):
+    """As on a GPU, where a replay changes weights and runs none of the code that was captured."""
+
+    def capture(
+        self, function: Callable[[], dict[str, Tensor]]
+    ) -> tuple[Callable[[], None], dict[str, Tensor]]:
+        repeat, outputs = super().capture(function)
+
+        def replay() -> None:
+            with mock.patch.object(Versioned, "weights_changed", lambda *_, **__: None):
+                repeat()
+
+        return replay, outputs
+
+
+def trainer_of(agent: Agent, part: str, captured: bool) -> PartTrainer:
+    """With PyTorch's fused optimizers, which count no versions."""
+    module: Any = agent.get_submodule(part)
+    sums = lambda inputs: [{"a": sum(p.sum() for p in module.parameters())}]  # noqa: E731
+    given = GivenPart(module, sums, lambda seed: {"x": torch.zeros(1)}, learning_rate=0.05)
+    return make_part_trainer(given, Replayed(CPU) if captured else None)
+
+
 def stepped(captured: bool) -> Way:
-    """A gradient step of the trainer's, by PyTorch's fused optimizers, which count no versions."""
-
-    def step(agent: Agent, part: str) -> None:
-        module: Any = agent.get_submodule(part)
-        sums = lambda inputs: [{"a": sum(p.sum() for p in module.parameters())}]  # noqa: E731
-        given = GivenPart(module, sums, lambda seed: {"x": torch.zeros(1)}, learning_rate=0.05)
-        make_part_trainer(given, Uncaptured(CPU) if captured else None).step(0, 1, 0)
-
-    return step
+    return lambda agent, part: trainer_of(agent, part, captured).step(0, 1, 0)
 
 
 def other_weights(part: str) -> dict[str, Tensor]:
@@ -147,6 +165,13 @@ def test_new_weights_of_the_world_model_are_those_that_dream(way: str) -> None:
         assert not torch.equal(found.tokens, before[name].tokens), name
         expected = tensors(fresh.imagine(make_start(batch=2), 2, 0))
         assert all(torch.equal(value, expected[field]) for field, value in tensors(found).items()), name
+
+
+def test_a_replay_of_what_was_captured_long_before_is_seen() -> None:
+    agent = micro_agent()
+    trainer = trainer_of(agent, "actor_critic", captured=True)
+    trainer.step(0, 1, 0)
+    assert_seen(agent, lambda: trainer.step(0, 1, 1))
 
 
 def test_restarted_codes_and_a_background_are_seen() -> None:

@@ -101,9 +101,8 @@ class GraphedPartTrainer(PartTrainer):
         torch.manual_seed(seeds[0])  # dropout, as in an eager step
         batches = {str(batch): inputs(seed) for batch, seed in enumerate(seeds)}
         metrics = {name: value.clone() for name, value in self._call(batches).items()}
-        self.part.module.weights_changed(
-            in_place=True
-        )  # a replay runs none of the code that it was captured from
+        # A replay runs none of the code that it was captured from.
+        self.part.module.weights_changed(in_place=True)
         return metrics
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
