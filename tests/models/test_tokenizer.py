@@ -250,7 +250,7 @@ def test_only_the_difference_to_the_background_is_encoded() -> None:
 def test_the_background_is_taken_once_and_kept_with_the_weights() -> None:
     tokenizer, frames = make_tokenizer("tokenizer.background=true"), some_frames()
     tokenizer.set_background(frames)
-    with pytest.raises(ValueError, match="known already"):
+    with pytest.raises(ValueError, match="already set"):
         tokenizer.set_background(frames)
     other = make_tokenizer("tokenizer.background=true")
     other.load_state_dict(tokenizer.state_dict())
