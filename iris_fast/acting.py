@@ -1,9 +1,9 @@
-"""The policy on raw frames, one step at a time, and how actions are chosen from it.
+"""The policy on raw frames, one step at a time, and the choice of actions.
 
-It is captured as a CUDA graph for each number of environments.
+On a GPU it is captured as a CUDA graph for each number of environments.
 
-Encoding, decoding, the policy and its state are some 350 launches for a handful of frames, so that without a graph
-the host is what a step waits for. As a graph on a GPU it has never run: none was to be had.
+A step is some 350 launches (encoding, decoding, policy and state) for a handful of frames, so without a graph it
+waits for the host. The graph has not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from iris_fast.models.frames import check_frames
 
 
 class Policy:
-    """`agent.policy` of frames from the host; with `graphs`, captured, and captured anew where weights have moved.
+    """`agent.policy` on frames from the host; with `graphs` it is captured, and captured again after weights have
+    moved.
 
-    With graphs of one thread at a time. Copied and pickled as its agent and `graphs`.
+    With graphs, only one thread at a time may use it. Copied and pickled as its agent and `graphs`.
     """
 
     def __init__(self, agent: Agent, graphs: Graphs | None = None):
         self.agent = agent
         self.graphs = graphs
         self._calls: dict[tuple[int, torch.dtype], GraphedCall] = {}
-        self._moves: list[int] = []  # of the parts' weights, when the calls were captured
+        self._moves: list[int] = []  # of the parts' weights at capture
 
     def __reduce__(self) -> tuple[type[Policy], tuple[Agent, Graphs | None]]:
         return Policy, (self.agent, self.graphs)
 
     @torch.no_grad()
     def __call__(self, observations: np.ndarray, state: LSTMState) -> ActorCriticOutput:
-        """One step on frames `(batch, 3, 64, 64)`, as `agent.policy` takes them.
+        """One step on frames `(batch, 3, 64, 64)`, as in `agent.policy`.
 
         The agent must be in evaluation mode. Raises ValueError for other frames.
         """
@@ -53,7 +54,7 @@ class Policy:
             self._moves = moves
             self._calls.clear()
         call = self._calls.setdefault((len(frames), frames.dtype), GraphedCall(self._act, self.graphs))
-        # What follows overwrites the outputs, and a state may be kept for long.
+        # The next replay overwrites the outputs, and callers may keep a state for long.
         outputs = {name: t.clone() for name, t in call({"frames": frames, **state._asdict()}).items()}
         after = LSTMState(outputs["hx"], outputs["cx"])
         return ActorCriticOutput(outputs["logits_actions"], outputs["values"], after)
@@ -78,7 +79,7 @@ class ActingConfig:
 
 
 def choose_actions(logits: Tensor, config: ActingConfig, seed: int, position: int) -> np.ndarray:
-    """Actions `(envs,)`: sampled at a temperature, or the best; with probability epsilon uniformly random."""
+    """Actions `(envs,)`: sampled at a temperature, or the likeliest; with probability epsilon, uniformly random."""
     if config.should_sample:
         actions = sample_categorical(
             logits, seed=seed, position=position, purpose=int(Purpose.ACTION), temperature=config.temperature
@@ -95,10 +96,10 @@ def choose_actions(logits: Tensor, config: ActingConfig, seed: int, position: in
 
 
 class Actor:
-    """Chooses actions as `config` says, from what a policy makes of frames and its state: for a `PlayLoop`."""
+    """Chooses a policy's actions as `config` says, for a `PlayLoop`."""
 
     def __init__(self, policy: Policy, config: ActingConfig, seed: int):
-        """`seed`: of the draws, which are addressed by it, the step's number and the environment."""
+        """`seed`: addresses the draws, together with the step number and the environment."""
         self.policy = policy
         self.config = config
         self.seed = seed

@@ -1,4 +1,4 @@
-"""The agent: tokenizer, world model and actor-critic together, and acting with them."""
+"""The agent: tokenizer, world model and actor-critic, and acting with them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ class AgentConfig:
 
 
 class Agent(nn.Module):
-    """Sees raw frames, acts on their reconstructions, dreams in tokens.
+    """Takes raw frames, acts on their reconstructions, and imagines in tokens.
 
-    `coder`: what encodes and decodes frames for everybody. Whoever changes weights by other means than loading them,
-    moving the agent or this project's gradient steps (an optimizer of their own, a write into a parameter, another
-    parameter in its place) calls `weights_changed` afterwards: engines, coders and policies keep copies.
-
-    Copies and pickles have weights of their own and nothing of what was packed, so that any machine can load them.
-    Several threads may act with one agent at a time, while none changes its weights.
+    `coder`: the shared encoder and decoder of frames. Engines, coders and policies keep copies of weights. Loading
+    weights, moving the agent and this project's gradient steps are noticed; after any other change (another
+    optimizer, a write into a parameter, a replaced parameter) call `weights_changed`. Copies and pickles have their
+    own weights and no packed ones, so any machine can load them. Several threads may act with one agent at once, as
+    long as none changes its weights.
     """
 
     @with_checked_types
@@ -59,7 +58,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, frames: Tensor) -> Tensor:
-        """What the policy sees of frames `(batch, 3, 64, 64)`: decoded, clamped to [0, 1].
+        """The policy's view of frames `(batch, 3, 64, 64)`: decoded, clamped to [0, 1].
 
         Frames are uint8 in [0, 255] or floats in [0, 1]; raises ValueError for others.
         """
@@ -67,21 +66,21 @@ class Agent(nn.Module):
 
     @property
     def versions(self) -> dict[str, Version]:
-        """Of each part's weights: what tells whether a copy of them is fresh."""
+        """The version of each part's weights, which shows whether a copy is fresh."""
         return {part: self._part(part).version for part in PARTS}
 
     def weights_changed(self, *parts: str, in_place: bool = False) -> None:
-        """Says that the weights of `parts`, or of all, have changed, so that nothing computes with old copies.
+        """Records that the weights of `parts` (default: all) have changed, so that no old copies are used.
 
-        `in_place`: every parameter is still the same memory, as after an optimizer's step, so that CUDA graphs which
-        read it need not be captured anew.
+        `in_place`: every parameter kept its memory, as after an optimizer step, so CUDA graphs that read it stay
+        valid.
         """
         for part in parts or PARTS:
             self._part(part).weights_changed(in_place=in_place)
 
     def _part(self, name: str) -> Versioned:
         if name not in PARTS:
-            raise ValueError(f"{name} is no part of the agent: name some of {', '.join(PARTS)}")
+            raise ValueError(f"{name} is not a part of the agent: choose from {', '.join(PARTS)}")
         return self.get_submodule(name)  # type: ignore[return-value]
 
     @torch.no_grad()
@@ -97,7 +96,7 @@ class Agent(nn.Module):
     def load_parts(self, state_dict: dict[str, Tensor], parts: Iterable[str] = PARTS) -> None:
         """Loads the named parts from a whole agent's state dict (already checked to fit).
 
-        A perceptual network in the state dict is left aside: the agent keeps the one it has.
+        A perceptual network in the state dict is ignored: the agent keeps its own.
         """
         for part in parts:
             own = {n.removeprefix(f"{part}."): v for n, v in state_dict.items() if n.startswith(f"{part}.")}

@@ -1,4 +1,4 @@
-"""What the commands share: a parser whose complaints are one sentence like all others, and exit codes."""
+"""Shared by the commands: a parser with one-sentence errors, and exit codes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from .errors import RunStopped, UserError, nearest
 from .files import check_ending, is_disk_full, user_path
 from .terminal import as_before, end_at_interrupt, interrupted_code, raise_at_interrupt, shown_output
 
-# Packages that take seconds to import, as their users call them.
+# Names of packages that take seconds to import.
 PACKAGES = {"torch": "PyTorch", "matplotlib": "matplotlib"}
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Raises UserError for bad arguments, where argparse prints its usage and exits.
+    """Raises UserError for bad arguments; argparse would print its usage and exit.
 
-    Descriptions and examples are shown as they are written; options are not abbreviated, so that a script
-    goes on meaning the same when an option is added. `settings`: dotted keys that are written KEY=VALUE,
-    of which an option that is not known may have meant one.
+    Descriptions and examples are shown unchanged. Options cannot be abbreviated, so that a new option does not change
+    the meaning of a script. `settings`: dotted keys, written KEY=VALUE, to suggest in place of an unknown option.
     """
 
     def __init__(self, prog: str, description: str, epilog: str | None = None, settings: Sequence[str] = ()):
@@ -42,7 +41,7 @@ class CommandParser(argparse.ArgumentParser):
         raise UserError(f"{message}{self._suggestion(message)} (--help shows all)")
 
     def _suggestion(self, message: str) -> str:
-        """The setting or the options most like an option that is not known."""
+        """The setting or the options most like an unknown option."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown == message:
             return ""
@@ -59,9 +58,9 @@ class CommandParser(argparse.ArgumentParser):
 
 @contextmanager
 def loading(package: str) -> Iterator[None]:
-    """In its block is imported what needs `package`, which is said unless it is there already.
+    """A block that imports modules which need `package`; announces the import unless it is already loaded.
 
-    Commands import such a package after their arguments are read: `--help` and mistakes are answered at once.
+    Commands import slow packages after parsing arguments, so `--help` and mistakes are answered at once.
     """
     if sys.modules.get(package) is None:
         print(f"loading {PACKAGES[package]} …", file=sys.stderr, flush=True)
@@ -73,7 +72,7 @@ def loading(package: str) -> Iterator[None]:
 
 
 def path_argument(text: str) -> Path:
-    """The path that an argument names, `~` expanded."""
+    """The path in an argument, `~` expanded."""
     try:
         return user_path(text)
     except UserError as error:
@@ -81,7 +80,8 @@ def path_argument(text: str) -> Path:
 
 
 def file_argument(*endings: str, without: bool = True) -> Callable[[str], Path]:
-    """A parser of the path of a file to write, which has one of these endings; or none, where `without` allows it."""
+    """An argument parser for the path of an output file with one of these endings, or with none if `without` allows
+    it."""
 
     def parse(text: str) -> Path:
         path = path_argument(text)
@@ -95,11 +95,11 @@ def file_argument(*endings: str, without: bool = True) -> Callable[[str], Path]:
 
 
 def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
-    """Runs a command's `main` and returns its exit code; what a user can act on is one line on stderr.
+    """Runs a command's `main` and returns its exit code; a user error becomes one line on stderr.
 
-    2 for a `UserError` and a file that cannot be read or written, 4 for a full disk, 130 after Ctrl-C, 128 and the
-    number of any other signal that asks a process to end, and that of a `RunStopped`. Output that nobody can read
-    any more changes nothing; output that did not fit on a disk ends a command that went well otherwise with 4.
+    Codes: 2 for a `UserError` or a file that cannot be read or written, 4 for a full disk, 130 after Ctrl-C, 128 plus
+    the number of any other ending signal, or the code of a `RunStopped`. A closed output pipe changes nothing; output
+    that did not fit on a disk turns a success into 4.
     """
     raise_at_interrupt(begin=True)
     try:
@@ -114,7 +114,7 @@ def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] 
             output.flush()
             if output.lost is not None and code == 0:
                 reason = output.lost.strerror
-                print(f"stopped: the output could not be written whole ({reason})", file=sys.stderr)
+                print(f"stopped: the output is incomplete ({reason})", file=sys.stderr)
                 code = 4
             return code
     finally:

@@ -11,7 +11,7 @@ from iris_fast.files import user_path
 
 from .schema import Config
 
-# Keys of the public implementation that mean something said in another way here.
+# Keys of the public implementation for settings that are given in another way here.
 ELSEWHERE = {
     "env.train.id": "use --game, for example --game Pong",
     "env.test.id": "use --game, for example --game Pong",
@@ -37,7 +37,8 @@ def config_keys(node: type = Config, prefix: str = "") -> dict[str, Any]:
 
 
 def apply_overrides(config: Config, overrides: list[str]) -> Config:
-    """The configuration with `key=value` applied, the last of one key; UserError for an unknown key or wrong type."""
+    """The configuration with `key=value` applied (the last of a key wins); UserError for an unknown key or wrong
+    type."""
     keys = config_keys()
     changes = _Changes()
     for override in overrides:
@@ -61,7 +62,7 @@ def apply_overrides(config: Config, overrides: list[str]) -> Config:
 
 
 class _Changes(dict[str, Any]):
-    """New values by field, or the changes of a field that is a node itself."""
+    """New values by field; for a field that is a node, its changes."""
 
 
 def _suggestion(key: str, keys: list[str]) -> str:
@@ -75,7 +76,7 @@ def _suggestion(key: str, keys: list[str]) -> str:
 
 
 def parse_value(text: str, hint: Any, key: str) -> Any:
-    """The value that `text` stands for, of the type `hint`; UserError naming the key and the type."""
+    """Parses `text` as the type `hint`; UserError with the key and the type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if text.lower() in ("null", "none", "~"):
@@ -122,7 +123,7 @@ def _parse_scalar(text: str, hint: Any, key: str) -> Any:
 
 
 def _replace(node: Node, changes: _Changes) -> Node:
-    """The node with all changes made at once, so that what it checks does not depend on their order."""
+    """The node with all changes made at once, so that its checks do not depend on their order."""
     values = {
         name: _replace(getattr(node, name), value) if isinstance(value, _Changes) else value
         for name, value in changes.items()
@@ -138,7 +139,7 @@ def to_dict(node: Any) -> Any:
 
 
 def from_dict(data: Any, node: type[Node], where: str = "") -> Node:
-    """The tree of plain data made by `to_dict`; UserError for unknown keys or wrong types."""
+    """The tree from the plain data of `to_dict`; UserError for unknown keys or wrong types."""
     hints = get_type_hints(node)
     if not isinstance(data, dict):
         raise UserError(f"the configuration's '{where.rstrip('.')}' is not a table of keys")

@@ -76,7 +76,7 @@ def small() -> Config:
 
 
 def tiny() -> Config:
-    """The smallest agent that learns: made for Catch on two CPU cores, and for trying things out."""
+    """The smallest agent that learns, for Catch on two CPU cores and for experiments."""
     return Config(
         preset="tiny",
         common=CommonConfig(epochs=44),

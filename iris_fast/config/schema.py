@@ -1,8 +1,8 @@
 """The typed configuration tree.
 
-Key names are the public implementation's wherever the meaning is the same, so that a dotted override for it
-works here (`training.world_model.batch_num_samples=32`). The defaults are the paper's. A value of None in a
-field whose comment names another key takes that key's value (`resolve`).
+Key names are the public implementation's wherever the meaning is the same, so its dotted overrides work here
+(`training.world_model.batch_num_samples=32`). The defaults are the paper's. A value of None in a field whose comment
+names another key takes that key's value (`resolve`).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Precision = Literal["float32", "tf32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class CommonConfig:
-    """What concerns the whole run."""
+    """Settings of the whole run."""
 
     epochs: int = 600
-    device: str = "auto"  # auto: cuda where there is one, else cpu
+    device: str = "auto"  # auto: cuda if available, else cpu
     seed: int = 0
     sequence_length: int | None = None  # world_model.max_blocks
     precision: Precision = "float32"
-    engine: EngineName = "auto"  # of imagination; auto: the fastest that the device has
+    engine: EngineName = "auto"  # of imagination; auto: the fastest on the device
     kv_dtype: HalfOrFloat = "float32"  # of keys and values in the C++ engine
-    weights_dtype: WeightsDtype = "float32"  # of the matrices of linear layers in it
-    decoder_dtype: DecoderDtype = "float32"  # of the convolutions of imagined frames in it
-    layer_launches: LayerLaunches = "auto"  # of a layer in a pass of one token of the CUDA-graph engine
-    threads: int = 0  # CPU threads of PyTorch; 0 leaves its choice
+    weights_dtype: WeightsDtype = "float32"  # of the matrices of its linear layers
+    decoder_dtype: DecoderDtype = "float32"  # of its convolutions for imagined frames
+    layer_launches: LayerLaunches = "auto"  # per layer in a one-token pass of the CUDA-graph engine
+    threads: int = 0  # CPU threads of PyTorch; 0: PyTorch's default
     do_checkpoint: bool = True
 
 
@@ -48,7 +48,7 @@ class InitializationConfig:
     load_tokenizer: bool = False
     load_world_model: bool = False
     load_actor_critic: bool = False
-    lpips_weights: str | None = None  # a file that carries VGG-16 and LPIPS weights; None: look and download
+    lpips_weights: str | None = None  # a file with VGG-16 and LPIPS weights; None: search, then download
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class EnvsConfig:
 
 @dataclass(frozen=True)
 class TrainCollectionConfig:
-    """How the policy acts while it gathers data; `num_steps`: agent steps an epoch over all environments."""
+    """How the policy acts in collection; `num_steps`: agent steps an epoch over all environments."""
 
     epsilon: float = 0.01
     should_sample: bool = True
@@ -77,7 +77,7 @@ class TrainCollectionConfig:
 
 @dataclass(frozen=True)
 class TestCollectionConfig:
-    """How the policy acts while it is tested."""
+    """How the policy acts in tests."""
 
     epsilon: float = 0.0
     should_sample: bool = True
@@ -89,7 +89,7 @@ class TestCollectionConfig:
 @dataclass(frozen=True)
 class TrainCollection:
     num_envs: int = 1
-    stop_after_epochs: int | None = 500  # None: never, collecting to the end of the run
+    stop_after_epochs: int | None = 500  # None: collects to the end of the run
     num_episodes_to_save: int = 1
     config: TrainCollectionConfig = field(default_factory=TrainCollectionConfig)
 
@@ -116,7 +116,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class TrainDatasetConfig(DatasetConfig):
-    """With the device that holds the frames (the models', or the host) and the per-epoch cache."""
+    """Also the device that holds the frames (the models', or the host) and the per-epoch cache."""
 
     device: Literal["model", "cpu"] = "model"
     cache: bool = True
@@ -131,7 +131,7 @@ class DatasetsConfig:
 
 @dataclass(frozen=True)
 class PartConfig:
-    """Gradient steps of one part, in the epochs past `start_after_epochs` and up to `stop_after_epochs`.
+    """Gradient steps of one part, in the epochs after `start_after_epochs` and up to `stop_after_epochs`.
 
     A gradient is accumulated over `grad_acc_steps` batches of `batch_num_samples`.
     """
@@ -147,14 +147,14 @@ class PartConfig:
 
 @dataclass(frozen=True)
 class TokenizerPartConfig(PartConfig):
-    """`pieces`: a batch goes through the model in so many pieces, for less memory; the same gradient.
+    """`pieces`: number of pieces in which a batch goes through the model, to save memory; the gradient is the same.
 
-    But not with `tokenizer.perceptual` `foreground` or `objects`, whose background and weights are a piece's.
+    Except with `tokenizer.perceptual` `foreground` or `objects`, which compute background and weights per piece.
     """
 
     batch_num_samples: int = 256
     start_after_epochs: int = 5
-    pieces: int = 4  # what a captured step needs stays its own: with 2, float32 would pass 12 GB
+    pieces: int = 4  # a captured step keeps its memory: with 2, float32 would exceed 12 GB
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class WandbConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run is made from."""
+    """All settings of a run."""
 
     game: str = "Pong"
     preset: str = "paper"
@@ -237,7 +237,7 @@ class Config:
 
 
 def resolve(config: Config) -> Config:
-    """Fills the fields that take another key's value; the result says everything in numbers."""
+    """Fills the fields that take another key's value; the result has a number everywhere."""
     length = config.common.sequence_length or config.world_model.max_blocks
     training = config.training
 
@@ -264,7 +264,7 @@ def resolve(config: Config) -> Config:
 
 
 def unresolve(config: Config) -> Config:
-    """The reverse of `resolve`, for overrides of a resolved configuration: what is as the key that it would take its
+    """The reverse of `resolve`, for overrides of a resolved configuration: a field equal to the key it takes its
     value from follows that key again."""
     training, length = config.training, config.common.sequence_length
 

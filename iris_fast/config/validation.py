@@ -1,4 +1,4 @@
-"""What a configuration must satisfy: each rule names the key that breaks it and what it takes instead."""
+"""The rules for a configuration; each error names the key and the values it takes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .schema import Config, memory_bytes, resolve
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers that a setting takes: from `lowest` (0 itself left out with `above`) to `highest`."""
+    """The numbers a setting takes: from `lowest` (exclusive with `above`) to `highest`."""
 
     lowest: float
     highest: float
     above: bool = False
 
     def complaint(self, number: float) -> str | None:
-        """What is wrong with a number, or None."""
+        """The error of a number, or None."""
         if math.isnan(number):
             return "it must be a number"
         if (self.lowest, self.highest) == (0, 1) and not 0 <= number <= 1:
@@ -37,8 +37,8 @@ def _ranges(text: str, span: Range) -> dict[str, Range]:
     return dict.fromkeys(text.split(), span)
 
 
-# By the last word of a key; of a tuple every number counts. The bounds above are far beyond what is of use, and keep
-# out what float32, 64-bit integers or any memory cannot hold.
+# By the last word of a key; every number of a tuple is checked. The upper bounds are far beyond useful values, and
+# keep out what float32, 64-bit integers or any memory cannot hold.
 RANGES: dict[str, Range] = {
     **_ranges(
         "epochs steps_per_epoch num_steps num_episodes every num_batches grad_acc_steps", Range(1, 10**9)
@@ -63,13 +63,14 @@ RANGES: dict[str, Range] = {
 
 
 def check_number(name: str, shown: str, number: float, instead: str = "") -> None:
-    """UserError of `shown`, why and `instead` for a number that the settings called `name` do not take."""
+    """UserError with `shown`, the reason and `instead` for a number outside the range of the settings called
+    `name`."""
     if complaint := RANGES[name].complaint(number):
         raise UserError(f"{shown}: {complaint}{instead}")
 
 
 def validate(config: Config) -> None:
-    """Raises UserError, naming the key, for a value that could not work."""
+    """Raises UserError with the key for an impossible value."""
     for key, value in _leaves(config):
         shown = f"{key}={list(value) if isinstance(value, tuple) else value}"
         for number in value if isinstance(value, tuple) else (value,):
@@ -114,9 +115,7 @@ def _validate_tokenizer(config: Config) -> None:
     for side in ("train", "test"):
         size = getattr(config.env, side).size
         if size != resolution:
-            raise UserError(
-                f"env.{side}.size={size}: frames and {prefix}.resolution={resolution} must have one size"
-            )
+            raise UserError(f"env.{side}.size={size}: it must equal {prefix}.resolution={resolution}")
 
 
 def _validate_world_model(config: Config) -> None:

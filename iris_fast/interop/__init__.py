@@ -1,1 +1,1 @@
-"""Checkpoints in and out: our weights file, the public implementation's, and the perceptual network's."""
+"""Reading and writing checkpoints: our weights file, the public implementation's, and the perceptual network's."""

@@ -1,10 +1,10 @@
 """Our operations inside an agent of the public implementation: `accelerate(agent)`.
 
-The agent stays what it was, with its own parameters, optimizers, checkpoints and methods. Replaced are the
-tokenizer's lookup (`vq_lookup`), attention with and without a key-value cache (`cached_attention` and PyTorch's fused
-attention) and imagination: by the engine that is fastest on the agent's device, the C++ one on a CPU and CUDA graphs
-on a GPU, which follows the parameters as they are trained. For that, the modules get classes derived from their own,
-so that copies and pickles, of the whole agent or of one part, are accelerated too, each with its own weights.
+The agent keeps its parameters, optimizers, checkpoints and methods. Three things are replaced: the tokenizer's lookup
+(by `vq_lookup`), attention with and without a key-value cache (by `cached_attention` and PyTorch's fused attention),
+and imagination (by the fastest engine on the agent's device: C++ on a CPU, CUDA graphs on a GPU). The engine follows
+the parameters as they are trained. The modules get classes derived from their own, so copies and pickles of the agent
+or of one part are accelerated too, each with its own weights.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from .following_engine import FollowingEngine, sharing_agent
 def accelerate(agent: Any, engine: EngineName = "auto", precision: str = "float32") -> Any:
     """Makes an agent of the public implementation (its `Agent`) use our operations; returns it.
 
-    Its results stay the same up to float32 rounding; samples are drawn by our generator, seeded from PyTorch's
-    default one, so that they are others from the same distributions. It may be trained, loaded and moved to another
-    device afterwards, its parameters and parts replaced, copied and pickled: every imagination looks at all weights
-    first, and a copy imagines with its own. Imagination is without dropout, and of one thread at a time.
-    Calling it again chooses `engine` and `precision` anew, and accelerates parts that were replaced.
+    Results stay the same up to float32 rounding. Samples come from our generator, seeded from PyTorch's default one:
+    the distributions are the same, the draws are different. Afterwards the agent may be trained, loaded, moved to
+    another device, copied and pickled, and its parameters and parts may be replaced: each imagination first compares
+    all weights, and a copy imagines with its own. Imagination uses no dropout, and only one thread at a time may run
+    it. A second call sets `engine` and `precision` again and accelerates replaced parts.
 
-    `engine` imagines: "auto" for the fastest that the agent's device has ("cpu", the C++ one; "cuda_graph", which
-    records a graph for each batch size and horizon), or one of these, or "oracle", plain PyTorch. `precision`: of the
-    CUDA-graph engine, as `common.precision`; one that is not "float32" rounds what is imagined.
+    `engine`: "cpu", the C++ engine; "cuda_graph", which records a graph for each batch size and horizon; "oracle",
+    plain PyTorch; or "auto", the fastest on the agent's device. `precision`: that of the CUDA-graph engine, as in
+    `common.precision`; values other than "float32" round.
 
-    Raises UserError when `agent` is no agent of the public implementation, or is of sizes that we do not know, and
-    where its device or this installation does not have `engine` or `precision`.
+    Raises UserError if `agent` is not an agent of the public implementation, has unsupported sizes, or if its device
+    or this installation does not support `engine` or `precision`.
     """
     missing = [part for part in PARTS if not isinstance(getattr(agent, part, None), nn.Module)]
     if missing:
@@ -62,9 +62,9 @@ def accelerate(agent: Any, engine: EngineName = "auto", precision: str = "float3
 
 
 class _Accelerated(nn.Module):
-    """Mixed into a class of the public implementation; copied and pickled as the two classes and the state."""
+    """Mixin for a class of the public implementation; copied and pickled as the two classes and the state."""
 
-    _mixed: ClassVar[tuple[Any, Any]]  # what was mixed into which class
+    _mixed: ClassVar[tuple[Any, Any]]  # the derived class of each pair of mixin and class
     _not_copied: ClassVar[tuple[str, ...]] = ()
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -79,13 +79,13 @@ def _mixture(mixin: Any, base: Any) -> Any:
 
 
 def _blank(mixin: Any, base: Any) -> Any:
-    """A module without anything in it, for copies and pickles to fill."""
+    """An empty module, for copies and pickles to fill."""
     mixture = _mixture(mixin, base)
     return mixture.__new__(mixture)
 
 
 def _become(module: Any, mixin: Any) -> Any:
-    """The same object, with the methods of `mixin` before its own."""
+    """Gives the object the methods of `mixin`, ahead of its own."""
     if not isinstance(module, mixin):
         base: Any = type(module)
         module.__class__ = _mixture(mixin, base)
@@ -93,12 +93,12 @@ def _become(module: Any, mixin: Any) -> Any:
 
 
 def _output_type(module: nn.Module, name: str) -> Any:
-    """A class that the module's own file defines: what its callers expect to get back."""
+    """The output class that the module's file defines and its callers expect."""
     return getattr(sys.modules[type(module).__module__], name)
 
 
 class _Tokenizer(_Accelerated):
-    """`encode`, with the nearest codewords found by `vq_lookup`."""
+    """`encode`, with `vq_lookup` for the nearest codewords."""
 
     def encode(self: Any, x: Tensor, should_preprocess: bool = False) -> Any:
         frames = self.preprocess_input(x) if should_preprocess else x
@@ -141,18 +141,19 @@ class StaticKVCache:
         self.lengths = self.lengths[kept]
 
     def get(self) -> tuple[Tensor, Tensor]:
-        """Keys and values held, each `(batch, heads, tokens, head_dim)`."""
+        """The stored keys and values, each `(batch, heads, tokens, head_dim)`."""
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def update(self, k: Tensor, v: Tensor) -> None:
-        """Appends keys and values `(batch, heads, new, head_dim)`; no gradient flows through what is held."""
+        """Appends keys and values `(batch, heads, new, head_dim)`; no gradient flows through stored ones."""
         stop = self._room_for(k.shape[2])
         self.keys[:, :, self.length : stop] = k.detach()
         self.values[:, :, self.length : stop] = v.detach()
         self._advance(k.shape[2])
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, config: TransformerConfig) -> Tensor:
-        """Appends `key` and `value` and attends `query` to all that is held; all `(batch, heads, new, head_dim)`."""
+        """Appends `key` and `value`, then attends with `query` to all stored ones; all `(batch, heads, new,
+        head_dim)`."""
         self._room_for(key.shape[2])
         attended = cached_attention(
             query,
@@ -206,7 +207,7 @@ class StaticKeysValues:
 
 
 class _Transformer(_Accelerated):
-    """Hands out caches of ours."""
+    """Makes our caches."""
 
     _transformer_config: TransformerConfig
 
@@ -219,13 +220,13 @@ class _Transformer(_Accelerated):
 
 
 class _Attention(_Accelerated):
-    """Attention of a block, over a cache of ours or over a whole sequence."""
+    """Attention of a block, over our cache or over a whole sequence."""
 
     _transformer_config: TransformerConfig
 
     def forward(self: Any, x: Tensor, kv_cache: Any = None) -> Tensor:
         if kv_cache is not None and (torch.is_grad_enabled() or not isinstance(kv_cache, StaticKVCache)):
-            # A cache made before `accelerate`, or a pass that gradients flow through.
+            # A cache made before `accelerate`, or a pass with gradients.
             return cast(Tensor, super().forward(x, kv_cache))
         config = self._transformer_config
         query, key, value = (
@@ -250,11 +251,11 @@ def _attend_whole(query: Tensor, key: Tensor, value: Tensor, config: Transformer
 
 
 class _ActorCritic(_Accelerated):
-    """`imagine`: a rollout of ours, then one pass that gives it its gradient."""
+    """`imagine` as one of our rollouts, then one pass that adds the gradient."""
 
     _not_copied = (
         "_following",
-    )  # it is of this object's weights; a copy makes its own when it first imagines
+    )  # it belongs to this object's weights; a copy makes a new one when it first imagines
     _engine_choice: tuple[EngineName, str]
     _following: FollowingEngine | None
 
@@ -266,10 +267,10 @@ class _ActorCritic(_Accelerated):
         horizon: int,
         show_pbar: bool = False,
     ) -> Any:
-        """As of the public implementation; UserError where that asserts that it cannot."""
+        """As in the public implementation; UserError where that one fails an assertion."""
         if getattr(self, "use_original_obs", False):
             raise UserError(
-                "imagination has reconstructed frames alone: build the agent with use_original_obs=False"
+                "imagination has only reconstructed frames: build the agent with use_original_obs=False"
             )
         frames, mask = batch["observations"], batch["mask_padding"]
         _require_segments(frames, mask)

@@ -1,8 +1,8 @@
-"""Runs a checkout of the public implementation as it is: for comparisons, as a black box.
+"""Runs an unchanged checkout of the public implementation as a black box, for comparisons.
 
-Its modules have names such as `agent` and `models` and are imported from the checkout's `src` folder, so use a
-process that has no others of these names. Packages that it imports and that are not installed (gym 0.21, hydra,
-torchvision, …) are replaced by empty ones: building and running its models needs none of them.
+Its modules have names such as `agent` and `models` and are imported from the checkout's `src` folder, so the process
+must have no other modules of these names. Missing packages that it imports (gym 0.21, hydra, torchvision, …) are
+replaced by empty ones: its models need none of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 5
 
 
 class EmptyModule(types.ModuleType):
-    """Stands for a package that is not installed: every name in it is an empty class."""
+    """Replaces a package that is not installed: every name in it is an empty class."""
 
     __path__: list[str] = []  # noqa: RUF012 (the import system reads it off the module)
 
@@ -34,13 +34,13 @@ class EmptyModule(types.ModuleType):
 
 
 def import_checkout(checkout: Path, module: str = "agent") -> Any:
-    """A module of the checkout, with whatever it misses replaced by empty modules.
+    """A module of the checkout, with missing packages replaced by empty modules.
 
-    Raises UserError where `checkout` is no checkout of the public implementation.
+    Raises UserError if `checkout` is not a checkout of the public implementation.
     """
     source = checkout.resolve() / "src"
     if not (source / "agent.py").is_file():
-        raise UserError(f"{checkout} is no checkout of eloialonso/iris: it has no src/agent.py")
+        raise UserError(f"{checkout} is not a checkout of eloialonso/iris: it has no src/agent.py")
     if str(source) not in sys.path:
         sys.path.insert(0, str(source))
     present = set(sys.modules)
@@ -50,7 +50,7 @@ def import_checkout(checkout: Path, module: str = "agent") -> Any:
         except ModuleNotFoundError as error:
             if error.name is None or (source / f"{error.name.replace('.', '/')}.py").exists():
                 raise
-            for name in set(sys.modules) - present:  # forget what was imported half
+            for name in set(sys.modules) - present:  # forget partly imported modules
                 del sys.modules[name]
             sys.modules[error.name] = EmptyModule(error.name)
             present.add(error.name)
@@ -59,9 +59,9 @@ def import_checkout(checkout: Path, module: str = "agent") -> Any:
 def public_agent(
     checkout: Path, config: AgentConfig | None = None, num_actions: int = 6, with_lpips: bool = False
 ) -> Any:
-    """The checkout's agent of our `config` (default: the paper's), with the weights it is initialised with.
+    """The checkout's agent for our `config` (default: the paper's), with its initial weights.
 
-    The perceptual network, where asked for, has random weights: its real ones would come from the network.
+    The optional perceptual network has random weights: the real ones would need a download.
     """
     config = config or AgentConfig()
     agent_module = import_checkout(checkout)
@@ -97,7 +97,7 @@ def public_agent(
 
 
 def random_vgg16(*_: Any, **__: Any) -> types.SimpleNamespace:
-    """torchvision's VGG-16 in shape, its activations in place as they are there, with random weights."""
+    """torchvision's VGG-16 with random weights, with its shapes and its in-place activations."""
     layers: list[nn.Module] = []
     width = 3
     for channels in VGG16:

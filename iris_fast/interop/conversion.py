@@ -1,4 +1,4 @@
-"""What `convert` does once its arguments are read: a checkpoint in the other form."""
+"""The work of `convert` after its arguments are read: writes a checkpoint in the other form."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def convert(arguments: argparse.Namespace) -> int:
         print(assumption, file=sys.stderr)
     config = config_from_dict(weights.agent_config)
     if arguments.to == "public":
-        require_expressible(config)  # before anything is asked for that would not help
+        require_expressible(config)  # before asking for anything that would not help
     perceptual = _perceptual(weights, arguments.to, arguments.lpips)
     agent = {name: value for name, value in weights.state_dict.items() if not name.startswith(LPIPS_PREFIX)}
     with explained_writing(arguments.target):

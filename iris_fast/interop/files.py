@@ -1,8 +1,8 @@
-"""Weights files: ours, and reading either ours or one of the public implementation.
+"""Weights files: writes ours, reads ours and the public implementation's.
 
 Ours is one `torch.save`d dict: `{"format": "iris_fast", "version": 1, "num_actions": int, "config": {...},
 "agent": state dict, ...}`, where `config` is `AgentConfig` as a plain nested dict and the trainer may add
-keys of its own. A file is only ever read with `weights_only=True`, so that no code in it runs.
+keys of its own. Files are read with `weights_only=True` only, so no code in them runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .public import UNKNOWN_KEYS, config_to_dict, from_public, infer_config, per
 
 FORMAT = "iris_fast"
 VERSION = 1
-# Settings that two agents may differ in and still share weights.
+# Settings that may differ between agents with the same weights.
 FREE_KEYS = frozenset(
     {
         "tokenizer.encoder.config.dropout",
@@ -38,7 +38,7 @@ FREE_KEYS = frozenset(
         "world_model.attn_pdrop",
     }
 )
-# Sizes of another part that a part's own weights depend on.
+# Sizes of other parts on which a part's weights depend.
 BORROWED_KEYS = {
     "tokenizer": (),
     "world_model": ("tokenizer.vocab_size",),
@@ -51,9 +51,9 @@ PLAIN_TYPES = (str, int, float, bool, type(None), bytes)
 class Weights:
     """The weights of a whole agent, as read from a file.
 
-    `state_dict` has the names of `Agent`, with `tokenizer.lpips.` where the file carries the perceptual
-    network. `agent_config` is `AgentConfig` as a plain nested dict; for a public file it is read off the
-    shapes (what no shape tells, `UNKNOWN_KEYS`, has the paper's value).
+    `state_dict` has the names of `Agent`, with `tokenizer.lpips.` if the file includes the perceptual network.
+    `agent_config` is `AgentConfig` as a plain nested dict; for a public file it is inferred from the shapes (settings
+    that no shape shows, `UNKNOWN_KEYS`, have the paper's values).
     """
 
     path: Path
@@ -64,7 +64,7 @@ class Weights:
 
 
 def weights_path(path: Path) -> Path:
-    """The weights file that `path` means: itself, or `checkpoints/last.pt` of a run folder of either kind."""
+    """The weights file at `path`: the file itself, or `checkpoints/last.pt` of a run folder of either kind."""
     path = Path(path)
     if path.is_dir():
         inside = path / "checkpoints" / "last.pt"
@@ -80,9 +80,9 @@ def weights_path(path: Path) -> Path:
 
 
 def load_payload(path: Path) -> Any:
-    """What a `torch.save`d file holds, on the CPU, without running code from it.
+    """Loads a `torch.save`d file on the CPU without running code from it.
 
-    Raises UserError when it cannot be opened, is truncated or corrupt, or holds more than plain data.
+    Raises UserError if it cannot be opened, is truncated or corrupt, or holds more than plain data.
     """
     try:
         broken = _wrong_checksum(path)
@@ -91,7 +91,7 @@ def load_payload(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # about how a foreign file was pickled; the sentences below suffice
+            )  # warnings about how a foreign file was pickled; the messages below suffice
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
@@ -112,13 +112,13 @@ def load_payload(path: Path) -> Any:
 
 
 def _is_torchs(path: Path) -> bool:
-    """Whether the file begins as an archive or a pickle does, the two forms that torch.save writes."""
+    """Whether the file begins like an archive or a pickle, the two formats of torch.save."""
     with open(path, "rb") as file:
         return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x04")
 
 
 def _wrong_checksum(path: Path) -> str | None:
-    """The first entry of an archive whose checksum is wrong: torch.load itself does not look at them."""
+    """The first entry of an archive with a wrong checksum; torch.load does not check them."""
     with open(path, "rb") as file:
         if not zipfile.is_zipfile(file):
             return None
@@ -127,9 +127,9 @@ def _wrong_checksum(path: Path) -> str | None:
 
 
 def read_payload(path: Path) -> dict[str, Any]:
-    """Everything our own weights file holds, the trainer's keys included; `path` may be a run folder.
+    """The whole content of our weights file, including the trainer's keys; `path` may be a run folder.
 
-    Raises UserError for a file that is broken, of another kind or of a later version.
+    Raises UserError for a broken file, a file of another kind, or one of a later version.
     """
     path = weights_path(path)
     payload = load_payload(path)
@@ -141,8 +141,8 @@ def read_payload(path: Path) -> dict[str, Any]:
 def read_weights(path: Path, num_heads: int | None = None) -> Weights:
     """The agent's weights from our file, a public state dict, or a run folder of either kind.
 
-    `num_heads` are those of a public file's world model, which no shape in it tells (the paper's if None).
-    Raises UserError for a file that is broken or is neither, and for heads that are not a file of ours's.
+    `num_heads`: heads of a public file's world model, which no shape shows (the paper's number if None).
+    Raises UserError for a broken file, a file of neither kind, or `num_heads` that contradict our file.
     """
     path = weights_path(path)
     payload = load_payload(path)
@@ -167,11 +167,12 @@ def read_weights(path: Path, num_heads: int | None = None) -> Weights:
 
 
 def heads_assumption(weights: Weights, num_heads: int | None) -> str | None:
-    """What to say of a world model whose number of heads was neither given nor told by its file."""
+    """The message about an assumed number of heads of the world model, when neither the user nor the file gives
+    it."""
     if weights.kind != "public" or num_heads is not None:
         return None
     heads = weights.agent_config["world_model"]["num_heads"]
-    return f"{weights.path} does not tell its world model's heads: {heads} assumed, as in the paper (--num-heads)"
+    return f"{weights.path} does not give its world model's heads: {heads} assumed, as in the paper (--num-heads)"
 
 
 def write_weights(
@@ -183,8 +184,8 @@ def write_weights(
 ) -> None:
     """Writes our weights file atomically; `extra` adds keys (optimizers, counters, …) beside the agent's.
 
-    Raises OSError when it cannot be written (a full disk, say): `path` then still holds what it held. Raises
-    TypeError for a value that `weights_only` loading would refuse to read back.
+    Raises OSError if it cannot be written (a full disk, say); `path` then keeps its old content. Raises TypeError for
+    a value that `weights_only` loading would refuse.
     """
     payload = {
         "format": FORMAT,
@@ -200,14 +201,14 @@ def write_weights(
 
 
 def save_atomically(payload: Any, path: Path) -> None:
-    """`torch.save`s plain data so that, whatever happens, `path` holds its old or its new content whole."""
+    """`torch.save`s plain data atomically: `path` always holds the complete old or the complete new content."""
     _require_plain(payload, "")
     with open_atomically(path) as file:  # through a file object, torch raises the true OSError
         torch.save(payload, file)
 
 
 def check_fits(weights: Weights, agent: Agent, parts: Iterable[str] = PARTS) -> None:
-    """Raises UserError, in the user's terms, unless the chosen parts of `weights` fit `agent`."""
+    """Raises UserError unless the chosen parts of `weights` fit `agent`."""
     parts = tuple(parts)
     theirs, ours = weights.num_actions, agent.num_actions
     if theirs != ours and set(parts) - {"tokenizer"}:
@@ -226,12 +227,12 @@ def check_fits(weights: Weights, agent: Agent, parts: Iterable[str] = PARTS) -> 
 
 
 def architecture(config: AgentConfig) -> dict[str, Any]:
-    """What two agents must have in common to share weights, by dotted key."""
+    """The settings, by dotted key, in which agents with the same weights must agree."""
     return {key: value for key, value in _flat(config_to_dict(config)) if key not in FREE_KEYS}
 
 
 def lpips_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The perceptual network out of an agent's state dict, by the names of `LPIPS`; None if it has none."""
+    """The perceptual network in an agent's state dict, by the names of `LPIPS`; None if there is none."""
     prefix = "tokenizer.lpips."
     own = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
     missing = perceptual_names() - own.keys()
@@ -241,7 +242,7 @@ def lpips_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
 
 
 def config_from_dict(values: Mapping[str, Any], kind: type = AgentConfig) -> Any:
-    """`AgentConfig` from its plain nested dict; keys that are missing take their defaults.
+    """`AgentConfig` from its plain nested dict; missing keys take their defaults.
 
     Raises UserError for a key it does not know.
     """
@@ -290,7 +291,7 @@ def _checked(path: Path, payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_plain(value: Any, where: str) -> None:
-    """Fails when a checkpoint is written, rather than when it is needed."""
+    """Fails when the checkpoint is written, not when it is read."""
     if isinstance(value, Tensor) or type(value) in PLAIN_TYPES:
         return
     if isinstance(value, dict):
@@ -317,7 +318,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _different_sizes(weights: Weights, config: AgentConfig, parts: tuple[str, ...]) -> Iterator[str]:
-    """`KEY is A there and B here` of each size of the chosen parts that differs."""
+    """`KEY is A there and B here` for each differing size of the chosen parts."""
     theirs = dict(_flat(weights.agent_config))
     ignored = FREE_KEYS | (UNKNOWN_KEYS if weights.kind == "public" else frozenset())
     borrowed = {key for part in parts for key in BORROWED_KEYS[part]}
@@ -328,7 +329,7 @@ def _different_sizes(weights: Weights, config: AgentConfig, parts: tuple[str, ..
 
 
 def _check_names_and_shapes(weights: Weights, expected: Mapping[str, Tensor], parts: tuple[str, ...]) -> None:
-    """The last word: a configuration may be wrong about its own weights."""
+    """The final check, because a configuration may contradict the weights beside it."""
     own = {name: value for name, value in weights.state_dict.items() if name.split(".")[0] in parts}
     perceptual = {name for name in own.keys() | expected.keys() if name.startswith("tokenizer.lpips.")}
     for name in sorted((own.keys() ^ expected.keys()) - perceptual):

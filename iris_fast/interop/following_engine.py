@@ -1,6 +1,6 @@
-"""An engine for an agent that others train and move: it looks for itself whether its weights are still those.
+"""An engine for an agent that foreign code trains and moves: it detects changed weights by itself.
 
-This is the one place that looks: the weights of an agent of our own say themselves when they change (`Versioned`).
+Only this module compares weights: our own agents count the changes (`Versioned`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class FollowingEngine:
-    """Imagines with parts whose weights change without a word, by an optimizer of any kind, by loading or replacing.
+    """Imagines with parts whose weights change unannounced, by any optimizer, by loading or by replacement.
 
-    Engines keep copies of weights and decoded frames for as long as the agent's versions stay. So before each rollout
-    parameters that were replaced are taken over, and on a CPU every weight is compared, bit by bit, with a copy from
-    the rollout before: that takes the memory of the weights once more, and below 1 % of a rollout of the paper's
-    size. The versions of parts that differ are raised; on a GPU, where such a look would wait for the device and a
-    copy costs next to nothing, those of all parts.
+    Engines keep copies of weights and decoded frames until a part's version rises. So before each rollout this class
+    adopts replaced parameters, and on a CPU it compares every weight bit by bit with a copy from the previous
+    rollout; this takes the memory of the weights once more, and less than 1 % of the time of a rollout of the paper's
+    size. It raises the version of each part that differs. On a GPU it raises all versions, because a comparison would
+    wait for the device and a copy costs almost nothing.
     """
 
     def __init__(
@@ -37,10 +37,9 @@ class FollowingEngine:
         name: EngineName = "auto",
         precision: str = "float32",
     ):
-        """`agent`: of `sharing_agent(parts)`, or of the same sizes; from now on it has the parameters of `parts`.
-
-        `name`, `precision`: as in `make_engine`, which is asked again where the parts have been moved. UserError for
-        a `precision` that the engine does not have; else raises as `make_engine`.
+        """`agent`: from `sharing_agent(parts)`, or of the same sizes; it now gets the parameters of `parts`. `name`,
+        `precision`: as in `make_engine`, which is called again after the parts have moved. UserError for a
+        `precision` that the engine does not support; otherwise raises as `make_engine`.
         """
         self.agent = agent
         self.parts = dict(parts)
@@ -49,7 +48,7 @@ class FollowingEngine:
         self._make()
 
     def is_of(self, parts: Mapping[str, nn.Module]) -> bool:
-        """Whether it imagines with these very modules."""
+        """Whether it imagines with exactly these modules."""
         return all(self.parts[part] is parts[part] for part in PARTS)
 
     def start(self, observations: Tensor, mask: Tensor) -> ImaginationStart:
@@ -66,7 +65,7 @@ class FollowingEngine:
         return ImaginationStart(seen.view(before.shape), mask[:, :-1], first_tokens)
 
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
-        """As every engine's, with the weights that `start` saw."""
+        """As in every engine, with the weights at the time of `start`."""
         return self.engine.imagine(start, horizon, seed)
 
     def _make(self) -> None:
@@ -99,7 +98,7 @@ class FollowingEngine:
         return [parameter.data_ptr() for parameter in self.agent.parameters()]
 
     def _changed_parts(self) -> list[str]:
-        """Parts with other weights than at the last call: all of them where looking costs more than copying."""
+        """Parts whose weights changed since the last call; all parts if comparing costs more than copying."""
         if self.agent.device.type != "cpu":
             return list(PARTS)
         changed = []
@@ -116,14 +115,14 @@ class FollowingEngine:
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The same memory as integers, in which a NaN equals itself and zero has a sign."""
+    """The same memory as integers, so that a NaN equals itself and the sign of zero counts."""
     return tensor.detach().view(BITS[tensor.element_size()])
 
 
 def sharing_agent(parts: Mapping[str, nn.Module]) -> Agent:
-    """An agent of ours in evaluation mode whose parameters are the very objects of the public one's parts.
+    """Our agent in evaluation mode, sharing the parameter objects of the public agent's parts.
 
-    Raises UserError for sizes that we do not know.
+    Raises UserError for unsupported sizes.
     """
     weights = {
         f"{part}.{name}": weight for part in PARTS for name, weight in parts[part].state_dict().items()
@@ -138,9 +137,9 @@ def sharing_agent(parts: Mapping[str, nn.Module]) -> Agent:
 
 
 def share_parameters(ours: Agent, parts: Mapping[str, nn.Module]) -> None:
-    """Gives `ours` the parameters that `parts` have now.
+    """Gives `ours` the current parameters of `parts`.
 
-    Raises UserError where one is missing or of another shape.
+    Raises UserError if one is missing or has another shape.
     """
     for part in PARTS:
         theirs = dict(parts[part].named_parameters())
@@ -155,7 +154,7 @@ def share_parameters(ours: Agent, parts: Mapping[str, nn.Module]) -> None:
                     f"{part}.{name} was {tuple(held.shape)} and is {found}: call accelerate(agent) again"
                 )
             if parameter.dim() == 4:
-                # Our convolutions run with channels last; the values and the object stay.
+                # Our convolutions use channels last; the values and the object stay the same.
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
             module_name, _, leaf = name.rpartition(".")
             own.get_submodule(module_name)._parameters[leaf] = parameter

@@ -1,9 +1,9 @@
-"""Finding the perceptual network's weights in the files that users have.
+"""Finds the weights of the perceptual network.
 
 The network is torchvision's VGG-16 (Simonyan and Zisserman 2015, trained on ImageNet) under the linear layers
-of LPIPS v0.1 (Zhang et al. 2018). Its weights come, in this order, out of: the file or folder that the user
-names (a released IRIS checkpoint carries them too); the cache `~/.cache/iris_fast` and torch hub's folder,
-where torchvision keeps its downloads; the network, when allowed.
+of LPIPS v0.1 (Zhang et al. 2018). Its weights come from the first of these: the file or folder that the user names (a
+released IRIS checkpoint has them too); the cache `~/.cache/iris_fast` and torch hub's folder, where torchvision keeps
+its downloads; a download, if allowed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .public import perceptual_names
 
 VGG_FILE = "vgg16-397923af.pth"
 LINEAR_FILE = "lpips-vgg-a78928a0.pth"
-LINEAR_NAMES = (LINEAR_FILE, "vgg.pth")  # the second is what the LPIPS repository and older tools call it
+LINEAR_NAMES = (LINEAR_FILE, "vgg.pth")  # the second is the name in the LPIPS repository and older tools
 VGG_URL = f"https://download.pytorch.org/models/{VGG_FILE}"
 LINEAR_URL = (
     "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth"
@@ -46,14 +46,14 @@ def find_lpips(
     say: Callable[[str], None] | None = None,
     folders: tuple[Path, ...] | None = None,
 ) -> LPIPS | None:
-    """The frozen perceptual network with its published weights, or None where they are nowhere to be had.
+    """The frozen perceptual network with its published weights, or None if they cannot be found.
 
-    `explicit`: a file or folder that must hold them (see `load_lpips`); then nowhere else is looked.
-    `allow_download`: fetch them (about 530 MB, once) when no file has them. `say` is told, in one sentence,
-    of a download and of its failure; by default it prints to stderr. `folders`: where to look; downloaded
-    linear layers are kept in the first, VGG-16 in the last; by default `search_folders()`.
+    `explicit`: the only file or folder to search; it must hold them (see `load_lpips`). `allow_download`: download
+    them (about 530 MB, once) if no file has them. `say`: called with one sentence about a download or its failure; by
+    default it prints to stderr. `folders`: where to look (default `search_folders()`); downloaded linear layers are
+    stored in the first, VGG-16 in the last.
 
-    Raises UserError when `explicit` or a file found by its name is broken.
+    Raises UserError if `explicit` or a file found by its name is broken.
     """
     if explicit is not None:
         return load_lpips(explicit)
@@ -65,16 +65,16 @@ def find_lpips(
 
 
 def search_folders() -> tuple[Path, ...]:
-    """Where weights are looked for: our cache, then torch hub's folder of checkpoints."""
+    """The folders to search: our cache, then torch hub's folder of checkpoints."""
     return (Path.home() / ".cache" / "iris_fast", Path(torch.hub.get_dir()) / "checkpoints")
 
 
 def load_lpips(path: Path) -> LPIPS:
-    """The perceptual network out of one of the forms its weights come in.
+    """Loads the perceptual network from any of its file formats.
 
-    `path`: an IRIS checkpoint that carries it (of either kind, or a run folder); a state dict of `LPIPS`;
+    `path`: an IRIS checkpoint that includes it (of either kind, or a run folder); a state dict of `LPIPS`;
     torchvision's VGG-16 file with the linear layers' file beside it (`vgg.pth`); a folder with those two.
-    Raises UserError when it holds none of these.
+    Raises UserError if it is none of these.
     """
     path = Path(path)
     if path.is_dir() and not (path / "checkpoints").is_dir():
@@ -115,13 +115,13 @@ def _first_file(folders: tuple[Path, ...], names: tuple[str, ...]) -> Path | Non
 
 def _assemble(vgg: Path, linear: Path) -> LPIPS:
     _check_hash(vgg)
-    # The file holds 528 MB of which a ninth is used; mapping it, where its format allows, reads no more.
+    # A ninth of the 528 MB is used; mapping the file, if its format allows, reads no more than that.
     payload = _mapped(vgg) if zipfile.is_zipfile(vgg) else load_payload(vgg)
     return _build(vgg, _vgg_weights(vgg, payload) | _linear_weights(linear))
 
 
 def _mapped(path: Path) -> Any:
-    try:  # without `load_payload`'s pass over all checksums: the file's name carries one, which is checked
+    try:  # without `load_payload`'s pass over all checksums, because the checksum in the file's name is checked
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise UserError(f"{path} is truncated, corrupt or not a checkpoint: use another copy") from error
@@ -164,14 +164,14 @@ def _build(path: Path, weights: Mapping[str, Tensor]) -> LPIPS:
     for name, value in own.items():
         if name in weights:
             own[name] = _tensor(path, weights, name, tuple(value.shape))
-        elif name not in SCALING_NAMES:  # constants, which VGG-16 and the linear layers come without
+        elif name not in SCALING_NAMES:  # constants, absent from the files of VGG-16 and the linear layers
             raise UserError(f"{path} has no {name}, a part of the perceptual network: use another copy")
     lpips.load_state_dict(own)
     return lpips.eval()
 
 
 def _check_hash(path: Path) -> None:
-    """Files named by torch hub's convention carry a prefix of their SHA-256."""
+    """Checks the SHA-256 prefix in a file name of torch hub's convention."""
     carried = HASH_IN_NAME.search(path.name)
     if carried is None:
         return
@@ -184,14 +184,14 @@ def _check_hash(path: Path) -> None:
 
 
 def _download(folders: tuple[Path, ...], say: Callable[[str], None]) -> tuple[Path, Path] | None:
-    """Fetches whichever of the two files no folder has; None, once said, when that fails."""
+    """Downloads whichever of the two files is missing; on failure it says so and returns None."""
     vgg = _first_file(folders, (VGG_FILE,)) or folders[-1] / VGG_FILE
     linear = _first_file(folders, LINEAR_NAMES) or folders[0] / LINEAR_FILE
     try:
         for path, url in ((linear, LINEAR_URL), (vgg, VGG_URL)):
             if not path.exists():
                 _fetch(url, path, say)
-    except (OSError, RuntimeError) as error:  # RuntimeError: torch hub's word for a wrong hash
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch hub's error for a wrong hash
         reason = getattr(error, "reason", None) or error
         reason = getattr(reason, "strerror", None) or reason
         say(
@@ -203,7 +203,7 @@ def _download(folders: tuple[Path, ...], say: Callable[[str], None]) -> tuple[Pa
 
 
 def _fetch(url: str, path: Path, say: Callable[[str], None]) -> None:
-    # torch hub sets no time limit of its own, so a network that swallows packets would hang the run.
+    # torch hub sets no time limit, so a network that drops packets would hang the run.
     with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
         pass
     say(f"downloading {url} to {path}")

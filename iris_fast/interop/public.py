@@ -1,6 +1,6 @@
 """The public implementation's checkpoint: one flat state dict of the whole agent.
 
-Its parameter names are those of `Agent`. Besides, it holds constants: the attention mask of each block, and
+Its parameter names are those of `Agent`. It also holds constants: the attention mask of each block, and
 the positions at which each head predicts. They are added on export and, once seen to be the expected ones,
 dropped on import.
 """
@@ -26,7 +26,7 @@ from ..models.perceptual import LPIPS
 from ..models.tokenizer import TokenizerConfig
 from ..models.transformer import TransformerConfig, attention_mask
 
-UNKNOWN_KEYS = frozenset({"world_model.num_heads"})  # what no shape in a public file tells
+UNKNOWN_KEYS = frozenset({"world_model.num_heads"})  # settings that no shape in a public file shows
 HEADS = ("head_observations", "head_rewards", "head_ends")
 TOKENIZER_KEYS = ("vocab_size", "embed_dim")
 AUTOENCODER_KEYS = (
@@ -77,10 +77,10 @@ def to_public(
 ) -> OrderedDict[str, Tensor]:
     """The public state dict of an agent's weights: every name, shape and dtype, in the public order.
 
-    `lpips`: the perceptual network by the names of `LPIPS`, for when `state_dict` does not carry it. Without
-    either, the result suits only a public tokenizer built with `with_lpips=False`.
+    `lpips`: the perceptual network by the names of `LPIPS`, if `state_dict` lacks it. Without either, the result
+    suits only a public tokenizer built with `with_lpips=False`.
 
-    Raises UserError for sizes that the public implementation has no setting for.
+    Raises UserError for sizes without a setting in the public implementation.
     """
     require_expressible(config)
     own = dict(state_dict) | {f"tokenizer.lpips.{name}": value for name, value in (lpips or {}).items()}
@@ -91,7 +91,7 @@ def to_public(
     constants = public_constants(config.world_model)
     result: OrderedDict[str, Tensor] = OrderedDict()
     for name in expected:
-        # A constant stands before the other entries of its module.
+        # A constant precedes the other entries of its module.
         for constant in list(constants):
             if name.startswith(constant.rpartition(".")[0] + "."):
                 result[constant] = constants.pop(constant)
@@ -100,9 +100,9 @@ def to_public(
 
 
 def from_public(state_dict: Mapping[str, Tensor], config: AgentConfig | None = None) -> dict[str, Tensor]:
-    """An agent's state dict out of the public one: the same tensors less the constants.
+    """An agent's state dict from the public one: the same tensors without the constants.
 
-    Raises UserError when names, shapes or constants are not those of an IRIS agent.
+    Raises UserError if names, shapes or constants are not those of an IRIS agent.
     """
     config = infer_config(state_dict) if config is None else config
     own = {name: value.detach() for name, value in state_dict.items() if not CONSTANT.fullmatch(name)}
@@ -116,10 +116,10 @@ def from_public(state_dict: Mapping[str, Tensor], config: AgentConfig | None = N
 
 
 def infer_config(state_dict: Mapping[str, Tensor], num_heads: int | None = None) -> AgentConfig:
-    """The sizes of the agent that a public state dict is of, read off names and shapes.
+    """The agent sizes of a public state dict, inferred from names and shapes.
 
-    What no shape tells has the paper's value, unless given: `num_heads`, and dropout.
-    Raises UserError when the state dict is not of an IRIS agent.
+    Two settings have no shape: dropout has the paper's value, and so has `num_heads` unless it is given.
+    Raises UserError if the state dict is not that of an IRIS agent.
     """
     try:
         config = _infer(state_dict, num_heads)
@@ -133,7 +133,7 @@ def infer_config(state_dict: Mapping[str, Tensor], num_heads: int | None = None)
 
 
 def public_overrides(config: AgentConfig) -> list[str]:
-    """The settings, `key=value`, by which the public implementation builds an agent of these sizes."""
+    """The settings, `key=value`, with which the public implementation builds an agent of these sizes."""
     tokenizer, world_model = dataclasses.asdict(config.tokenizer), dataclasses.asdict(config.world_model)
     reference = AgentConfig()
     pairs = [
@@ -160,7 +160,7 @@ def _infer(state_dict: Mapping[str, Tensor], num_heads: int | None) -> AgentConf
         return state_dict[name].shape
 
     def count(prefix: str) -> int:
-        """How many numbered entries follow `prefix`."""
+        """The number of numbered entries after `prefix`."""
         numbers = {name[len(prefix) :].split(".")[0] for name in state_dict if name.startswith(prefix)}
         return len(numbers)
 
@@ -206,7 +206,7 @@ def _infer(state_dict: Mapping[str, Tensor], num_heads: int | None) -> AgentConf
 
 
 def _expected(config: AgentConfig, num_actions: int, with_lpips: bool) -> dict[str, Tensor]:
-    """The agent's state dict without storage: names in order, shapes."""
+    """The agent's state dict without storage: names in order, and shapes."""
     with torch.device("meta"):
         agent = Agent(config, num_actions)
         if with_lpips:
@@ -230,7 +230,7 @@ def _require_same(own: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 
 
 def require_expressible(config: AgentConfig) -> None:
-    """UserError for sizes that the public code fixes otherwise: a file with them could never be loaded there."""
+    """UserError for sizes that the public code fixes at other values: it could never load such a file."""
     fixed = {
         "actor_critic.channels": (tuple(config.actor_critic.channels), ActorCriticConfig.channels),
         "actor_critic.lstm_dim": (config.actor_critic.lstm_dim, ActorCriticConfig.lstm_dim),

@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(tmp
 
 
 def test_a_reference_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no checkout of eloialonso/iris"):
+    with pytest.raises(UserError, match="not a checkout of eloialonso/iris"):
         main(["--only", "rollout", "--reference", str(tmp_path), "--threads", "1"])
 
 
