@@ -17,17 +17,16 @@ from iris_fast.imagination.factory import make_engine
 
 from .public import infer_config
 
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 
 class FollowingEngine:
     """Imagines with parts whose weights change unannounced, by any optimizer, by loading or by replacement.
 
     Engines keep copies of weights and decoded frames until a part's version rises. So before each rollout this class
     adopts replaced parameters, and on a CPU it compares every weight bit by bit with a copy from the previous
-    rollout; this takes the memory of the weights once more, and less than 1 % of the time of a rollout of the paper's
-    size. It raises the version of each part that differs. On a GPU it raises all versions, because a comparison would
-    wait for the device and a copy costs almost nothing.
+    rollout. This takes the memory of the weights once more and, for the 16 million of the paper's size, 20 ms of one
+    core: an eighth of the time of a rollout of one row over four steps after one frame, below 0.5 % of that of 16
+    rows after 20 frames. It raises the version of each part that differs. On a GPU it raises all versions, because a
+    comparison would wait for the device and a copy costs almost nothing.
     """
 
     def __init__(
@@ -111,12 +110,22 @@ class FollowingEngine:
 
     def _is_held(self, name: str, weight: Tensor) -> bool:
         copy = self._copies.get(name)
-        return copy is not None and copy.dtype == weight.dtype and torch.equal(bits(copy), bits(weight))
+        if copy is None or (copy.dtype, copy.shape, copy.stride()) != (
+            weight.dtype,
+            weight.shape,
+            weight.stride(),
+        ):
+            return False
+        return torch.equal(bits(copy), bits(weight))
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The same memory as integers, so that a NaN equals itself and the sign of zero counts."""
-    return tensor.detach().view(BITS[tensor.element_size()])
+    """The same memory, in its order, as integers, so that a NaN equals itself and the sign of zero counts.
+
+    The widest that fit, since PyTorch compares number by number.
+    """
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
+    return flat.view(torch.int64 if flat.numel() * flat.element_size() % 8 == 0 else torch.uint8)
 
 
 def sharing_agent(parts: Mapping[str, nn.Module]) -> Agent:

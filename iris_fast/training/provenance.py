@@ -49,7 +49,6 @@ def circumstances(device: torch.device) -> dict[str, Any]:
             **{name: _version(name) for name in PACKAGES},
         },
         "machine": {
-            "name": platform.node(),
             "system": platform.platform(),
             "processor": _processor(),
             "cores": os.cpu_count(),

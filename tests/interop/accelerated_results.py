@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from iris_fast.agent import AgentConfig
 from iris_fast.interop.accelerate import accelerate
@@ -23,6 +26,7 @@ from iris_fast.models.tokenizer import TokenizerConfig
 from iris_fast.models.transformer import TransformerConfig
 
 NUM_ACTIONS = 5
+LAYERS = 4  # of the policy, each a convolution, a pooling and a ReLU
 
 
 def same(what: str, found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
@@ -42,21 +46,92 @@ def same(what: str, found: Tensor, expected: Tensor, tolerance: float = 1e-4) ->
         print(f"{what}: equal")
 
 
+class Decisions:
+    """What the public policy's max-pooling takes and ReLU lets through, which ours does too while it is compared.
+
+    Of numbers within rounding of one another, or of zero, either may be taken, and the whole gradient goes there:
+    without this the weights' gradients differ by 1e-3 for half of all frames, and with it by 2e-6.
+    """
+
+    def __init__(self) -> None:
+        self.taken: list[Tensor] = []  # by calls of the public policy: step by step, in each a call a layer
+        self.passed: list[Tensor] = []
+        self._calls: int | None = None  # of ours
+        self._pooled: Tensor | None = None
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        self._calls = None
+        with self._patched():
+            yield
+        assert self.taken
+
+    @contextmanager
+    def repeated(self) -> Iterator[None]:
+        self._calls = 0
+        with self._patched():
+            yield
+        assert self._calls == LAYERS
+
+    @contextmanager
+    def _patched(self) -> Iterator[None]:
+        pool, relu = F.max_pool2d, F.relu
+
+        def our_pool(x: Tensor, *args: Any, **settings: Any) -> Tensor:
+            values = pool(x, *args, **settings)
+            if not x.requires_grad:  # acting, of which there is no gradient
+                return values
+            if self._calls is None:
+                self.taken.append(F.max_pool2d_with_indices(x.detach(), 2)[1])
+                self._pooled = values
+            else:
+                taken = self._of_layer(self.taken)
+                self._pooled = x.flatten(2).gather(2, taken.flatten(2)).view_as(values)
+                assert torch.allclose(self._pooled, values, rtol=0, atol=1e-4), (
+                    "max-pooling takes other numbers"
+                )
+            return self._pooled
+
+        def our_relu(x: Tensor, *args: Any, **settings: Any) -> Tensor:
+            if x is not self._pooled:
+                return relu(x, *args, **settings)
+            if self._calls is None:
+                self.passed.append(x.detach() > 0)
+                return relu(x, *args, **settings)
+            values = x * self._of_layer(self.passed)
+            assert torch.allclose(values, relu(x), rtol=0, atol=1e-4), "ReLU lets other numbers through"
+            self._calls += 1
+            return values
+
+        with patch.object(F, "max_pool2d", our_pool), patch.object(F, "relu", our_relu):
+            yield
+
+    def _of_layer(self, steps: list[Tensor]) -> Tensor:
+        """Of all steps at once, as our policy has them: `(batch * time, ...)`."""
+        assert self._calls is not None
+        return torch.stack(steps[self._calls :: LAYERS], 1).flatten(0, 1)
+
+
 def same_gradients(what: str, ours: Any, theirs: Any, loss: Callable[[Any], Tensor]) -> None:
     """Compares the gradients that a loss of each agent leaves on its parameters."""
-    for agent in (ours, theirs):
+    decisions = Decisions() if what == "actor-critic" else None
+    for agent, sharing in (
+        (theirs, decisions.recorded if decisions else nullcontext),
+        (ours, decisions.repeated if decisions else nullcontext),
+    ):
         agent.zero_grad(set_to_none=True)
-        loss(agent).backward()
+        with sharing():
+            loss(agent).backward()
     largest = max(float(p.grad.abs().max()) for p in theirs.parameters() if p.grad is not None)
-    count = 0
+    worst, count = 0.0, 0
     for (name, found), expected in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert (found.grad is None) == (expected.grad is None), name
         if found.grad is not None and expected.grad is not None:
             error = float((found.grad - expected.grad).abs().max()) / largest
-            assert error < 1e-4, f"gradient of {name} differs by {error:.2g}"
-            count += 1
+            assert error < 1e-5, f"gradient of {name} differs by {error:.2g}"
+            worst, count = max(worst, error), count + 1
     assert count
-    print(f"{what}: {count} gradients")
+    print(f"{what}: {count} gradients, {worst:.1g}")
 
 
 def make_agents(checkout: Path, attention: Any, engine: Any) -> tuple[Any, Any]:
@@ -99,8 +174,7 @@ def compare(checkout: Path, attention: str, engine: str) -> None:
     ours, theirs = make_agents(checkout, attention, engine)
     assert accelerate(ours) is ours
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    # A seed for which no two numbers that meet in a max-pooling are within rounding: a gradient goes to one of them.
-    torch.manual_seed(1)
+    torch.manual_seed(0)
     frames = torch.rand(3, 6, 3, 64, 64)
     found, expected = (agent.tokenizer.encode(frames, should_preprocess=True) for agent in (ours, theirs))
     for field in ("tokens", "z", "z_quantized"):
