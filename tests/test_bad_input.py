@@ -362,6 +362,12 @@ def test_perceptual_weights_that_are_none(here: Path, capsys: Say) -> None:
     assert contents(here) == {"vgg.pt": b"nothing"}
 
 
+def test_perceptual_weights_for_a_loss_without_them(here: Path, capsys: Say) -> None:
+    sentence = refusal(run_train, capsys, *TRAIN_CATCH, "initialization.lpips_weights=vgg.pt")
+    assert "initialization.lpips_weights=" in sentence and "tokenizer.perceptual=lpips" in sentence
+    assert contents(here) == {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from iris_fast.acting import Policy
 from iris_fast.agent import Agent
+from iris_fast.errors import UserError
 from iris_fast.graphs import GraphedCall, Uncaptured
 from iris_fast.imagination.cpu_engine import CpuEngine, CpuOptions
 from iris_fast.imagination.engine import ImaginationStart
@@ -29,6 +32,9 @@ from iris_fast.models.cpu_policy import CpuPolicy
 from iris_fast.models.frame_codec import FrameCodec
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
+from iris_fast.training.loggers import MetricLogger
+from iris_fast.training.run_folder import RunFolder
+from iris_fast.training.trainer import Trainer
 from tests.support.agents import micro_agent
 from tests.support.micro import micro_config
 
@@ -130,6 +136,33 @@ def test_configurations_are_copied(way: str) -> None:
     assert COPIES[way](config) == config
     assert COPIES[way](CpuOptions(threads=3)) == CpuOptions(threads=3)
     assert COPIES[way](PhiloxDraws(7)).seed == 7
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_run_folder_is_copied_without_its_lock(way: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.lock()
+    copied = COPIES[way](run)
+    assert copied.path == run.path
+    copied.unlock()
+    with pytest.raises(UserError, match="another process is training"):
+        copied.lock()
+    run.unlock()
+    copied.lock()
+    copied.unlock()
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_what_writes_to_a_run_folder_cannot_be_copied(way: str, tmp_path: Path) -> None:
+    logger = MetricLogger(tmp_path, run_config={})
+    with pytest.raises(TypeError, match="one writer: a MetricLogger cannot be copied or pickled"):
+        COPIES[way](logger)
+    trainer = Trainer.__new__(Trainer)
+    trainer.run_folder = RunFolder(tmp_path)
+    with pytest.raises(
+        TypeError, match=f"go on from its checkpoint with --resume {re.escape(str(tmp_path))}"
+    ):
+        COPIES[way](trainer)
 
 
 @needs_extension

@@ -29,8 +29,16 @@ class Range:
         if number <= 0 and (self.above or 0 < self.lowest < 1):
             return "it must be above 0"
         if number < self.lowest:
-            return "it must not be negative" if self.lowest == 0 else f"it must be at least {self.lowest:g}"
-        return f"it must be at most {self.highest:g}" if number > self.highest else None
+            return (
+                "it must not be negative"
+                if self.lowest == 0
+                else f"it must be at least {_shown(self.lowest)}"
+            )
+        return f"it must be at most {_shown(self.highest)}" if number > self.highest else None
+
+
+def _shown(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _ranges(text: str, span: Range) -> dict[str, Range]:

@@ -23,6 +23,7 @@ def check_run(config: Config, run: RunFolder, content: Mapping[str, Any] | None)
     check_wandb(config)
     if content is None:
         initial_parts(config)
+        check_perceptual(config)
 
 
 def check_unfinished(config: Config, run: RunFolder, content: Mapping[str, Any]) -> None:
@@ -50,6 +51,16 @@ def check_replay(config: Config, already_filled: bool) -> None:
         raise UserError(
             "collection.train.stop_after_epochs=0 leaves the replay empty, with nothing to train on: give at "
             "least 1, or training.should=false"
+        )
+
+
+def check_perceptual(config: Config) -> None:
+    """UserError for weights of a perceptual network that the loss does not have."""
+    weights, perceptual = config.initialization.lpips_weights, config.tokenizer.perceptual
+    if weights is not None and perceptual != "lpips":
+        raise UserError(
+            f"initialization.lpips_weights={weights} is of no use with tokenizer.perceptual={perceptual}: "
+            "leave it out, or add tokenizer.perceptual=lpips"
         )
 
 

@@ -33,7 +33,9 @@ def train(arguments: argparse.Namespace) -> int:
     try:
         trainer = build_trainer(config, device, run, resume=arguments.resume is not None, say=_say)
     except KeyboardInterrupt as interrupt:
-        raise RunStopped("interrupted before training began", interrupted_code(interrupt)) from None
+        # A folder that was made whole stays, as of a run without a step; one that was not is gone.
+        begin = f"; begin with {quoted('--resume', run.path)}" if run.config.is_file() else ""
+        raise RunStopped(f"interrupted before training began{begin}", interrupted_code(interrupt)) from None
     if arguments.resume is None and arguments.preset is None:
         _say(f"chosen: preset {config.preset} for {config.game} on {device} (others: --preset, --device)")
     return _train(trainer)

@@ -29,6 +29,7 @@ class MetricLogger:
 
     `RUN/logs/metrics.jsonl` gets a line per call of `log`; `RUN/logs/tensorboard/` gets the same numbers
     as scalars with the epoch as step; with `wandb` they also go to Weights & Biases.
+    Cannot be copied or pickled (TypeError), since two would write to one file.
 
     Args:
         run_dir: the run folder; `logs/` is made in it.
@@ -58,6 +59,11 @@ class MetricLogger:
         self._tensorboard: Any = None
         self._purge_step: int | None = None
         _drop_torn_line(self._path)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"the logs of {self.run_dir} have one writer: a MetricLogger cannot be copied or pickled"
+        )
 
     @with_checked_types
     def log(self, metrics: Mapping[str, SupportsFloat], *, epoch: int, env_steps: int) -> None:

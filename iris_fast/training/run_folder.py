@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,13 +23,19 @@ from iris_fast.files import nearest_entry, remove_partials, write_atomically
 
 
 class RunFolder:
-    """Paths of a run. `outputs/GAME/DATE_TIME/` with checkpoints/, config/, media/ and logs/."""
+    """Paths of a run. `outputs/GAME/DATE_TIME/` with checkpoints/, config/, media/ and logs/.
+
+    Copies and pickles name the same folder and do not hold its lock, which stays with this object.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.lock_missing: str | None = None  # why the file system gave no lock
         self._lock: int | None = None
         self._numbered = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_lock": None}  # a descriptor: elsewhere the number is another file's
 
     @property
     def checkpoint(self) -> Path:

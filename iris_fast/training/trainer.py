@@ -68,7 +68,11 @@ class Position:
 
 
 class Trainer:
-    """Trains an agent in a run folder. `run()` goes on from wherever the trainer's position is."""
+    """Trains an agent in a run folder. `run()` goes on from wherever the trainer's position is.
+
+    Cannot be copied or pickled (TypeError), since two would write to one folder: the checkpoint is what moves, and
+    `--resume` makes a trainer of it.
+    """
 
     def __init__(
         self,
@@ -119,6 +123,12 @@ class Trainer:
         self.env_steps = 0
         self.stop = StopRequest()
         self._clocks: dict[str, float] = {}  # when the epoch and the phase under way began
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"a Trainer cannot be copied or pickled: go on from its checkpoint with "
+            f"{quoted('--resume', self.run_folder.path)}, or copy its agent"
+        )
 
     def _make_store(self, frames_saved: int) -> EpisodeStore:
         """Room for every frame the run will play, as far as the memory limit allows."""

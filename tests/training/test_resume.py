@@ -19,6 +19,7 @@ import torch
 from iris_fast.command_line import run_command
 from iris_fast.terminal import ENDING
 from iris_fast.train import main
+from iris_fast.training import builder
 from iris_fast.training.evaluation import Evaluator
 from iris_fast.training.loggers import MetricLogger, read_metrics
 from iris_fast.training.run_folder import RunFolder
@@ -135,6 +136,20 @@ def test_a_signal_while_the_trainer_is_built(
     assert capsys.readouterr().err.splitlines()[-1] == "stopped: interrupted before training began"
     assert not run.exists()
     assert [signal.getsignal(each) for each in (signal.SIGINT, *ENDING)] == before
+
+
+def test_a_signal_while_the_time_is_estimated_leaves_a_run_that_can_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            builder, "estimate_seconds_per_unit", lambda trainer: os.kill(os.getpid(), signal.SIGTERM)
+        )
+        assert run_command(main, ["--game", "Catch", "--run-dir", str(run), *MICRO]) == 143
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"stopped: interrupted before training began; begin with --resume {run}"
+    assert run_command(main, ["--resume", str(run), "training.should=false", "common.epochs=1"]) == 0
 
 
 def test_signal_during_evaluation(
