@@ -164,9 +164,10 @@ def test_the_metrics(trained: Path) -> None:
     expected |= {f"collection/test/{name}" for name in test.split()}
     expected |= {f"rates/{part}_steps_per_second" for part in ("collection", *PARTS)}
     expected |= {"rates/evaluation_episodes_per_second", "actor_critic/train/entropy"}
-    expected |= {f"duration/{phase}" for phase in ("collection", *PARTS, "evaluation", "epoch")}
+    expected |= {f"duration/{phase}" for phase in ("collection", *PARTS, "evaluation", "epoch", "checkpoint")}
     expected |= {"replay/frames", "replay/episodes", "env_steps", "epoch", "time"}
     assert expected <= last.keys()
+    assert first["duration/checkpoint"] > 0
     assert all(last[name] > 0 for name in last if name.startswith(("rates/", "duration/")))
     assert last["env_steps"] == last["replay/frames"] == 48
     assert 0 < last["actor_critic/train/entropy"] <= 1.0987  # at most ln 3, with three actions

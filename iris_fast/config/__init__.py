@@ -1,6 +1,6 @@
 """The configuration of a run: a typed tree, named presets, dotted overrides."""
 
-from .overrides import apply_overrides, config_keys, from_dict, to_dict
+from .overrides import apply_overrides, config_keys, from_dict, ignored_keys, to_dict
 from .presets import PRESETS, preset_config
 from .schema import Config, resolve, unresolve
 from .validation import validate
@@ -11,6 +11,7 @@ __all__ = [
     "apply_overrides",
     "config_keys",
     "from_dict",
+    "ignored_keys",
     "preset_config",
     "resolve",
     "to_dict",

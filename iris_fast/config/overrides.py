@@ -18,6 +18,12 @@ ELSEWHERE = {
     "evaluation.actor_critic.horizon": "use evaluation.imagined_frames={}",
     "evaluation.actor_critic.num_episodes_to_save": "use evaluation.num_imagined_episodes={}",
 }
+# Keys of former versions: the value that always holds now, and what that means.
+REMOVED: dict[str, tuple[Any, str]] = {
+    "datasets.train.cache": (True, "frames are always cached, which changes no number"),
+    "evaluation.num_batches": (4, "evaluated losses are always means of 4 batches"),
+    "evaluation.save_reconstructions": (True, "reconstructions are always saved"),
+}
 # Keys whose values are paths, in which `~` is expanded.
 PATH_KEYS = ("initialization.path_to_checkpoint", "initialization.lpips_weights")
 Node = TypeVar("Node")
@@ -48,6 +54,8 @@ def apply_overrides(config: Config, overrides: list[str]) -> Config:
             raise UserError(f"override '{override}': write key=value, for example common.epochs=100")
         if key in ELSEWHERE:
             raise UserError(f"there is no configuration key '{key}': {ELSEWHERE[key].format(text.strip())}")
+        if key in REMOVED:
+            raise UserError(f"there is no configuration key '{key}' any more: {REMOVED[key][1]}")
         if key not in keys:
             raise UserError(f"there is no configuration key '{key}'{_suggestion(key, list(keys))}")
         if key in ("game", "preset"):
@@ -139,13 +147,18 @@ def to_dict(node: Any) -> Any:
 
 
 def from_dict(data: Any, node: type[Node], where: str = "") -> Node:
-    """The tree from the plain data of `to_dict`; UserError for unknown keys or wrong types."""
+    """The tree from the plain data of `to_dict`; UserError for unknown keys or wrong types.
+
+    Keys of former versions (`REMOVED`) are left out.
+    """
     hints = get_type_hints(node)
     if not isinstance(data, dict):
         raise UserError(f"the configuration's '{where.rstrip('.')}' is not a table of keys")
     known = [entry.name for entry in fields(node)]  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for name, value in data.items():
+        if where + str(name) in REMOVED:
+            continue
         if name not in known:
             raise UserError(f"there is no configuration key '{where}{name}'{nearest(str(name), known)}")
         hint = hints[name]
@@ -156,3 +169,15 @@ def from_dict(data: Any, node: type[Node], where: str = "") -> Node:
         else:
             values[name] = parse_value("null" if value is None else str(value), hint, where + name)
     return node(**values)
+
+
+def ignored_keys(data: Any, where: str = "") -> list[str]:
+    """A line for each removed key in plain data that had another value than always holds now."""
+    lines: list[str] = []
+    for name, value in data.items() if isinstance(data, dict) else ():
+        held, why = REMOVED.get(f"{where}{name}", (value, ""))
+        if isinstance(value, dict):
+            lines += ignored_keys(value, f"{where}{name}.")
+        elif value != held:
+            lines.append(f"ignored: {where}{name}={value}, which is no configuration key any more: {why}")
+    return lines

@@ -119,7 +119,6 @@ class TrainDatasetConfig(DatasetConfig):
     """Also the device that holds the frames (the models', or the host) and the per-epoch cache."""
 
     device: Literal["model", "cpu"] = "model"
-    cache: bool = True
     cache_max_ram_usage: str = "3G"
 
 
@@ -187,12 +186,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Every `every` epochs: test episodes, losses on `num_batches` batches of them, media."""
+    """Every `every` epochs: test episodes, losses on batches of them, media."""
 
     should: bool = True
     every: int = 5
-    num_batches: int = 4
-    save_reconstructions: bool = True
     num_imagined_episodes: int = 1
     imagined_frames: int = 100
 

@@ -8,9 +8,10 @@ keys of its own. Files are read with `weights_only=True` only, so no code in the
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -181,8 +182,11 @@ def write_weights(
     config: AgentConfig,
     num_actions: int,
     extra: Mapping[str, Any] | None = None,
+    before_replacing: Callable[[], None] | None = None,
 ) -> None:
     """Writes our weights file atomically; `extra` adds keys (optimizers, counters, …) beside the agent's.
+
+    `before_replacing` is called once everything is on the disk, right before the file takes its name.
 
     Raises OSError if it cannot be written (a full disk, say); `path` then keeps its old content. Raises TypeError for
     a value that `weights_only` loading would refuse.
@@ -197,14 +201,18 @@ def write_weights(
     taken = payload.keys() & (extra or {}).keys()
     if taken:
         raise ValueError(f"extra keys {sorted(taken)} are the file's own: name them otherwise")
-    save_atomically({**payload, **(extra or {})}, path)
+    save_atomically({**payload, **(extra or {})}, path, before_replacing)
 
 
-def save_atomically(payload: Any, path: Path) -> None:
+def save_atomically(payload: Any, path: Path, before_replacing: Callable[[], None] | None = None) -> None:
     """`torch.save`s plain data atomically: `path` always holds the complete old or the complete new content."""
     _require_plain(payload, "")
     with open_atomically(path) as file:  # through a file object, torch raises the true OSError
         torch.save(payload, file)
+        if before_replacing is not None:
+            file.flush()
+            os.fsync(file.fileno())
+            before_replacing()
 
 
 def check_fits(weights: Weights, agent: Agent, parts: Iterable[str] = PARTS) -> None:

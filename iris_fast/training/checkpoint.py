@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,14 @@ class DatasetLog:
             store.close(key)
 
 
-def save_checkpoint(run: RunFolder, agent: Agent, extra: dict[str, Any]) -> None:
+def save_checkpoint(
+    run: RunFolder, agent: Agent, extra: dict[str, Any], before_replacing: Callable[[], None] | None = None
+) -> None:
     """Replaces the run's checkpoint. RunStopped on a full disk: the previous one is kept whole."""
     with explained_disk_errors(run):
-        write_weights(run.checkpoint, agent.state_dict(), agent.config, agent.num_actions, extra)
+        write_weights(
+            run.checkpoint, agent.state_dict(), agent.config, agent.num_actions, extra, before_replacing
+        )
 
 
 def load_checkpoint(run: RunFolder) -> dict[str, Any]:

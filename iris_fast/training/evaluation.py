@@ -30,7 +30,7 @@ from .tester import PlayedEpisode, play_episodes, return_statistics
 MAX_VIDEO_FRAMES = 3000
 FILM_FPS, SLOWEST_FPS, SHORTEST_FILM_SECONDS = 15, 3, 4
 RECONSTRUCTED_FRAMES = 16
-EVALUATED_PARTS = ("tokenizer", "world_model")
+EVALUATED_PARTS, EVALUATED_BATCHES = ("tokenizer", "world_model"), 4
 
 
 class Evaluator:
@@ -150,11 +150,11 @@ class Evaluator:
 
     @torch.no_grad()
     def _losses(self, store: EpisodeStore, seed: int, trained: set[str]) -> dict[str, float]:
-        """Mean losses of the trained parts on `num_batches` batches of test data."""
+        """Mean losses of the trained parts on batches of test data."""
         cache = FrameCache(self.agent.coder, store)
         parts = make_parts(self.agent, self.config, cache, self.engine, precision="float32")
-        batches, sums = self.config.evaluation.num_batches, dict[str, float]()
-        for batch in range(batches):
+        sums: dict[str, float] = {}
+        for batch in range(EVALUATED_BATCHES):
             batch_seed = derive_seed(seed, "batch", batch)
             for name in (part for part in EVALUATED_PARTS if part in trained):
                 part = parts[name]
@@ -163,7 +163,7 @@ class Evaluator:
                 losses["total_loss"] = torch.stack(list(losses.values())).sum()
                 for key, loss in losses.items():
                     metric = f"{name}/eval/{key}"
-                    sums[metric] = sums.get(metric, 0.0) + float(loss) / batches
+                    sums[metric] = sums.get(metric, 0.0) + float(loss) / EVALUATED_BATCHES
         return sums
 
     def _save_played(self, episodes: list[PlayedEpisode], env: FrameVectorEnv, epoch: int) -> None:
@@ -192,13 +192,12 @@ class Evaluator:
         slots = store.sample(
             np.random.default_rng(seed % 2**32), RECONSTRUCTED_FRAMES, 1, from_start=True
         ).slots[:, 0]
-        if self.config.evaluation.save_reconstructions:
-            frames = store.gather_frames(slots)
-            seen = self.agent.reconstruct((frames * 255).round().to(torch.uint8))
-            with self.showing():
-                save_reconstructions(
-                    self.run.reconstructions / f"epoch_{epoch:04d}.png", frames.cpu(), seen.cpu()
-                )
+        frames = store.gather_frames(slots)
+        seen = self.agent.reconstruct((frames * 255).round().to(torch.uint8))
+        with self.showing():
+            save_reconstructions(
+                self.run.reconstructions / f"epoch_{epoch:04d}.png", frames.cpu(), seen.cpu()
+            )
         count, length = self.config.evaluation.num_imagined_episodes, self.config.evaluation.imagined_frames
         if "world_model" not in trained or not count or not length:
             return

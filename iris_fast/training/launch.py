@@ -118,7 +118,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
                 f"--{option.replace('_', '-')} does not go with --resume: the run folder has its own"
             )
     run = RunFolder(arguments.resume)
-    saved = run.read_config()
+    saved = run.read_config(_say)
     if arguments.game is not None and resolve_game(arguments.game) != saved.game:
         raise UserError(
             f"--game {arguments.game}: the run in {run.path} plays {saved.game}; leave --game out, "

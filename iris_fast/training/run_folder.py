@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from iris_fast.config import Config, from_dict, to_dict
+from iris_fast.config import Config, from_dict, ignored_keys, to_dict
 from iris_fast.errors import UserError, quoted
 from iris_fast.files import nearest_entry, remove_partials, write_atomically
 
@@ -167,8 +167,8 @@ class RunFolder:
         text = yaml.safe_dump(to_dict(config), sort_keys=False)
         write_atomically(self.config, text.encode())
 
-    def read_config(self) -> Config:
-        """The run's configuration; UserError when it cannot be read."""
+    def read_config(self, say: Callable[[str], None] = lambda line: None) -> Config:
+        """The run's configuration; UserError when it cannot be read. `say` is told of keys that are ignored."""
         self.check_is_run()
         try:
             data = yaml.safe_load(self.config.read_text())
@@ -176,4 +176,6 @@ class RunFolder:
             raise UserError(
                 f"{self.config} cannot be read as a configuration: restore it from a copy"
             ) from None
+        for line in ignored_keys(data):
+            say(line)
         return from_dict(data, Config)

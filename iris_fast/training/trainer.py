@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -100,9 +101,7 @@ class Trainer:
         cache_bytes = memory_bytes(
             config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage"
         )
-        self.cache = FrameCache(
-            agent.coder, self.store, enabled=config.datasets.train.cache, max_bytes=cache_bytes
-        )
+        self.cache = FrameCache(agent.coder, self.store, max_bytes=cache_bytes)
         self.graphs = graphs_of(agent.device) if config.training.cuda_graphs else None
         policy = Policy(agent, self.graphs)
         self.collector = Collector(
@@ -179,10 +178,17 @@ class Trainer:
         metrics |= peak_memory(self.agent.device)
         metrics["replay/frames"], metrics["replay/episodes"] = self.store.num_frames, len(self.store.episodes)
         self._stop_clock("epoch")
-        self.logger.log(metrics, epoch=epoch, env_steps=self.env_steps)
         self.position = Position(epoch=epoch + 1)
         if self.config.common.do_checkpoint or self.stop.requested or epoch == self.config.common.epochs:
-            self.save()
+            began = time.perf_counter()
+
+            def log_first() -> None:
+                metrics["duration/checkpoint"] = time.perf_counter() - began
+                self.logger.log(metrics, epoch=epoch, env_steps=self.env_steps)
+
+            self.save(log_first)  # so that an epoch's line is never missing where its checkpoint is there
+        else:
+            self.logger.log(metrics, epoch=epoch, env_steps=self.env_steps)
         progress.epoch_summary(epoch, metrics)
         if self.stop.requested and epoch < self.config.common.epochs:
             raise self._stopped()
@@ -300,9 +306,11 @@ class Trainer:
                     self.env.action_meanings,
                 )
 
-    def save(self) -> None:
-        """Writes a checkpoint that holds everything the run needs to go on from its position."""
-        began = time.perf_counter()
+    def save(self, before_replacing: Callable[[], None] | None = None) -> None:
+        """Writes a checkpoint that holds everything the run needs to go on from its position.
+
+        `before_replacing` is called when it is written, right before it replaces the one before.
+        """
         between_epochs = self.position.phase == PHASES[0] and self.position.step == 0
         played = self.position.epoch - between_epochs  # the epoch that the new frames are of
         with explained_disk_errors(self.run_folder):
@@ -315,8 +323,7 @@ class Trainer:
             "dataset": self.dataset_log.state_dict(),
             "run_config": to_dict(self.config),
         }
-        save_checkpoint(self.run_folder, self.agent, extra)
-        self.position.metrics["duration/checkpoint"] = time.perf_counter() - began
+        save_checkpoint(self.run_folder, self.agent, extra, before_replacing)
 
     def load(self, content: dict[str, Any]) -> bool:
         """Goes on from a checkpoint's content; returns False when the environments had to be started anew."""

@@ -13,11 +13,13 @@ from iris_fast.config import (
     apply_overrides,
     config_keys,
     from_dict,
+    ignored_keys,
     preset_config,
     resolve,
     to_dict,
     unresolve,
 )
+from iris_fast.config.overrides import REMOVED
 from iris_fast.errors import UserError
 
 # Keys of the public implementation that mean the same here, each with a value that is not its default.
@@ -234,3 +236,29 @@ def test_what_a_node_checks_does_not_depend_on_the_order_of_overrides(reverse: b
     config = apply_overrides(preset_config("tiny", "Pong"), overrides[::-1] if reverse else overrides)
     assert (config.env.train.max_episode_steps, config.env.train.noop_max) == (20, 1)
     assert apply_overrides(config, ["common.seed=1", "common.seed=2"]).common.seed == 2
+
+
+@pytest.mark.parametrize("key", REMOVED)
+def test_a_key_of_a_former_version_is_called_so(key: str) -> None:
+    with pytest.raises(UserError, match=f"no configuration key '{key}' any more: ") as error:
+        apply_overrides(Config(), [f"{key}=false"])
+    assert "\n" not in str(error.value)
+    assert key not in config_keys()
+
+
+def test_a_configuration_of_a_former_version_is_read_without_its_keys() -> None:
+    data = to_dict(Config())
+    for key, (held, _) in REMOVED.items():
+        *path, last = key.split(".")
+        node = data
+        for name in path:
+            node = node[name]
+        node[last] = held
+    assert from_dict(data, Config) == Config()
+    assert ignored_keys(data) == []
+    data["datasets"]["train"]["cache"] = False
+    assert from_dict(data, Config) == Config()
+    (line,) = ignored_keys(data)
+    assert line.startswith("ignored: datasets.train.cache=False, which is no configuration key any more: ")
+    with pytest.raises(UserError, match=r"no configuration key 'datasets\.train\.cash'"):
+        from_dict({"datasets": {"train": {"cash": 1}}}, Config)

@@ -36,7 +36,6 @@ MICRO = [
     "training.actor_critic.start_after_epochs=1",
     "training.actor_critic.burn_in=2",
     "evaluation.every=2",
-    "evaluation.num_batches=1",
     "evaluation.imagined_frames=6",
     "logging.tensorboard=false",
 ]

@@ -136,7 +136,7 @@ def test_a_dream_is_filmed_to_its_first_end_and_where_it_led(
             nothing = torch.zeros(1, horizon)
             return SimpleNamespace(observations=frames, actions=nothing.long(), rewards=nothing, ends=ends)
 
-    config = micro_config("evaluation.imagined_frames=6", "evaluation.save_reconstructions=false")
+    config = micro_config("evaluation.imagined_frames=6")
     evaluator = Evaluator(config, micro_agent(), Dreamer(), RunFolder(tmp_path), "catch")  # type: ignore[arg-type]
     store = EpisodeStore(30, 64, torch.device("cpu"), torch.device("cpu"))
     frames = np.zeros((20, 3, 64, 64), np.uint8)

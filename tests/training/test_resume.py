@@ -65,6 +65,21 @@ def test_resumed_after_an_epoch_is_the_uninterrupted_run(uninterrupted: Path, tm
     assert_same_run(uninterrupted, run)
 
 
+def test_a_run_of_a_former_version_goes_on_without_its_keys(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "older"
+    assert train(run, "common.epochs=2") == 0
+    config = RunFolder(run).config
+    config.write_text(config.read_text().replace("evaluation:\n", "evaluation:\n  num_batches: 7\n"))
+    capsys.readouterr()
+    assert main(["--resume", str(run), "common.epochs=3"]) == 0
+    said = capsys.readouterr().err
+    assert "ignored: evaluation.num_batches=7, which is no configuration key any more" in said
+    assert "num_batches" not in config.read_text()
+    assert_same_run(uninterrupted, run)
+
+
 @pytest.mark.parametrize("phase", ["collection", "tokenizer", "world_model", "actor_critic"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_in_the_middle_of_a_phase(
