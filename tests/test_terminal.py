@@ -68,7 +68,7 @@ def test_a_result_that_a_full_disk_refused_is_not_called_a_success(tmp_path: Pat
         code, messages, done = printing(tmp_path, shell)
         assert code == 4 and done, shell
         last = messages.splitlines()[-1]
-        assert last == "stopped: the output could not be written whole (No space left on device)"
+        assert last == "stopped: the output is incomplete (No space left on device)"
 
 
 def test_a_closed_descriptor_is_not_given_to_the_next_file(tmp_path: Path) -> None:

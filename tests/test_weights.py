@@ -184,7 +184,7 @@ def test_restarted_codes_and_a_background_are_seen() -> None:
 
 def test_a_part_is_named() -> None:
     with pytest.raises(
-        ValueError, match="policy is no part of the agent: name some of tokenizer, world_model"
+        ValueError, match="policy is not a part of the agent: choose from tokenizer, world_model"
     ):
         micro_agent().weights_changed("policy")
 

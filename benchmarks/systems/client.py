@@ -130,7 +130,9 @@ class Systems:
         self.peers, self.compiled = peers, compiled
         self._workers: dict[str, Worker] = {}
         if checkout is not None and not (checkout / "src" / "agent.py").is_file():
-            raise UserError(f"--reference {checkout}: no checkout of eloialonso/iris, which has src/agent.py")
+            raise UserError(
+                f"--reference {checkout} is not a checkout of eloialonso/iris: it has no src/agent.py"
+            )
         for peer in peers:
             if peer != "simulusion":
                 raise UserError(f"--peer {peer}: the only peer there is a comparison for is simulusion")

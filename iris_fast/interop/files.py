@@ -90,9 +90,7 @@ def load_payload(path: Path) -> Any:
         if broken is not None:
             raise UserError(f"{path} is corrupt (the checksum of {broken} is wrong): use another copy")
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # warnings about how a foreign file was pickled; the messages below suffice
+            warnings.simplefilter("ignore")  # about foreign pickles; the messages below suffice
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
