@@ -590,7 +590,7 @@ def _plain_lookup(
     vectors: Tensor, codebook: Tensor, distance: str, precision: str, errors: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     indices = _plain_search(vectors, codebook, distance, precision)
-    quantized = codebook[indices]
+    quantized = codebook.index_select(0, indices)
     outputs = _new_outputs(vectors, errors)
     if errors:
         difference = vectors.to(outputs[2].dtype) - quantized.to(outputs[2].dtype)

@@ -13,7 +13,6 @@ Bytes moved: the vectors once, 24 a row for the sort, 8 · dim a piece (at most 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .common.arguments import as_rows, check_range, with_checked_types
@@ -22,7 +21,7 @@ from .common.registration import operator
 from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 PIECE = 1024
-_FEW_ROWS = 4096  # up to which a sum in float32 is as exact as a product with one-hot rows
+_FEW_ROWS = 4096  # of one codeword, up to which a sum in float32 is as exact as a product with one-hot rows
 _NUMBERS_TOGETHER = 2**17  # in float64, of which a processor's cache holds as many
 
 
@@ -267,17 +266,20 @@ def _indexed_sums(
 ) -> tuple[Tensor, Tensor]:
     """Counts of integers, and sums, of many rows in float64, by `index_add_`, which on a CPU adds rows in order."""
     dtype = torch.promote_types(vectors.dtype, torch.float32)
-    wide = dtype if len(vectors) <= _FEW_ROWS else torch.float64
-    # What has an index out of range is added to one codeword more, which is left out then.
-    indices = torch.where((indices >= 0) & (indices < num_codes), indices, num_codes)
-    counts = indices.new_zeros(num_codes + 1).index_add_(0, indices, torch.ones_like(indices))
-    sums = vectors.new_zeros((num_codes + 1, vectors.shape[1]), dtype=wide)
-    codewords = None if codebook is None else F.pad(codebook, (0, 0, 0, 1)).to(dtype)
-    rows = _FEW_ROWS if wide == dtype else max(1, _NUMBERS_TOGETHER // max(1, vectors.shape[1]))
+    weighted = weights is not None and codebook is not None
+    low, high = (int(end) for end in indices.aminmax()) if len(indices) else (0, -1)
+    if low < 0 or high >= num_codes:
+        inside = (indices >= 0) & (indices < num_codes)
+        indices, vectors = indices[inside], vectors[inside]
+        weights = weights[inside] if weights is not None else None
+    counts = torch.bincount(indices, minlength=num_codes)
+    few = dtype == torch.float64 or len(vectors) <= _FEW_ROWS or bool(counts.max() <= _FEW_ROWS)
+    sums = vectors.new_zeros((num_codes, vectors.shape[1]), dtype=dtype if few else torch.float64)
+    rows = max(1, (_NUMBERS_TOGETHER if weighted or not few else vectors.numel()) // max(1, vectors.shape[1]))
     for start in range(0, len(vectors), rows):
         part = slice(start, start + rows)
-        values = vectors[part].to(dtype)
-        if weights is not None and codewords is not None:
-            values = weights[part, None].to(dtype) * (values - codewords[indices[part]])
-        sums.index_add_(0, indices[part], values.to(wide))
-    return counts[:num_codes].to(dtype), sums[:num_codes].to(dtype)
+        values, index = vectors[part].to(dtype), indices[part]
+        if weights is not None and codebook is not None:
+            values = weights[part, None].to(dtype) * (values - codebook.to(dtype).index_select(0, index))
+        sums.index_add_(0, index, values.to(sums.dtype))
+    return counts.to(dtype), sums.to(dtype)

@@ -2,7 +2,7 @@
 
 A squared distance from products, ‖c‖² / 2 - x·c, is off by the rounding of ‖x‖ ‖c‖, which may be far more than the
 distance: where vectors lie far from the origin, or close to their codeword. So products only leave out what is
-farther for certain. They are of vectors and codewords less the codebook's mean, which leaves few candidates.
+farther for certain. Where the codebook's mean is long it is taken from both sides, which leaves few candidates.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import Tensor
 from ..common.triton import jit, tl
 
 _PAIRS = 2**21  # numbers of the pairs' differences that are held at a time: 16 MiB in float64
+_SCORES_TOGETHER = 2**19  # that stay in a processor's cache until their least is found
+_ROWS_TOGETHER = 256  # at least, since fewer make products slow
 
 
 def product_error(dim: int, eps: float) -> float:
@@ -81,33 +83,65 @@ def nearest_by_products(
     cosine: bool,
     piece_rows: int,
 ) -> Tensor:  # (rows,) int64
-    """The nearest codeword as `nearest_in_float64` finds it among all, `piece_rows` rows at a time."""
-    codes, terms, centre, longest = _centred(codebook, cosine)
+    """The nearest codeword as `nearest_in_float64` finds it among all, at most `piece_rows` rows at a time.
+
+    Only rows whose second least score is within rounding of the least are looked at again.
+    """
+    if len(codebook) == 1:
+        return torch.zeros(len(vectors), dtype=torch.int64)
+    codes, terms, centre, longest = _factors(codebook, cosine)
+    num_codes, dim = codes.shape
+    cached = _SCORES_TOGETHER // num_codes
+    piece_rows = min(piece_rows, max(_ROWS_TOGETHER, cached) * torch.get_num_threads())
     kind = torch.finfo(codes.dtype)
+    relative = 2.02 * product_error(dim, kind.eps)
+    scores = codes.new_empty((min(piece_rows, len(vectors)), num_codes))
     found = []
     for piece in vectors.split(piece_rows):
-        shifted = piece if cosine else piece - centre
-        scores = torch.addmm(terms, shifted, codes.t(), alpha=-1)
-        best, index = scores.min(dim=1)
+        shifted = piece if centre is None else piece - centre
+        score = torch.addmm(terms, shifted, codes.t(), alpha=-1, out=scores[: len(piece)])
+        best, index = score.min(dim=1)
+        second = score.scatter_(1, index[:, None], torch.inf).amin(dim=1)
         norm = torch.linalg.vector_norm(shifted, dim=1)
-        if cosine:
-            error = 2 * product_error(codes.shape[1], kind.eps) * longest * norm
-            limit = best + error + codes.shape[1] * kind.tiny
-        else:
-            limit = score_limit(norm, best, longest, codes.shape[1])
-        near = scores <= limit[:, None]
-        doubtful = (near.view(torch.uint8).sum(dim=1, dtype=torch.int32) != 1).nonzero().squeeze(1)
+        # At least twice a score's error, and infinite where a score may have overflowed on its way.
+        magnitude = (norm if cosine else norm + longest) * (8.1 * longest)
+        gap = second.sub_(best)
+        clear = (gap > magnitude * (relative / 8.1) + dim * kind.tiny).logical_and_(gap < torch.inf)
+        doubtful = clear.logical_not_().nonzero().squeeze(1)
         if len(doubtful):
-            finite = piece[doubtful].isfinite().all(dim=1)
-            index[doubtful[~finite]] = 0
-            doubtful = doubtful[finite]
-            # Where squares overflow the limit may be no number: then every codeword is a candidate.
-            candidates = near[doubtful].logical_or_(~limit[doubtful, None].isfinite())
-            place, code = candidates.nonzero(as_tuple=True)
-            rows, nearest = nearest_in_float64(doubtful[place], code, piece, codebook, cosine)
-            index[rows] = nearest
+            found_there = best[doubtful], index[doubtful], score[doubtful], norm[doubtful]
+            index[doubtful] = _decided(piece[doubtful], codebook, cosine, longest, *found_there)
         found.append(index)
     return torch.cat(found)
+
+
+def _decided(
+    vectors: Tensor,  # (rows, dim)
+    codebook: Tensor,  # (num_codes, dim)
+    cosine: bool,
+    longest: Tensor,  # () of the factors
+    best: Tensor,  # (rows,): the least score
+    index: Tensor,  # (rows,): its codeword
+    scores: Tensor,  # (rows, num_codes): the others
+    norm: Tensor,  # (rows,) of the factors
+) -> Tensor:  # (rows,)
+    """The nearest codeword of vectors for which another may be as near as the one of the least score."""
+    dim, kind = vectors.shape[1], torch.finfo(scores.dtype)
+    if cosine:
+        limit = best + 2 * product_error(dim, kind.eps) * longest * norm + dim * kind.tiny
+    else:
+        limit = score_limit(norm, best, longest, dim)
+    # Where squares overflow the limit may be no number: then every codeword is a candidate.
+    near = (
+        (scores <= limit[:, None]).scatter_(1, index[:, None], True).logical_or_(~limit.isfinite()[:, None])
+    )
+    finite = vectors.isfinite().all(dim=1)
+    several = near.view(torch.uint8).sum(dim=1, dtype=torch.int32) > 1
+    place, code = (near & (finite & several)[:, None]).nonzero(as_tuple=True)
+    rows, nearest = nearest_in_float64(place, code, vectors, codebook, cosine)
+    index = torch.where(finite, index, 0)
+    index[rows] = nearest
+    return index
 
 
 def nearest_directly(vectors: Tensor, codebook: Tensor, cosine: bool, piece_rows: int) -> Tensor:
@@ -123,21 +157,37 @@ def nearest_directly(vectors: Tensor, codebook: Tensor, cosine: bool, piece_rows
     return torch.cat(found)
 
 
-def _centred(codebook: Tensor, cosine: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _factors(codebook: Tensor, cosine: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """What products are formed of, (num_codes, dim), terms beside them, (num_codes,), centre (dim,), longest norm ().
 
-    Codewords whose squares are not finite get an infinite term. For cosines, which are not between shifted vectors,
-    unit codewords are less their mean: that takes the same from all scores of a vector.
+    Codewords whose squares are not finite get an infinite term. The mean of all codewords is taken from them only
+    where it is longer than what they differ by, since that takes time; then it is the centre of the vectors too. For
+    cosines, which are not between shifted vectors, it is taken from unit codewords alone: all scores of a vector then
+    differ from what they were by the same.
     """
     norms = torch.linalg.vector_norm(codebook, dim=1)
-    usable = norms.square().isfinite()
-    codes = torch.where(usable[:, None], codebook, 0)
-    if cosine:  # in float64: unit codewords may differ by little more than the rounding of float32
-        codes = codes.double()
-        codes = codes / torch.linalg.vector_norm(codes, dim=1, keepdim=True).clamp_min(1e-12)
-    centre = codes.sum(dim=0) / usable.sum().clamp_min(1)
-    codes = torch.where(usable[:, None], codes - centre, 0).to(codebook.dtype)
-    lengths = torch.linalg.vector_norm(codes, dim=1)
+    squares = norms.square()
+    usable = squares.isfinite() if not math.isfinite(squares.sum()) else None
+    codes = codebook if usable is None else codebook.where(usable[:, None], 0)
+    count = len(codes) if usable is None else max(1, int(usable.sum()))
+    factors = _units(codes) if cosine else codes
+    mean = factors.sum(dim=0).div_(count)
+    lengths = norms if factors is codebook else torch.linalg.vector_norm(factors, dim=1)
+    centre = None
+    if 2 * mean.square().sum().item() > lengths.square().sum().item() / count:
+        if cosine:  # in float64: unit codewords may differ by little more than the rounding of float32
+            factors = _units(codes.double())
+            mean = factors.sum(dim=0).div_(count)
+        factors, centre = (factors - mean).to(codebook.dtype), None if cosine else mean
+        factors = factors if usable is None else factors.where(usable[:, None], 0)
+        lengths = torch.linalg.vector_norm(factors, dim=1)
     terms = torch.zeros_like(lengths) if cosine else 0.5 * lengths.square()
-    longest = torch.where(usable, lengths, torch.where(norms.isnan(), 0, torch.inf)).max()
-    return codes, torch.where(usable, terms, torch.inf), centre, longest
+    longest = lengths.max()
+    if usable is not None:
+        terms = terms.where(usable, torch.inf)
+        longest = lengths.where(usable, torch.where(norms.isnan(), 0, torch.inf)).max()
+    return factors, terms, centre, longest
+
+
+def _units(codes: Tensor) -> Tensor:
+    return codes / torch.linalg.vector_norm(codes, dim=1, keepdim=True).clamp_min(1e-12)

@@ -131,6 +131,20 @@ def test_a_mean_far_from_zero_costs_no_more_than_in_pytorch(layout: str, batch: 
         assert_as_exact_as(found, rounded, target, rounding=4)
 
 
+@pytest.mark.parametrize("mean", [1.0, 3.0, 10.0, 100.0])
+def test_one_group_far_from_zero_beside_others_and_outliers_first(mean: float) -> None:
+    """In channels-last memory, where a CPU takes the variance from squares or from differences."""
+    x, weight, bias = random_inputs((4, 8, 1024))
+    x = x.view(4, 8, 32, 32).contiguous(memory_format=torch.channels_last)
+    x[1, 2:4] += mean
+    x[2, :, 0, :3] += 1e3 * mean
+    x[3] = mean * x[3].sign()
+    exact = group_norm_swish_reference(x.double().contiguous(), 4, weight, bias)
+    found = group_norm_swish(x, 4, weight, bias)
+    for one, target in zip(found, exact, strict=True):
+        assert (one - target).abs().max() <= 1e-5 * target.abs().max()
+
+
 def test_a_batch_of_one_in_every_memory_format() -> None:
     x, weight, bias = torch.randn(3, 4, 6, 6), torch.ones(4), torch.zeros(4)
     expected = group_norm_swish_reference(x, 2, weight, bias)
