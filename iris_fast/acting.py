@@ -16,11 +16,11 @@ from torch import Tensor
 
 from iris_fast.agent import Agent
 from iris_fast.graphs import GraphedCall, Graphs, Tensors
-from iris_fast.imagination.randomness import Purpose
 from iris_fast.kernels import sample_categorical
 from iris_fast.kernels.philox import philox_uniform
 from iris_fast.models.actor_critic import ActorCriticOutput, LSTMState
 from iris_fast.models.frames import check_frames
+from iris_fast.randomness import Purpose
 
 
 class Policy:

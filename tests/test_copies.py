@@ -26,10 +26,10 @@ from iris_fast.imagination.cpu_engine import CpuEngine, CpuOptions
 from iris_fast.imagination.engine import ImaginationStart
 from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
 from iris_fast.imagination.oracle import OracleEngine
-from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.kernels.common.extension import find_extension
 from iris_fast.models.cpu_policy import CpuPolicy
 from iris_fast.models.frame_codec import FrameCodec
+from iris_fast.randomness import PhiloxDraws
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.loggers import MetricLogger

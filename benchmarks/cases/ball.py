@@ -14,8 +14,8 @@ from benchmarks.registry import Run, case
 from iris_fast.config import preset_config, resolve
 from iris_fast.config.schema import PartConfig
 from iris_fast.envs import EnvConfig, make_vector_env
-from iris_fast.imagination.randomness import derive_seed, numpy_generator
 from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig, in_pieces
+from iris_fast.randomness import derive_seed, numpy_generator
 from iris_fast.training.media import save_reconstructions
 from iris_fast.training.optimization import PartTrainer
 from iris_fast.training.parts import BACKGROUND_FRAMES, Losses, Part

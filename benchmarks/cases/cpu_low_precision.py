@@ -24,9 +24,9 @@ from iris_fast.imagination.cpu_engine import (
     pack_world_model,
 )
 from iris_fast.imagination.engine import ImaginationStart
-from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.world_model import WorldModel
+from iris_fast.randomness import PhiloxDraws
 
 BATCHES = ((1, 9), (16, 5), (64, 3))  # sequences, rounds
 KV_DTYPES: tuple[HalfOrFloat, ...] = ("float32", "float16")

@@ -18,9 +18,9 @@ from iris_fast.config.schema import Config
 from iris_fast.errors import UserError
 from iris_fast.imagination.cpu_engine import CpuDream, CpuEngine, CpuOptions, StepLogits, pack_world_model
 from iris_fast.imagination.engine import ImaginationStart, Rollout
-from iris_fast.imagination.randomness import PhiloxDraws, derive_seed
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.frame_codec import FrameCodec
+from iris_fast.randomness import PhiloxDraws, derive_seed
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.checkpoint import DatasetLog, load_checkpoint

@@ -19,9 +19,8 @@ from benchmarks.systems.weights import random_lpips
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import apply_overrides, preset_config
 from iris_fast.graphs import Uncaptured, graphs_of
-from iris_fast.imagination.factory import engine_of
 from iris_fast.replay.cache import FrameCache
-from iris_fast.training.device import apply_precision, prepare
+from iris_fast.training.device import apply_precision, engine_of, prepare
 from iris_fast.training.graphed_step import GraphedPartTrainer, make_part_trainer, preserved
 from iris_fast.training.parts import Part, make_parts
 

@@ -19,7 +19,7 @@ from benchmarks.registry import Run, case
 from benchmarks.systems.client import Systems
 from benchmarks.systems.weights import ACTIONS, noise_frames
 from benchmarks.timing import Timing
-from iris_fast.imagination.randomness import numpy_generator
+from iris_fast.randomness import numpy_generator
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 HORIZONS = (5, 10, 19, 20, 40, 60, 80, 100)

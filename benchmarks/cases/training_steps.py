@@ -24,10 +24,9 @@ from iris_fast.agent import Agent
 from iris_fast.config import apply_overrides, preset_config
 from iris_fast.config.schema import memory_bytes
 from iris_fast.graphs import Graphs, graphs_of
-from iris_fast.imagination.factory import engine_of
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FRAMES_TOGETHER, FrameCache
-from iris_fast.training.device import AUTOCAST_DTYPES, prepare
+from iris_fast.training.device import AUTOCAST_DTYPES, engine_of, prepare
 from iris_fast.training.graphed_step import make_part_trainer
 from iris_fast.training.parts import ActorCriticPart, Part, make_parts
 

@@ -32,12 +32,13 @@ ROOMS = (
     Room("envs", "vector environments", ("envs",)),
     Room("agent", "the three models together, acting", ("agent", "acting")),
     Room("models", "tokenizer, world model, actor-critic", ("models",)),
+    Room("randomness", "seeds and draws by their address", ("randomness",)),
     Room("kernels", "operations in Triton and PyTorch", ("kernels",)),
     Room("csrc", "the C++ extension", ("_C",)),
     Room(
         "foundations",
         "errors, files, command lines, CUDA graphs",
-        ("command_line", "errors", "files", "graphs"),
+        ("command_line", "errors", "files", "graphs", "terminal"),
     ),
 )
 """From the top to the bottom: an import goes down, or stays in its room. Every room may import the foundations."""

@@ -14,12 +14,12 @@ from iris_fast.imagination.dream import Dream
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
 from iris_fast.imagination.factory import make_engine
 from iris_fast.imagination.oracle import OracleEngine
-from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.kernels.common.extension import find_extension
 from iris_fast.models.frame_codec import FrameCoder
 from iris_fast.models.tokenizer import Tokenizer, in_pieces
 from iris_fast.models.transformer import KVCache
 from iris_fast.models.world_model import WorldModel
+from iris_fast.randomness import PhiloxDraws
 
 from .interface import Arrays, seconds_of
 from .training import OurLosses, Steps, loss_and_gradient

@@ -17,10 +17,10 @@ from iris_fast.models.cpu_policy import CpuPolicy
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from iris_fast.models.frame_codec import DecoderDtype, FrameCodec
 from iris_fast.models.world_model import WorldModel
+from iris_fast.randomness import PhiloxDraws, Purpose
 
 from .dream import DreamStep
 from .engine import HalfOrFloat, ImaginationStart, Rollout, WeightsDtype, check_rollout
-from .randomness import PhiloxDraws, Purpose
 
 if TYPE_CHECKING:
     from iris_fast._C import ThreadPool, TokenDream, TokenModel

@@ -11,9 +11,9 @@ from iris_fast.graphs import Tensors
 from iris_fast.kernels import sample_categorical
 from iris_fast.models.actor_critic import ActorCritic, LSTMState
 from iris_fast.models.transformer import TransformerConfig
+from iris_fast.randomness import Purpose
 
 from .frame_decoder import FrameDecoder
-from .randomness import Purpose
 from .token_pass import TokenPasses
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from iris_fast.models.world_model import WorldModel
-
-from .randomness import Draws, Purpose
+from iris_fast.randomness import Draws, Purpose
 
 
 class DreamStep(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from iris_fast.agent import Agent
 from iris_fast.errors import UserError, nearest
@@ -15,9 +15,6 @@ from .cpu_engine import CpuEngine, CpuOptions
 from .engine import EngineName, HalfOrFloat, ImaginationEngine, LayerLaunches, WeightsDtype
 from .graph_engine import CudaGraphEngine, GraphOptions
 from .oracle import OracleEngine
-
-if TYPE_CHECKING:
-    from iris_fast.config.schema import CommonConfig
 
 OF_PRECISION = {
     "float32": GraphOptions(),
@@ -99,16 +96,3 @@ def options_of(precision: str, layer_launches: LayerLaunches = "auto") -> GraphO
     if layer_launches == "auto":
         return options
     return replace(options, launches_per_layer=2 if layer_launches == "2" else 5)
-
-
-def engine_of(agent: Agent, common: CommonConfig) -> ImaginationEngine:
-    """The engine that a run's configuration asks for. Raises as `make_engine`."""
-    return make_engine(
-        agent,
-        common.engine,
-        common.precision,
-        kv_dtype=common.kv_dtype,
-        weights_dtype=common.weights_dtype,
-        decoder_dtype=common.decoder_dtype,
-        layer_launches=common.layer_launches,
-    )

@@ -12,10 +12,10 @@ from iris_fast.kernels.common.arguments import with_checked_types
 from iris_fast.kernels.common.arithmetic import exact_on_cpu
 from iris_fast.models.actor_critic import LSTMState
 from iris_fast.models.tokenizer import in_pieces
+from iris_fast.randomness import Draws, PhiloxDraws, Purpose
 
 from .dream import Dream
 from .engine import ImaginationStart, Rollout, check_rollout
-from .randomness import Draws, PhiloxDraws, Purpose
 
 
 @dataclass

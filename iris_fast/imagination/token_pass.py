@@ -27,8 +27,7 @@ from iris_fast.kernels import (
     token_embedding,
 )
 from iris_fast.models.world_model import Head, WorldModel
-
-from .randomness import Purpose
+from iris_fast.randomness import Purpose
 
 
 class Affine(NamedTuple):

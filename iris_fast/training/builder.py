@@ -16,11 +16,11 @@ from iris_fast.envs import make_vector_env
 from iris_fast.envs.factory import is_available
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import UserError
-from iris_fast.imagination.factory import engine_of
-from iris_fast.imagination.randomness import derive_seed
 from iris_fast.interop.files import Weights, check_fits, lpips_weights, read_weights
 from iris_fast.interop.lpips_files import find_lpips
 from iris_fast.models.perceptual import LPIPS
+from iris_fast.randomness import derive_seed
+from iris_fast.training.device import engine_of
 
 from .announcements import announced_start
 from .checkpoint import explained_disk_errors, load_checkpoint

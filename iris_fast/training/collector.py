@@ -12,8 +12,8 @@ from iris_fast.acting import ActingConfig, Actor, Policy
 from iris_fast.agent import Agent
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.envs.playing import PlayedSteps, PlayLoop, Step
-from iris_fast.imagination.randomness import derive_seed
 from iris_fast.models.actor_critic import LSTMState
+from iris_fast.randomness import derive_seed
 from iris_fast.replay.store import EpisodeStore
 
 

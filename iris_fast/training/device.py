@@ -1,4 +1,4 @@
-"""The device of a run: its choice, its arithmetic (float32, TF32, bfloat16 or float16) and its threads."""
+"""The device of a run: its choice, its arithmetic (float32, TF32, bfloat16 or float16), threads and engine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from iris_fast.agent import Agent
 from iris_fast.config import Config, resolve, validate
+from iris_fast.config.schema import CommonConfig
 from iris_fast.errors import UserError
+from iris_fast.imagination.engine import ImaginationEngine
+from iris_fast.imagination.factory import make_engine
 from iris_fast.kernels.common.extension import find_extension
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -83,3 +87,16 @@ def prepare(config: Config) -> tuple[Config, torch.device]:
     if device.type == "cpu" and extension is not None:
         extension.keep_large_blocks()  # else PyTorch spends up to half its time in page faults
     return resolve(config), device
+
+
+def engine_of(agent: Agent, common: CommonConfig) -> ImaginationEngine:
+    """The engine that a run's configuration asks for. Raises as `make_engine`."""
+    return make_engine(
+        agent,
+        common.engine,
+        common.precision,
+        kv_dtype=common.kv_dtype,
+        weights_dtype=common.weights_dtype,
+        decoder_dtype=common.decoder_dtype,
+        layer_launches=common.layer_launches,
+    )

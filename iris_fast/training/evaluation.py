@@ -18,7 +18,7 @@ from iris_fast.envs import make_vector_env
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.files import is_disk_full
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
-from iris_fast.imagination.randomness import derive_seed
+from iris_fast.randomness import derive_seed
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 

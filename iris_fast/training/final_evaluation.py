@@ -24,7 +24,6 @@ from iris_fast.envs.playing import PlayedSteps
 from iris_fast.errors import RunStopped, UserError
 from iris_fast.files import check_writable, explained_writing, write_atomically
 from iris_fast.graphs import graphs_of
-from iris_fast.imagination.randomness import derive_seed
 from iris_fast.interop.files import (
     Weights,
     check_fits,
@@ -33,6 +32,7 @@ from iris_fast.interop.files import (
     read_payload,
     read_weights,
 )
+from iris_fast.randomness import derive_seed
 from iris_fast.terminal import interrupted_code
 
 from .device import choose_device, plain_defaults, prepare

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_fast.errors import RunStopped
-from iris_fast.imagination.randomness import derive_seed
+from iris_fast.randomness import derive_seed
 
 from .parts import Losses, Part
 

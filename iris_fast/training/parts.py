@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from iris_fast.agent import Agent
 from iris_fast.config.schema import ActorCriticPartConfig, Config, PartConfig
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart, Rollout
-from iris_fast.imagination.randomness import derive_seed, numpy_generator
 from iris_fast.kernels import lambda_returns
 from iris_fast.models.actor_critic import ActorCritic
 from iris_fast.models.versioned import Versioned
+from iris_fast.randomness import derive_seed, numpy_generator
 from iris_fast.replay.cache import FrameCache
 
 from .device import autocast

@@ -18,7 +18,7 @@ from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.errors import RunStopped, quoted
 from iris_fast.graphs import graphs_of
 from iris_fast.imagination.engine import ImaginationEngine
-from iris_fast.imagination.randomness import derive_seed
+from iris_fast.randomness import derive_seed
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 

@@ -18,9 +18,9 @@ from iris_fast.config.schema import ActorCriticPartConfig
 from iris_fast.imagination.dream import Dream
 from iris_fast.imagination.engine import ImaginationStart
 from iris_fast.imagination.oracle import OracleEngine
-from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.kernels import lambda_returns
 from iris_fast.models.tokenizer import Encoding, Tokenizer
+from iris_fast.randomness import PhiloxDraws, Purpose
 from iris_fast.training.parts import actor_critic_losses, weight_decay_groups
 
 OBSERVATION_STRIDE = 13  # the file holds every 13th of the observation predictions

@@ -20,9 +20,9 @@ from benchmarks.group_norms import group_norm_of
 from iris_fast.agent import Agent
 from iris_fast.config import preset_config, resolve
 from iris_fast.imagination.frame_decoder import FrameDecoder
-from iris_fast.imagination.randomness import Purpose
 from iris_fast.imagination.token_pass import InferenceWeights, TokenPasses
 from iris_fast.kernels import sample_categorical
+from iris_fast.randomness import Purpose
 from tests.kernels.dry_launches import absent_gpu
 
 OPERATORS = (

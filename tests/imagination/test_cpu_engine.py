@@ -22,10 +22,10 @@ from iris_fast.imagination.cpu_engine import (
     pack_world_model,
 )
 from iris_fast.imagination.dream import Dream, DreamStep
-from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel
+from iris_fast.randomness import PhiloxDraws, Purpose
 from tests.support.agents import NUM_ACTIONS, make_world_model, small_transformer
 
 EXTENSION = require_extension()

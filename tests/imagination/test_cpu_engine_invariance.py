@@ -12,8 +12,8 @@ from torch import Tensor
 from iris_fast.agent import Agent
 from iris_fast.imagination.cpu_engine import CpuEngine, CpuOptions
 from iris_fast.imagination.engine import ImaginationStart, Rollout
-from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
+from iris_fast.randomness import PhiloxDraws
 from tests.support.agents import micro_agent
 
 EXTENSION = require_extension()

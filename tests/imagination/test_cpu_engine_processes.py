@@ -15,9 +15,9 @@ import torch
 
 from iris_fast.imagination.cpu_engine import CpuDream, CpuEngine, CpuOptions, pack_world_model
 from iris_fast.imagination.engine import Rollout
-from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
+from iris_fast.randomness import PhiloxDraws
 from tests.imagination.forks import forked
 from tests.imagination.test_cpu_engine import VOCABULARY, inputs, make_dream
 from tests.imagination.test_cpu_rollouts import assert_same_rollout, make_start

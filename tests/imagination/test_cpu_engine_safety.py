@@ -15,9 +15,9 @@ import torch
 
 from iris_fast.imagination.cpu_engine import CpuDream, pack_world_model
 from iris_fast.imagination.dream import DreamStep
-from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_weights import require_extension
 from iris_fast.models.transformer import TransformerConfig
+from iris_fast.randomness import PhiloxDraws
 from tests.imagination.forks import forked
 from tests.imagination.test_cpu_engine import VOCABULARY, assert_bit_equal, inputs, make_dream, play
 from tests.support.agents import make_world_model, small_transformer

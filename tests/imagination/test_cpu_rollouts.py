@@ -17,9 +17,9 @@ from iris_fast.imagination.cpu_engine import (
 from iris_fast.imagination.dream import Dream
 from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.oracle import OracleEngine
-from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.kernels import philox_uniform
 from iris_fast.models.world_model import WorldModel
+from iris_fast.randomness import PhiloxDraws, Purpose
 from iris_fast.training.parts import adam
 from tests.imagination.test_oracle import tensors
 from tests.support.agents import NUM_ACTIONS, micro_agent

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from iris_fast.imagination.dream import Dream
-from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel, WorldModelOutput
+from iris_fast.randomness import PhiloxDraws, Purpose
 from tests.support.agents import NUM_ACTIONS, make_world_model, small_transformer
 
 BATCH = 3

@@ -11,10 +11,11 @@ from iris_fast.config.schema import CommonConfig, Precision
 from iris_fast.errors import UserError
 from iris_fast.imagination import factory
 from iris_fast.imagination.cpu_engine import CpuEngine
-from iris_fast.imagination.factory import engine_of, make_engine
+from iris_fast.imagination.factory import make_engine
 from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.kernels.common.extension import find_extension
+from iris_fast.training.device import engine_of
 from tests.support.agents import micro_agent
 
 needs_extension = pytest.mark.skipif(find_extension() is None, reason="the C++ extension is not built")

@@ -20,9 +20,9 @@ from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.frame_decoder import FrameDecoder
 from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
 from iris_fast.imagination.oracle import OracleEngine
-from iris_fast.imagination.randomness import Purpose
 from iris_fast.imagination.token_pass import InferenceWeights, TokenPasses
 from iris_fast.kernels.common.triton import INTERPRETED
+from iris_fast.randomness import Purpose
 from tests.support.agents import micro_agent
 from tests.support.fake_device import DEVICE, LeavesTheDevice, OnDeviceAlone, fake_cuda, without_data
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from iris_fast.agent import Agent
 from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.oracle import OracleEngine
-from iris_fast.imagination.randomness import PhiloxDraws
+from iris_fast.randomness import PhiloxDraws
 from tests.support.agents import NUM_ACTIONS, micro_agent
 
 BATCH, HORIZON, BURN_IN = 4, 6, 3

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from iris_fast.imagination.cpu_engine import CpuDream, pack_world_model
-from iris_fast.imagination.randomness import PhiloxDraws
 from iris_fast.models.cpu_policy import CpuPolicy
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from iris_fast.models.frame_codec import pack_tokenizer
 from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel
+from iris_fast.randomness import PhiloxDraws
 from tests.support.agents import make_world_model, micro_agent, small_transformer
 
 VOCABULARY = 11

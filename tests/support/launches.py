@@ -22,9 +22,9 @@ from iris_fast.config import preset_config, resolve
 from iris_fast.imagination.device_rollout import DeviceRollout, Stretch
 from iris_fast.imagination.dream import Dream
 from iris_fast.imagination.frame_decoder import FrameDecoder
-from iris_fast.imagination.randomness import PhiloxDraws, Purpose
 from iris_fast.imagination.token_pass import InferenceWeights, TokenPasses
 from iris_fast.models.perceptual import LPIPS
+from iris_fast.randomness import PhiloxDraws, Purpose
 
 from .fake_device import without_data
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iris_fast.imagination.randomness import PhiloxDraws, Purpose, derive_seed
 from iris_fast.kernels import sample_categorical
+from iris_fast.randomness import PhiloxDraws, Purpose, derive_seed
 
 
 def test_draws_of_a_part_of_the_rows_are_those_of_the_whole() -> None:
