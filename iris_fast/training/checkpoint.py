@@ -1,9 +1,9 @@
-"""Checkpoints of a run: one file that commits everything, beside an append-only log of played frames.
+"""Checkpoints of a run: one file that commits everything, and an append-only log of played frames.
 
 `checkpoints/last.pt` is replaced atomically, and names the dataset files that belong to it. Played frames go to
-`checkpoints/dataset/000012_0.npz`, one file for what each save adds, and are written before the checkpoint. So a
-save writes the models, the optimizers and the new frames alone, and a process killed at any moment leaves the
-previous checkpoint whole: files that no checkpoint names are ignored and overwritten.
+`checkpoints/dataset/000012_0.npz`, one file for the new frames of each save, and are written before the checkpoint.
+So a save writes only the models, the optimizers and the new frames. A process killed at any moment leaves the
+previous checkpoint complete: files that no checkpoint names are ignored and overwritten.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from .run_folder import RunFolder
 
 @dataclass
 class DatasetLog:
-    """What of the store has been written: files in order, and how many of the frames it holds of each episode.
+    """The part of the store already written: the files in order, and the number of written frames of each episode.
 
-    A store with less room than the files' frames drops whole episodes while it is filled, as it does while it is
-    played into; the files keep them, for a later resume with more room.
+    A store smaller than the files drops whole episodes while it is filled, as it does during play. The files keep
+    these episodes for a later resume with more room.
     """
 
     files: list[str] = field(default_factory=list)
     written: dict[int, int] = field(default_factory=dict)
-    _closed: set[int] = field(default_factory=set, init=False, repr=False)  # which the files know of
+    _closed: set[int] = field(default_factory=set, init=False, repr=False)  # recorded in the files
 
     def save(self, folder: Path, store: EpisodeStore, epoch: int) -> None:
-        """Writes frames that came since the last save to a file of their own; none when nothing came."""
+        """Writes the frames since the last save to a new file; no file if there are none."""
         evicted = list(store.evicted)
-        # An open episode may have been evicted and have gone on: of that one nothing is written yet.
+        # An open episode may have been evicted and then continued: nothing of it is written yet.
         written = {key: count for key, count in self.written.items() if key not in evicted}
         fresh = {
             key: episode.held[written.get(key, 0) :]
@@ -68,7 +68,7 @@ class DatasetLog:
                 ends=store.ends[index].cpu().numpy(),
             )
         self.files.append(name)
-        store.evicted.clear()  # the files know of them now
+        store.evicted.clear()  # now recorded in the files
         self.written = written | {key: store.episodes[key].length for key in fresh}
         self._closed = set(closed)
 
@@ -76,9 +76,9 @@ class DatasetLog:
         return {"files": self.files, "written": self.written}
 
     def load(self, folder: Path, store: EpisodeStore) -> None:
-        """Plays the files back into an empty store, in the order in which they were written."""
+        """Reads the files back into an empty store, in the order of writing."""
         for name in self.files:
-            if not re.fullmatch(r"\d+_\d+\.npz", name):  # a checkpoint may come from anywhere
+            if not re.fullmatch(r"\d+_\d+\.npz", name):  # a checkpoint may come from an untrusted source
                 raise UserError(f"{folder.parent / 'last.pt'} names a dataset file '{name}': it is damaged")
             try:
                 with np.load(folder / name, allow_pickle=False) as file:
@@ -111,7 +111,7 @@ class DatasetLog:
 def save_checkpoint(
     run: RunFolder, agent: Agent, extra: dict[str, Any], before_replacing: Callable[[], None] | None = None
 ) -> None:
-    """Replaces the run's checkpoint. RunStopped on a full disk: the previous one is kept whole."""
+    """Replaces the run's checkpoint. RunStopped on a full disk; the previous checkpoint stays complete."""
     with explained_disk_errors(run):
         write_weights(
             run.checkpoint, agent.state_dict(), agent.config, agent.num_actions, extra, before_replacing
@@ -119,7 +119,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(run: RunFolder) -> dict[str, Any]:
-    """The run's checkpoint as it was saved; UserError when there is none or it cannot be read."""
+    """The content of the run's checkpoint; UserError if there is none or it cannot be read."""
     run.check_is_run()
     if not run.checkpoint.is_file():
         raise UserError(f"{run.path} has no checkpoint yet (checkpoints/last.pt): start the run anew")
@@ -131,7 +131,7 @@ def load_checkpoint(run: RunFolder) -> dict[str, Any]:
 
 
 class explained_disk_errors:
-    """Turns an OSError of a full disk, raised in its block, into RunStopped with one sentence."""
+    """Turns an OSError of a full disk in its block into RunStopped with one sentence."""
 
     def __init__(self, run: RunFolder):
         self.run = run

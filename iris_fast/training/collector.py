@@ -1,4 +1,4 @@
-"""The policy in the real environments: playing, recording, and the returns it got."""
+"""The policy in the real environments: plays, records, and measures returns."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def saved_backend(state: Mapping[str, Any]) -> str:
     """The backend of the environments in a collector's saved state."""
     if "backend" in state:
         return str(state["backend"])
-    # Of older checkpoints the snapshot says it, and envpool alone had none.
+    # In older checkpoints the snapshot names it; only envpool had no snapshot.
     return "envpool" if state["env"] is None else str(state["env"]["backend"])
 
 
 class Collector:
-    """Plays training episodes that may span epochs, and stores them.
+    """Plays and stores training episodes, which may span epochs.
 
-    On resuming an episode in a new epoch the recurrent state is rebuilt from its last `burn_in` frames, since
-    the tokenizer and the policy have changed. `state_dict` holds what goes on in a resumed run; an environment
-    that cannot be saved starts anew, its episode cut there.
+    When an episode continues in a new epoch, the recurrent state is rebuilt from its last `burn_in` frames, because
+    the tokenizer and the policy have changed. `state_dict` holds the state that a resumed run continues; an
+    environment that cannot be saved restarts, and its episode is cut there.
 
-    `last_frames` has the observation that ended an episode, by its number, of the `keep_last` episodes of highest
-    number that ended: films want it, and the replay, from which nothing is learned of it, does not hold it.
+    `last_frames` has the final observations of the last `keep_last` ended episodes, by episode number. Videos show
+    them; the replay does not store them, because training does not use them.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Collector:
         self.policy = policy or Policy(agent)
         self.loop = PlayLoop(
             env, Actor(self.policy, config, seed)
-        )  # its steps count from the run's beginning
+        )  # its steps count from the start of the run
         self.next_episode = 0
         self.episode_ids = np.full(env.num_envs, -1, np.int64)
         self.keep_last = keep_last
@@ -64,10 +64,10 @@ class Collector:
     def collect(
         self, num_steps: int, on_step: Callable[[int], bool], resumed: bool = False
     ) -> dict[str, list[float]]:
-        """Takes `num_steps` agent steps over all environments; returns the returns and lengths of ended episodes.
+        """Plays `num_steps` agent steps over all environments; returns the returns and lengths of ended episodes.
 
-        `on_step(steps)` is called after each vector step and may return True to stop early. With `resumed`, the
-        recurrent state of `state_dict` is kept instead of being rebuilt.
+        `on_step(steps)` is called after each vector step; if it returns True, collection stops early. With `resumed`,
+        the recurrent state of `state_dict` is kept instead of rebuilt.
         """
         finished: dict[str, list[float]] = {"return": [], "length": []}
         if self.loop.observations is None:
@@ -144,7 +144,7 @@ class Collector:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data from which `load_state_dict` goes on, in this process or another."""
+        """Plain data for `load_state_dict`, in this process or another."""
         observations, state = self.loop.observations, self.loop.state
         return {
             "steps": self.loop.steps,
@@ -158,9 +158,9 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Goes on from a saved state; returns False when the environments had to be started anew.
+        """Restores a saved state; returns False if the environments had to be restarted.
 
-        That is where their backend has no snapshots, and where it is not this process's.
+        That happens if their backend has no snapshots, or differs from this process's backend.
         """
         self.loop.steps, self.next_episode = state["steps"], state["next_episode"]
         self.episode_ids = np.array(state["episode_ids"], np.int64)

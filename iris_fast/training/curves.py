@@ -1,4 +1,4 @@
-"""The metrics of runs as curves: read, smoothed, put together over several runs."""
+"""The metrics of runs as curves: read, smoothed, and averaged over several runs."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ Floats: TypeAlias = NDArray[np.float64]
 
 PICTURE_ENDINGS = (".png", ".pdf", ".svg")
 CONFIG_FILE = Path("config") / "trainer.yaml"
-# Where a configuration may name its game: this project's places, then that of the public implementation.
+# Possible keys of the game in a configuration: this project's, then the public implementation's.
 GAME_KEYS = ("game", "env.game", "env.train.game", "env.id", "env.train.id")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as read from its folder: its records are the lines of metrics.jsonl."""
+    """A run read from its folder; its records are the lines of metrics.jsonl."""
 
     folder: Path
     game: str
     records: list[dict[str, float]]
 
     def series(self, metric: str, against: str) -> tuple[Floats, Floats]:
-        """The metric and what it is drawn against (`epoch`, `env_steps`), finite values alone.
+        """The metric and its horizontal axis (`epoch` or `env_steps`), finite values only.
 
-        Of several values at one place the last is taken: collection stops before training does, and
-        what then counts is the agent at the end.
+        Of several values at one place the last is taken: collection stops before training does, and then the final
+        agent counts.
         """
         points = {record[against]: record[metric] for record in self.records if metric in record}
         finite = [(x, y) for x, y in sorted(points.items()) if np.isfinite(y)]
@@ -44,7 +44,7 @@ class Run:
 
 
 def load_run(folder: Path) -> Run:
-    """Reads a run folder; UserError for a folder that is not one, or has no metrics yet."""
+    """Reads a run folder; UserError for any other folder, or if it has no metrics yet."""
     if not folder.is_dir():
         near = nearest_entry(folder) if not folder.exists() else ""
         raise UserError(f"{folder} is not a folder{near}: give that of a run, which has {METRICS_FILE} in it")
@@ -59,7 +59,7 @@ def load_run(folder: Path) -> Run:
 
 
 def running_mean(values: Floats, points: int) -> Floats:
-    """Mean of each value and its neighbours, `points` in all, of fewer towards the ends."""
+    """Mean of each value and its neighbours, over `points` values, fewer towards the ends."""
     if points <= 1 or len(values) == 0:
         return values
     ahead = points // 2
@@ -71,9 +71,9 @@ def running_mean(values: Floats, points: int) -> Floats:
 
 
 def across_runs(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats, Floats, Floats]:
-    """`(x, mean, lowest, highest)` of curves `(x, y)`, interpolated to each other's places.
+    """`(x, mean, lowest, highest)` of curves `(x, y)`, interpolated to common places.
 
-    At a place, the runs count that reach it: a run that is still going leaves the mean where it ends.
+    Only runs that reach a place count there: an unfinished run leaves the mean where it ends.
     """
     x = np.unique(np.concatenate([places for places, _ in curves]))
     values = np.ma.masked_invalid(
@@ -84,7 +84,7 @@ def across_runs(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats
 
 
 def _game_of(folder: Path) -> str:
-    """The game in the run's configuration, or the name of its folder where there is none to be read."""
+    """The game in the run's configuration, or the name of its folder if the configuration has none."""
     try:
         config: Any = yaml.safe_load((folder / CONFIG_FILE).read_text())
     except (OSError, yaml.YAMLError):

@@ -1,7 +1,7 @@
-"""How long a run will take, before it starts: its own parts and policy, timed on made-up data.
+"""Estimates the duration of a run before it starts, by timing its parts and policy on made-up data.
 
-Where steps are captured as CUDA graphs, this captures them instead of the first step of each part, which also tells
-at the start what cannot be captured.
+If steps are captured as CUDA graphs, they are captured here rather than at each part's first step, so a failing
+capture shows at the start.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .progress import RunProgress, TimeLeft
 from .schedule import epoch_phases
 from .trainer import Trainer
 
-ENVIRONMENT_SECONDS = 1e-3  # a guess, of one step of one environment
+ENVIRONMENT_SECONDS = 1e-3  # a guess for one step of one environment
 EPISODE_STEPS = {"Catch": 9}
-ATARI_EPISODE_STEPS = 1000  # a guess, where nothing has been played yet
+ATARI_EPISODE_STEPS = 1000  # a guess while nothing has been played
 
 
 def estimate_seconds_per_unit(trainer: Trainer) -> dict[str, float]:
-    """Seconds that a unit of each phase is expected to take: an agent step, a gradient step, an episode.
+    """Expected seconds for a unit of each phase: an agent step, a gradient step, an episode.
 
-    The agent, its optimizers and its random state stay as they are.
+    The agent, its optimizers and its random state do not change.
     """
     device, config = trainer.agent.device, trainer.config
     on_gpu = device.type == "cuda"
@@ -44,12 +44,12 @@ def estimate_seconds_per_unit(trainer: Trainer) -> dict[str, float]:
         }
         found |= _training_seconds(trainer, [name for name in PARTS if name in phases])
     if on_gpu:
-        torch.cuda.empty_cache()  # what this took besides; that of the run's own captures counts as its peak
+        torch.cuda.empty_cache()  # memory used only here; memory of the run's captures counts towards its peak
     return found
 
 
 def scheduled_phases(config: Config, start_epoch: int) -> set[str]:
-    """The phases that epochs from `start_epoch` on have."""
+    """The phases of the epochs from `start_epoch` on."""
     return {
         name for epoch in range(start_epoch, config.common.epochs + 1) for name in epoch_phases(config, epoch)
     }
@@ -64,7 +64,7 @@ def estimated_run_time(config: Config, start_epoch: int, priors: dict[str, float
 
 
 def _acting_seconds(trainer: Trainer, num_envs: int) -> float:
-    """Of one environment's step where `num_envs` are played side by side."""
+    """Seconds of one environment's step when `num_envs` play side by side."""
     agent, policy = trainer.agent.eval(), trainer.collector.policy
     size = trainer.config.env.train.size
     frames = np.zeros((num_envs, 3, size, size), np.uint8)
@@ -74,20 +74,20 @@ def _acting_seconds(trainer: Trainer, num_envs: int) -> float:
 
 
 def _training_seconds(trainer: Trainer, names: list[str]) -> dict[str, float]:
-    """Of a step of each part, the gathering of its data and its rollout included."""
+    """Seconds of a step of each part, including the gathering of its data and its rollout."""
     agent, config = trainer.agent, trainer.config
     cache = FrameCache(agent.coder, _made_up_store(trainer), max_bytes=10**9)
     parts, found = make_parts(agent, config, cache, trainer.engine), {}
     for name in names:
         agent.eval()
-        parts[name].module.train()  # as it is captured for all steps to come
+        parts[name].module.train()  # as captured for all later steps
         found[name] = trainer.parts[name].rehearse(parts[name], lambda step: _seconds(step, agent.device))
     agent.eval()
     return found
 
 
 def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    """The least of three times, but of one alone where that is long."""
+    """The shortest of three times; if the first is long, that one."""
     times: list[float] = []
     while len(times) < 3 and sum(times) < 1:
         began = time.perf_counter()
@@ -99,7 +99,7 @@ def _seconds(function: Callable[[], object], device: torch.device) -> float:
 
 
 def _made_up_store(trainer: Trainer) -> EpisodeStore:
-    """Two episodes of noise, where the run keeps its own."""
+    """Two episodes of noise, on the device of the run's replay."""
     rng, size = np.random.default_rng(0), trainer.config.env.train.size
     length = 4 * (trainer.config.common.sequence_length or 1)
     store = EpisodeStore(2 * length, size, trainer.store.frames.device, trainer.agent.device)

@@ -1,4 +1,4 @@
-"""What is looked at every few epochs: test returns, losses on test episodes, pictures and videos."""
+"""The evaluation every few epochs: test returns, losses on test episodes, pictures and videos."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EVALUATED_PARTS, EVALUATED_BATCHES = ("tokenizer", "world_model"), 4
 
 
 class Evaluator:
-    """Evaluates the agent without touching anything that training depends on."""
+    """Evaluates the agent without changing anything that training depends on."""
 
     def __init__(
         self,
@@ -51,13 +51,13 @@ class Evaluator:
         self.run = run
         self.backend = backend
         self.policy = policy or Policy(agent)
-        self._lacking: set[str] = set()  # what was said of media that cannot be made
+        self._lacking: set[str] = set()  # messages already printed about media that cannot be made
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """For a film or a picture of the run, which goes on without those that cannot be made; that is said once.
+        """A block that makes a video or a picture: if it cannot be made, the run says so once and continues.
 
-        A full disk is not of that kind: the run would not be saved either.
+        A full disk is different: the run could not be saved either.
         """
         try:
             yield
@@ -80,7 +80,7 @@ class Evaluator:
     ) -> dict[str, float]:
         """Metrics of an epoch's evaluation; `trained` names the parts that have been trained so far.
 
-        `on_step` is told how many steps were played and says whether to stop; `note` is told what comes after them.
+        `on_step` gets the number of steps played and returns whether to stop; `note` gets the name of the later work.
         """
         self.agent.eval()
         seed = derive_seed(self.config.common.seed, "evaluation", epoch)
@@ -132,7 +132,7 @@ class Evaluator:
         return max(1, limit // EpisodeStore.frame_bytes(self.config.env.test.size))
 
     def _store(self, episodes: list[PlayedEpisode]) -> EpisodeStore:
-        """The test episodes' kept frames, to draw segments from."""
+        """A store of the kept frames of test episodes, to draw segments from."""
         kept = sum(len(episode.steps.frames) for episode in episodes)
         store = EpisodeStore(kept, self.config.env.test.size, torch.device("cpu"), self.agent.device)
         for number, episode in enumerate(episodes):
@@ -184,8 +184,8 @@ class Evaluator:
     ) -> None:
         """Reconstructions of test frames, and episodes that the agent plays in its own dream.
 
-        A dream is filmed to its first end. What it shows there is a guess: the replay has no frame after an end, so
-        the world model has learned none.
+        The video of a dream stops at its first end. The frame there is a guess: the replay has no frame after an end,
+        so the world model has learned none.
         """
         if "tokenizer" not in trained:
             return
@@ -205,7 +205,7 @@ class Evaluator:
         start: ImaginationStart = imagination_start(
             cache, count, self.config.training.actor_critic.burn_in, seed
         )
-        # Past the context too, and one step more, for where the last action leads.
+        # Beyond the context too, plus one step for the result of the last action.
         dream = self.engine.imagine(start, length + 1, derive_seed(seed, "dream"))
         for row in range(count):
             path = self.run.episodes("imagination") / f"epoch_{epoch:04d}_{row}.mp4"
@@ -232,8 +232,8 @@ def save_steps(
 ) -> None:
     """Saves played or imagined steps as a video with captions, cut at `MAX_VIDEO_FRAMES` steps.
 
-    `frames`: one for each action, and one that the last action led to, where there is one: it is called END, or CUT
-    where the episode goes on. Short episodes are shown slowly, for about four seconds.
+    `frames`: one for each action and, if there is one, the frame after the last action. It is labelled END, or CUT if
+    the episode continues. Short episodes are slowed down to about four seconds.
     """
     stop = min(len(actions), MAX_VIDEO_FRAMES)
     shown = np.asarray(frames[: stop + 1])

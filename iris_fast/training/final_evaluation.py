@@ -1,4 +1,5 @@
-"""What `evaluate` does once its arguments are read: whole episodes with a trained agent, and what is kept of them."""
+"""The work of `evaluate` after its arguments are read: plays whole episodes with a trained agent, and saves the
+result."""
 
 from __future__ import annotations
 
@@ -46,17 +47,17 @@ RESULT_FILE = Path("logs") / "evaluation.json"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: weights, and the configuration of the run that they come from."""
+    """The subject of an evaluation: weights, and the configuration of their run."""
 
     weights: Weights
     config: Config
     run: RunFolder | None  # None for a file on its own
-    epoch: int | None  # whole epochs that it was trained for, where the file tells
+    epoch: int | None  # whole epochs of training, if the file gives them
 
 
 @plain_defaults()
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Plays as the command's arguments say, prints the result and writes it."""
+    """Plays according to the command's arguments, prints the result and writes it."""
     _check_numbers(arguments)
     device = choose_device(arguments.device)
     for path in filter(None, (arguments.json, arguments.video)):
@@ -74,10 +75,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
         env.close()
     result = summarize(subject, episodes, _settings(subject, env, acting, arguments, device))
     said: list[str] = []
-    try:  # files first: a pager or a stopped terminal may hold up what is printed
+    try:  # files first, because a pager or a stopped terminal may block printing
         try:
             _write(result, arguments.json, arguments.video, episodes, env, said)
-        finally:  # what was played is kept, whatever became of the user's files
+        finally:  # the result is kept in the run even if the user's files failed
             if subject.run is not None:
                 said.append(_keep(result, subject.run))
     finally:
@@ -100,7 +101,7 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
 
 
 def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
-    """Reads the checkpoint, and the run's configuration where there is a run of ours."""
+    """Reads the checkpoint, and the configuration if it belongs to one of our runs."""
     path = arguments.run
     run = RunFolder(path) if path.is_dir() else None
     if run is not None and not run.checkpoint.is_file():
@@ -117,7 +118,7 @@ def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
             )
     else:
         run, config = None, _config_of_file(weights, content.get("run_config"), game)
-    # A run trained in half precision still acts in float32; TF32 is left to devices that have it.
+    # A run trained in half precision still acts in float32; TF32 is kept on devices that have it.
     precision = config.common.precision if device.type == "cuda" else "float32"
     common = replace(config.common, device=arguments.device, precision=precision)
     config, _ = prepare(replace(config, common=common))
@@ -126,11 +127,11 @@ def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
 
 
 def _config_of_file(weights: Weights, saved: Any, game: str | None) -> Config:
-    """The settings of the run that a file is of, where it tells them; else the paper's for its agent."""
+    """The settings of the file's run if it has them, else the paper's for its agent."""
     if saved is not None and game in (None, saved.get("game")):
         return from_dict(saved, Config)
     if game is None:
-        raise UserError(f"{weights.path} does not say which game it plays: name it, for example --game Pong")
+        raise UserError(f"{weights.path} does not name its game: give it, for example --game Pong")
     sizes = config_from_dict(weights.agent_config)
     default = Config(game=game, preset="none")
     resolution = sizes.tokenizer.autoencoder.resolution
@@ -151,7 +152,7 @@ def _config_of_file(weights: Weights, saved: Any, game: str | None) -> Config:
 def _agent_and_env(
     subject: Subject, arguments: argparse.Namespace, device: torch.device
 ) -> tuple[Agent, FrameVectorEnv]:
-    """The agent with its weights, and the test environments; UserError when they do not fit."""
+    """The agent with its weights, and the test environments; UserError if they do not fit."""
     config, weights = subject.config, subject.weights
     num_envs = min(arguments.envs, arguments.episodes)
     seed = derive_seed(arguments.seed, "final evaluation") % 2**31
@@ -172,7 +173,7 @@ def _agent_and_env(
 
 
 def _acting(config: Config, arguments: argparse.Namespace) -> ActingConfig:
-    """The run's own way of acting in tests, except where the options say otherwise."""
+    """The run's settings for acting in tests, changed by the command's options."""
     test = config.collection.test.config
     return ActingConfig(
         test.epsilon if arguments.epsilon is None else arguments.epsilon,
@@ -185,7 +186,7 @@ def _acting(config: Config, arguments: argparse.Namespace) -> ActingConfig:
 def _play(
     policy: Policy, env: FrameVectorEnv, acting: ActingConfig, arguments: argparse.Namespace
 ) -> list[PlayedEpisode]:
-    """Plays the episodes behind a bar; with --video, the first to end keeps its frames."""
+    """Plays the episodes with a progress bar; with --video, the first to end keeps its frames."""
     total, steps = arguments.episodes, 0
     returns: list[float] = []
 
@@ -253,10 +254,10 @@ def _settings(
 
 
 def summarize(subject: Subject, episodes: list[PlayedEpisode], settings: dict[str, Any]) -> dict[str, Any]:
-    """All that is written of an evaluation: plain data.
+    """The record of an evaluation, as plain data.
 
-    `standard_error` is that of the mean return (None for one episode); `human_normalized_score` is None where
-    the game has none; `returns` and `lengths` (agent steps) are in the order in which episodes ended.
+    `standard_error` is that of the mean return (None for one episode); `human_normalized_score` is None if the game
+    has none; `returns` and `lengths` (agent steps) are in the order of the episodes' ends.
     """
     returns = np.array([episode.episode_return for episode in episodes])
     error = float(returns.std(ddof=1) / math.sqrt(len(returns))) if len(returns) > 1 else None
@@ -313,7 +314,7 @@ def _write(
     env: FrameVectorEnv,
     said: list[str],
 ) -> None:
-    """Writes the files that the user named, and adds a line of each to `said`."""
+    """Writes the files that the user named, and adds a line about each to `said`."""
     if copy is not None:
         with explained_writing(copy):
             write_atomically(copy, _as_json(result))
@@ -326,14 +327,14 @@ def _write(
 
 
 def _keep(result: dict[str, Any], run: RunFolder) -> str:
-    """Keeps the result in the run, beside a longer one that is there; returns the line that says where.
+    """Saves the result in the run, beside a longer one if there is one; returns a line with the place.
 
-    In a run that one may not write to it is not kept, which is said and no error.
+    In a read-only run the line says that it was not kept; that is not an error.
     """
     path, longer = run.path / RESULT_FILE, ""
     length, kept = len(result["returns"]), _episodes_kept(run.path / RESULT_FILE)
     if kept > length:
-        longer = f" ({path.name} there is of {kept} episodes, which are more)"
+        longer = f" ({path.name} there has more episodes: {kept})"
         path = path.with_name(f"{path.stem}_{length}_episodes{path.suffix}")
     try:
         with explained_writing(path):
@@ -344,7 +345,7 @@ def _keep(result: dict[str, Any], run: RunFolder) -> str:
 
 
 def _episodes_kept(path: Path) -> int:
-    """How many episodes a result is of; 0 where there is none, or none that can be read."""
+    """The number of episodes of a result; 0 if there is no readable result."""
     try:
         return len(json.loads(path.read_bytes())["returns"])
     except (OSError, ValueError, KeyError, TypeError):

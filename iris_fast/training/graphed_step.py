@@ -1,8 +1,8 @@
-"""Gradient steps as CUDA graphs: losses, gradients, clipping and the optimizer in one replay.
+"""Gradient steps as CUDA graphs: one replay for losses, gradients, clipping and the optimizer.
 
-What a step is drawn from is chosen on the host and gathered on the device first, and copied into the graph's inputs;
-dropout draws from PyTorch's generator, whose seed a replay reads anew. As graphs on a GPU these steps have never run:
-none was to be had. What they capture is tested uncaptured, against the eager steps, bit by bit.
+The data of a step is chosen on the host, gathered on the device, and copied into the graph's inputs. Dropout draws
+from PyTorch's generator; a replay reads its current seed. The graphs have not yet run on a GPU. Without capture,
+their functions are tested against the eager steps bit by bit.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .parts import Losses, Part
 
 @contextmanager
 def preserved(module: Versioned, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Undoes in place what gradient steps inside it do to a part's parameters, its optimizer and generators.
+    """Undoes, in place, the effect of gradient steps in its block on a part's parameters, optimizer and generators.
 
-    What the optimizer makes at its first step stays, as zeros: as it was made.
+    State that the optimizer creates at its first step stays, as zeros.
     """
     parameters = module.trained_parameters()
     weights = [parameter.detach().clone() for parameter in parameters]
@@ -64,11 +64,11 @@ def _tensors(state: dict[str, Any]) -> list[tuple[str, Tensor]]:
 
 
 class GraphedPartTrainer(PartTrainer):
-    """A `PartTrainer` whose step is captured at the first one.
+    """A `PartTrainer` that captures its step at the first call.
 
-    Only the losses of its part are captured; its inputs are gathered before each replay. Losses that are not finite
-    end the run within `CHECK_EVERY` steps, before anything is saved. With `grad_acc_steps` above 1 the dropout of all
-    batches goes on from the first one's seed. Not for fp16, whose scaling is kept eager.
+    Inputs are gathered before each replay and are not captured. Losses that are not finite end the run within
+    `CHECK_EVERY` steps, before anything is saved. With `grad_acc_steps` above 1, dropout is seeded once for all
+    batches of a step. fp16 is not supported, because its loss scaling stays eager.
     """
 
     def __init__(self, part: Part[Any], graphs: Graphs):
@@ -87,9 +87,9 @@ class GraphedPartTrainer(PartTrainer):
         return metrics
 
     def rehearse(self, part: Part[Any], seconds_of: Callable[[Callable[[], object]], float]) -> float:
-        """Seconds of a step as `seconds_of` measures them, once it is captured; nothing is learned from it.
+        """Seconds of a captured step, measured by `seconds_of`; the weights do not change.
 
-        Later steps replay what was captured here: `part` must give names and shapes that this one's data have.
+        Later steps replay this capture, so the data of `part` must have the names and shapes of this part's data.
         """
         seeds = self.batch_seeds(0, 0, 0)
         with preserved(self.part.module, self.optimizer):
@@ -97,7 +97,8 @@ class GraphedPartTrainer(PartTrainer):
             return seconds_of(lambda: self.replay(seeds, part.inputs))
 
     def replay(self, seeds: list[int], inputs: Callable[[int], Any]) -> Losses:
-        """One optimizer step on what `inputs` gives for each batch's seed; its gradient is the parameters' `grad`."""
+        """One optimizer step on the result of `inputs` for each batch's seed; the gradient is in the parameters'
+        `grad`."""
         torch.manual_seed(seeds[0])  # dropout, as in an eager step
         batches = {str(batch): inputs(seed) for batch, seed in enumerate(seeds)}
         metrics = {name: value.clone() for name, value in self._call(batches).items()}
@@ -114,7 +115,7 @@ class GraphedPartTrainer(PartTrainer):
 
     def _body(self, batches: dict[str, Any]) -> Tensors:
         for parameter in self.parameters:
-            parameter.grad = None  # so that the backward pass writes gradients instead of adding to them
+            parameter.grad = None  # so that the backward pass writes gradients rather than adds to them
         metrics: Losses = {}
         for inputs in batches.values():
             self._accumulate(self.part.losses(inputs), metrics)
@@ -124,7 +125,7 @@ class GraphedPartTrainer(PartTrainer):
 
 
 def make_part_trainer(part: Part[Any], graphs: Graphs | None) -> PartTrainer:
-    """A trainer whose steps `graphs` capture; eager ones without, and in fp16."""
+    """A trainer with steps captured by `graphs`; eager steps if `graphs` is None or in fp16."""
     if graphs is None or part.precision == "fp16":
         return PartTrainer(part)
     return GraphedPartTrainer(part, graphs)

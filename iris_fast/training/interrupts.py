@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM and the like: a request to stop after the step under way.
+"""Ctrl-C, SIGTERM and similar signals: a request to stop after the current step.
 
-A second Ctrl-C or SIGTERM stops at once. The others come from a terminal that closes (which may send two) and from
-schedulers that announce a limit: a second one of those changes nothing.
+A second Ctrl-C or SIGTERM stops at once. The other signals come from a closing terminal (which may send two) and from
+schedulers before a limit; repeating those changes nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from iris_fast.terminal import ENDING, say_in_handler
 class StopRequest:
     """While entered, signals set `requested` instead of ending the process.
 
-    Those that are ignored, as SIGHUP is under nohup, stay ignored. Outside the main thread nothing changes, since
-    signals do not come there.
+    Ignored signals, such as SIGHUP under nohup, stay ignored. Outside the main thread it does nothing, because
+    signals arrive only there.
     """
 
     SIGNALS = (signal.SIGINT, *ENDING)
@@ -34,7 +34,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """128 plus the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """128 plus the signal's number, as in shells: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.signal or 0)
 
     def __enter__(self) -> StopRequest:
@@ -59,4 +59,4 @@ class StopRequest:
             return
         self.signal = number
         name = signal.Signals(number).name
-        say_in_handler(f"\n{name}: finishing this step and saving (once more to stop at once)\n")
+        say_in_handler(f"\n{name}: finishing this step and saving (press again to stop at once)\n")

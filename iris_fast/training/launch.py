@@ -1,4 +1,4 @@
-"""What `train` does once its arguments are read: the configuration, a trainer in its folder, the run."""
+"""The work of `train` after its arguments are read: the configuration, a trainer in its folder, the run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .trainer import Trainer
 
 @plain_defaults()
 def train(arguments: argparse.Namespace) -> int:
-    """Trains as the command's arguments say."""
+    """Trains according to the command's arguments."""
     config, run = _resumed(arguments) if arguments.resume else _fresh(arguments)
     config, device = prepare(config)
     try:
@@ -42,7 +42,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _train(trainer: Trainer) -> int:
-    """Trains to the end of the run, whatever is left of it."""
+    """Trains for the rest of the run."""
     folder, epoch, epochs = trainer.run_folder.path, trainer.position.epoch, trainer.config.common.epochs
     try:
         time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
@@ -56,7 +56,7 @@ def _train(trainer: Trainer) -> int:
             f"at once; go on from the last checkpoint with {quoted('--resume', folder)}", code
         ) from None
     finally:
-        with ExitStack() as clean_up:  # each of them, whether or not another one fails
+        with ExitStack() as clean_up:  # each of them, even if another one fails
             clean_up.callback(trainer.run_folder.unlock)
             clean_up.callback(trainer.env.close)
             clean_up.callback(trainer.logger.close)
@@ -66,7 +66,7 @@ def _train(trainer: Trainer) -> int:
 
 
 def listed_config(arguments: argparse.Namespace) -> Config:
-    """The configuration that `--list-keys` shows: that of a run with these arguments, or else the paper's."""
+    """The configuration for `--list-keys`: that of a run with these arguments, or else the paper's."""
     if arguments.resume is not None:
         return _with_options(unresolve(RunFolder(arguments.resume).read_config()), arguments)
     if arguments.game is None:
@@ -77,7 +77,7 @@ def listed_config(arguments: argparse.Namespace) -> Config:
 
 
 def _chosen_preset(arguments: argparse.Namespace, game: str) -> Config:
-    """The preset asked for, or that of the game and the device, which an override may name."""
+    """The chosen preset, or the default for the game and the device, which an override may set."""
     device = _with_options(preset_config("paper", game), arguments).common.device  # the same in all presets
     if arguments.preset is not None:
         return preset_of(arguments.preset, game)
@@ -99,7 +99,7 @@ def preset_of(preset: str, game: str) -> Config:
 
 
 def _fresh(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
-    """The configuration of a new run and its folder, not yet made."""
+    """The configuration of a new run, and its folder, which does not exist yet."""
     if arguments.game is None:
         raise UserError("name a game, for example --game Pong (--list-games shows all)")
     game = resolve_game(arguments.game)
@@ -111,7 +111,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
 
 
 def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
-    """The configuration of the run to go on with; what would make it another run is refused."""
+    """The configuration of the run to resume; changes that would make it another run are refused."""
     for option in ("run_dir", "init", "init_parts", "preset"):
         if getattr(arguments, option) is not None:
             raise UserError(
@@ -124,7 +124,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
             f"--game {arguments.game}: the run in {run.path} plays {saved.game}; leave --game out, "
             "or start a new run"
         )
-    # Unresolved, so that an override reaches what takes its value from that key.
+    # Unresolved, so that an override also reaches the keys that take its value.
     config = _with_options(unresolve(saved), arguments)
     if architecture(resolve(config).agent) != architecture(resolve(saved).agent):
         raise UserError(
@@ -142,12 +142,12 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, RunFolder]:
 
 
 def _with_options(config: Config, arguments: argparse.Namespace) -> Config:
-    """The configuration with overrides, and options that stand for some; UserError where both name one."""
+    """The configuration with overrides and equivalent options; UserError if both set one key."""
     options = {name: getattr(arguments, name) for name in ("device", "seed")}
     for name, value in options.items():
         given = [text for text in arguments.overrides if text.lstrip("+").startswith(f"common.{name}=")]
         if value is not None and given:
-            raise UserError(f"--{name} {value} and {given[0]} are two names of one setting: give one of them")
+            raise UserError(f"--{name} {value} and {given[0]} set the same value: give only one of them")
     config = apply_overrides(config, arguments.overrides)
     chosen = {name: value for name, value in options.items() if value is not None}
     config = replace(config, common=replace(config.common, **chosen))
@@ -160,7 +160,7 @@ def _with_initialization(config: Config, arguments: argparse.Namespace) -> Confi
     """The configuration with the weights to start from."""
     if arguments.init is None:
         if arguments.init_parts is not None:
-            raise UserError("--init-parts says what to load from --init CHECKPOINT, which is missing")
+            raise UserError("--init-parts needs --init CHECKPOINT to load from")
         return config
     chosen = PARTS if arguments.init_parts is None else arguments.init_parts.split(",")
     parts = [part.strip() for part in chosen]
@@ -173,7 +173,7 @@ def _with_initialization(config: Config, arguments: argparse.Namespace) -> Confi
 
 
 def key_lines(config: Config) -> list[str]:
-    """A line for each configuration key: its value in `config`, as an override has it, and its type."""
+    """A line for each configuration key: its value in `config`, written as an override, and its type."""
     lines = []
     for key, hint in config_keys().items():
         if key in ("game", "preset"):  # options of the command

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: JSON lines always, TensorBoard by default, Weights & Biases when asked."""
+"""Logs of a run's metrics: JSON lines always, TensorBoard by default, Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ RESERVED = ("time", "epoch", "env_steps")
 class MetricLogger:
     """Writes the metrics of a run, epoch by epoch.
 
-    `RUN/logs/metrics.jsonl` gets a line per call of `log`; `RUN/logs/tensorboard/` gets the same numbers
-    as scalars with the epoch as step; with `wandb` they also go to Weights & Biases.
-    Cannot be copied or pickled (TypeError), since two would write to one file.
+    Each call of `log` adds a line to `RUN/logs/metrics.jsonl` and the same numbers to `RUN/logs/tensorboard/`, with
+    the epoch as step; with `wandb` they also go to Weights & Biases. Cannot be copied or pickled (TypeError), since
+    two would write to one file.
 
     Args:
         run_dir: the run folder; `logs/` is made in it.
@@ -39,8 +39,8 @@ class MetricLogger:
         run_config: the run's configuration as plain data, shown by Weights & Biases.
 
     Raises:
-        UserError: Weights & Biases was asked for and is not installed, or refuses to start.
-        OSError: the disk is full, and the like; no torn line stays behind in metrics.jsonl.
+        UserError: Weights & Biases was requested and is not installed, or does not start.
+        OSError: the disk is full, for example; metrics.jsonl keeps no partial line.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class MetricLogger:
         """Records `metrics` (flat names such as `tokenizer/train/total_loss`) at the end of `epoch`.
 
         Values are Python or NumPy numbers or tensors of one element; `env_steps` counts the steps
-        taken so far in the training environment. Raises ValueError for a name that the line itself
-        uses (`time`, `epoch`, `env_steps`), and OSError when the disk is full.
+        taken so far in the training environment. Raises ValueError for the name of a fixed field (`time`, `epoch`,
+        `env_steps`), and OSError when the disk is full.
         """
         clash = [name for name in metrics if name in RESERVED]
         if clash:
-            raise ValueError(f"a metric cannot be called {clash[0]!r}: every line has that field already")
+            raise ValueError(f"a metric cannot be called {clash[0]!r}: every line already has that field")
         values = {name: _plain_number(value) for name, value in metrics.items()}
         self._append({"time": time.time(), "epoch": epoch, "env_steps": env_steps} | values)
         if self._with_tensorboard:
@@ -89,10 +89,10 @@ class MetricLogger:
 
     @with_checked_types
     def truncate_after(self, epoch: int) -> None:
-        """Forgets all that was logged after `epoch`: for a run that resumes from that epoch's checkpoint.
+        """Drops everything logged after `epoch`, for a run that resumes from that epoch's checkpoint.
 
         The lines after it are dropped (the file is replaced atomically) and TensorBoard hides its points
-        from `epoch + 1` on. Weights & Biases cannot forget; there the epochs done again appear twice.
+        from `epoch + 1` on. Weights & Biases cannot drop points; there the repeated epochs appear twice.
         """
         kept = [line for line, record in parse_lines(self._path) if record["epoch"] <= epoch]
         write_atomically(self._path, b"".join(line + b"\n" for line in kept))
@@ -113,7 +113,7 @@ class MetricLogger:
         with open(self._path, "ab", buffering=0) as file:
             size_before = os.fstat(file.fileno()).st_size
             try:
-                while rest:  # a nearly full disk takes a part of the line before it refuses the rest
+                while rest:  # a nearly full disk accepts part of the line before it refuses the rest
                     rest = rest[file.write(rest) :]
             except OSError:
                 file.truncate(size_before)
@@ -130,12 +130,12 @@ class MetricLogger:
     def _close_tensorboard(self) -> None:
         writer, self._tensorboard = self._tensorboard, None
         if writer is not None:
-            with suppress(OSError):  # closing writes what is left; a full disk has been told of by `log`
+            with suppress(OSError):  # closing writes the rest; `log` has already reported a full disk
                 writer.close()
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Without this, the first line of a resumed run would be glued to the half line of a killed one."""
+    """Removes a killed run's partial last line, to which a resumed run would append its first line."""
     data = path.read_bytes() if path.is_file() else b""
     if data and not data.endswith(b"\n"):
         write_atomically(path, b"".join(line + b"\n" for line, _ in parse_lines(path)))

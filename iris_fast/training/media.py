@@ -1,4 +1,4 @@
-"""What a run shows: sheets of reconstructions as PNG, episodes as mp4.
+"""Pictures and videos of a run: sheets of reconstructions as PNG, episodes as mp4.
 
 Videos are made with PyAV, which encodes in this process. The usual alternative (imageio-ffmpeg) starts the
 ffmpeg program: one more process, whose failures (a full disk, say) arrive as a broken pipe.
@@ -28,25 +28,25 @@ Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3), or (count, height, 
 
 GAP = 2  # white pixels between neighbouring images of a sheet
 PAIR_GAP = 12  # and between one pair of rows and the next
-LABEL_WIDTH = 26  # of the words left of a row of a sheet
+LABEL_WIDTH = 26  # of the labels left of the rows of a sheet
 HEADER_COLOUR = (24, 24, 27)
 TEXT_COLOUR = (235, 235, 235)
 
 
 class NoFilmError(UserError):
-    """A film that PyAV cannot encode on this machine."""
+    """PyAV cannot encode videos on this machine."""
 
 
 def save_reconstructions(
     path: Path, originals: Images, reconstructions: Images, *, columns: int = 8, scale: int = 3
 ) -> None:
-    """Saves a PNG with originals in the upper row over their reconstructions in the lower row, each with its name.
+    """Saves a PNG with a labelled row of originals above a labelled row of their reconstructions.
 
     Args:
         path: the PNG file, replaced whole; folders are made as needed.
         originals: (n, 3, height, width), uint8, or float in [0, 1] (clamped).
         reconstructions: as `originals`.
-        columns: images in a row; more than that many go on in further pairs of rows.
+        columns: images in a row; more images continue in further pairs of rows.
         scale: side in pixels of the square drawn for one pixel.
 
     Raises:
@@ -89,7 +89,7 @@ def save_episode_video(
     Raises:
         ValueError: no frames, frames of another shape, or captions that are not one per frame.
         NoFilmError: PyAV cannot encode it.
-        OSError: the file cannot be written; nothing of it is left behind.
+        OSError: the file cannot be written; no partial file remains.
     """
     pixels = _to_pixels(frames, "frames")
     if captions is not None and len(captions) != len(pixels):
@@ -108,7 +108,7 @@ def save_episode_video(
                 image = first if index == 0 else _video_frame(frame, scale, header, index)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode(None))
-    except (av.error.FFmpegError, UnknownCodecError) as error:  # of a build of FFmpeg without H.264, say
+    except (av.error.FFmpegError, UnknownCodecError) as error:  # for example, a build of FFmpeg without H.264
         raise NoFilmError(
             f"{path} was not made, since PyAV cannot encode H.264 here ({error}): install PyAV's own build with "
             "pip install --force-reinstall av"
@@ -119,7 +119,7 @@ def save_episode_video(
 def episode_captions(
     actions: Sequence[int], rewards: Sequence[float], action_meanings: Sequence[str]
 ) -> list[str]:
-    """A caption per step: the action taken at the frame, the reward it got, the return with it.
+    """A caption per step: the action at this frame, its reward, and the return so far, including it.
 
     Args:
         actions: (time,) indices into `action_meanings`.
@@ -127,7 +127,7 @@ def episode_captions(
         action_meanings: the name of each action.
 
     Raises:
-        ValueError: as many rewards as actions are needed, and actions that have a name.
+        ValueError: another number of rewards than actions, or an action without a name.
     """
     if len(actions) != len(rewards):
         raise ValueError(f"{len(actions)} actions but {len(rewards)} rewards: give one reward per action")
@@ -142,7 +142,7 @@ def episode_captions(
 
 
 class _Header:
-    """Draws captions on a dark strip, in columns that stay where they are from frame to frame."""
+    """Draws captions on a dark strip, in columns that keep their places from frame to frame."""
 
     def __init__(self, captions: Sequence[str], width: int):
         self._columns = [caption.split("\t") for caption in captions]
@@ -184,7 +184,7 @@ def _video_frame(pixels: Pixels, scale: int, header: _Header | None, index: int)
 
 
 def _image_row(images: Pixels, columns: int, scale: int) -> Pixels:
-    """The images side by side, white where a last row is short: (height, row width, 3)."""
+    """The images side by side, padded with white if the last row is short: (height, row width, 3)."""
     height, width = images.shape[1] * scale, images.shape[2] * scale
     row = np.full((height, columns * (width + GAP) - GAP, 3), 255, np.uint8)
     for index, image in enumerate(images):
@@ -194,7 +194,7 @@ def _image_row(images: Pixels, columns: int, scale: int) -> Pixels:
 
 
 def _label(text: str, height: int) -> Pixels:
-    """A word that runs upwards beside a row of that height, as large as fits: (height, LABEL_WIDTH, 3)."""
+    """A vertical label for a row of that height, as large as fits: (height, LABEL_WIDTH, 3)."""
     for size in range(LABEL_WIDTH - 10, 4, -1):
         font = ImageFont.load_default(size)
         if font.getlength(text) <= height - 4:
@@ -224,6 +224,6 @@ def _to_pixels(images: Images, name: str) -> Pixels:
     if array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.floating):
             raise ValueError(f"{name} must be uint8, or float in [0, 1], not {array.dtype}")
-        # A picture of a diverged model is still wanted: NaN is drawn black.
+        # Pictures of a diverged model are useful too, so NaN is drawn black.
         array = np.rint(np.clip(np.nan_to_num(array, nan=0.0), 0, 1) * 255).astype(np.uint8)
     return array.transpose(0, 2, 3, 1)

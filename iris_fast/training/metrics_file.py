@@ -10,15 +10,15 @@ from iris_fast.errors import UserError
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
 
-# JSON has no numbers for these; strings keep every JSON reader happy and `read_metrics` maps them back.
+# JSON has no such numbers; strings suit every JSON reader, and `read_metrics` maps them back.
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
     """The lines of a run's metrics.jsonl, oldest first, with NaN and infinities as floats.
 
-    Empty when nothing was logged yet. A last line that is torn (the run was killed while it wrote) is
-    left out; any other line that cannot be read is a UserError.
+    Empty if nothing has been logged. A partial last line (the run was killed while writing) is ignored; any other
+    unreadable line is a UserError.
     """
     return [record for _, record in parse_lines(Path(run_dir) / METRICS_FILE)]
 

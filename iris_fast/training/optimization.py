@@ -14,14 +14,15 @@ from iris_fast.randomness import derive_seed
 
 from .parts import Losses, Part
 
-# A batch predicted to take no more is rehearsed whole; a GPU's small ones, bound by launches, promise too much.
+# A batch predicted to take at most this is timed whole: small batches on a GPU, bound by launches, predict too
+# little.
 REHEARSED_SECONDS = {"cpu": 3.0, "cuda": 30.0}
-# Of an optimizer, what the configuration and the device say and not the checkpoint.
+# The optimizer settings taken from the configuration and the device, not from the checkpoint.
 SETTINGS = ("lr", "weight_decay", "capturable")
 
 
 class MetricMeans:
-    """Means of a phase's metrics, summed on the device so that a step need not wait for the host."""
+    """Means of a phase's metrics, summed on the device, so that no step waits for the host."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -46,17 +47,17 @@ class MetricMeans:
 
 
 class PartTrainer:
-    """Takes gradient steps on a part of the agent, launched one by one.
+    """Takes eager gradient steps on a part of the agent.
 
-    Everything random in a step is drawn from its address; the mean over its batches and their pieces of the sums of
-    their losses is minimised. Raises RunStopped when a loss or gradient is not finite, before any weight changes on a
-    CPU (on a GPU within `CHECK_EVERY` steps, before anything is saved).
+    All randomness of a step is drawn from its address. The objective is the sum of the losses, averaged over the
+    step's batches and their pieces. Raises RunStopped when a loss or gradient is not finite, before any weight
+    changes on a CPU (on a GPU within `CHECK_EVERY` steps, before anything is saved).
     """
 
     CHECK_EVERY = 20
 
     def __init__(self, part: Part[Any], captured: bool = False):
-        """`captured`: whether a CUDA graph is to take the optimizer's step in."""
+        """`captured`: whether a CUDA graph will capture the optimizer's step."""
         self.part = part
         self.parameters = part.parameters
         self.optimizer = part.optimizer(captured)
@@ -77,9 +78,9 @@ class PartTrainer:
         return metrics
 
     def rehearse(self, part: Part[Any], seconds_of: Callable[[Callable[[], object]], float]) -> float:
-        """Seconds of a step as `seconds_of` measures them, on data of `part`, this one with other data.
+        """Seconds of a step, measured by `seconds_of` on the data of `part` (this part with other data).
 
-        Nothing is learned from it. A batch that would take long is judged by a sixteenth of it.
+        The weights do not change. A slow batch is extrapolated from a sixteenth of it.
         """
 
         def gradient(batch: int) -> None:
@@ -95,7 +96,7 @@ class PartTrainer:
         return seconds * part.config.grad_acc_steps
 
     def batch_seeds(self, run_seed: int, epoch: int, step: int) -> list[int]:
-        """What the batches of a step are drawn from."""
+        """The seeds of the batches of a step."""
         return [
             derive_seed(run_seed, self.part.name, epoch, step, batch)
             for batch in range(self.part.config.grad_acc_steps)
@@ -121,7 +122,7 @@ class PartTrainer:
         self.part.module.weights_changed(in_place=True)
 
     def check_finite(self, metrics: Losses, epoch: int, step: int) -> None:
-        """RunStopped when the sum of the losses, or the gradient, has become NaN or infinite."""
+        """RunStopped if the sum of the losses or the gradient is NaN or infinite."""
         watched = ["total_loss"] if self.scaler.is_enabled() else ["total_loss", "grad_norm"]
         part = self.part.name
         for name in watched:

@@ -1,8 +1,8 @@
-"""The parts of the agent as they are trained, one object each: inputs, losses, optimizer and pieces.
+"""The trainable parts of the agent, one object each: inputs, losses, optimizer and pieces.
 
-One rule of precision: what is differentiated runs in the precision asked for; what is not (tokens and
-reconstructions of the cache, acting) in float32, or TF32 where a GPU is told so. Rollouts too, but those of the
-CUDA-graph engine: there bf16 and fp16 have the world model and the decoder in bfloat16.
+Precision follows one rule. Differentiated passes run in the configured precision. The rest (tokens and
+reconstructions of the cache, acting, rollouts) runs in float32, or in TF32 if a GPU is set to it. The exception is
+the CUDA-graph engine: with bf16 and fp16 its world model and decoder run in bfloat16.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from .device import autocast
 
 Losses = dict[str, Tensor]
 Inputs = TypeVar("Inputs")
-BACKGROUND_FRAMES = 256  # whose median is the tokenizer's background, where it has one
+BACKGROUND_FRAMES = 256  # their median is the tokenizer's optional background
 
 
 class Part(ABC, Generic[Inputs]):
-    """One part of the agent, as a trainer needs it.
+    """One part of the agent, with everything a trainer needs.
 
-    `inputs` gathers a batch on the host and the device, in a form that `GraphedCall` takes; `losses` computes from it
-    alone, and may not look at a number from the host, so that it can be captured.
+    `inputs` gathers a batch on the host and the device, in the form of `GraphedCall`. `losses` depends on that batch
+    alone and reads no number back to the host, so it can be captured.
     """
 
-    name: str  # that of the agent's attribute and of `training.NAME` in the configuration
+    name: str  # the agent's attribute, and `training.NAME` in the configuration
 
     def __init__(self, module: Versioned, config: PartConfig, precision: str, pieces: int = 1):
-        """`pieces`: how many equal pieces the losses of a batch come in; `precision`: of what is differentiated."""
+        """`pieces`: number of equal pieces of a batch; `precision`: of the differentiated passes."""
         self.module = module
         self.config = config
         self.precision = precision
@@ -48,23 +48,23 @@ class Part(ABC, Generic[Inputs]):
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What gradient steps change."""
+        """The parameters that gradient steps change."""
         return self.module.trained_parameters()
 
     def optimizer(self, captured: bool) -> torch.optim.Optimizer:
-        """A new optimizer of the parameters; `captured`: whether a CUDA graph may take its step in."""
+        """A new optimizer of the parameters; `captured`: whether a CUDA graph may capture its step."""
         return adam(self.parameters, self.config.learning_rate or 0.0, captured)
 
     @abstractmethod
     def inputs(self, seed: int, batch: int | None = None) -> Inputs:
-        """A batch drawn from `seed`, of as many samples as the configuration says, or of `batch`."""
+        """A batch drawn from `seed`, of `batch` samples or the configured number."""
 
     def training_inputs(self, seed: int, epoch: int, step: int) -> Inputs:
-        """`inputs` for a batch of a step of the run, which may change the part before its gradient is taken."""
+        """`inputs` for a step of the run; it may change the part before the gradient is computed."""
         return self.inputs(seed)
 
     def losses(self, inputs: Inputs) -> Iterator[Losses]:
-        """The losses of a batch, piece by piece, so that the memory of one serves the next."""
+        """The losses of a batch, piece by piece, so that each piece reuses the memory of the last."""
         for piece in self._split(inputs):
             with autocast(self.precision, self.parameters[0].device):
                 losses = self._losses(piece)
@@ -75,10 +75,10 @@ class Part(ABC, Generic[Inputs]):
 
     @abstractmethod
     def _losses(self, piece: Inputs) -> Losses:
-        """Losses whose sum is minimised."""
+        """The losses; their sum is minimised."""
 
     def more_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """What an epoch's mean losses, by their logged names, say besides."""
+        """Further metrics computed from an epoch's mean losses (by their logged names)."""
         return {}
 
 
@@ -100,9 +100,9 @@ class TokenizerPart(Part[dict[str, Tensor]]):
         return {"frames": self.store.gather_frames(segments.slots[:, 0])}
 
     def training_inputs(self, seed: int, epoch: int, step: int) -> dict[str, Tensor]:
-        """A batch; the background is set at the first one, and unused codes are restarted when it is time.
+        """A batch; sets the background at the first one, and restarts unused codes on schedule.
 
-        Not once the world model trains: it would have to learn the meaning of restarted codes anew.
+        Codes are not restarted once the world model trains: it would have to relearn their meaning.
         """
         inputs, config = self.inputs(seed), self.tokenizer.config
         if config.background and not self.tokenizer.background_known:
@@ -133,7 +133,7 @@ class WorldModelPart(Part[dict[str, Tensor]]):
         self.weight_decay = part.weight_decay
 
     def optimizer(self, captured: bool) -> torch.optim.Optimizer:
-        """AdamW with weight decay on the weights of Linear layers alone."""
+        """AdamW with weight decay on the weights of Linear layers only."""
         return adamw(self.module, self.config.learning_rate or 0.0, self.weight_decay, captured)
 
     def inputs(self, seed: int, batch: int | None = None) -> dict[str, Tensor]:
@@ -173,14 +173,14 @@ class ActorCriticPart(Part[Rollout]):
         self.own = part
 
     def start(self, seed: int, batch: int | None = None) -> ImaginationStart:
-        """What a batch of trajectories starts from."""
+        """The start of a batch of trajectories."""
         count = self.config.batch_num_samples if batch is None else batch
         return imagination_start(self.cache, count, self.own.burn_in, seed)
 
     def inputs(self, seed: int, batch: int | None = None) -> Rollout:
         self.agent.eval()
         horizon = self.own.imagine_horizon
-        assert horizon is not None  # resolve() has filled it
+        assert horizon is not None  # filled by resolve()
         return self.engine.imagine(self.start(seed, batch), horizon, derive_seed(seed, "imagination"))
 
     def _losses(self, piece: Rollout) -> Losses:
@@ -200,7 +200,7 @@ def make_parts(
     engine: ImaginationEngine,
     precision: str | None = None,
 ) -> dict[str, Part[Any]]:
-    """The three parts of `config`, resolved, on the data of `cache`; `precision`: another one than it says."""
+    """The three parts of a resolved `config` on the data of `cache`; `precision` overrides the configured one."""
     return {
         "tokenizer": TokenizerPart(agent, config, cache, precision),
         "world_model": WorldModelPart(agent, config, cache, precision),
@@ -209,7 +209,8 @@ def make_parts(
 
 
 def imagination_start(cache: FrameCache, batch: int, burn_in: int, seed: int) -> ImaginationStart:
-    """`batch` segments of `burn_in` + 1 frames, to end: all but the last burn in, the last one starts."""
+    """`batch` segments of `burn_in` + 1 frames, to end: all but the last frame burn in, and the rollout starts at the
+    last."""
     segments = cache.store.sample(numpy_generator(seed, "segments"), batch, burn_in + 1, from_start=False)
     mask = cache.store.batch(segments).mask_padding
     first_tokens = cache.tokens(segments.slots[:, -1])
@@ -221,10 +222,10 @@ def actor_critic_losses(
     rollout: Rollout,
     config: ActorCriticPartConfig = ActorCriticPartConfig(),  # noqa: B008
 ) -> Losses:
-    """Policy, value and entropy losses (docs/iris.md, part 6); their sum is minimised. The last step gives no term.
+    """Policy, value and entropy losses (docs/iris.md, part 6); their sum is minimised. The last step has no term.
 
     One batched pass recomputes the policy on the rollout's frames with a gradient: convolutions over all
-    frames at once, the LSTM over the sequence. The gradient is that of differentiating the step-by-step loop.
+    frames at once, the LSTM over the sequence. The gradient equals that of the step-by-step loop.
     """
     output = actor_critic(rollout.observations, rollout.start_state)
     values = output.values
@@ -243,7 +244,7 @@ def actor_critic_losses(
 
 
 def weight_decay_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters with weight decay (weights of Linear layers alone) and those without."""
+    """Parameters with weight decay (weights of Linear layers only) and those without."""
     decayed: list[nn.Parameter] = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]  # type: ignore[misc]
     identities = {id(parameter) for parameter in decayed}
     return decayed, [p for p in module.parameters() if id(p) not in identities]
@@ -252,7 +253,7 @@ def weight_decay_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.
 def adam(
     parameters: list[nn.Parameter], learning_rate: float, captured: bool = True
 ) -> torch.optim.Optimizer:
-    """Adam; `captured`: whether a CUDA graph may take its step in, on a GPU, where it then counts its steps."""
+    """Adam; `captured`: whether a CUDA graph may capture its step; if so, it counts its steps on the GPU."""
     capturable = captured and parameters[0].is_cuda
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=capturable)
 
@@ -260,7 +261,7 @@ def adam(
 def adamw(
     module: nn.Module, learning_rate: float, weight_decay: float, captured: bool = True
 ) -> torch.optim.Optimizer:
-    """AdamW with weight decay on the weights of Linear layers alone; `captured` as of `adam`."""
+    """AdamW with weight decay on the weights of Linear layers only; `captured` as in `adam`."""
     decayed, others = weight_decay_groups(module)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     capturable = captured and decayed[0].is_cuda

@@ -23,7 +23,7 @@ PLOTS_FOLDER = Path("media") / "plots"
 Canvas: TypeAlias = Figure | SubFigure
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6b6b6b"
-# The panels of the losses: (title, part, vertical axis, [(metric after PART/train/, label, colour)]).
+# Panels of losses: (title, part, vertical axis, [(metric after PART/train/, label, colour)]).
 PANELS = (
     (
         "tokenizer",
@@ -62,13 +62,13 @@ PANELS = (
 
 
 def draw_runs(runs: Sequence[Run], *, out: Path | None = None, smooth: int | None = None) -> list[Path]:
-    """Draws a learning curve and the losses for each game among `runs`; returns the files written.
+    """Draws a learning curve and the losses for each game of `runs`; returns the files written.
 
     Args:
         runs: runs of one game or of several.
-        out: a folder, or a picture file (.png, .pdf, .svg) that gets both; by default the folder
-            media/plots of the run, or the current folder for several runs.
-        smooth: points in the running mean of the curves; by default a fiftieth of them.
+        out: a folder, or a picture file (.png, .pdf, .svg) for both; by default the run's folder media/plots, or the
+        current folder for several runs. smooth: points in the running mean of the curves; by default a fiftieth of
+        them.
     """
     games: dict[str, list[Run]] = {}
     for run in runs:
@@ -134,7 +134,7 @@ def draw_losses(canvas: Canvas, runs: Sequence[Run], smooth: int | None) -> None
         _finish_axes(axes, title)
     for axes in panels[-1]:
         axes.set_xlabel("epoch")
-    _start_at_zero(axes)  # all of them, which share it
+    _start_at_zero(axes)  # all of them, because they share it
     if any("/eval/" in name for run in runs for record in run.records for name in record):
         canvas.supxlabel("solid: training batches; dashed: evaluation", fontsize="small", color=GREY)
 
@@ -172,7 +172,7 @@ def _draw_metric(
 def _draw_returns(
     axes: Axes, runs: Sequence[Run], metric: str, label: str, colour: str, smooth: int | None
 ) -> bool:
-    """Draws returns, for one run with their standard deviation over episodes where it was logged."""
+    """Draws returns; for one run with their standard deviation over episodes, if it was logged."""
     if len(runs) == 1:
         x, mean = runs[0].series(metric, "env_steps")
         std_x, std = runs[0].series(f"{metric}_std", "env_steps")
@@ -183,9 +183,9 @@ def _draw_returns(
 
 
 def _draw_scores(axes: Axes, game: str) -> None:
-    """Dashed lines at the scores of a random and of a human player, where they are known.
+    """Dashed lines at the scores of a random and of a human player, if they are known.
 
-    A score far from anything reached would flatten the curve: it is named above the axes and not drawn.
+    A score far outside the curve would flatten it, so it is named above the axes instead of drawn.
     """
     scores = dict(zip(("random", "human"), ATARI_100K_SCORES.get(game, ()), strict=False))
     low, high = axes.get_ylim()
@@ -196,7 +196,7 @@ def _draw_scores(axes: Axes, game: str) -> None:
     low, high = axes.get_ylim()
     places = {name: (score - low) / (high - low) for name, score in drawn.items()}
     if len(places) == 2 and abs(places["human"] - places["random"]) < 0.1:
-        # Each name takes two lines of text beside the axes: keep them apart.
+        # Each name takes two lines of text beside the axes, so keep them apart.
         middle, up = sum(places.values()) / 2, 0.05 if drawn["human"] > drawn["random"] else -0.05
         places = {"random": middle - up, "human": middle + up}
     style: dict[str, Any] = {"transform": axes.transAxes, "color": GREY, "fontsize": "small"}
@@ -215,7 +215,7 @@ def _number(score: float) -> str:
 
 
 def _choose_scale(axes: Axes) -> None:
-    """A logarithmic axis where the positive values drawn span more than a factor of 20."""
+    """A logarithmic axis if the drawn positive values span more than a factor of 20."""
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > 20 * values.min():
@@ -228,12 +228,12 @@ def _say_no_data(axes: Axes) -> None:
 
 
 def _start_at_zero(axes: Axes) -> None:
-    """The horizontal axis from 0 to what is drawn by now; later data would not widen it."""
+    """Sets the horizontal axis from 0 to the largest value drawn so far; later data will not widen it."""
     axes.set_xlim(left=0)
 
 
 def _finish_axes(axes: Axes, title: str) -> None:
-    """Title, grid, no box, and the legend between title and axes, where it can cover no data."""
+    """Title, grid, no box, and the legend between title and axes, where it covers no data."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, loc="left", fontweight="bold", pad=20)

@@ -1,4 +1,4 @@
-"""How far a run is: a bar per phase, the time left for the whole run, a line per epoch."""
+"""Progress of a run: a bar per phase, the time left for the whole run, a line per epoch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WITH_COUNT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 BAR_ALONE = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
 WORDS_ALONE = "{desc} {percentage:3.0f}%"
 
-# What the line of an epoch shows, in order, of the metrics it finds: (metric, label, format).
+# The metrics in the line of an epoch, in order, if present: (metric, label, format).
 SUMMARY = (
     ("tokenizer/train/total_loss", "tokenizer", ".4f"),
     ("world_model/train/total_loss", "world model", ".4f"),
@@ -41,7 +41,7 @@ SUMMARY = (
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Seconds still to go, and the phases still to come of which no duration is known yet."""
+    """Seconds left, and the remaining phases without a known duration."""
 
     seconds: float
     unknown: tuple[str, ...] = ()
@@ -53,20 +53,18 @@ class TimeLeft:
 
 
 class RunProgress:
-    """The progress of a run: epochs, each of phases, each of so many units (steps, episodes, ...).
+    """The progress of a run: epochs, their phases, and the units of each phase (steps, episodes, ...).
 
-    The time left is, summed over the phases still to come, their units times the seconds that a unit of
-    that phase takes: measured in this process, or until then as given by `priors`. So it is right in early
-    epochs too, which have fewer phases than later ones.
+    The time left is the sum over remaining phases of units times seconds per unit, as measured in this process or,
+    before that, as given by `priors`. So it is right even in early epochs, which have fewer phases than later ones.
 
     Args:
         total_epochs: the number of the last epoch; epochs count from 1.
         schedule: gives the phases of an epoch, in order, with their units: `{"collection": 200, ...}`.
-        start_epoch: the first epoch done by this process (more than 1 when a run resumes).
-        priors: seconds per unit of phases, to be believed until they are measured.
-        stream: where to show it, standard error by default. A terminal gets bars that are redrawn in
-            place; anything else gets plain lines only, one per epoch.
-        enabled: False shows nothing, and still measures.
+        start_epoch: the first epoch of this process (more than 1 when a run resumes).
+        priors: seconds per unit of each phase, used until they are measured.
+        stream: the output, standard error by default. A terminal gets bars that are redrawn in place; any other
+        stream gets one plain line per epoch. enabled: False shows nothing but still measures.
         clock: a function giving seconds.
     """
 
@@ -96,20 +94,20 @@ class RunProgress:
         self._later = self._units_after(start_epoch)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Call at the start of each epoch: its phases become due."""
+        """Starts an epoch: its phases become due."""
         self._epoch = epoch
         self._epoch_start = self.clock()
         self._due = dict(self._schedule(epoch))
         self._later = self._units_after(epoch)
 
     def phase(self, name: str, total: float, unit: str = "step") -> Phase:
-        """A phase of the current epoch, of `total` units, to be entered as a context manager."""
+        """A phase of the current epoch with `total` units, as a context manager."""
         return Phase(self, name, total, unit)
 
     def epoch_summary(self, epoch: int, metrics: Mapping[str, float]) -> str:
         """Ends an epoch: returns its line, and prints it.
 
-        The line has the main losses and returns out of `metrics` (flat names), how long the epoch took
+        The line has the main losses and returns of `metrics` (flat names), the duration of the epoch
         (`duration/epoch`, or else the time since `begin_epoch`) and the time left for the run.
         """
         self._due = {}
@@ -126,7 +124,7 @@ class RunProgress:
         return line
 
     def time_left(self) -> TimeLeft:
-        """The time left for the run, from this moment: the rest of this epoch and the epochs after it."""
+        """The time left for the run: the rest of this epoch and the epochs after it."""
         units = dict(self._later)
         for name, count in self._due.items():
             units[name] = units.get(name, 0.0) + count
@@ -143,11 +141,11 @@ class RunProgress:
         return TimeLeft(seconds, tuple(unknown))
 
     def seconds_per_unit(self, name: str) -> float | None:
-        """Seconds that a unit of the phase takes: measured, or by its running bar, or its prior, or None."""
+        """Seconds per unit of the phase: measured, or from its running bar, or its prior, or None."""
         if name in self._measured:
             return self._measured[name].seconds_per_unit
         running = self._running
-        # The first units may pay for compilation and allocation, which says nothing about the others.
+        # The first units may include compilation and allocation, so they do not represent the others.
         if running is not None and running.name == name and running.done >= running.total / 10 > 0:
             return running.seconds / running.done
         return self._priors.get(name)
@@ -165,7 +163,7 @@ class RunProgress:
             raise RuntimeError(f"phase {phase.name!r} cannot begin inside phase {self._running.name!r}")
         self._running = phase
         if phase.name in self._due:
-            # The phases before it are over too: a run resumed within an epoch skips those done already.
+            # Earlier phases are over too: a run resumed within an epoch skips the completed ones.
             names = list(self._due)
             self._due = {name: self._due[name] for name in names[names.index(phase.name) + 1 :]}
 
@@ -175,16 +173,16 @@ class RunProgress:
             self._measured.setdefault(phase.name, _Measurements()).add(phase.seconds, phase.done)
 
     def bar_titles(self, phase: Phase) -> tuple[str, str]:
-        """What stands left of the bar of a phase, and what does where there is little room."""
+        """The text left of a phase's bar, and a short form for narrow terminals."""
         name = phase.name.replace("_", " ")
         return f"epoch {self._epoch}/{self.total_epochs} {name}", name
 
 
 class Phase:
-    """A phase while it runs, made by `RunProgress.phase`:
+    """A running phase, made by `RunProgress.phase`:
 
     >>> with progress.phase("tokenizer", 200) as phase:
-    ...     for step in phase:                # or phase.update(units) as they get done
+    ...     for step in phase:                # or phase.update(units)
     ...         phase.set(loss=train_step())
     """
 
@@ -232,15 +230,15 @@ class Phase:
             self.update()
 
     def set(self, **values: Any) -> None:
-        """Shows values (numbers, or tensors of one element) behind the bar.
+        """Shows values (numbers, or tensors of one element) after the bar.
 
-        They are only read when the bar is redrawn, some times a second: so a tensor on a GPU may be given
-        at every step without waiting for it at every step.
+        They are read only when the bar is redrawn, a few times a second, so passing a GPU tensor at every step does
+        not wait for the GPU at every step.
         """
         self._values.update(values)
 
     def note(self, text: str) -> None:
-        """Says behind the bar what is done where no unit ends for long: the steps of an episode, say."""
+        """Shows a note after the bar during long units, such as the steps of an episode."""
         self._note = text
         self.update(0)
 
@@ -251,21 +249,21 @@ class Phase:
             self._bar.update(units)
 
     def _describe(self) -> list[str]:
-        """The most important first, since a narrow terminal shows no more than that."""
+        """The most important first, because a narrow terminal shows only that."""
         shown = [f"{name} {float(value):.4g}" for name, value in self._values.items()]
         noted = [self._note] if self._note else []
         return [f"run: {self._run.time_left()} left", *noted, *shown]
 
 
 class Bar:
-    """A line redrawn in place on a terminal: how much of `total` is done, and what `describe` says, behind it.
+    """A line redrawn in place on a terminal: the done part of `total`, followed by the text of `describe`.
 
-    It is laid out for the width that the terminal has when it is redrawn: where there is little, rate and counts are
-    left out first, then what is said from its end, then the bar.
+    Each redraw fits the current width of the terminal. A narrow one loses first the rate and counts, then the text
+    from its end, then the bar.
 
     Args:
-        titles: what stands left of the bar, and a shorter one for the narrowest terminals.
-        describe: what to say, the most important first.
+        titles: the text left of the bar, and a shorter one for the narrowest terminals.
+        describe: returns the texts, the most important first.
     """
 
     def __init__(
@@ -290,13 +288,13 @@ class Bar:
             bar_format=WORDS_ALONE,
             file=stream,
             ncols=width,
-            nrows=24,  # some terminals (a container's, say) report a size of 0, in which tqdm shows nothing
+            nrows=24,  # some terminals (in a container, say) report a width of 0, and tqdm then shows nothing
             leave=False,
         )
         self.update(0)
 
     def update(self, units: float) -> None:
-        """Counts units as done; without any, what is said may still have changed."""
+        """Counts units as done; with 0 it only refreshes the text."""
         now = self._clock()
         due = now - self._refreshed >= REFRESH_SECONDS
         if due:
@@ -313,7 +311,7 @@ class Bar:
         self._bar.close()
 
     def _lay_out(self) -> None:
-        """Chooses the fullest line that the terminal has room for."""
+        """Chooses the fullest line that fits the terminal."""
         bar, said = self._bar, self._describe()
         width = (
             terminal_width(self._stream) - 1
@@ -337,14 +335,14 @@ class Bar:
 
 
 class _Measurements:
-    """Seconds per unit out of the last few times that a phase was run."""
+    """Seconds per unit over the last few runs of a phase."""
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_MEASUREMENTS)
         self._count = 0
 
     def add(self, seconds: float, units: float) -> None:
-        """Takes in one run of the phase; a second one drops the first, which had compilation in it."""
+        """Adds one run of the phase; the second run drops the first, which included compilation."""
         self._count += 1
         if self._count == 2:
             self._recent.clear()
@@ -356,12 +354,12 @@ class _Measurements:
 
 
 def terminal_width(stream: TextIO) -> int:
-    """Columns of the terminal that `stream` writes to: as COLUMNS says, or it itself, or 100 where neither does."""
+    """Columns of the terminal behind `stream`: from COLUMNS, else from the terminal, else 100."""
     with suppress(ValueError):
         if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
             return columns
     with suppress(OSError, ValueError, AttributeError):
-        # Not that of standard output, which may be a file.
+        # Not the width of standard output, which may be a file.
         return os.get_terminal_size(stream.fileno()).columns or 100
     return 100
 

@@ -1,4 +1,4 @@
-"""What made a run: the command, the versions, the commit and the machine of its start and of each time it went on."""
+"""Provenance of a run: command, versions, commit and machine of its start and of each resume."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PACKAGES = ("torch", "numpy", "triton", "gymnasium", "ale-py", "envpool", "av")
 
 
 def add_provenance(path: Path, device: torch.device, epoch: int) -> None:
-    """Adds what goes on now, from `epoch` on, to the list in a run's provenance.json."""
+    """Adds a record of this process, from `epoch` on, to the run's provenance.json."""
     records = [*read_provenance(path), {"epoch": epoch} | circumstances(device)]
     write_atomically(path, (json.dumps(records, indent=1) + "\n").encode())
 
 
 def read_provenance(path: Path) -> list[dict[str, Any]]:
-    """The records of a run, its start first; none where the file is missing or is no such list."""
+    """The records of a run, its start first; empty if the file is missing or not such a list."""
     try:
         records = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -59,7 +59,7 @@ def circumstances(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit that the code is of, with `-dirty` when it was changed; None for an installed copy."""
+    """The commit of the code, with `-dirty` if it was changed; None for an installed copy."""
     checkout = Path(iris_fast.__file__).parents[1]
     if not (checkout / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""The folder of a run: where everything is, how it is made and how it is recognised."""
+"""The folder of a run: its paths, its creation, and its recognition."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.lock_missing: str | None = None  # why the file system gave no lock
+        self.lock_missing: str | None = None  # why the file system refused a lock
         self._lock: int | None = None
         self._numbered = False
 
@@ -63,24 +63,24 @@ class RunFolder:
 
     @classmethod
     def default(cls, game: str) -> RunFolder:
-        """A folder named by game, date and time; where another run takes the name first, it gets a number."""
+        """A folder named by game, date and time; if another run takes the name first, it gets a number."""
         run = cls(Path("outputs") / game / time.strftime("%Y-%m-%d_%H-%M-%S"))
         run._numbered = True
         return run
 
     def check_new(self) -> None:
-        """UserError when the folder holds anything already and cannot be numbered."""
+        """UserError if the folder is not empty and cannot be numbered."""
         if not self._numbered and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             resume = f", or {quoted('--resume', self.path)}" if self.config.is_file() else ""
             raise UserError(f"{self.path} exists already: choose another --run-dir{resume}")
 
     def lock(self) -> None:
-        """Keeps the folder for this process until it ends; UserError while another process trains in it.
+        """Locks the folder for this process until it ends; UserError while another process trains in it.
 
         A file system may have no locks (NFS, FUSE): then nothing keeps another process out, and `lock_missing`
         says why.
         """
-        if fcntl is None:  # not on this system: nothing to lock with
+        if fcntl is None:  # this system has no such locks
             return
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
@@ -95,8 +95,8 @@ class RunFolder:
         self._lock = descriptor
 
     def remove_partials(self) -> None:
-        """Removes what a killed training process left half-written; not other commands' files, such as plots."""
-        if self.lock_missing is None:  # else another process may be writing them
+        """Removes partial files of a killed training process, but not those of other commands, such as plots."""
+        if self.lock_missing is None:  # otherwise another process may be writing them
             for folder in (
                 self.checkpoint.parent,
                 self.config.parent,
@@ -107,13 +107,13 @@ class RunFolder:
             remove_partials(self.path / "logs", "metrics.jsonl.*")
 
     def unlock(self) -> None:
-        """Gives the folder free."""
+        """Releases the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def check_is_run(self) -> None:
-        """UserError when the folder is not that of a run."""
+        """UserError if the folder is not that of a run."""
         if not self.path.is_dir():
             if self.path.is_file():
                 raise UserError(f"{self.path} is a file: give the folder of a run")
@@ -123,10 +123,10 @@ class RunFolder:
 
     @contextmanager
     def creating(self, config: Config) -> Iterator[None]:
-        """Makes the folder, locked, for a run that starts; what was made goes again when it cannot start."""
+        """Makes and locks the folder for a new run; removes it again if the run cannot start."""
         new = self._make()
         self.lock()
-        self.check_new()  # again: another process may have begun here since it was looked at
+        self.check_new()  # again, because another process may have started here since the first check
         try:
             self.create(config)
             yield
@@ -140,7 +140,7 @@ class RunFolder:
             raise
 
     def _make(self) -> list[Path]:
-        """Makes the folder, and those above it, under a name that is free; returns what is new, lowest first."""
+        """Makes the folder under a free name, and its parents; returns the new folders, lowest first."""
         base, number = self.path, 1
         while True:
             new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
@@ -168,7 +168,7 @@ class RunFolder:
         write_atomically(self.config, text.encode())
 
     def read_config(self, say: Callable[[str], None] = lambda line: None) -> Config:
-        """The run's configuration; UserError when it cannot be read. `say` is told of keys that are ignored."""
+        """The run's configuration; UserError if it cannot be read. `say` is told of keys that are ignored."""
         self.check_is_run()
         try:
             data = yaml.safe_load(self.config.read_text())

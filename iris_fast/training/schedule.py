@@ -1,4 +1,4 @@
-"""Which phases an epoch has, and how many units of work each."""
+"""The phases of an epoch, and their units of work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PHASES = ("collection", *PARTS, "evaluation")
 def epoch_phases(config: Config, epoch: int) -> dict[str, int]:
     """Phases of an epoch (counted from 1) in order: agent steps, gradient steps, test episodes.
 
-    A part trains once the epoch is past the one it starts after, in the paper to the end.
+    A part trains in the epochs after `start_after_epochs`; in the paper, to the end.
     """
     phases: dict[str, int] = {}
     last = config.collection.train.stop_after_epochs

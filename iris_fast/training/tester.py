@@ -1,4 +1,4 @@
-"""Whole episodes for evaluation: each environment plays its share, so short episodes are not favoured."""
+"""Plays whole episodes for evaluation: each environment plays its share, so that short episodes are not favoured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iris_fast.kernels.common.arguments import with_checked_types
 
 @dataclass
 class PlayedEpisode:
-    """A finished episode; `steps` has its frames as far as they were kept."""
+    """A finished episode; `steps` has the frames that were kept."""
 
     steps: PlayedSteps = field(default_factory=PlayedSteps)
     episode_return: float = 0.0
@@ -25,7 +25,7 @@ class PlayedEpisode:
 
 
 class StopPlaying(Exception):
-    """Raised by the caller's `on_step` to leave the episodes unfinished."""
+    """Playing was stopped by `on_step`, with episodes unfinished."""
 
 
 @torch.no_grad()
@@ -42,11 +42,11 @@ def play_episodes(
     on_step: Callable[[int], bool] = lambda steps: False,
     policy: Policy | None = None,
 ) -> list[PlayedEpisode]:
-    """Plays `num_episodes` whole episodes in all environments side by side.
+    """Plays `num_episodes` whole episodes, in all environments at once.
 
-    At most `keep_frames` frames are kept, over all episodes, beside the observation that ended each whole one.
-    `on_step` is told after each step how many were played side by side, and says whether to stop: then StopPlaying
-    is raised. Draws are addressed by `seed`.
+    At most `keep_frames` frames are kept over all episodes, plus the final observation of each complete one.
+    After each step `on_step` gets the number of environments that played; if it returns True, StopPlaying is raised.
+    `seed` addresses the draws.
     """
     loop = PlayLoop(env, Actor(policy or Policy(agent), config, seed))
     shares = [

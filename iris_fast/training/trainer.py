@@ -1,4 +1,4 @@
-"""The run: epochs of phases, checkpoints between them, and stopping at any step without losing anything."""
+"""The run: epochs of phases, checkpoints between them, and stops at any step without loss."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from .tester import StopPlaying
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory this process has held so far, in gigabytes, on the host and on a GPU.
+    """Peak memory of this process so far, in gigabytes, on the host and on a GPU.
 
-    On a GPU that of tensors, and what PyTorch has reserved for them: the memory that graphs are replayed in is of
-    the second kind alone.
+    On a GPU: memory of tensors, and memory reserved by PyTorch; the memory of graph replays counts only in the
+    second.
     """
     found = {}
     try:
@@ -58,18 +58,18 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 @dataclass
 class Position:
-    """Where the run is: steps done of a phase of an epoch, and what the epoch has measured so far."""
+    """The position of a run: epoch, phase and steps done, and the metrics of the epoch so far."""
 
     epoch: int = 1
     phase: str = PHASES[0]
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    means: dict[str, Any] | None = None  # of the phase under way
-    finished: dict[str, list[float]] | None = None  # episodes that ended in the collection under way
+    means: dict[str, Any] | None = None  # of the current phase
+    finished: dict[str, list[float]] | None = None  # episodes that ended in the current collection
 
 
 class Trainer:
-    """Trains an agent in a run folder. `run()` goes on from wherever the trainer's position is.
+    """Trains an agent in a run folder. `run()` continues from the trainer's position.
 
     Cannot be copied or pickled (TypeError), since two would write to one folder: the checkpoint is what moves, and
     `--resume` makes a trainer of it.
@@ -121,7 +121,7 @@ class Trainer:
         self.position = Position()
         self.env_steps = 0
         self.stop = StopRequest()
-        self._clocks: dict[str, float] = {}  # when the epoch and the phase under way began
+        self._clocks: dict[str, float] = {}  # start times of the epoch and the current phase
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -130,7 +130,7 @@ class Trainer:
         )
 
     def _make_store(self, frames_saved: int) -> EpisodeStore:
-        """Room for every frame the run will play, as far as the memory limit allows."""
+        """A store for all frames the run will play, or as many as the memory limit allows."""
         train = self.config.collection.train
         size = self.config.env.train.size
         limit = memory_bytes(self.config.datasets.train.max_ram_usage, "datasets.train.max_ram_usage")
@@ -150,7 +150,7 @@ class Trainer:
         )
 
     def run(self) -> None:
-        """Trains to the last epoch. Raises RunStopped for anything that ends it early."""
+        """Trains to the last epoch. Raises RunStopped if something ends it early."""
         progress = RunProgress(
             self.config.common.epochs,
             schedule=lambda epoch: epoch_phases(self.config, epoch),
@@ -208,7 +208,7 @@ class Trainer:
         metrics[f"rates/{name}_{units}s_per_second"] = done / seconds if seconds > 0 else 0.0
 
     def _stop_clock(self, name: str) -> float:
-        """Adds the seconds since an epoch or a phase began, or was resumed, to its duration; returns them."""
+        """Adds the seconds since the start or resume of an epoch or phase to its duration; returns them."""
         seconds = time.perf_counter() - self._clocks.pop(name)
         metrics, key = self.position.metrics, f"duration/{name}"
         metrics[key] = metrics.get(key, 0.0) + seconds
@@ -228,7 +228,7 @@ class Trainer:
             position.finished = {"return": [], "length": []}
         resumed = position.step > 0
         ended = self.collector.collect(total - position.step, on_step, resumed=resumed)
-        if self.store.evicted:  # slots were used again
+        if self.store.evicted:  # slots were reused
             self.cache.invalidate()
         for key, values in ended.items():
             position.finished[key] += values
@@ -245,7 +245,7 @@ class Trainer:
         self.agent.eval()
         trainer.part.module.train()
         if name == "tokenizer":
-            self.cache.invalidate()  # of the last epoch: its memory serves the tokenizer's step
+            self.cache.invalidate()  # from the last epoch; frees its memory for the tokenizer step
         means = MetricMeans()
         if position.means is not None:
             means.load_state_dict(position.means, self.agent.device)
@@ -291,12 +291,12 @@ class Trainer:
         self._save_train_episode()
 
     def _save_train_episode(self) -> None:
-        """A video of the last training episodes that ended."""
+        """Saves videos of the last ended training episodes."""
         closed = sorted(key for key, episode in self.store.episodes.items() if episode.closed)
         count = self.config.collection.train.num_episodes_to_save
         for number, key in enumerate(closed[-count:] if count else []):
             index = torch.from_numpy(self.store.episodes[key].held).to(self.store.frames.device)
-            last = self.collector.last_frames.get(key)  # None of an episode that was cut, not ended
+            last = self.collector.last_frames.get(key)  # None for an episode that was cut
             with self.evaluator.showing():
                 save_steps(
                     self.run_folder.episodes("train") / f"epoch_{self.position.epoch:04d}_{number}.mp4",
@@ -307,12 +307,12 @@ class Trainer:
                 )
 
     def save(self, before_replacing: Callable[[], None] | None = None) -> None:
-        """Writes a checkpoint that holds everything the run needs to go on from its position.
+        """Writes a checkpoint with everything needed to continue from this position.
 
         `before_replacing` is called when it is written, right before it replaces the one before.
         """
         between_epochs = self.position.phase == PHASES[0] and self.position.step == 0
-        played = self.position.epoch - between_epochs  # the epoch that the new frames are of
+        played = self.position.epoch - between_epochs  # the epoch of the new frames
         with explained_disk_errors(self.run_folder):
             self.dataset_log.save(self.run_folder.dataset, self.store, played)
         extra = {
@@ -326,7 +326,7 @@ class Trainer:
         save_checkpoint(self.run_folder, self.agent, extra, before_replacing)
 
     def load(self, content: dict[str, Any]) -> bool:
-        """Goes on from a checkpoint's content; returns False when the environments had to be started anew."""
+        """Restores a checkpoint's content; returns False if the environments had to be restarted."""
         self.agent.load_parts(content["agent"])
         for name, part in self.parts.items():
             part.load_state_dict(content["parts"][name])
