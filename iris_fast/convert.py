@@ -27,15 +27,15 @@ def build_parser() -> CommandParser:
         metavar="PATH|omit|download",
         help="where the perceptual network of TARGET comes from: PATH of an IRIS checkpoint or of the files "
         "of LPIPS (vgg16-397923af.pth with vgg.pth beside it, or their folder); download; or omit to leave "
-        "it out. By default what SOURCE carries and, for --to public, else the files in ~/.cache/iris_fast "
-        "or in torch hub's folder: the public implementation loads no file without it, unless its tokenizer "
-        "was built with with_lpips=False",
+        "it out. By default from SOURCE or, for --to public, else from ~/.cache/iris_fast or torch hub's "
+        "folder: the public implementation loads a file without it only into a tokenizer built with "
+        "with_lpips=False",
     )
     parser.add_argument(
         "--num-heads",
         type=int,
         metavar="N",
-        help="heads of the world model of a public checkpoint, which its file does not tell (default 4, the paper's)",
+        help="attention heads of a public checkpoint, which its file does not give (default 4, the paper's)",
     )
     parser.add_argument("--force", action="store_true", help="replace TARGET when it exists")
     return parser

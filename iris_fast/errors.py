@@ -1,4 +1,4 @@
-"""Errors that a user can act on, each of one sentence; `command_line.run_command` reports them."""
+"""Errors that a user can act on, one sentence each; `command_line.run_command` reports them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunStopped(Exception):
 
 
 def nearest(value: str, known: list[str] | tuple[str, ...], count: int = 3) -> str:
-    """The names most like `value`, as the end of an error sentence (empty when none is close)."""
+    """The names most like `value`, as the end of an error sentence (empty if none is close)."""
     lowered = {name.lower(): name for name in known}
     close = get_close_matches(value.lower(), list(lowered), n=count, cutoff=0.5)
     if not close:
@@ -29,12 +29,12 @@ def nearest(value: str, known: list[str] | tuple[str, ...], count: int = 3) -> s
 
 
 def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
-    """As `command_line.run_command`, for programs that know it by this place."""
+    """As `command_line.run_command`, kept here for programs that import it from this module."""
     from .command_line import run_command as run
 
     return run(main, argv)
 
 
 def quoted(*words: object) -> str:
-    """Words of a command line as they can be copied out of a sentence into a shell."""
+    """Words of a command line, quoted for copying into a shell."""
     return shlex.join(str(word) for word in words)

@@ -18,8 +18,8 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m iris_fast.evaluate",
         description="Play whole episodes with a trained agent, under the rules of the test environment: one\n"
-        "no-op, no end at a lost life, 108,000 raw frames at most. The result is printed, and kept in\n"
-        "RUN/logs/evaluation.json; beside it, where that one is of more episodes.",
+        "no-op, no end at a lost life, 108,000 raw frames at most. The result is printed and saved in\n"
+        "RUN/logs/evaluation.json, or beside it if that file has more episodes.",
         epilog=EXAMPLES,
     )
     parser.add_argument(
@@ -28,20 +28,26 @@ def make_parser() -> CommandParser:
         metavar="RUN",
         help="a run folder, or a checkpoint of ours or of the public implementation",
     )
-    parser.add_argument("--game", help="the game, where a checkpoint does not tell it")
+    parser.add_argument("--game", help="the game, if the checkpoint does not name it")
     parser.add_argument(
         "--num-heads",
         type=int,
         metavar="N",
-        help="heads of the world model of a public checkpoint, which its file does not tell (default 4, the paper's)",
+        help="attention heads of a public checkpoint, which its file does not give (default 4, the paper's)",
     )
-    parser.add_argument("--episodes", type=int, default=100, metavar="N", help="how many (default 100)")
     parser.add_argument(
-        "--envs", type=int, default=8, metavar="N", help="played side by side (default 8, or the episodes)"
+        "--episodes", type=int, default=100, metavar="N", help="number of episodes (default 100)"
+    )
+    parser.add_argument(
+        "--envs",
+        type=int,
+        default=8,
+        metavar="N",
+        help="number of environments played at once (default 8, or the episodes)",
     )
     acting = parser.add_argument_group("how actions are chosen")
     acting.add_argument(
-        "--temperature", type=float, metavar="T", help="of the policy (default the run's, 0.5)"
+        "--temperature", type=float, metavar="T", help="temperature of the policy (default the run's, 0.5)"
     )
     acting.add_argument(
         "--epsilon",
@@ -50,16 +56,16 @@ def make_parser() -> CommandParser:
         help="probability of a uniformly random action (default the run's, 0)",
     )
     acting.add_argument("--greedy", action="store_true", help="the likeliest action instead of a sampled one")
-    acting.add_argument("--seed", type=int, default=0, help="of the games and the actions (default 0)")
+    acting.add_argument("--seed", type=int, default=0, help="seed of the games and the actions (default 0)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     parser.add_argument(
         "--video",
         type=file_argument(".mp4", without=False),
         metavar="FILE.mp4",
-        help="film the first episode to end",
+        help="save a video of the first episode to end",
     )
     parser.add_argument(
-        "--json", type=file_argument(".json"), metavar="FILE", help="write the result there as well"
+        "--json", type=file_argument(".json"), metavar="FILE", help="also write the result here"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, where a user may name them, and why one cannot be written."""
+"""Atomic files, checks of the paths that users give, and reasons why a file cannot be written."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from typing import BinaryIO
 
 from .errors import RunStopped, UserError, nearest
 
-PARTIAL = ".partial"  # the ending of a file that is being written
+PARTIAL = ".partial"  # suffix of an unfinished file
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, so that, whatever happens, `path` holds its old or its new content whole.
+    """Opens a file for atomic writing: `path` always holds the complete old or the complete new content.
 
-    The bytes go to a hidden neighbour `.NAME.SIGNS.partial` of this writer alone, which takes the name when the
-    block ends: of two writers the last one's file stays, whole. Folders are made as needed. On an error
-    (`OSError`: a full disk, say) the neighbour is removed and the error goes on.
+    The bytes go to a hidden file `.NAME.SIGNS.partial` beside it, one for each writer, which is renamed when the
+    block ends. With two writers, the last one's complete file stays. Folders are made as needed. On an error
+    (`OSError`: a full disk, say) the hidden file is removed and the error is raised.
 
-    A symbolic link goes on linking: the file that it names is replaced, or made. A file keeps its permissions
-    (of several hard links, the others keep the old content). A fifo or a device is written to as it is, since
-    there is nothing to replace.
+    A symbolic link stays, and its target is replaced or made. A file keeps its permissions (other hard links to it
+    keep the old content). A fifo or a device is written directly, because there is nothing to replace.
     """
     path = Path(path)
     if (stream := _stream(path)) is not None:
@@ -37,7 +36,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of a long name a part: the neighbour's must fit too.
+    # A long name is shortened, because the hidden file's name must fit too.
     partial = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         with open(partial, "xb") as file:
@@ -54,37 +53,37 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_partials(folder: Path, name: str = "*") -> None:
-    """Removes what a killed process left half-written below a folder that this process alone writes to."""
+    """Removes the partial files of a killed process below a folder that only this process writes to."""
     for path in folder.rglob(f".{name}{PARTIAL}"):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def _stream(path: Path) -> BinaryIO | None:
-    """What is written to as it is: a fifo, a device, or an open descriptor, however it is redirected."""
+    """A stream for a target that is written directly: a fifo, a device, or an open descriptor, redirected or not."""
     descriptor = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
     number = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path), descriptor and int(descriptor[1]))
     if number is not None:
-        return os.fdopen(os.dup(number), "wb")  # goes on where that descriptor is in its file
+        return os.fdopen(os.dup(number), "wb")  # continues at the descriptor's position
     if path.exists() and not path.is_file() and not path.is_dir():
         return open(path, "wb")
     return None
 
 
 def _keep_mode(path: Path, descriptor: int) -> None:
-    """Gives the new file the permissions of the one that it replaces, where there is one."""
+    """Gives the new file the permissions of the file it replaces, if there is one."""
     with contextlib.suppress(OSError, AttributeError):  # AttributeError: Windows
         os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` whole or not at all, as `open_atomically` does."""
+    """Writes `data` to `path` atomically, as in `open_atomically`."""
     with open_atomically(path) as file:
         file.write(data)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power failure, where the system lets a folder be opened."""
+    """Makes a rename survive a power failure, if the system can open folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -94,7 +93,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether the error, or what PyTorch's writer hid behind it, is that of a full disk."""
+    """Whether the error, or the one that PyTorch's writer hid behind it, is a full disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
@@ -104,9 +103,9 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def explained_writing(path: Path, instead: str = "choose another place") -> Iterator[None]:
-    """Says in a sentence why `path` could not be written: RunStopped of 4 for a full disk, else UserError.
+    """Turns an error of writing `path` into one sentence: RunStopped with code 4 for a full disk, else UserError.
 
-    `instead`: what the user can do where it is not the room that lacks.
+    `instead`: the user's remedy unless the disk is full.
     """
     try:
         yield
@@ -117,17 +116,17 @@ def explained_writing(path: Path, instead: str = "choose another place") -> Iter
             raise RunStopped(f"the disk is full and {path} was not written: make room", 4) from error
         if isinstance(error, OSError):
             in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
-            reason = "a file stands where a folder has to" if in_the_way else error.strerror
+            reason = "a file is in the place of a folder" if in_the_way else error.strerror
             raise UserError(f"{path} cannot be written ({reason}): {instead}") from error
         raise
 
 
 def check_writable(path: Path) -> None:
-    """UserError for a file to be written that cannot be, before the work whose result it will hold."""
+    """UserError for an output file that cannot be written, before the work for it starts."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file to write")
     folder = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
-    if path.exists() and not path.is_file():  # a fifo or a device, which is written to as it is
+    if path.exists() and not path.is_file():  # a fifo or a device is written directly
         folder = path
     elif not folder.is_dir():
         raise UserError(f"{path} cannot be written, since {folder} is a file: choose another place")
@@ -136,17 +135,17 @@ def check_writable(path: Path) -> None:
 
 
 def user_path(text: str) -> Path:
-    """The path that a user wrote, `~` expanded; UserError for one that no system call would take."""
+    """The path that a user wrote, `~` expanded; UserError for a path that no system call accepts."""
     if not text.strip():
-        raise UserError(f"'{text}' is no path: name a file or a folder")
+        raise UserError(f"'{text}' is not a path: give a file or a folder")
     shown = text if len(text) <= 80 else f"{text[:40]}…{text[-20:]}"
     try:
         path = Path(text).expanduser()
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        pass  # what is to be made, or is missed in a sentence of the command's own
+        pass  # a path to be made, or whose absence the command reports itself
     except RuntimeError:  # ~NOBODY
-        raise UserError(f"'{shown}': there is no such user: write the folder out") from None
+        raise UserError(f"'{shown}': there is no such user: give the folder's full path") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"'{shown}' cannot be used as a path ({reason}): name another") from None
@@ -154,9 +153,9 @@ def user_path(text: str) -> Path:
 
 
 def check_ending(path: Path, endings: Sequence[str], without: bool = True) -> None:
-    """UserError unless the file's ending is one of `endings`, of lower case or upper.
+    """UserError unless the file's ending is one of `endings`, in lower or upper case.
 
-    Without an ending, or with one that names no format (`agent.v2`), it passes where `without` allows it.
+    With `without`, a path without an ending, or with one that is not a format (`agent.v2`), passes too.
     """
     ending = path.suffix.lower()
     if ending in endings or (without and not re.fullmatch(r"\.[a-z]{2,}\d?", ending)):
@@ -168,7 +167,7 @@ def check_ending(path: Path, endings: Sequence[str], without: bool = True) -> No
 
 
 def nearest_entry(path: Path) -> str:
-    """The entries of the folder that are most like a path that is not there, as the end of a sentence."""
+    """The entries of the folder most like a missing path, as the end of a sentence."""
     try:
         return nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
     except OSError:

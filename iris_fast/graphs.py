@@ -1,9 +1,8 @@
 """Functions of static tensors, captured once as CUDA graphs and replayed with new contents.
 
-A graph repeats the launches that were recorded, on the same memory: so what is to change between replays is
-copied into the tensors it was captured with, and weights must be updated in place. `Uncaptured` runs the same
-functions without a graph on any device, which is how they are tested without a GPU. `CudaGraphs` itself has never
-run: no GPU was to be had (docs/design.md).
+A graph repeats the recorded launches on the same memory. So new inputs are copied into the tensors of the capture,
+and weights must be updated in place. `Uncaptured` runs the same functions without a graph on any device, for tests
+without a GPU. `CudaGraphs` has not yet run on a GPU (docs/design.md).
 """
 
 from __future__ import annotations
@@ -27,18 +26,17 @@ class Graphs(Protocol):
     device: torch.device
 
     def capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
-        """What repeats `function`, and its outputs, which each repetition overwrites."""
+        """A callable that repeats `function`, and the outputs, which each repetition overwrites."""
         ...
 
 
 class CudaGraphs:
-    """CUDA graphs that share one pool of memory, since no two of them ever run side by side.
+    """CUDA graphs that share one pool of memory, because no two of them run at the same time.
 
-    So one graph's intermediate results lie where another's were, and its outputs must be copied before
-    another is replayed. `warm_up` runs come first: they compile kernels, choose algorithms and allocate what
-    libraries keep, none of which can be captured. They run on the side stream that is captured, where cuBLAS then
-    has its workspace and autograd the nodes that add up gradients, which in a graph of the default stream would end
-    the capture.
+    So graphs overwrite each other's intermediate results, and outputs must be copied before another replay. `warm_up`
+    runs come first: they compile kernels, choose algorithms and allocate library memory, which a capture forbids.
+    They use the same side stream as the capture, so that cuBLAS has its workspace there, and autograd its gradient
+    accumulation nodes; nodes of the default stream would end the capture.
     """
 
     def __init__(self, device: torch.device, warm_up: int = 2):
@@ -51,7 +49,7 @@ class CudaGraphs:
             self.stream = torch.cuda.Stream()
 
     def __reduce__(self) -> tuple[type[CudaGraphs], tuple[torch.device, int]]:
-        """Copied and pickled as what it was made of: no graph, pool or stream is of use elsewhere."""
+        """Copies and pickles only the arguments: graphs, pools and streams are useless elsewhere."""
         return CudaGraphs, (self.device, self.warm_up)
 
     def capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
@@ -85,8 +83,8 @@ class CudaGraphs:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Leaves out what PyTorch advises of what is meant: optimizers warmed up before they are captured, and an LSTM
-    whose weights are parameters of their own, as checkpoints have them, and are put together at each step.
+    """Silences PyTorch's warnings about two intended things: capturing an optimizer after warm-up, and an LSTM with
+    separate weights, as in checkpoints, which are packed at each step.
     """
     with warnings.catch_warnings():
         for message in (".*constructed with capturable=True", ".*not part of single contiguous chunk"):
@@ -95,7 +93,7 @@ def _without_advice() -> Iterator[None]:
 
 
 class Uncaptured:
-    """The same without a graph: each repetition runs the function, and copies its outputs where the first's are."""
+    """`Graphs` without graphs: each repetition runs the function and copies its outputs over the first ones."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -111,17 +109,16 @@ class Uncaptured:
 
 
 def graphs_of(device: torch.device) -> Graphs | None:
-    """CUDA graphs on a CUDA device, None on one that has no graphs."""
+    """CUDA graphs on a CUDA device, None on other devices."""
     return CudaGraphs(device) if device.type == "cuda" else None
 
 
 class GraphedCall:
-    """`body(inputs)`, captured at the first call and replayed from then on.
+    """`body(inputs)`, captured at the first call and then replayed.
 
-    Inputs are a mapping of tensors and ints, or of mappings and named tuples of them; `body` gets the same form.
-    `body` must do all its work on the device, without a look from the host at any number and without a choice
-    that depends on one. `preserve` is a context that undoes what running `body` changes, entered around warm-up
-    and capture.
+    Inputs are a mapping of tensors and ints, or of mappings and named tuples of them; `body` gets the same structure.
+    `body` must work entirely on the device: the host may neither read a number nor branch on one. `preserve` is a
+    context that undoes the effect of running `body`; it is entered around warm-up and capture.
     """
 
     def __init__(
@@ -140,7 +137,7 @@ class GraphedCall:
     def __call__(self, inputs: Mapping[str, Any]) -> Tensors:
         """Outputs of `body` for inputs of the first call's names and shapes; valid until the next call.
 
-        Raises ValueError for another name, shape or dtype: they are part of what was captured.
+        Raises ValueError for another name, shape or dtype, because the capture fixes them.
         """
         named = leaves(inputs)
         if self._replay is None:
@@ -179,14 +176,15 @@ class GraphedCall:
 
 
 def fill(target: Tensor, value: Tensor | int) -> Tensor:
-    """Puts `value` in `target`: a tensor of its shape, or 64 bits of an int, without waiting for the device."""
+    """Copies `value` into `target` without waiting for the device: a tensor of its shape, or the 64 bits of an
+    int."""
     if isinstance(value, Tensor):
         return target.copy_(value, non_blocking=True)
     return target.fill_(value - 2**64 if value >= 2**63 else value)
 
 
 def leaves(inputs: Any, name: str = "") -> dict[str, Tensor | int]:
-    """What is in nested mappings and named tuples, in order, by names such as "rollout.actions"."""
+    """The leaves of nested mappings and named tuples, in order, by names such as "rollout.actions"."""
     parts = (
         inputs if isinstance(inputs, Mapping) else inputs._asdict() if hasattr(inputs, "_asdict") else None
     )
@@ -197,7 +195,7 @@ def leaves(inputs: Any, name: str = "") -> dict[str, Tensor | int]:
 
 
 def with_leaves(inputs: Any, values: Iterator[Tensor]) -> Any:
-    """The same mappings and named tuples with the next of `values` in each place."""
+    """The same structure, with `values` as leaves, in order."""
     if isinstance(inputs, Mapping):
         return {key: with_leaves(part, values) for key, part in inputs.items()}
     if hasattr(inputs, "_asdict"):

@@ -1,7 +1,7 @@
 """Addressed randomness: every draw is Philox-4x32-10 of (seed; row, position, purpose).
 
-Nothing here keeps a state. A seed of a rollout or of a gradient step is derived from the run's seed and the
-step's address (epoch, part, step), so a resumed run draws what an uninterrupted one would have drawn.
+Nothing here has state. The seed of a rollout or gradient step is derived from the run's seed and the step's address
+(epoch, part, step), so a resumed run makes the same draws as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from iris_fast.kernels.common.arguments import with_checked_types
 
 
 class Purpose(IntEnum):
-    """What a draw is for: the third word of its Philox counter. Numbers are fixed: engines share them."""
+    """The purpose of a draw, the third word of its Philox counter. All engines share these fixed numbers."""
 
     ACTION = 0
     REWARD = 1
@@ -36,12 +36,12 @@ def derive_seed(seed: int, *address: int | str) -> int:
 
 
 def numpy_generator(seed: int, *address: int | str) -> np.random.Generator:
-    """NumPy's counter-based Philox generator at an address: for choices made on the host."""
+    """NumPy's counter-based Philox generator at an address, for choices on the host."""
     return np.random.Generator(np.random.Philox(key=derive_seed(seed, *address)))
 
 
 class Draws(Protocol):
-    """Where an imagined trajectory gets its samples from."""
+    """The source of samples of an imagined trajectory."""
 
     def sample(self, logits: Tensor, position: int, purpose: Purpose) -> Tensor:
         """One class `(batch,)` int64 for each row of `logits` `(batch, classes)`."""
@@ -65,7 +65,7 @@ class PhiloxDraws:
         return sample_categorical(logits, seed=seed, position=position, purpose=int(purpose), row=rows)
 
     def _seed_on(self, device: torch.device) -> Tensor:
-        """The seed's 64 bits as a () int64 on the device, made once: from an int each draw would make it anew."""
+        """The seed's 64 bits as a () int64 on the device, made once; with an int, every draw would make a new one."""
         if self._seed_there is None or self._seed_there.device != device:
             signed = self.seed - 2**64 if self.seed >= 2**63 else self.seed
             self._seed_there = torch.full((), signed, dtype=torch.int64, device=device)

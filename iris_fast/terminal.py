@@ -1,4 +1,4 @@
-"""What a command prints: shown as far as it can be shown, and never a reason to lose what the command does."""
+"""The output of commands: shown as far as possible; a failure to print never stops the command's work."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO, cast
 
-# Signals beside Ctrl-C's that ask a process to end: of a shutdown, a closed terminal, and schedulers before a limit.
+# Ending signals other than Ctrl-C's: from a shutdown, a closed terminal, and schedulers before a limit.
 ENDING = tuple(
     getattr(signal, name)
     for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-    if hasattr(signal, name)  # Windows has the first alone
+    if hasattr(signal, name)  # Windows has only the first
 )
-# Of a reader that is gone for good: a closed pipe, a lost terminal. A full disk may have room again.
+# Errors of a reader that is gone for good: a closed pipe, a lost terminal. A full disk may have room again.
 GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET}
-# Our signs where an encoding has none of them; any other one is shown by its number.
+# Replacements for our characters that an encoding lacks; any other is shown by its number.
 PLAIN = {"±": "+-", "–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "→": "->", "λ": "lambda", "²": "2"}
 
 
 def end_at_interrupt() -> None:
-    """From here on Ctrl-C and the like end the process in one line, until `raise_at_interrupt`: for imports.
+    """During imports: makes Ctrl-C and similar signals end the process with one line, until `raise_at_interrupt`.
 
     An exception would pass through the imports of other packages, which turn it into errors of their own.
     """
@@ -33,9 +33,9 @@ def end_at_interrupt() -> None:
 
 
 def raise_at_interrupt(begin: bool = False) -> None:
-    """From here on Ctrl-C raises KeyboardInterrupt, as usual, and so do other signals that `end_at_interrupt` has.
+    """Makes Ctrl-C raise KeyboardInterrupt again, and the other signals of `end_at_interrupt` too.
 
-    `begin`: the first time in a command, which gives it those signals.
+    `begin`: the first call in a command, which takes over those signals.
     """
     _handle(_end, signal.SIG_DFL if begin else _end, _raise)
 
@@ -54,13 +54,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupted_code(error: KeyboardInterrupt) -> int:
-    """The exit code of a command that was interrupted: 130 for Ctrl-C, 143 for SIGTERM, as shells have it."""
+    """The exit code of an interrupted command, as in shells: 130 for Ctrl-C, 143 for SIGTERM."""
     return error.exit_code if isinstance(error, Interrupted) else 130
 
 
 def _handle(one: Any, other: Any, new: Any) -> None:
-    """Gives the signals that are handled by `one` or `other` to `new`; what is ignored (nohup) stays ignored."""
-    if threading.current_thread() is not threading.main_thread():  # signals are handled there alone
+    """Hands the signals of the handlers `one` or `other` to `new`; ignored signals (nohup) stay ignored."""
+    if threading.current_thread() is not threading.main_thread():  # signals are handled only there
         return
     for number in (signal.SIGINT, *ENDING):
         if signal.getsignal(number) in (one, other):
@@ -78,15 +78,15 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def say_in_handler(message: str) -> None:
-    """Prints from a signal handler, where `print` may be in the middle of another print."""
+    """Prints from a signal handler, which may interrupt another `print`."""
     with suppress(OSError):
         os.write(2, message.encode("ascii", "backslashreplace"))
 
 
 def open_descriptors() -> None:
-    """What the shell has closed of input, output and messages is opened as what reads nothing and drops all.
+    """Opens closed standard descriptors (input, output, messages) on the null device.
 
-    Else that descriptor would be the next file's, and messages would go there.
+    Otherwise the next opened file would get that descriptor, and messages would go into it.
     """
     for descriptor in range(3):
         try:
@@ -98,7 +98,7 @@ def open_descriptors() -> None:
 
 @contextmanager
 def shown_output() -> Iterator[Output]:
-    """In its block nothing that is printed can fail; yields what stands for standard output."""
+    """A block in which printing cannot fail; yields the stream in place of standard output."""
     open_descriptors()
     kept = sys.stdout, sys.stderr
     output, messages = Output(sys.stdout), Output(sys.stderr)
@@ -114,8 +114,8 @@ def shown_output() -> Iterator[Output]:
 class Output:
     """A text stream whose `write` and `flush` never fail.
 
-    Signs that its encoding does not have are written in others; what cannot be written is dropped. `lost` is
-    the error of a disk that was full, None as long as everything was written or nobody was there to read it.
+    Characters missing from its encoding are replaced; text that cannot be written is dropped. `lost` is the error of
+    a full disk; None if everything was written or the reader is gone.
     """
 
     def __init__(self, stream: TextIO | None):
@@ -135,7 +135,7 @@ class Output:
             self._stream.flush()
 
     def finish(self) -> None:
-        """Writes what is left, or drops it, so that the interpreter does not complain of it at its end."""
+        """Writes or drops the rest, so that the interpreter does not complain about it at exit."""
         self.flush()
         try:
             self._stream.flush()
@@ -155,7 +155,7 @@ class Output:
             pass
 
     def _throw_away(self) -> None:
-        """Whatever else writes to this descriptor (C++, other processes to come) is spared the error too."""
+        """Also spares other writers to this descriptor (C++, later processes) the error."""
         with suppress(OSError, ValueError):  # a stream without a descriptor
             null = os.open(os.devnull, os.O_WRONLY)
             try:
@@ -165,7 +165,7 @@ class Output:
 
 
 def encodable(text: str, encoding: str) -> str:
-    """The text in signs that the encoding has."""
+    """The text in characters of the encoding."""
     try:
         text.encode(encoding)
         return text

@@ -49,19 +49,19 @@ def make_parser() -> CommandParser:
     run.add_argument("--game", help="plain name of the game: Pong, Breakout, Catch, … (see --list-games)")
     run.add_argument(
         "--preset",
-        help="paper: the published agent, unchanged (chosen on a GPU); small: Atari on a CPU (chosen there); "
-        "tiny: the smallest that learns (chosen for Catch)",
+        help="paper: the published agent, unchanged (default on a GPU); small: Atari on a CPU (default there); "
+        "tiny: the smallest agent that learns (default for Catch)",
     )
     run.add_argument("--device", help="auto (default), cpu, cuda or cuda:N")
-    run.add_argument("--seed", type=int, help="seed of everything random (default 0)")
+    run.add_argument("--seed", type=int, help="seed of all randomness (default 0)")
     run.add_argument(
         "--run-dir",
         type=path_argument,
         metavar="RUN",
         help="run folder to make (default outputs/GAME/DATE_TIME)",
     )
-    run.add_argument("--resume", type=path_argument, metavar="RUN", help="go on with the run in this folder")
-    run.add_argument("--wandb", action="store_true", help="log to Weights & Biases as well")
+    run.add_argument("--resume", type=path_argument, metavar="RUN", help="continue the run in this folder")
+    run.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
     run.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="configuration, for example common.epochs=100"
     )
@@ -75,15 +75,15 @@ def make_parser() -> CommandParser:
     weights.add_argument(
         "--init-parts",
         metavar="PARTS",
-        help="which to load, separated by commas (default tokenizer,world_model,actor_critic)",
+        help="parts to load, separated by commas (default tokenizer,world_model,actor_critic)",
     )
     lists = parser.add_argument_group("lists")
     lists.add_argument("--list-games", action="store_true", help="print the games and exit")
     lists.add_argument(
         "--list-keys",
         action="store_true",
-        help="print every configuration key with its type and value (in a run of the options given; without --game "
-        "and --preset the paper's) and exit",
+        help="print every configuration key with its type and value (for the given options; without --game and "
+        "--preset, the paper's) and exit",
     )
     return parser
 

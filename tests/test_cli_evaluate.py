@@ -168,9 +168,7 @@ def test_a_longer_evaluation_is_not_replaced_by_a_shorter_one(run: Path, capsys:
     longest = result_of(run)
     assert run_evaluate(run, "--episodes", 3, "--seed", 1) == 0
     beside = run / "logs" / "evaluation_3_episodes.json"
-    assert (
-        f"wrote {beside} (evaluation.json there has more episodes: 5)" in capsys.readouterr().out
-    )
+    assert f"wrote {beside} (evaluation.json there has more episodes: 5)" in capsys.readouterr().out
     assert result_of(run) == longest and len(json.loads(beside.read_text())["returns"]) == 3
     assert run_evaluate(run, "--episodes", 5, "--seed", 1) == 0
     assert result_of(run) != longest and result_of(run)["settings"]["seed"] == 1

@@ -1,1 +1,1 @@
-"""Rollouts inside the world model: the oracle that anyone can read, and engines behind one interface."""
+"""Rollouts inside the world model: the readable oracle, and fast engines behind one interface."""

@@ -1,4 +1,4 @@
-"""The CPU engine: the oracle's rollouts with world model and frame decoder in C++ (`csrc/`), a batch at a time."""
+"""The CPU engine: the oracle's rollouts, a batch at a time, in C++ (`csrc/`)."""
 
 from __future__ import annotations
 
@@ -28,20 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CpuOptions:
-    """How the engine runs; of these only the dtypes change a number.
+    """Options of the engine; only the dtypes change results.
 
-    `threads`: None for PyTorch's number when the engine is made. `group_size`: sequences that go through a step
-    together, at most 1024; 0 for even shares of the batch, of at most 32. Threads that would be left over, as all
-    but one at batch 1, go through the passes together, up to 8 to a group. `kv_dtype`: "float16" halves the
-    memory and the traffic of keys and values and rounds them (those from 65520 on become infinite).
-    `weights_dtype`: "float16" does the same to the matrices of linear layers, for batches so small that reading
-    those takes the time; one that holds a number from 65520 on is refused. "int8" makes the matrices of the
-    Transformer's blocks integers from -127 to 127 with a scale for each output, and what they are multiplied with
-    such integers with a scale for each token (the heads stay float32): the fastest, and the one whose rounding
-    shows (the benchmark `int8_rollouts` looks for it). `decoder_dtype`: "int8" does that to the 3 × 3 convolutions of
-    imagined frames, with a scale for each frame's map. Both are slower than float32 on processors that lack
-    instructions for them (AVX-512 VNNI, Arm's dot products). `simd`: "auto" for the fastest of
-    `iris_fast._C.simd_levels()`, or one of them: all give the same bits.
+    `threads`: None for PyTorch's number at construction. `group_size`: sequences that go through a step together, at
+    most 1024; 0 for even shares of the batch, of at most 32. If there are more threads than groups, up to 8 threads
+    share the passes of a group. `kv_dtype`: "float16" halves the memory and traffic of keys and values and rounds
+    them (values from 65520 on become infinite). `weights_dtype`: "float16" does the same to the matrices of linear
+    layers, which helps small batches, where reading weights takes most of the time; values from 65520 on are refused.
+    "int8" rounds the matrices of the Transformer's blocks to integers from -127 to 127 with one scale per output, and
+    their inputs likewise with one scale per token (the heads stay float32). It is the fastest and rounds the most
+    (see the benchmark `int8_rollouts`). `decoder_dtype`: "int8" does the same to the 3 × 3 convolutions of imagined
+    frames, with one scale for each frame's map. Both int8 options are slower than float32 on processors without
+    AVX-512 VNNI or Arm's dot products. `simd`: "auto" for the fastest of `iris_fast._C.simd_levels()`, or one of
+    them; all give the same bits.
     """
 
     threads: int | None = None
@@ -53,7 +52,7 @@ class CpuOptions:
 
 
 class StepLogits(NamedTuple):
-    """What a step's samples were drawn from, float32.
+    """The logits of a step's draws, float32.
 
     `rewards` `(batch, 3)`; `ends` `(batch, 2)`; `observations` `(batch, 16, vocab_size)`, None where no frame
     was generated.
@@ -67,7 +66,7 @@ class StepLogits(NamedTuple):
 def pack_world_model(
     world_model: WorldModel, simd: str = "auto", weights_dtype: WeightsDtype = "float32"
 ) -> TokenModel:
-    """A copy of the weights as the C++ engine wants them; later changes of `world_model` do not reach it.
+    """A copy of the weights in the C++ engine's layout; later changes of `world_model` do not reach it.
 
     Raises RuntimeError without the C++ extension, ValueError for weights that are not float32 on the CPU, or
     that `weights_dtype` cannot hold.
@@ -91,17 +90,17 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 
 
 def _address(draws: PhiloxDraws) -> dict[str, int]:
-    """The parts of a draw's address that a whole dream shares."""
+    """The parts of a draw's address that are constant within a dream."""
     if not 0 <= draws.seed < 2**64:
         raise ValueError(f"the seed must be in [0, 2**64), not {draws.seed}")
     return {"seed": draws.seed, "first_row": draws.first_row}
 
 
 class CpuDream:
-    """A batch of imagined episodes in C++: `Dream` with the same addresses, so with the same draws.
+    """A batch of imagined episodes in C++: `Dream` with the same addresses and so the same draws.
 
-    One thread at a time may step it, and it can be neither copied nor pickled. KeyboardInterrupt ends a step within a
-    pass; `restart` before the next one.
+    One thread at a time may step it, and it cannot be copied or pickled. KeyboardInterrupt ends a step within one
+    pass; then call `restart` before the next step.
     """
 
     def __init__(
@@ -132,16 +131,16 @@ class CpuDream:
 
     @property
     def steps(self) -> int:
-        """Steps since the start."""
+        """Number of steps since the start."""
         return self.cpp.steps
 
     @property
     def length(self) -> int:
-        """Tokens that the cache holds."""
+        """Number of tokens in the cache."""
         return self.cpp.length
 
     def restart(self, first_tokens: Tensor, draws: PhiloxDraws) -> None:
-        """Starts anew from `first_tokens`, of the same batch size, in the memory that there is."""
+        """Restarts from `first_tokens` of the same batch size, in the existing memory."""
         self.cpp.restart(_array(first_tokens), **_address(draws))
         self.tokens = first_tokens
 
@@ -150,7 +149,7 @@ class CpuDream:
         return self._step(actions, generate_frame, want_logits=False)[0]
 
     def step_with_logits(self, actions: Tensor, generate_frame: bool = True) -> tuple[DreamStep, StepLogits]:
-        """As `step`, with what was drawn from."""
+        """As `step`, with the logits of the draws."""
         outcome, logits = self._step(actions, generate_frame, want_logits=True)
         assert logits is not None
         return outcome, logits
@@ -179,17 +178,17 @@ class CpuDream:
 class CpuEngine:
     """The oracle's rollouts, each one call of the C++ extension: burn-in, then dream, decoder, policy and draws.
 
-    The agent must be in evaluation mode, in float32 on the CPU. The world model is packed at once, and again at
-    the first rollout after its weights have changed. Rollouts from several threads take turns. The same seed
-    gives the oracle's rollout, except where two choices lie within float32 rounding; equal bits for any number of
-    threads (the engine's and PyTorch's), split of the batch (rows told by the draws' `first_row`), group size and
-    SIMD level. Copied and pickled as its agent and options, to be packed anew.
+    The agent must be in evaluation mode, in float32 on the CPU. The world model is packed at construction, and again
+    at the first rollout after its weights change. Rollouts from several threads take turns. The same seed gives the
+    oracle's rollout, unless two choices differ by less than float32 rounding. The bits are the same for any number of
+    threads (the engine's and PyTorch's), batch split (with the draws' `first_row`), group size and SIMD level. A copy
+    or pickle holds the agent and options, and packs again.
     """
 
     name = "cpu"
 
     def __init__(self, agent: Agent, options: CpuOptions = CpuOptions()):
-        """Threads and the packed tokenizer are the agent's (`Agent.coder`) where `options` ask for no others.
+        """Uses the threads and packed tokenizer of the agent (`Agent.coder`) unless `options` ask for others.
 
         Raises RuntimeError without the C++ extension, ValueError for an agent that it cannot run.
         """
@@ -198,10 +197,10 @@ class CpuEngine:
         self.codec = self._codec()
         resolution = agent.config.tokenizer.autoencoder.resolution
         self.policy = CpuPolicy(agent.actor_critic, self.codec.pool, resolution, simd=options.simd)
-        self.frames_remembered = 0  # of all rollouts, instead of being decoded
-        self._turn = threading.Lock()  # of rollouts, which share a dream
+        self.frames_remembered = 0  # in all rollouts, instead of decoding
+        self._turn = threading.Lock()  # for rollouts, which share a dream
         self._dream: CpuDream | None = None  # kept for its memory
-        # Packed now to raise what rollouts would raise later, hours into a run.
+        # Packed now, so that errors come at once and not hours into a run.
         self._model, self._version = self._pack(), agent.world_model.version
 
     def __reduce__(self) -> tuple[type[CpuEngine], tuple[Agent, CpuOptions]]:
@@ -221,7 +220,7 @@ class CpuEngine:
     @torch.no_grad()
     @with_checked_types
     def imagine_with(self, start: ImaginationStart, horizon: int, draws: PhiloxDraws) -> Rollout:
-        """As `imagine`, for the rows of `draws`; TypeError for draws of another kind, which the oracle takes."""
+        """As `imagine`, for the rows of `draws`; TypeError for another kind of draws (the oracle takes any)."""
         check_rollout(self.agent, horizon)
         if type(draws) is not PhiloxDraws:
             raise TypeError(
@@ -250,7 +249,7 @@ class CpuEngine:
         return Rollout(**dict(fields), start_state=state)
 
     def _dream_for_rollout(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
-        """A dream of the batch's size, in whatever state."""
+        """A dream of the batch's size, in any state."""
         model = self._packed_model()
         if self._dream is None or self._dream.tokens.shape != first_tokens.shape:
             self._dream = None  # frees its memory before more is taken
@@ -260,7 +259,7 @@ class CpuEngine:
     def _packed_model(self) -> TokenModel:
         version = self.agent.world_model.version
         if version != self._version:
-            self._dream = None  # it is of the old weights
+            self._dream = None  # it has the old weights
             self._model, self._version = self._pack(), version
         return self._model
 
@@ -268,7 +267,7 @@ class CpuEngine:
         return pack_world_model(self.agent.world_model, self.options.simd, self.options.weights_dtype)
 
     def dream(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
-        """A dream of its own from `first_tokens` `(batch, 16)` int64, with the weights of now."""
+        """A new dream from `first_tokens` `(batch, 16)` int64, with the current weights."""
         return self._new_dream(self._packed_model(), first_tokens, draws)
 
     def _new_dream(self, model: TokenModel, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:

@@ -1,4 +1,4 @@
-"""A stretch of a rollout as one function of static tensors, all of it on the device: what a CUDA graph captures."""
+"""A stretch of a rollout as one function of static tensors on the device, for capture in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .token_pass import TokenPasses
 
 @dataclass(frozen=True)
 class Stretch:
-    """What is captured: `steps` steps of `batch` rollouts from an empty cache.
+    """A unit of capture: `steps` steps of `batch` rollouts from an empty cache.
 
-    `burn_in`: frames before it, or None where it goes on from a recurrent state; `last`: its last step generates no
-    frame, since the rollout ends there.
+    `burn_in`: number of frames before it, or None if it continues from a recurrent state; `last`: the rollout ends
+    here, so the last step generates no frame.
     """
 
     batch: int
@@ -32,14 +32,14 @@ class Stretch:
 
 
 def stretches(horizon: int, batch: int, burn_in: int, config: TransformerConfig) -> list[Stretch]:
-    """The stretches of a rollout. One, up to as many steps as the context has blocks; beyond, the cache is
-    rebuilt from the current frame wherever the oracle rebuilds it.
+    """The stretches of a rollout: one if the context holds all steps, otherwise one for each point where the oracle
+    rebuilds the cache from the current frame.
 
-    Raises ValueError for a horizon below 1, and for a context that no step and frame fit into.
+    Raises ValueError for a horizon below 1, and for a context too small for a step and a frame.
     """
     if horizon < 1:
         raise ValueError(f"the horizon must be at least 1 step, not {horizon}")
-    whole = config.max_blocks - 1  # steps with a frame that follow the first frame
+    whole = config.max_blocks - 1  # steps with a frame after the first frame
     if whole < 1 and horizon > 1:
         raise ValueError(
             "a rollout of several steps needs a context of two blocks: raise world_model.max_blocks"
@@ -52,11 +52,11 @@ def stretches(horizon: int, batch: int, burn_in: int, config: TransformerConfig)
 
 
 class DeviceRollout:
-    """Runs a stretch. Nothing in `__call__` looks at a number from the host or depends on one.
+    """Runs a stretch. Nothing in `__call__` reads a number back to the host or depends on one.
 
     Inputs: `seed`, `first_step` () int64; `tokens` `(batch, 16)` int64; `burn_in_frames` `(batch, burn_in, 3, 64,
     64)` and `burn_in_mask` `(batch, burn_in)`, or `hx` and `cx`. Outputs: the fields of a `Rollout` over the
-    stretch's steps, `start_hx` and `start_cx`, and where it goes on: `next_tokens`, `hx`, `cx`.
+    stretch's steps, `start_hx` and `start_cx`, and the inputs of the next stretch: `next_tokens`, `hx`, `cx`.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class DeviceRollout:
         block = self.passes.config.tokens_per_block
         state = self._start_state(inputs)
         outputs = {"start_hx": state.hx, "start_cx": state.cx}
-        # As () tensors these address the draws, and the kernels read them from where they lie.
+        # () tensors that address the draws; the kernels read them in place.
         positions = (inputs["first_step"] * block + self.offsets).unbind()
         tokens = inputs["tokens"]
         self.passes.feed(tokens, 0)
@@ -97,7 +97,8 @@ class DeviceRollout:
     def _step(
         self, step: int, tokens: Tensor, state: LSTMState, seed: Tensor, positions: tuple[Tensor, ...]
     ) -> tuple[Tensors, LSTMState, Tensor]:
-        """A step's fields, the state after it and the next frame's tokens (its own, after the last step).
+        """A step's fields, the state after it, and the next frame's tokens (after the last step, the current
+        frame's).
 
         `positions` are those of the draws of this block and of the next one.
         """
@@ -124,7 +125,8 @@ class DeviceRollout:
         return fields, policy.state, self._frame(x, held + 1, slots, seed, positions[slots + 1 :])
 
     def _frame(self, x: Tensor, held: int, slots: int, seed: Tensor, positions: tuple[Tensor, ...]) -> Tensor:
-        """Samples a frame's tokens `(batch, 16)`, each from the features of what precedes it, into the cache."""
+        """Samples a frame's tokens `(batch, 16)`, each from the features of the previous token, and adds them to the
+        cache."""
         tokens = []
         for slot in range(slots):
             token = self.passes.draw(

@@ -14,7 +14,7 @@ from iris_fast.randomness import Draws, Purpose
 class DreamStep(NamedTuple):
     """`rewards` `(batch,)` float32 in {-1, 0, 1}; `ends` `(batch,)` bool; `tokens` `(batch, 16)` int64.
 
-    `tokens` is None after a step that was asked not to generate the next frame.
+    `tokens` is None after a step without a next frame.
     """
 
     rewards: Tensor
@@ -23,9 +23,9 @@ class DreamStep(NamedTuple):
 
 
 class Dream:
-    """A batch of imagined episodes that share a length. Plays on past the context by rebuilding the cache.
+    """A batch of imagined episodes of one length. Beyond the context it rebuilds the cache and continues.
 
-    The position that addresses a draw counts steps from the start and never restarts, whatever the cache does:
+    The position that addresses a draw counts from the start, even when the cache is rebuilt:
     step * tokens_per_block + slot, where slots 0 to 15 are frame tokens and 16 is the action.
     """
 
@@ -56,7 +56,7 @@ class Dream:
         return DreamStep(rewards, ends, self.tokens)
 
     def _generate_frame(self, features: Tensor) -> Tensor:
-        """Samples 16 tokens, each from the features of what precedes it, and puts the last in the cache."""
+        """Samples 16 tokens, each from the features of the previous one, and adds the last to the cache."""
         tokens = []
         slots = self.world_model.frame_tokens
         for slot in range(slots):

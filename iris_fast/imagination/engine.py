@@ -1,4 +1,4 @@
-"""What every imagination engine takes and gives, and how one is chosen."""
+"""The interface of imagination engines: their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LayerLaunches = Literal["auto", "2", "5"]
 
 @dataclass
 class ImaginationStart:
-    """Where a batch of rollouts starts.
+    """The start of a batch of rollouts.
 
     `burn_in_frames`: `(batch, burn_in, 3, 64, 64)` float32 in [0, 1], reconstructed; `burn_in_mask`:
     `(batch, burn_in)` bool, False where left-padded; `first_tokens`: `(batch, 16)` int64.
@@ -30,7 +30,8 @@ class ImaginationStart:
     first_tokens: Tensor
 
     def __post_init__(self) -> None:
-        """Raises ValueError for frames that are no floats in [0, 1]; on a GPU, where a look waits, none is taken."""
+        """Raises ValueError for frames that are not floats in [0, 1]; values on a GPU are not checked, because
+        reading them would wait."""
         if not self.burn_in_frames.is_cuda:
             check_frames(self.burn_in_frames, uint8=False)
 
@@ -40,9 +41,9 @@ class Rollout(NamedTuple):
 
     `observations`: `(batch, horizon, 3, 64, 64)` float32 in [0, 1], what the policy saw; `tokens`:
     `(batch, horizon, 16)` int64 of the same frames; `actions`: `(batch, horizon)` int64; `rewards`:
-    `(batch, horizon)` float32; `ends`: `(batch, horizon)` bool; `logits_actions`:
-    `(batch, horizon, num_actions)` and `values`: `(batch, horizon)` as the policy had them while it acted;
-    `start_state`: the recurrent state after the burn-in.
+    `(batch, horizon)` float32; `ends`: `(batch, horizon)` bool; `logits_actions`: `(batch, horizon, num_actions)` and
+    `values`: `(batch, horizon)`, the policy's outputs while acting; `start_state`: the recurrent state after the
+    burn-in.
     """
 
     observations: Tensor
@@ -56,7 +57,7 @@ class Rollout(NamedTuple):
 
 
 class ImaginationEngine(Protocol):
-    """Imagines with the agent it was made for, by its weights of now (`Agent.weights_changed`).
+    """Imagines with its agent's current weights (`Agent.weights_changed`).
 
     The same seed gives the same trajectory in every engine.
     """
@@ -69,7 +70,7 @@ class ImaginationEngine(Protocol):
 
 
 def check_rollout(agent: Agent, horizon: int) -> None:
-    """ValueError for a rollout of no step, or by an agent that is in training mode."""
+    """ValueError for a horizon below 1, or for an agent in training mode."""
     if any(part.training for part in (agent, *agent.children())):
         raise ValueError("imagination needs the agent in evaluation mode: call agent.eval()")
     if horizon < 1:

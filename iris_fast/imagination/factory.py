@@ -1,4 +1,4 @@
-"""Which engine imagines: by name, or the fastest that the agent's device has."""
+"""Chooses the engine of imagination: by name, or the fastest on the agent's device."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def make_engine(
     decoder_dtype: DecoderDtype = "float32",
     layer_launches: LayerLaunches = "auto",
 ) -> ImaginationEngine:
-    """The engine of that name for `agent`; `auto` takes the C++ one on a CPU, CUDA graphs on a GPU, else the oracle.
+    """The named engine for `agent`; `auto` takes C++ on a CPU, CUDA graphs on a GPU, else the oracle.
 
-    `precision` and `layer_launches` are the CUDA-graph engine's (`GraphOptions`), the dtypes the C++ engine's
-    (`CpuOptions`); an agent on a CPU that it cannot run, as one in float64, gets the oracle.
+    `precision` and `layer_launches` are options of the CUDA-graph engine (`GraphOptions`), the dtypes of the C++
+    engine (`CpuOptions`). If the C++ engine cannot run an agent, such as one in float64, `auto` takes the oracle.
 
-    Raises UserError for an unknown name, and where the agent's device, or this installation, does not have the engine
+    Raises UserError for an unknown name, or if the agent's device or this installation does not support the engine
     that was asked for.
     """
     _require_known("engine", name, get_args(EngineName))
@@ -71,7 +71,7 @@ def make_engine(
     if name == "cpu" or (name == "auto" and built and has_codec(agent.tokenizer)):
         try:
             return CpuEngine(agent, options)
-        except ValueError as error:  # sizes beyond what it can, or weights that the dtype cannot hold
+        except ValueError as error:  # unsupported sizes, or weights that the dtype cannot hold
             if name == "cpu" or options != CpuOptions():
                 raise UserError(f"common.engine=cpu cannot run this agent: {error}") from error
     if options != CpuOptions():
@@ -91,7 +91,7 @@ def _require_known(setting: str, value: Any, known: tuple[str, ...]) -> None:
 
 
 def options_of(precision: str, layer_launches: LayerLaunches = "auto") -> GraphOptions:
-    """The CUDA-graph engine's options for a run's settings; `auto` is what the options say by themselves."""
+    """The CUDA-graph engine's options for a run's settings; `auto` takes their defaults."""
     options = OF_PRECISION[precision]
     if layer_launches == "auto":
         return options

@@ -1,4 +1,4 @@
-"""Frames of tokens for the CUDA-graph engine: the tokenizer's own decoder, or a copy of it in bfloat16."""
+"""Decodes frames for the CUDA-graph engine: with the tokenizer's decoder, or a copy of it in bfloat16."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Module = TypeVar("Module", bound=nn.Module)
 class FrameDecoder:
     """Decodes tokens as `Tokenizer.frames_of` does, in `dtype`, channels last.
 
-    In float32 it is the tokenizer's; otherwise convolutions have copies of their weights, which `refresh` brings up
-    to date in place, and GroupNorms keep theirs in float32 (their kernel computes in it).
+    In float32 it uses the tokenizer's decoder. Otherwise convolutions have copies of their weights, updated in place
+    by `refresh`, and GroupNorms keep float32 weights, because their kernel computes in float32.
     """
 
     def __init__(self, tokenizer: Tokenizer, dtype: torch.dtype):
@@ -31,7 +31,7 @@ class FrameDecoder:
         self.refresh()
 
     def _copied(self, module: Module) -> Module:
-        """The module with parameters of its own, those of convolutions in our dtype, still to be filled."""
+        """A copy of the module with unfilled parameters, those of convolutions in our dtype."""
         ours: dict[int, Any] = {}
         for part in module.modules():
             for theirs in part.parameters(recurse=False):
@@ -43,7 +43,7 @@ class FrameDecoder:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """To be called when the tokenizer's weights have changed."""
+        """Call it when the tokenizer's weights have changed."""
         for ours, theirs in self._copies:
             ours.copy_(theirs)
 

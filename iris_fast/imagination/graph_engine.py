@@ -1,9 +1,9 @@
-"""The CUDA-graph engine: the oracle's rollouts of our kernels, recorded once and replayed.
+"""The CUDA-graph engine: the oracle's rollouts with our kernels, recorded once and replayed.
 
-A rollout of up to 20 steps, from the burn-in to the last reward, is one graph for each (batch, horizon, burn-in): one
-launch from the host, with the seed, the frames and the tokens to start from copied into its inputs and the weights
-read where they are. What it records is tested without a GPU, against the oracle and for being free of any look from
-the host. As a graph on a GPU it has never run: none was to be had.
+A rollout of up to 20 steps, from the burn-in to the last reward, is one graph for each (batch, horizon, burn-in), and
+one launch from the host. The seed, the frames and the first tokens are copied into its inputs; weights are read in
+place. Tests without a GPU compare the recorded function with the oracle and check that it never reads back to the
+host. The graph has not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from .token_pass import InferenceWeights, TokenPasses
 @dataclass(frozen=True)
 class GraphOptions:
     """`dtype`: of the world model's and the decoder's weights, keys and values. In float32 the trajectory is the
-    oracle's, except where two choices lie within rounding; in bfloat16 its distribution is, within bfloat16's.
-    `precision`: of products of float32 in our kernels, "ieee" (exact), "tf32x3" (nearly) or "tf32".
-    `launches_per_layer`: of a pass of one token. By calculation two are no faster than five unless a launch in a
-    graph costs 1.5 µs (`benchmarks/LOG.md`); neither was ever timed on a GPU.
+    oracle's, unless two choices differ by less than rounding; in bfloat16 the distribution is the oracle's to
+    bfloat16 rounding. `precision`: of float32 products in our kernels, "ieee" (exact), "tf32x3" (nearly exact) or
+    "tf32". `launches_per_layer`: for a pass of one token. By calculation two are faster than five only if a launch in
+    a graph costs 1.5 µs (`benchmarks/LOG.md`); neither has been timed on a GPU.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -44,19 +44,19 @@ class GraphOptions:
 class CudaGraphEngine:
     """Imagines by replaying graphs. The agent must be in evaluation mode, its weights in float32.
 
-    Weights are read in place, or copied into place at the first rollout after they have changed; an agent whose
-    parameters have been moved is captured anew. What `imagine` returns is the caller's to keep.
-    Of one thread at a time. Copied and pickled as what it was made of, to be captured anew.
+    Weights are read in place, or copied into place at the first rollout after a change; after a move of the
+    parameters the graphs are captured again. Callers may keep the results of `imagine`. Only one thread at a time may
+    use it. Copies and pickles hold the constructor's arguments and capture again.
     """
 
     name = "cuda_graph"
 
     def __init__(self, agent: Agent, options: GraphOptions = GraphOptions(), graphs: Graphs | None = None):
-        """`graphs`: by default CUDA graphs on the agent's device; ValueError where that is no CUDA device."""
+        """`graphs`: by default CUDA graphs on the agent's device; ValueError if that is not a CUDA device."""
         self.agent = agent
         self.options = options
         self.graphs = CudaGraphs(agent.device) if graphs is None else graphs
-        self._versions: dict[str, Version] = {}  # of the weights that are read or copied
+        self._versions: dict[str, Version] = {}  # of the weights in use
         self._calls: dict[Stretch, GraphedCall] = {}
         self._passes: dict[int, TokenPasses] = {}
         self._prepare()
@@ -97,7 +97,7 @@ class CudaGraphEngine:
         return {name: tensor.clone() for name, tensor in self._calls[stretch](inputs).items()}
 
     def rollout(self, stretch: Stretch) -> DeviceRollout:
-        """What is captured for a stretch. Those of one batch size share a cache: each begins by emptying it."""
+        """The captured call of a stretch. Calls of one batch size share a cache; each starts by emptying it."""
         if stretch.batch not in self._passes:
             self._passes[stretch.batch] = TokenPasses(
                 self._weights, stretch.batch, self.options.precision, self.options.launches_per_layer
@@ -116,7 +116,7 @@ class CudaGraphEngine:
         self._versions = versions
 
     def _prepare(self) -> None:
-        """Begins anew with the parameters where they are now; what was captured before is dropped."""
+        """Starts again with the parameters at their current addresses, and drops old captures."""
         dtype = getattr(torch, self.options.dtype)
         self._calls.clear()
         self._passes.clear()

@@ -44,9 +44,9 @@ class OracleEngine:
         self.agent = agent
 
     def frames_of(self, tokens: Tensor) -> Tensor:
-        """What the policy sees, `(batch, 3, 64, 64)` in [0, 1], of tokens `(batch, 16)`.
+        """The policy's frames `(batch, 3, 64, 64)` in [0, 1] for tokens `(batch, 16)`.
 
-        In pieces of one size, so that a row's frame does not depend on its batch.
+        Decoded in pieces of one size, so that a row's frame does not depend on its batch.
         """
         return in_pieces(self.agent.tokenizer.frames_of, tokens, pad=True)
 
@@ -57,7 +57,7 @@ class OracleEngine:
     @torch.no_grad()
     @with_checked_types
     def imagine_with(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
-        """As `imagine`, with samples from wherever the caller likes (recorded ones, for instance)."""
+        """As `imagine`, with any source of samples (recorded ones, for instance)."""
         check_rollout(self.agent, horizon)
         with exact_on_cpu(self.agent.device):
             return self._roll_out(start, horizon, draws)

@@ -1,14 +1,13 @@
-"""The world model's decoding pass of our kernels: five launches a layer or two, over a static key-value cache.
+"""The world model's decoding pass with our kernels: five or two launches a layer, over a static key-value cache.
 
 A pass is a token embedding, in each layer LayerNorm + query, key and value; append + attention; output projection +
 residual; LayerNorm + first layer of the MLP + GELU; second layer + residual; and for a draw the last LayerNorm +
 first layer of a head + ReLU, and its last layer with the draw: 53 launches a token at 10 layers. A pass of one token
-can be two launches a layer instead, attention whole and MLP whole, on a residual stream in parts that the next launch
-adds up, and one launch that adds up the last: 24 a token. They read weights and stream more often
-(`layer_norm_attention.py`, `layer_norm_mlp.py`), so which is faster is a matter of the device and the batch.
-
-What decides where a pass writes is known when it is captured: its place in the cache is a Python number, and a row of
-a table on the device for the kernels, so that no counter has to be raised between launches.
+can take two launches a layer instead, one for attention and one for the MLP, which leave the residual stream as
+partial sums for the next launch; one more launch adds up the last ones: 24 launches a token. They read the weights
+and the stream more often (`layer_norm_attention.py`, `layer_norm_mlp.py`), so the faster choice depends on the device
+and the batch. The position of a pass in the cache is fixed at capture: it is a Python number, and for the kernels a
+row of a table on the device, so no counter has to be raised between launches.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Affine(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """A LayerNorm, under the names that `layer_norm_linear` has for it."""
+    """A LayerNorm, with the argument names of `layer_norm_linear`."""
 
     norm_weight: Tensor
     norm_bias: Tensor
@@ -46,7 +45,7 @@ class Norm(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The weights of one Transformer block; `qkv` is query, key and value one below the other."""
+    """The weights of one Transformer block; `qkv` stacks query, key and value."""
 
     ln1: Norm
     qkv: Affine
@@ -64,9 +63,10 @@ class HeadWeights(NamedTuple):
 
 
 class InferenceWeights:
-    """A world model's weights as the passes want them: packed and in `dtype`, the model's own where they are so.
+    """A world model's weights for the passes, packed and in `dtype`; weights already in that form are shared with the
+    model.
 
-    LayerNorms stay as they are. `refresh` copies the model's weights of now into those that are copies, in place.
+    LayerNorms are unchanged. `refresh` copies the model's current weights into the copies, in place.
     """
 
     def __init__(self, model: WorldModel, dtype: torch.dtype):
@@ -86,7 +86,7 @@ class InferenceWeights:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """To be called when the model's weights have changed."""
+        """Call it when the model's weights have changed."""
         for ours, theirs in self._copies:
             ours.copy_(theirs)
 
@@ -109,7 +109,7 @@ class InferenceWeights:
         return Affine(self._of(*(x.weight for x in layers)), self._of(*(x.bias for x in layers)))
 
     def _of(self, *parameters: Tensor) -> Tensor:
-        """Parameters one below the other in our dtype; a single one that has it is shared."""
+        """Parameters stacked in our dtype; a single one that already has it is shared."""
         first = parameters[0].detach()
         if len(parameters) == 1 and first.dtype == self.dtype:
             return first
@@ -125,11 +125,10 @@ def _norm(layer: nn.LayerNorm) -> Norm:
 
 
 class TokenPasses:
-    """Passes of a batch of sequences that share a length. Everything it keeps is allocated once.
+    """Passes of a batch of sequences of equal length. All memory is allocated once.
 
-    `precision` is that of products of float32 in the kernels: "ieee", "tf32x3" or "tf32"; `launches_per_layer` is of
-    passes of one token, longer ones take five. The residual stream is float32 in every dtype; keys and values are of
-    the weights' dtype.
+    `precision`: of float32 products in the kernels, "ieee", "tf32x3" or "tf32"; `launches_per_layer`: for passes of
+    one token (longer ones take five). The residual stream is always float32; keys and values have the weights' dtype.
     """
 
     def __init__(
@@ -154,7 +153,7 @@ class TokenPasses:
         )  # row i: a batch that holds i tokens
 
     def feed(self, tokens: Tensor, held: int) -> Tensor:
-        """Features before the last LayerNorm, `(batch, new, embed_dim)` float32, of tokens that follow `held` ones.
+        """Features before the last LayerNorm, `(batch, new, embed_dim)` float32, of new tokens after `held` ones.
 
         `tokens`: `(batch, new)` int64, where vocab_size + i is action i.
         """
@@ -202,7 +201,7 @@ class TokenPasses:
     def _attend(self, x: Tensor, layer: Layer, index: int, held: int) -> Tensor:
         packed = self._linear(x, layer.qkv, layer.ln1).unflatten(2, (3, self.config.num_heads, -1))
         query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)  # (batch, heads, new, head_dim), views
-        # The room that this pass needs: by it the kernel chooses how many parts it reads the cache in.
+        # The cache length of this pass, from which the kernel chooses the number of splits.
         keys, values = self.cache[index, :, :, :, : held + x.shape[1]].unbind(0)
         attended = cached_attention(
             query,
@@ -224,7 +223,7 @@ class TokenPasses:
     def draw(self, head: HeadWeights, x: Tensor, seed: Tensor, position: Tensor, purpose: Purpose) -> Tensor:
         """One class `(batch,)` int64 of a head for each row of `x` `(batch, embed_dim)`.
 
-        `seed`, `position`: () int64 on the device; the draw is the oracle's at that address.
+        `seed`, `position`: () int64 on the device; the draw equals the oracle's at that address.
         """
         hidden = self._linear(x, head.first, self.weights.ln_f, activation="relu")
         return linear_sample(

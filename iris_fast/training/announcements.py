@@ -1,4 +1,4 @@
-"""What a run says about itself at its start: what it is, and where that is not what one would think."""
+"""The announcements of a run at its start: its settings, and where they differ from expectations."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .trainer import Trainer
 def announced_start(
     trainer: Trainer, asked: Config, started_from: Path | None, begins_anew: bool, backend_before: str | None
 ) -> list[str]:
-    """Lines about a run that is about to go on.
+    """The announcements of a run that is about to start or resume.
 
-    `asked`: its configuration before the perceptual weights were looked for; `started_from`: the file of weights that
-    it starts from; `begins_anew`: whether it was to be resumed and had no checkpoint; `backend_before`: that of the
-    environments, where they could not be restored.
+    `asked`: the configuration before the search for perceptual weights; `started_from`: the file of initial weights;
+    `begins_anew`: whether a resumed run had no checkpoint; `backend_before`: the old backend, if its environments
+    could not be restored.
     """
     config, run, device = trainer.config, trainer.run_folder, trainer.agent.device
     lines = []
@@ -53,7 +53,7 @@ def announced_start(
 
 
 def perceptual_announcement(wanted: str, used: str) -> str:
-    """What a run says about its perceptual loss, once: which it is, and that it is not the paper's."""
+    """The announcement of a run's perceptual loss, including any difference from the paper's."""
     if used == "lpips":
         return "lpips, the paper's"
     if used == "foreground":
@@ -78,7 +78,7 @@ def perceptual_announcement(wanted: str, used: str) -> str:
 
 
 def steps_announcement(config: Config) -> str:
-    """What a run on a GPU says about how its gradient steps are launched."""
+    """The announcement, on a GPU, of how gradient steps are launched."""
     if config.training.cuda_graphs and config.common.precision != "fp16":
         return (
             "captured as CUDA graphs before the first epoch, once their kernels are compiled "
@@ -90,7 +90,7 @@ def steps_announcement(config: Config) -> str:
 
 
 def _cut_announcement(saved: str, backend: str) -> str:
-    """What a resumed run says when its environments begin anew."""
+    """The announcement of a resumed run whose environments restart."""
     why = (
         f"{saved} cannot be restored"
         if backend == saved
@@ -100,7 +100,7 @@ def _cut_announcement(saved: str, backend: str) -> str:
 
 
 def announced_schedule(config: Config) -> list[str]:
-    """What a run says at its start: the epochs of each phase, then a sentence for each that it will never have."""
+    """The announcement of the epochs of each phase, then one sentence for each phase that never happens."""
     epochs = config.common.epochs
     having: dict[str, list[int]] = {name: [] for name in PHASES}
     for epoch in range(1, epochs + 1):
@@ -129,7 +129,7 @@ def _plain(phase: str) -> str:
 
 
 def _why_idle(config: Config, name: str) -> str:
-    """Why a part trains in no epoch of the run, and what to set for it to."""
+    """Why a part never trains in the run, and the settings to change."""
     part, epochs, key = getattr(config.training, name), config.common.epochs, f"training.{name}"
     start, stop = part.start_after_epochs, part.stop_after_epochs
     if stop is not None and stop <= start:

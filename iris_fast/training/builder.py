@@ -1,4 +1,4 @@
-"""From a configuration to a trainer: environments, agent, initial and perceptual weights, in the run folder."""
+"""Builds a trainer from a configuration: environments, agent, initial and perceptual weights, run folder."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def attach_perceptual(
 ) -> Config:
     """Gives the tokenizer the perceptual network its loss needs.
 
-    It is that of `carried`, the state dict of a checkpoint, or comes from files, downloaded if need be.
-    Returns the configuration as it is: with `tokenizer.perceptual=none` when the weights are absent.
+    It comes from `carried`, the state dict of a checkpoint, or from files, which are downloaded if necessary.
+    Returns the resulting configuration, with `tokenizer.perceptual=none` if the weights are absent.
     """
     if config.tokenizer.perceptual != "lpips" or not config.training.should:
         return config
@@ -60,9 +60,9 @@ def attach_perceptual(
 
 
 def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say) -> Trainer:
-    """A trainer in its run folder, which stays this process's; free again when it is refused.
+    """A trainer in its run folder, locked for this process; a refused run releases the lock.
 
-    What bad input can break comes first, before anything is written.
+    Bad input is refused first, before anything is written.
     """
     with ExitStack() as refused:
         refused.callback(run.unlock)
@@ -77,7 +77,7 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
             trainer = Trainer(found, agent, env, engine_of(agent, found.common), run, frames)
             restored = content is None or trainer.load(content)
             if resume:
-                run.write_config(found)  # a later resume goes on with this one's overrides
+                run.write_config(found)  # so that a later resume keeps these overrides
                 if content is None:
                     trainer.logger.truncate_after(0)
             add_provenance(run.provenance, device, trainer.position.epoch)
@@ -92,7 +92,7 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
 
 
 def _resumed_content(run: RunFolder) -> dict[str, Any] | None:
-    """The checkpoint of a run to go on with, which is this process's from here on; None where it has none yet."""
+    """The checkpoint of a run to resume, whose folder is locked from here on; None if it has none yet."""
     run.lock()
     run.remove_partials()
     return load_checkpoint(run) if run.checkpoint.is_file() else None
@@ -101,7 +101,7 @@ def _resumed_content(run: RunFolder) -> dict[str, Any] | None:
 def make_train_env(config: Config, content: Mapping[str, Any] | None) -> FrameVectorEnv:
     """The training environments.
 
-    With env.backend=auto, a run goes on with the backend it began with, wherever that is still installed.
+    With env.backend=auto, a resumed run keeps its first backend if that is still installed.
     """
     backend = config.env.backend
     if content is not None and backend == "auto":
@@ -115,7 +115,7 @@ def make_train_env(config: Config, content: Mapping[str, Any] | None) -> FrameVe
 def make_agent(
     config: Config, device: torch.device, env: FrameVectorEnv, fresh: bool
 ) -> tuple[Agent, Weights | None]:
-    """The agent, and the weights that a `fresh` run starts from, whose chosen parts it has."""
+    """The agent, and the initial weights of a `fresh` run, with the chosen parts loaded."""
     torch.manual_seed(derive_seed(config.common.seed, "initialisation"))
     agent = Agent(config.agent, int(env.single_action_space.n)).to(device)  # type: ignore[attr-defined]
     parts, path = initial_parts(config), config.initialization.path_to_checkpoint
@@ -129,11 +129,11 @@ def make_agent(
 
 @contextmanager
 def _written(run: RunFolder) -> Iterator[None]:
-    """Says in a sentence why the run folder could not be written."""
+    """Turns an error of writing the run folder into one sentence."""
     try:
         with explained_disk_errors(run):
             yield
     except OSError as error:
         raise UserError(
-            f"{run.path} cannot be written ({error.strerror}): choose another --run-dir, or mend this one"
+            f"{run.path} cannot be written ({error.strerror}): choose another --run-dir, or repair this one"
         ) from error

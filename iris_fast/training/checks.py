@@ -1,4 +1,4 @@
-"""What is refused before anything of a run is built or written."""
+"""The checks before anything of a run is built or written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .run_folder import RunFolder
 
 
 def check_run(config: Config, run: RunFolder, content: Mapping[str, Any] | None) -> None:
-    """UserError for a run that could not work, RunStopped for one that is complete; `content`: of its checkpoint."""
+    """UserError for an impossible run, RunStopped for a complete one; `content`: its checkpoint."""
     if content is not None:
         check_unfinished(config, run, content)
     check_replay(config, already_filled=content is not None)
@@ -27,7 +27,7 @@ def check_run(config: Config, run: RunFolder, content: Mapping[str, Any] | None)
 
 
 def check_unfinished(config: Config, run: RunFolder, content: Mapping[str, Any]) -> None:
-    """Ends a run that is complete with a sentence and 0, before anything of it is built or changed."""
+    """Ends a complete run with one sentence and exit code 0, before anything is built or changed."""
     epochs, done = config.common.epochs, content["position"]["epoch"] - 1
     if epochs < done:
         raise UserError(
@@ -41,7 +41,7 @@ def check_unfinished(config: Config, run: RunFolder, content: Mapping[str, Any])
 
 
 def check_replay(config: Config, already_filled: bool) -> None:
-    """UserError when there could be no frame to train on."""
+    """UserError if the replay could hold no frame to train on."""
     limit, size = config.datasets.train.max_ram_usage, config.env.train.size
     if memory_bytes(limit, "datasets.train.max_ram_usage") < EpisodeStore.frame_bytes(size):
         raise UserError(
@@ -55,7 +55,7 @@ def check_replay(config: Config, already_filled: bool) -> None:
 
 
 def check_perceptual(config: Config) -> None:
-    """UserError for weights of a perceptual network that the loss does not have."""
+    """UserError for weights of a perceptual network that the loss does not use."""
     weights, perceptual = config.initialization.lpips_weights, config.tokenizer.perceptual
     if weights is not None and perceptual != "lpips":
         raise UserError(
@@ -65,7 +65,7 @@ def check_perceptual(config: Config) -> None:
 
 
 def check_wandb(config: Config) -> None:
-    """UserError when Weights & Biases is asked for and not installed."""
+    """UserError if Weights & Biases is requested but not installed."""
     if config.wandb.mode != "disabled" and find_spec("wandb") is None:
         raise UserError("wandb is not installed: pip install 'iris_fast[wandb]', or run without --wandb")
 

@@ -20,15 +20,15 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @contextmanager
 def plain_defaults() -> Iterator[None]:
-    """New tensors are float32, and on the CPU unless told otherwise, whatever the process has set as defaults.
+    """Makes new tensors float32, and on the CPU by default, whatever defaults the process has set.
 
-    For whole commands: the default dtype is one for all threads. Parts of them used from Python build their models in
-    the default dtype, as PyTorch's own modules do.
+    For whole commands, because all threads share the default dtype. Parts used from Python build their models in the
+    default dtype, as PyTorch's modules do.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     torch.set_default_dtype(torch.float32)
     try:
-        # Only where it says something: it costs every call of PyTorch a look at it.
+        # Only if it changes something, because it slows every call of PyTorch.
         with torch.device("cpu") if device.type != "cpu" else nullcontext():
             yield
     finally:
@@ -36,27 +36,27 @@ def plain_defaults() -> Iterator[None]:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """UserError for a precision that the device does not have."""
+    """UserError for a precision that the device does not support."""
     if device.type == "cpu" and precision != "float32":
         raise UserError(f"common.precision={precision} needs a GPU: on a CPU use common.precision=float32")
 
 
 def apply_precision(precision: str) -> None:
-    """Sets how PyTorch multiplies float32 matrices and convolutions on a GPU: exactly, or in TF32."""
+    """Sets PyTorch's float32 products and convolutions on a GPU to exact or to TF32."""
     tf32 = precision != "float32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which forward passes run."""
+    """The autocast context of forward passes."""
     if precision not in AUTOCAST_DTYPES:
         return nullcontext()
     return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])
 
 
 def choose_device(requested: str) -> torch.device:
-    """The device of `auto`, `cpu`, `cuda` or `cuda:N`; UserError when it is not there."""
+    """The device of `auto`, `cpu`, `cuda` or `cuda:N`; UserError if it does not exist."""
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -76,7 +76,7 @@ def choose_device(requested: str) -> torch.device:
 
 
 def prepare(config: Config) -> tuple[Config, torch.device]:
-    """The configuration checked and complete, and the device, set up for its precision and threads."""
+    """The checked and completed configuration, and the device, set to its precision and threads."""
     validate(config)
     device = choose_device(config.common.device)
     check_precision(config.common.precision, device)
@@ -85,7 +85,7 @@ def prepare(config: Config) -> tuple[Config, torch.device]:
         torch.set_num_threads(config.common.threads)
     extension = find_extension()
     if device.type == "cpu" and extension is not None:
-        extension.keep_large_blocks()  # else PyTorch spends up to half its time in page faults
+        extension.keep_large_blocks()  # otherwise PyTorch spends up to half its time in page faults
     return resolve(config), device
 
 
