@@ -1,7 +1,8 @@
-"""The device of a run: its choice, its arithmetic (float32, TF32, bfloat16 or float16), threads and engine."""
+"""The device of a run: its choice, its arithmetic (float32, TF32, bfloat16 or float16), threads, memory and engine."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -100,3 +101,23 @@ def engine_of(agent: Agent, common: CommonConfig) -> ImaginationEngine:
         decoder_dtype=common.decoder_dtype,
         layer_launches=common.layer_launches,
     )
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak memory of this process so far, in gigabytes, on the host and on a GPU.
+
+    On a GPU: memory of tensors, and memory reserved by PyTorch; the memory of graph replays counts only in the
+    second.
+    """
+    found = {}
+    try:
+        import resource
+    except ImportError:  # Windows
+        pass
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+        found["memory/host_peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    if device.type == "cuda":
+        found["memory/device_peak_gigabytes"] = torch.cuda.max_memory_allocated(device) / 1e9
+        found["memory/device_reserved_peak_gigabytes"] = torch.cuda.max_memory_reserved(device) / 1e9
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from iris_fast.replay.store import EpisodeStore
 
 from .checkpoint import DatasetLog, explained_disk_errors, save_checkpoint
 from .collector import Collector
+from .device import peak_memory
 from .evaluation import Evaluator, save_steps
 from .graphed_step import make_part_trainer
 from .interrupts import StopRequest
@@ -34,26 +34,6 @@ from .progress import RunProgress
 from .run_folder import RunFolder
 from .schedule import PHASES, epoch_phases
 from .tester import StopPlaying
-
-
-def peak_memory(device: torch.device) -> dict[str, float]:
-    """Peak memory of this process so far, in gigabytes, on the host and on a GPU.
-
-    On a GPU: memory of tensors, and memory reserved by PyTorch; the memory of graph replays counts only in the
-    second.
-    """
-    found = {}
-    try:
-        import resource
-    except ImportError:  # Windows
-        pass
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-        found["memory/host_peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    if device.type == "cuda":
-        found["memory/device_peak_gigabytes"] = torch.cuda.max_memory_allocated(device) / 1e9
-        found["memory/device_reserved_peak_gigabytes"] = torch.cuda.max_memory_reserved(device) / 1e9
-    return found
 
 
 @dataclass
