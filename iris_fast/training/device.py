@@ -1,4 +1,4 @@
-"""The device of a run: its choice, its arithmetic (float32, TF32, bfloat16 or float16), threads, memory and engine."""
+"""The device of a run: its choice, arithmetic (float32, TF32, bfloat16 or float16), threads, memory and engine."""
 
 from __future__ import annotations
 
