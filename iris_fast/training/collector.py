@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from iris_fast.acting import ActingConfig, Actor, Policy
+from iris_fast.acting import choose_actions as choose_actions  # under the name that it had first
 from iris_fast.agent import Agent
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.envs.playing import PlayedSteps, PlayLoop, Step
