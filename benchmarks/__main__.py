@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: runs the cases and writes what they measured."""
+"""`python -m benchmarks`: runs the cases and writes their measurements."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument(
         "--only",
-        help="cases to run, separated by commas, `kernel_*` for all that begin so (default: those of --list with a "
-        "star)",
+        help="cases to run, separated by commas; `kernel_*` for a prefix (default: those with a star in --list)",
     )
     parser.add_argument(
         "--reference", type=path_argument, metavar="CHECKOUT", help="compare with this eloialonso/iris"
@@ -87,7 +86,7 @@ def build_parser() -> CommandParser:
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], Any]:
-    """A parser of numbers above zero."""
+    """An argument parser for numbers above zero."""
 
     def parse(text: str) -> int | float:
         number = kind(text)
@@ -95,7 +94,7 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text} is not above zero")
         return number
 
-    parse.__name__ = kind.__name__  # which argparse names in its errors
+    parse.__name__ = kind.__name__  # argparse shows this name in its errors
     return parse
 
 
@@ -145,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def chosen_cases(only: str | None) -> list[str]:
-    """The named cases, or the default ones; UserError for a name that is none."""
+    """The named cases, or the default ones; UserError for an unknown name."""
     if only is None:
         others = [entry.name for entry in CASES.values() if entry.default and entry.name not in FIRST]
         return [*FIRST, *others]
@@ -161,7 +160,7 @@ def chosen_cases(only: str | None) -> list[str]:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder for results before anything is measured; UserError where that cannot be."""
+    """Makes the folder for results before anything is measured; UserError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -171,7 +170,7 @@ def make_folder(folder: Path) -> None:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device; the GPUs that were not chosen are hidden, so that every case takes this one."""
+    """The device; hides all other GPUs, so that every case uses this one."""
     if name == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif name is not None and name.startswith("cuda:"):
@@ -185,7 +184,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def run_case(run: Run, name: str, folder: Path | None) -> bool:
-    """Runs one case, prints its table and writes its file; False where it failed, which ends it alone."""
+    """Runs one case, prints its table and writes its file; returns False if it failed, without ending the run."""
     entry = CASES[name]
     print(f"{name}: {entry.description}", file=sys.stderr, flush=True)
     began = time.monotonic()
@@ -194,7 +193,7 @@ def run_case(run: Run, name: str, folder: Path | None) -> bool:
         result = entry.run(run)
     except UserError:
         raise
-    except Exception:  # the other cases may go
+    except Exception:  # the other cases may work
         traceback.print_exc()
         return False
     run.results[name] = result

@@ -1,4 +1,4 @@
-"""Whether a side computes what the oracle computes: nothing of it is timed before this was asked."""
+"""Compares every side with the oracle before anything of it is timed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .systems.ours import replayed
 from .systems.weights import ACTIONS, noise_frames, random_agent, random_lpips, save_agent
 
 TOLERANCE = {"ours_float16_cache": 2e-3}
-# The largest difference, as a share of the largest number: ten layers of sums in another order.
+# The largest allowed difference, as a share of the largest number: ten layers add in another order.
 FLOAT32 = 1e-4
 BATCH, STEPS, SEED = 2, 2, 5
-MOST_STEPS = 19  # whose logits are compared: as many as the paper's context holds
+MOST_STEPS = 19  # steps with compared logits: as many as the paper's context holds
 
 
 def small_config() -> AgentConfig:
@@ -37,7 +37,7 @@ def small_config() -> AgentConfig:
 
 
 class Weights:
-    """The agent whose weights all sides have, and the files that they load.
+    """The agent whose weights all sides use, and the files that they load.
 
     `file`: as it is; `steep_file`: with steep heads; `perceptual_file`: as it is, with the perceptual network.
     """
@@ -54,7 +54,7 @@ class Weights:
 
     @property
     def perceptual_file(self) -> Path:
-        """Made when first asked for."""
+        """Made on first use."""
         if not self._perceptual_file.exists():
             save_agent(self.agent, self._perceptual_file, random_lpips())
         return self._perceptual_file
@@ -67,7 +67,8 @@ def weights_of(run: Run) -> Weights:
 
 
 def agreement_of(run: Run) -> dict[str, dict[str, Any]]:
-    """By side: the largest differences from the oracle, `agrees`, and `error` where it does not. Once a run."""
+    """By side: the largest differences from the oracle, `agrees`, and `error` if it does not agree. Computed once a
+    run."""
     found: dict[str, dict[str, Any]] = run.once("agreement", _check_all)
     return found
 
@@ -78,12 +79,12 @@ def refusals(agreement: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def other_models(run: Run) -> tuple[str, ...]:
-    """The sides that compute another model than the oracle's."""
+    """The sides with another model than the oracle's."""
     return tuple(side for side, facts in agreement_of(run).items() if not facts["same_model"])
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest difference as a share of the largest number expected; not a number where there is one in it."""
+    """The largest difference as a share of the largest expected number; NaN if either holds a NaN."""
     if found.shape != expected.shape:
         return float("inf")
     gap = (found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-30)
@@ -103,7 +104,7 @@ def _check_all(run: Run) -> dict[str, dict[str, Any]]:
         try:
             with run.systems.exactly(side):
                 found[side] = _check(run, side, first, actions, frames)
-        except RuntimeError as error:  # a system that does not run here costs its own column alone
+        except RuntimeError as error:  # a system that does not run here loses only its column
             if side == "ours":
                 raise
             last = str(error).strip().splitlines()[-1]
@@ -112,7 +113,7 @@ def _check_all(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _check(run: Run, side: str, first: Tensor, actions: Tensor, frames: Tensor) -> dict[str, Any]:
-    """What `agreement_of` says of a side."""
+    """The result of `agreement_of` for one side."""
     weights, worker = weights_of(run), run.systems.worker(side)
     facts: dict[str, Any] = {
         "same_model": worker.call("same_model"),
@@ -124,7 +125,7 @@ def _check(run: Run, side: str, first: Tensor, actions: Tensor, frames: Tensor) 
         facts["trajectory"] = _trajectory(run, side, weights.steep, frames)
     worker.call("load", weights.file)
     facts["has_parts"] = worker.call("has_parts")
-    # Of an engine that is one graph there is its trajectory alone to compare.
+    # An engine that is one graph can be compared only by its trajectory.
     facts["differences"] = (
         _differences(run, side, weights.agent, first, actions, frames, facts) if facts["has_parts"] else {}
     )
@@ -135,7 +136,7 @@ def _check(run: Run, side: str, first: Tensor, actions: Tensor, frames: Tensor) 
         gap = facts["differences"][wrong[0]]
         facts["error"] = f"its {wrong[0]} differ from the oracle's by {gap:.2g} of the largest: not timed"
     elif not facts["agrees"]:
-        facts["error"] = f"its trajectory is another one ({facts['trajectory']['what']}): not timed"
+        facts["error"] = f"its trajectory differs ({facts['trajectory']['what']}): not timed"
     return facts
 
 
@@ -159,7 +160,7 @@ def _differences(
 
 
 def _trajectory(run: Run, side: str, steep: Agent, frames: Tensor) -> dict[str, Any]:
-    """A rollout by the front door with heads that leave nothing to chance, beside the oracle's."""
+    """Compares a rollout by the public function with the oracle's; steep heads make every draw certain."""
     from iris_fast.imagination.engine import ImaginationStart
     from iris_fast.imagination.oracle import OracleEngine
 
@@ -177,6 +178,6 @@ def _trajectory(run: Run, side: str, steep: Agent, frames: Tensor) -> dict[str, 
         if not torch.equal(found[name].double(), getattr(expected, name).double()):
             return {"equal": False, "what": name}
     gap = (found["observations"] - expected.observations).abs().max()
-    if not gap <= 1.5 / 255:  # frames of the public implementation are rounded to levels
+    if not gap <= 1.5 / 255:  # the public implementation rounds frames to 256 levels
         return {"equal": False, "what": f"a pixel is off by {float(gap):.2g}"}
     return {"equal": True, "steps": STEPS + 1, "rows": BATCH}

@@ -1,7 +1,7 @@
-"""Compiles Triton kernels ahead of time for GPUs that need not be there, and reads what the code will use.
+"""Compiles Triton kernels ahead of time, without a GPU, and reads their use of registers and memory.
 
 `python -m benchmarks.compilation MODULE ARCHITECTURE` prints JSON for the list `VARIANTS` of a module of
-`benchmarks.variants`. It runs in a process of its own because Triton decides at import whether it interprets.
+`benchmarks.variants`. It runs in a new process because Triton decides at import whether it interprets.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _usage(ptx: str, architecture: int) -> dict[str, int]:
 
 
 def _assemblers() -> list[Path]:
-    """The assemblers that come with Triton, the newest first: which one it uses differs between versions."""
+    """Triton's assemblers, the newest first; Triton versions differ in which one they use."""
     import triton
 
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -1,4 +1,4 @@
-"""GroupNorm by our kernel, or by PyTorch, whatever the device would choose."""
+"""GroupNorm by our kernel or by PyTorch, independent of the device's default."""
 
 from __future__ import annotations
 

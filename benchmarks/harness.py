@@ -1,4 +1,4 @@
-"""Sides of one size compared and then timed, and what is written down of it: the one way that all cases take."""
+"""Compares and then times the sides of one size, and records the result. All cases use it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """What one size does; see `record.Size`. `bytes_by_side`, where it is given, is asked of each side."""
+    """The work of one size; see `record.Size`. `bytes_by_side`, if given, is called for each side."""
 
     flops: float | None = None
     bytes: float | None = None
@@ -59,7 +59,7 @@ class Work:
 
 
 def timed_size(what: dict[str, Label], times: Mapping[str, Timing], work: Work, **others: Any) -> Size:
-    """The record of one size: seconds, what they were spent on, ratios to the first side (ours)."""
+    """The record of one size: seconds, work, and ratios to the first side (ours)."""
     first = next(iter(times))
     own = {side: work.bytes_by_side(side) for side in times} if work.bytes_by_side else {}
     fewest = own.get(first, work.bytes)
@@ -93,8 +93,8 @@ def time_right_ones(
 ) -> Size:
     """One size whose sides are functions of this process; the first one is ours.
 
-    A side whose outputs its check finds wrong, or that fails, has no time but a reason; where it is ours nothing is
-    timed. Of a side without a check nothing is asked. `ratios`: what is compared, if not each side with the first.
+    A side with wrong outputs, or one that fails, gets a reason instead of a time; if it is ours, nothing is timed. A
+    side without a check is not compared. `ratios`: the pairs to compare, by default each side with the first.
     """
     first = next(iter(sides))
     refused: dict[str, str] = {}
@@ -115,7 +115,7 @@ def time_right_ones(
 
 
 def _refusal(side: Function, check: Callable[[Function], str | None], ours: bool) -> str | None:
-    """Why a side is not timed, None where its outputs are right. What ours raises goes on."""
+    """The reason not to time a side; None if its outputs are right. Exceptions of ours are raised."""
     try:
         return check(side)
     except Exception as failure:

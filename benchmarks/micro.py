@@ -1,6 +1,7 @@
 """Micro-benchmarks of the kernels for pytest-benchmark: `python -m pytest benchmarks/micro.py`.
 
-One size each, that of an imagined step of the paper's agent at batch 64; sizes and peers are in the cases `kernel_…`.
+One size each, from an imagined step of the paper's agent at batch 64; the cases `kernel_…` have more sizes, and
+peers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def call_of(operation: str) -> Function:
-    """Ours, on inputs of the typical size."""
+    """A call of ours on inputs of the typical size."""
     found = OPERATIONS[operation]
     return next(iter(found.problem(DEVICE, **found.typical).ours.values()))
 

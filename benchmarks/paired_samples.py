@@ -1,7 +1,7 @@
-"""Whether two samples of rollouts from the same starts are of one distribution: permutation tests.
+"""Permutation tests of whether two samples of rollouts from the same starts have one distribution.
 
-Were they of one distribution, which of a start's two rollouts is whose would be chance: the statistic is compared
-with what it is after exchanging them at random, start by start. Draws within a rollout may depend on each other.
+If they have, exchanging the two rollouts of a start changes nothing, so the statistic is compared with its values
+after random exchanges, start by start. Draws within a rollout may depend on each other.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def _signs(rollouts: int, seed: int) -> Floats:
 
 
 def _p_value(statistics: Floats) -> float:
-    """The share of exchanges that give as much as the first, which is none."""
+    """The share of exchanges with a statistic at least as large as the first, which exchanges nothing."""
     return float(np.mean(statistics >= statistics[0] - 1e-9 * abs(statistics[0])))
 
 
 def p_of_counts(first: NDArray[np.integer], second: NDArray[np.integer], seed: int) -> float:
-    """Of how often each value came, by cell: `(rollouts, cells)` counts; the statistic is that of a χ² test."""
+    """p-value for counts `(rollouts, cells)` of values, with the statistic of a χ² test."""
     differences, total = (first - second).astype(np.float64), (first + second).sum(0)
     told = total > 0
     sums = _signs(len(first), seed) @ differences[:, told]
@@ -34,14 +34,15 @@ def p_of_counts(first: NDArray[np.integer], second: NDArray[np.integer], seed: i
 
 
 def p_of_means(first: Floats, second: Floats, seed: int) -> float:
-    """Of a number of each rollout, `(rollouts,)`; the statistic is the distance of the means."""
+    """p-value for one number per rollout, `(rollouts,)`; the statistic is the distance of the means."""
     return _p_value(np.abs(_signs(len(first), seed) @ (first - second)))
 
 
 def p_of_wholes(first: NDArray[np.integer], second: NDArray[np.integer], seed: int) -> float:
-    """Of whole sequences, `(rollouts, length)`: the maximum mean discrepancy (Gretton et al., JMLR 13, 2012).
+    """p-value for whole sequences, `(rollouts, length)`, by the maximum mean discrepancy (Gretton et al., JMLR 13,
+    2012).
 
-    The kernel is exp(-distance / median distance), of the number of places that differ.
+    The kernel is exp(-distance / median distance); the distance is the number of differing places.
     """
     both = np.concatenate([first, second])
     distances = np.stack([(both != row).sum(1) for row in both]).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What is timed beside ours where it is there: other packages and `torch.compile`; results say why one is absent."""
+"""Optional peers: other packages and `torch.compile`; results give the reason if one is absent."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Function = Callable[..., Any]
 
 
 class Unavailable(Exception):
-    """Why a peer is not timed, in words for the results."""
+    """A peer cannot be timed; the message goes into the results."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A package by the module to import and the name to install it by; `gpu` where it has no other code."""
+    """A package, by its module and its name for pip; `gpu`: whether it runs only on GPUs."""
 
     module: str
     package: str
     gpu: bool = False
 
     def load(self) -> ModuleType:
-        """The module; Unavailable where it is not installed, cannot be imported or has no GPU to run on."""
+        """The module; Unavailable if it is not installed, cannot be imported, or lacks its GPU."""
         if self.gpu and not torch.cuda.is_available():
             raise Unavailable("runs on GPUs alone")
         try:
@@ -46,7 +46,8 @@ FLASHINFER = Peer("flashinfer", "flashinfer-python", gpu=True)
 
 
 def available(makers: dict[str, Callable[[], Made]]) -> tuple[dict[str, Made], dict[str, str]]:
-    """What each maker gives, and why the others give nothing (another library's limit ends no measurement)."""
+    """The results of all makers, and the reasons of those that failed (another library's limit ends no
+    measurement)."""
     made: dict[str, Made] = {}
     absent: dict[str, str] = {}
     for name, make in makers.items():
@@ -60,7 +61,7 @@ def available(makers: dict[str, Callable[[], Made]]) -> tuple[dict[str, Made], d
 
 
 def brief(error: Exception) -> str:
-    """An error in a line."""
+    """An error as one line."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
 
@@ -70,16 +71,16 @@ COMPILED = "torch.compile"
 
 @lru_cache
 def trouble(device: str) -> str | None:
-    """Why nothing can be compiled for the device type ("cpu", "cuda"), None where it can; tried once a process.
+    """The reason why nothing compiles for the device type ("cpu", "cuda"); None if it does. Tried once a process.
 
-    A CPU's code wants a C++ compiler, which not every machine has. The first compilation of a process also takes
-    the most time, which then no later one is blamed for.
+    CPU code needs a C++ compiler, which not every machine has. This also takes the slow first compilation of a
+    process out of later timings.
     """
     numbers = torch.zeros(8, device=device)
     try:
         with torch.no_grad():
             torch.compile(lambda x: x.sin() + 1, dynamic=False)(numbers)
-    except Exception as error:  # whatever a compiler that is not there, or a backend, raises
+    except Exception as error:  # any error of a missing compiler or a backend
         return f"does not compile here: {brief(error)}"
     finally:
         torch._dynamo.reset()
@@ -87,10 +88,10 @@ def trouble(device: str) -> str | None:
 
 
 def compiled(function: Function, device: torch.device, dynamic: bool = False) -> Function:
-    """`torch.compile` of a function, for one shape unless `dynamic`; raises Unavailable where nothing compiles.
+    """`torch.compile` of a function, for one shape unless `dynamic`; raises Unavailable if nothing compiles.
 
-    Compiling happens at the first call: compare its outputs before timing it. Nothing is kept of shapes compiled
-    before, which PyTorch would give up on after some.
+    It compiles at the first call, so compare its outputs before timing it. Earlier compilations are dropped, because
+    PyTorch stops compiling a function after several shapes.
     """
     if (why := trouble(device.type)) is not None:
         raise Unavailable(why)

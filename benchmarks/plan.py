@@ -1,4 +1,4 @@
-"""How many rounds each measurement gets, so that a slow machine does fewer of everything and leaves nothing out."""
+"""Plans the rounds of each measurement, so that a slow machine does fewer of everything and omits nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Cost(NamedTuple):
-    """One size: the rounds that it usually has, and seconds of a round with every system on two Xeon cores."""
+    """One size: its usual number of rounds, and seconds of a round with every system on two Xeon cores."""
 
     rounds: int
     seconds: float
@@ -23,11 +23,11 @@ class Expected(NamedTuple):
 
 
 class Plan:
-    """The time of a run, shared out as it goes, to those cases first that come first.
+    """Shares out the time of a run while it runs; earlier cases come first.
 
-    Each size asks after its first round, whose seconds say how slow the machine is. What is left, less one round of
-    all that is still to come, goes to further rounds: the same share of the usual ones for this size and the later
-    ones. Every size gets one round, if need be after the time is up.
+    Each size asks after its first round, which shows how slow the machine is. The remaining time, less one round of
+    everything still to come, goes to further rounds, with the same share of the usual number for this size and the
+    later ones. Every size gets one round, even after the time is up.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def slowness(self) -> float:
-        """How many times as long as on the two cores a round has taken so far; 1 before the first."""
+        """The time of rounds so far relative to the two cores; 1 before the first round."""
         return self._took / self._nominal if self._nominal else 1.0
 
     def left(self) -> float:
@@ -56,12 +56,12 @@ class Plan:
         return self.began + self.seconds - self._clock()
 
     def begin(self, case: str) -> None:
-        """To be called when a case begins."""
+        """Call it when a case begins."""
         self._case = case
         self._waiting = [other for other in self._waiting if other.name != case]
 
     def rounds(self, a_round: float, sizes: Sequence[Cost]) -> int:
-        """How many rounds the first of `sizes` gets, given what one took; the others follow in the same case."""
+        """The rounds for the first of `sizes`, given the seconds of one; the other sizes follow in the same case."""
         this, *later = sizes
         self._took += a_round
         self._nominal += this.seconds
@@ -72,7 +72,7 @@ class Plan:
         return found
 
     def share(self, further: float = 0.0, later: Sequence[Cost] = ()) -> float:
-        """What share of their further rounds there is time for, of `further` seconds now and all that comes later."""
+        """The share of further rounds that fits: `further` seconds now, and everything later."""
         if self.unlimited:
             return 1.0
         needed = sum(case.least for case in self._waiting) + sum(2 * size.seconds for size in later)

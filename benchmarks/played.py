@@ -1,4 +1,4 @@
-"""Frames of a game that needs nothing installed, for measurements that noise would not do for."""
+"""Frames of a game without dependencies, for measurements that need more than noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a call goes, operation by operation: on a GPU kernel by kernel, within CUDA graphs too."""
+"""The time of a call by operation; on a GPU by kernel, also within CUDA graphs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-MOST = 15  # operations that are named
+MOST = 15  # number of operations in the result
 
 
 def operations_of(function: Callable[[], object], device: torch.device) -> dict[str, Any]:
-    """Seconds and calls of the operations that take the most of `function`, called once, and the sum of all.
+    """Seconds and calls of the slowest operations of one call of `function`, and the total.
 
-    On a GPU those of its kernels and copies; elsewhere those of PyTorch's operators without the ones they call.
-    What the profiler cannot do here is said under `error`.
+    On a GPU these are kernels and copies; elsewhere PyTorch's operators, without the operators they call. If the
+    profiler fails, the reason is under `error`.
     """
     on_gpu = device.type == "cuda"
     try:
@@ -23,7 +23,7 @@ def operations_of(function: Callable[[], object], device: torch.device) -> dict[
             function()
             if on_gpu:
                 torch.cuda.synchronize(device)
-    except Exception as error:  # where time goes is not worth losing how much of it there is
+    except Exception as error:  # a failing profile must not lose the measured time
         return {"error": f"{type(error).__name__}: {error}"}
     seconds = {
         entry.key: (

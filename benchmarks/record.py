@@ -1,7 +1,7 @@
-"""What a measurement leaves behind: typed records, written to files and read from them here alone.
+"""Typed records of measurements; only this module writes and reads their files.
 
-A record keeps medians, spread and where they come from. Rates, shares of ceilings and tables are made from it when
-they are shown (`benchmarks.report`).
+A record keeps medians, spread and provenance. `benchmarks.report` computes rates, shares of ceilings and tables from
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from iris_fast.errors import UserError
 from iris_fast.files import explained_writing, write_atomically
 
 SCHEMA = 2  # of the files; 1 had no number
-DIGITS = 6  # of numbers in files, more than any clock has
+DIGITS = 6  # significant digits in files, more than any clock has
 PACKAGES = ("torch", "triton", "numpy", "gymnasium", "ale-py", "envpool", "simulusion")
 Label = bool | int | str | list[int]
 Made = TypeVar("Made")
@@ -44,7 +44,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long another side takes as ours; see `timing.ratio_of` for the range.
+    """The time of another side divided by ours; see `timing.ratio_of` for the range.
 
     `than`: of a side of ours that is compared with the fastest of the others, which that is.
     """
@@ -58,18 +58,18 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Size:
-    """One size of a case: what was done, by which sides, in how many seconds.
+    """One size of a case: the work, the sides, and their seconds.
 
-    what: what tells it from the other sizes of its table, such as `{"batch": 64}`.
+    what: the label that distinguishes it from other sizes of its table, such as `{"batch": 64}`.
     table: the name of the list that it belongs to, for cases that have several.
     seconds: by side; the first is ours. Empty where nothing was timed, and then `missing` says why.
-    ratios: how many times as long as ours, by side.
-    flops: operations; `bytes`: the fewest that must move, by side where it is not the same for all (`bytes_of`).
-    uncounted: sides whose operations are others, so that no rate of these is given.
+    ratios: time relative to ours, by side.
+    flops: operations; `bytes`: the minimum moved, by side if it differs (`bytes_of`).
+    uncounted: sides with different operations, which get no rate.
     rate: the dtype whose matrix products are the ceiling.
     units: what is counted a second, such as `{"tokens": 1088}`.
-    not_timed, absent: why a side has no seconds: its outputs are wrong or it failed; it is not installed.
-    usual_rounds: how many rounds this size has where there is time, if it had fewer.
+    not_timed, absent: why a side has no seconds: `not_timed` if its outputs are wrong or it failed, `absent` if it is
+    not installed. usual_rounds: the usual number of rounds, if it had fewer.
     more: other numbers that were measured along with it.
     """
 
@@ -103,7 +103,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the device was measured to do: bytes a second of a copy, operations a second of products by dtype."""
+    """Measured limits of the device: bytes a second of a copy, operations a second of products by dtype."""
 
     device: str
     copy_bandwidth: float | None = None
@@ -112,11 +112,11 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Result:
-    """What a case found.
+    """The result of a case.
 
-    sides: of a comparison of systems, by side: whether it computes what the oracle computes, and how exactly.
-    not_timed: sides that are in no size, and why. left_out: why there are no sizes at all.
-    facts: of cases that time no sides: what they found, in a form of their own.
+    sides: in a comparison of systems, by side: whether it agrees with the oracle, and how exactly.
+    not_timed: sides in no size, and why. left_out: why there are no sizes at all.
+    facts: the results of cases that time no sides, in their format.
     """
 
     sizes: list[Size] = field(default_factory=list)
@@ -145,7 +145,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine that something was measured on."""
+    """The machine of a measurement."""
 
     processor: str
     cores: int | None
@@ -169,7 +169,7 @@ class Circumstances:
 
     @classmethod
     def here(cls) -> Circumstances:
-        """Those of this process."""
+        """The circumstances of this process."""
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
         return cls(
             commit_of(Path(__file__).parent),
@@ -183,7 +183,7 @@ class Circumstances:
 
 @dataclass(frozen=True)
 class Record:
-    """One file of results: a case, what it found, and where.
+    """One file of results: a case, its result, and the circumstances.
 
     quick: a smoke test, whose times say nothing. reference: the commit of the public implementation beside it.
     """
@@ -206,7 +206,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """The record of a file; UserError where it is none of this schema."""
+        """The record in a file; UserError if it does not have this schema."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.get("schema") != SCHEMA:
@@ -217,14 +217,14 @@ class Record:
 
 
 def commit_of(folder: Path) -> str:
-    """The commit of a checkout, with `-dirty` where it was changed."""
+    """The commit of a checkout, with `-dirty` if it was changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     return result.stdout.strip() or "unknown"
 
 
 def checkout_version(checkout: Path | None) -> str | None:
-    """The commit of a checkout, or where it is no repository a digest of its sources; None without a checkout."""
+    """The commit of a checkout, or a digest of its sources if it is not a repository; None without a checkout."""
     if checkout is None:
         return None
     if (checkout / ".git").exists():
@@ -252,7 +252,7 @@ def _version(package: str) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold of a record: fields that are as they come by default are left out, numbers rounded."""
+    """A record as JSON data: without fields at their defaults, and with rounded numbers."""
     if is_dataclass(value) and not isinstance(value, type):
         kept = {}
         for each in fields(value):
@@ -269,7 +269,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
-    """The value as what its type says; ValueError with its place where it is something else."""
+    """The value as its type; ValueError with its place if it does not match."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value

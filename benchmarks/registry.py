@@ -1,4 +1,4 @@
-"""The registry of benchmark cases, and what the cases of a run share."""
+"""The registry of benchmark cases, and the state that the cases of a run share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .record import Label, Result, Size
 from .systems.client import Systems
 from .timing import Round, Timing, in_turn
 
-# In this order: `projection` is made from those before it, and what comes first gets its rounds first.
+# In this order, because `projection` uses the cases before it, and earlier cases get their rounds first.
 FIRST = (
     *("rollout", "token_generation", "frame_decoding", "gradient_steps"),
     *("playing", "environments", "projection"),
@@ -27,7 +27,7 @@ GPU_SHARE = 0.3  # of the time on two CPU cores that a GPU is taken to need; no 
 
 @dataclass
 class Run:
-    """One call of the command: what was asked for, and what its cases share.
+    """One call of the command: its options, and the state that its cases share.
 
     `plan` shares out the time; `batches`, where given, are the only batch sizes to take, and `rounds` stands for the
     rounds that comparisons of systems usually have; `trained`, where given, is the folder of a training run, for
@@ -49,11 +49,11 @@ class Run:
 
     @property
     def full(self) -> bool:
-        """Whether all sizes are to be taken, however long they take."""
+        """Whether to run all sizes, however long they take."""
         return self.plan.unlimited
 
     def machine(self) -> Machine:
-        """The device with its ceilings, measured once; kernels get as many rounds as there is time for."""
+        """The device with its ceilings, measured once."""
         found: Machine = self.once("machine", lambda run: measured_machine(run.quick, run.device))
         return replace(found, rounds=max(3, round(self.plan.share() * found.rounds)))
 
@@ -63,7 +63,7 @@ class Run:
         return size._replace(rounds=min(rounds, 2) if self.quick else rounds)
 
     def in_turn(self, sides: Mapping[str, Round], sizes: Sequence[Cost]) -> dict[str, Timing]:
-        """Times sides as often as the plan has time for; `sizes`: what is timed now, and what follows it."""
+        """Times sides for as many rounds as the plan allows; `sizes`: the current size and the next ones."""
         costs = [self.usual(size) for size in sizes]
         if self.quick:
             return in_turn(sides, lambda _: costs[0].rounds, again=False)
@@ -72,17 +72,17 @@ class Run:
     def timed(
         self, what: dict[str, Label], times: Mapping[str, Timing], work: Work, cost: Cost, **others: Any
     ) -> Size:
-        """The record of a size, which says so where it had fewer rounds than usual."""
+        """The record of a size; it notes a reduced number of rounds."""
         usual = self.usual(cost).rounds
         fewer = len(next(iter(times.values())).seconds) < usual
         return timed_size(what, times, work, usual_rounds=usual if fewer else None, **others)
 
     def takes(self, batch: int) -> bool:
-        """Whether this batch size was asked for."""
+        """Whether this batch size was requested."""
         return self.batches is None or batch in self.batches
 
     def once(self, name: str, make: Callable[[Run], Any]) -> Any:
-        """What `make` gives, called at the first time."""
+        """The result of `make`, which is called the first time only."""
         if name not in self.shared:
             self.shared[name] = make(self)
         return self.shared[name]
@@ -95,7 +95,7 @@ Function = Callable[[Run], Result]
 class Case:
     """A measurement; `minutes` is what it takes on two CPU cores, `least` with a single round of each size.
 
-    `default`: whether it runs where no cases are named.
+    `default`: whether it runs when no cases are named.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Case:
     least: float
 
     def expected(self, device: torch.device) -> Expected:
-        """What it is expected to take before any round has said how fast the device is."""
+        """The expected time before any round has shown the speed of the device."""
         share = 60.0 if device.type == "cpu" else 60 * GPU_SHARE
         return Expected(self.name, share * self.minutes, share * self.least)
 

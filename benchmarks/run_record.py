@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run_record FOLDER …`: what a training run was and what it learned, beside its metrics."""
+"""`python -m benchmarks.run_record FOLDER …`: a record of a training run, its result, and its metrics."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from iris_fast.training.plots import PANELS
 
 from .record import Circumstances, Record, Result
 
-# What curves are drawn against, and what the documentation shows besides the curves.
+# The axes of curves, and the other metrics in the documentation.
 KEPT = ("epoch", "env_steps", "duration/epoch", "memory/host_peak_gigabytes")
 DIGITS = 5
 
 
 def shown(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
-    """The columns that plots and tables use, with as many digits as they show."""
+    """The columns used by plots and tables, with the digits shown."""
     drawn = {f"{part}/train/{name}" for _, part, _, lines in PANELS for name, _, _ in lines}
     drawn |= {f"collection/{kind}/return" for kind in ("train", "test")}
     return [

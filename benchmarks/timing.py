@@ -1,4 +1,4 @@
-"""Timing side by side: in turn, round by round, every other round backwards, so that drift falls on all."""
+"""Times sides in turn, round by round, in reverse every other round, so that drift affects all."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .record import Ratio, Spread
 
 Side = Callable[[], object]
 Round = Callable[[int], float | Sequence[float]]
-"""Given the number of a round, a side's seconds: one, or one for each part of the round."""
-FEW = 5  # rounds below which an interval of confidence would say more than they do
+"""From the number of a round to a side's seconds: one number, or one for each part of the round."""
+FEW = 5  # rounds below which a confidence interval would be too narrow
 BRIEF = 0.5  # seconds
-SETTLE = 0.02  # seconds between turns of processes, for threads of the last one that still spin
+SETTLE = 0.02  # seconds between turns of processes, until the last one's threads stop spinning
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ class Timing:
         return Spread(self.median, float(low), float(high), len(self.seconds))
 
     def part_means(self) -> list[float]:
-        """Of each part its mean over the rounds."""
+        """The mean of each part over the rounds."""
         return [sum(part) / len(part) for part in zip(*self.parts, strict=True)]
 
 
 def in_turn(
     sides: Mapping[str, Round], rounds: Callable[[float], int], again: bool = True
 ) -> dict[str, Timing]:
-    """Times sides that say themselves what they took, once a round each.
+    """Times sides that return their seconds, once a round each.
 
-    `rounds`: how many in all, given the seconds that the first one took. Before its turn a side has a moment, and
-    one that took less than `BRIEF` is asked again and the second answer counts: while others worked its process
-    lost its caches, and on some machines pages of its memory, which would be most of so short a time. Without
-    `again` nothing of this is done.
+    `rounds`: the number of rounds, given the seconds of the first. Each turn starts with a short pause. A side that
+    took less than `BRIEF` is called again and the second answer counts: while others worked, its process lost its
+    caches, and on some machines pages of its memory, which would dominate so short a time. Without `again` neither
+    happens.
     """
 
     def asked(side: Round) -> Round:
@@ -109,7 +109,7 @@ def ratio_of(
     confidence: float = 0.95,
     resamples: int = 2000,
 ) -> Ratio:
-    """How many times as long the first side takes: the ratio of medians, and how it varies over paired rounds.
+    """The time of the first side relative to the second: the ratio of medians, and its range over paired rounds.
 
     `low` and `high` are a bootstrap interval, or with fewer than `FEW` rounds, of which a bootstrap would make too
     narrow a one, the least and the greatest ratio of a round; of one round there is no such range. The pairs must

@@ -1,4 +1,4 @@
-"""Operations and bytes at the least of what is measured, counted on the models."""
+"""Operations and minimum bytes of the measured work, counted on the models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every case, registered by being imported here."""
+"""All cases; importing them here registers them."""
 
 from importlib import import_module
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether the tokenizer keeps Pong's ball, with each choice of perceptual loss."""
+"""How well the tokenizer keeps Pong's ball with each choice of perceptual loss."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from iris_fast.training.parts import BACKGROUND_FRAMES, Losses, Part
 
 FIELD = (slice(11, 59), slice(9, 55))  # rows and columns of the playing field, clear of walls and paddles
 STEPS = 700  # of a run of the small preset before its world model begins to train
-BALL_CONTRAST = 20  # levels by which a pixel must be brighter than the background to be of the ball
+BALL_CONTRAST = 20  # levels by which a pixel of the ball is brighter than the background
 
 
 def pong_frames(count: int, seed: int) -> np.ndarray:
@@ -41,7 +41,7 @@ def pong_frames(count: int, seed: int) -> np.ndarray:
 
 
 def ball_mask(frames: np.ndarray) -> np.ndarray:
-    """`(count, 64, 64)` bool: pixels of the ball, told from the field by their brightness."""
+    """`(count, 64, 64)` bool: pixels of the ball, found by their brightness."""
     grey = frames.astype(np.int64).mean(1)
     field = np.zeros(grey.shape, bool)
     inside = grey[:, FIELD[0], FIELD[1]]
@@ -55,7 +55,7 @@ class BallPart(Part[torch.Tensor]):
     name = "tokenizer"
 
     def __init__(self, tokenizer: Tokenizer, frames: np.ndarray, config: PartConfig, restarting: int):
-        """`restarting`: the steps that do."""
+        """`restarting`: number of steps with restarts."""
         super().__init__(tokenizer, config, "float32")
         self.tokenizer, self.frames, self.restarting = tokenizer, frames, restarting
 
@@ -110,7 +110,7 @@ def ball_errors(tokenizer: Tokenizer, frames: np.ndarray) -> dict[str, float]:
 
 
 def measure(steps: int, pictures: Path | None = None) -> dict[str, Any]:
-    """Errors on held-out frames for the small preset's tokenizer and for others, a thing less or other in each."""
+    """Errors on held-out frames for the small preset's tokenizer and for variants that change one thing each."""
     train, held_out = pong_frames(3000, seed=0), pong_frames(600, seed=1)
     base = preset_config("small", "Pong").tokenizer
     variants = {

@@ -1,4 +1,4 @@
-"""Frames decoded and encoded a second on the CPU: the C++ codec beside the tokenizer's PyTorch modules."""
+"""Frames decoded and encoded per second on the CPU: the C++ codec and the tokenizer's PyTorch modules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iris_fast.models.frame_codec import FrameCodec
 from iris_fast.models.tokenizer import Tokenizer, in_pieces
 
 CPU = torch.device("cpu")
-COMPARED = 2  # frames whose result in float64 says how exact either side is
+COMPARED = 2  # frames also computed in float64, to measure the error of both sides
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def inexactness(found: Tensor, exact: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Direction:
-    """One way through the tokenizer: by its modules in PyTorch, by the C++ codec, and by that in int8."""
+    """One direction of the tokenizer: by its PyTorch modules, by the C++ codec, and by the codec in int8."""
 
     work: str
     modules: Callable[[Tokenizer, Tensor], Tensor]
@@ -52,7 +52,7 @@ class Direction:
 
 
 def measure(tokenizer: Tokenizer, way: Direction, inputs: Tensor, rounds: int) -> Size:
-    """Seconds of each side for one batch, after a look at their results; int8 is rounded on purpose."""
+    """Seconds of each side for one batch, after a comparison of results; int8 rounds on purpose."""
     some = inputs[:COMPARED]
     exact = way.modules(
         copy.deepcopy(tokenizer).double(), some if some.dtype == torch.int64 else some.double()
@@ -87,7 +87,7 @@ def cpu_frame_codec(run: Run) -> Result:
     tokenizer = Tokenizer(resolve(preset_config(preset, "Pong")).tokenizer).eval()
     pool = ThreadPool(torch.get_num_threads())
     codec, of_int8 = FrameCodec(tokenizer, pool), FrameCodec(tokenizer, pool, decoder_dtype="int8")
-    keeps = keep_large_blocks()  # as training does: otherwise PyTorch's side is mostly page faults
+    keeps = keep_large_blocks()  # as in training: otherwise PyTorch's time is mostly page faults
     decode = Direction("decode", Tokenizer.frames_of, codec.frames_of, of_int8.frames_of)
     encode = Direction("encode", latents_of, codec.latents_of)
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What half precision of keys and values, and half precision or int8 of weights, save in the C++ engine."""
+"""Time saved in the C++ engine by half-precision keys and values, and by half-precision or int8 weights."""
 
 from __future__ import annotations
 

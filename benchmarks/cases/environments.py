@@ -17,12 +17,12 @@ from iris_fast.envs import EnvConfig, make_vector_env
 from iris_fast.envs.interface import FrameVectorEnv
 
 CONFIG = EnvConfig(max_episode_steps=108_000, noop_max=1, done_on_life_loss=False)  # the test environment's
-COMPARED = 20  # steps whose frames and rewards are compared
+COMPARED = 20  # steps with compared frames and rewards
 SIZES, QUICK_SIZES = (1, 2, 4, 8, 16), (2,)
 
 
 class Player:
-    """A vector environment and the actions it is given, the same for every backend."""
+    """A vector environment and its actions, which are the same for every backend."""
 
     def __init__(self, backend: str, num_envs: int):
         self.env: FrameVectorEnv = make_vector_env("Pong", CONFIG, num_envs=num_envs, seed=0, backend=backend)
@@ -49,7 +49,8 @@ class Player:
 
 
 def measure(run: Run, backends: Sequence[str], num_envs: int, steps: int, costs: list[Cost]) -> Size:
-    """The backends with the same seed and actions, their frames and rewards compared before where there are two."""
+    """Times the backends with the same seed and actions; if there are two, first compares their frames and
+    rewards."""
     what: dict[str, Label] = {"environments": num_envs, "steps": steps}
     players = {name: Player(name, num_envs) for name in backends}
     try:

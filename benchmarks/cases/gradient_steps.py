@@ -22,7 +22,7 @@ from benchmarks.work import step_bytes, step_flops
 from iris_fast.agent import PARTS
 
 LENGTH, BURN_IN = 20, 20
-TOLERANCE = 1e-3  # of losses and gradient norms, as a share
+TOLERANCE = 1e-3  # allowed relative difference of losses and gradient norms
 # (batch, horizon) of a part. The paper's batches take minutes on two cores; `projection` scales these up.
 CPU_SIZES = {"tokenizer": (4, 0), "world_model": (2, 0), "actor_critic": (2, 20)}
 GPU_SIZES = {"tokenizer": (64, 0), "world_model": (64, 0), "actor_critic": (64, 20)}
@@ -32,7 +32,7 @@ UNITS = {"tokenizer": "frames", "world_model": "frames", "actor_critic": "imagin
 
 
 def segments(part: str, batch: int, quick: bool, number: int = 0) -> dict[str, Tensor]:
-    """A batch as the replay gives it: single frames, 20 of them, or 20 of burn-in and the one to start from.
+    """A batch as from the replay: single frames, segments of 20, or 20 frames of burn-in and the first one.
 
     Another `number` gives other frames, actions and rewards.
     """
@@ -50,16 +50,16 @@ def segments(part: str, batch: int, quick: bool, number: int = 0) -> dict[str, T
 
 
 def file_of(run: Run, part: str) -> Path:
-    """The weights that a part is trained from: the tokenizer needs the perceptual network."""
+    """The file of initial weights of a part; the tokenizer also needs the perceptual network."""
     weights = weights_of(run)
     return weights.perceptual_file if part == "tokenizer" else weights.file
 
 
 def disagreement(run: Run, part: str, sides: list[str], quick: bool) -> dict[str, str]:
-    """Sides whose loss or gradient norm is another one than plain PyTorch's on the same batch, and how."""
+    """The sides whose loss or gradient norm differs from plain PyTorch's on the same batch, and the difference."""
     weights = weights_of(run)
     batch, horizon = segments(part, 2, quick=True), min(2, QUICK_SIZES[part][1])
-    # Steep heads, so that draws are the same.
+    # Steep heads make all draws the same.
     compared = weights.steep_file if part == "actor_critic" else file_of(run, part)
     found: dict[str, str] = {}
     expected: dict[str, float] = {}
@@ -79,17 +79,17 @@ def disagreement(run: Run, part: str, sides: list[str], quick: bool) -> dict[str
 
 
 def warmed_up(run: Run, part: str, batch: int, horizon: int, sides: list[str]) -> dict[str, str]:
-    """Has every side take a step, which is not timed; why some cannot, by side."""
+    """Lets every side take an untimed step; returns, by side, why some cannot."""
     failed: dict[str, str] = {}
     # On a CPU a short rollout warms up; on a GPU graphs are captured, each of its own horizon.
     horizon = min(horizon, 2) if run.device.type == "cpu" else horizon
     for side in sides:
         worker = run.systems.worker(side)
         try:
-            if side in other_models(run):  # which were not compared, and so have not loaded these
+            if side in other_models(run):  # not compared before, so these weights are not loaded yet
                 worker.call("load", file_of(run, part))
             worker.call("train", part, segments(part, batch, run.quick), horizon, False, 0)
-        except RuntimeError as error:  # what another version of a package does not do costs its column alone
+        except RuntimeError as error:  # a package version without this function loses only its column
             if side == "ours":
                 raise
             failed[side] = f"it failed: {str(error).strip().splitlines()[-1]}"
@@ -97,10 +97,10 @@ def warmed_up(run: Run, part: str, batch: int, horizon: int, sides: list[str]) -
 
 
 def measure_part(run: Run, part: str, sides: list[str], costs: list[Cost]) -> Size:
-    """Seconds of one part's step by every side, and of the actor-critic's also those of its rollout alone.
+    """Seconds of one part's step on every side; for the actor-critic, also seconds of its rollout alone.
 
-    "ours" encodes and decodes the batch's frames within its step, as the others do, so that ratios are of equal
-    work; "ours_cached" finds them in the epoch's cache, as training does. Every round has another batch and seed.
+    "ours" encodes and decodes the batch's frames within its step, as the others do, so ratios compare equal work;
+    "ours_cached" reads them from the epoch's cache, as training does. Every round has another batch and seed.
     """
     sizes = QUICK_SIZES if run.quick else CPU_SIZES if run.device.type == "cpu" else GPU_SIZES
     batch, horizon = sizes[part]
@@ -109,7 +109,7 @@ def measure_part(run: Run, part: str, sides: list[str], costs: list[Cost]) -> Si
     refused = disagreement(run, part, [side for side in sides if side not in others], run.quick)
     if "ours" in refused:
         return Size(what, missing=refused["ours"])
-    # The oracle is what they are compared with.
+    # The reference of the comparison.
     kept = [side for side in sides if side not in refused and side != "pytorch"]
     refused |= warmed_up(run, part, batch, horizon, kept)
     kept = [side for side in kept if side not in refused]
@@ -149,7 +149,7 @@ def measure_part(run: Run, part: str, sides: list[str], costs: list[Cost]) -> Si
 
 
 def remembered(answers: Mapping[str, Sequence[Mapping[str, float]]]) -> str | None:
-    """Why a step is not timed whose rollout had frames that were not decoded; None where there were none."""
+    """The reason not to time a step whose rollout remembered frames; None if all were decoded."""
     for side, given in answers.items():
         if most := max(answer.get("frames_remembered", 0) for answer in given):
             return f"{side} remembered {most:.0f} frames of its rollout instead of decoding them: not timed"
@@ -157,7 +157,7 @@ def remembered(answers: Mapping[str, Sequence[Mapping[str, float]]]) -> str | No
 
 
 def _rollout_seconds(run: Run, sides: list[str], batch: int, horizon: int, rounds: int) -> dict[str, float]:
-    """Medians of the rollout without burn-in and gradient, which the whole step has besides."""
+    """Medians of the rollout alone, without the step's burn-in and gradient."""
     frames = noise_frames(batch, seed=batch)
     calls: dict[str, Round] = {
         side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]  # type: ignore[misc]

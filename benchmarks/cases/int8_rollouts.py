@@ -1,4 +1,4 @@
-"""Whether rollouts of a trained agent are, in distribution, those of float32 when the C++ engine rounds more."""
+"""Tests whether a trained agent's rollouts keep float32's distribution when the C++ engine rounds more."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CONTROL = "4-bit weights, which the tests must tell"
 
 
 class Trained(NamedTuple):
-    """What a run has learned, and the frames that it has seen."""
+    """The trained agent of a run and its replay."""
 
     config: Config
     agent: Agent
@@ -64,7 +64,7 @@ def load_run(folder: Path) -> Trained:
 
 
 def with_coarse_weights(agent: Agent) -> Agent:
-    """A copy whose world model's matrices are integers from -7 to 7 of a scale for each output."""
+    """A copy whose world-model matrices are rounded to integers from -7 to 7 with one scale per output."""
     coarse = copy.deepcopy(agent)
     with torch.no_grad():
         for module in coarse.world_model.transformer.blocks.modules():
@@ -93,7 +93,7 @@ class Sample(NamedTuple):
 def sample(
     agent: Agent, options: CpuOptions, starts: list[ImaginationStart], horizon: int, seed: int
 ) -> Sample:
-    """A rollout from each start."""
+    """One rollout from each start."""
     engine = CpuEngine(agent, options)
     return Sample.of(
         [engine.imagine(start, horizon, derive_seed(seed, part)) for part, start in enumerate(starts)]
@@ -101,12 +101,12 @@ def sample(
 
 
 def counts_of(values: np.ndarray, kinds: int) -> np.ndarray:
-    """How often each of `kinds` values comes at each place: `(rollouts, places · kinds)` of `(rollouts, places)`."""
+    """Counts of each of `kinds` values at each place: `(rollouts, places · kinds)` of `(rollouts, places)`."""
     return np.eye(kinds, dtype=np.int8)[values].reshape(len(values), -1).astype(np.int32)
 
 
 def p_values(one: Sample, other: Sample, vocabulary: int, actions: int, seed: int) -> dict[str, float]:
-    """Of everything that a rollout draws. The first frame of tokens is the start's, so it is left out."""
+    """p-values for everything a rollout draws. The first frame's tokens belong to the start and are left out."""
 
     def drawn(sample: Sample) -> np.ndarray:
         return sample.tokens[:, 1:]
@@ -147,7 +147,7 @@ def p_values(one: Sample, other: Sample, vocabulary: int, actions: int, seed: in
 def divergences(
     agent: Agent, options: CpuOptions, coarse: bool, starts: list[ImaginationStart]
 ) -> dict[str, float]:
-    """Of a frame's draws, as long as what precedes them is the same: Kullback-Leibler, in nats a draw."""
+    """Kullback-Leibler divergence of a frame's draws, in nats a draw, while all earlier tokens are equal."""
     pool = require_extension().ThreadPool(torch.get_num_threads())
     other = with_coarse_weights(agent).world_model if coarse else agent.world_model
     kl, entropy, same, draws = 0.0, 0.0, 0, 0
@@ -185,7 +185,7 @@ def divergences(
 
 @torch.no_grad()
 def seen_difference(agent: Agent, options: CpuOptions, starts: list[ImaginationStart]) -> dict[str, float]:
-    """Of the first frame, and of what the policy then does: root mean square of pixels in [0, 1], and nats."""
+    """Differences of the first frame (root mean square of pixels in [0, 1]) and of the policy there (nats)."""
     pool = require_extension().ThreadPool(torch.get_num_threads())
     codecs = [
         FrameCodec(agent.tokenizer, pool, decoder_dtype=dtype) for dtype in ("float32", options.decoder_dtype)
@@ -212,7 +212,7 @@ def _observations(logits: StepLogits) -> Tensor:
 def int8_rollouts(run: Run) -> Result:
     """Rollouts of a trained agent (--run) with int8 and half-precision weights: as float32's, but for noise?"""
     if run.trained is None:
-        raise UserError("int8_rollouts is about a trained agent: name the folder of its run with --run")
+        raise UserError("int8_rollouts needs a trained agent: give the folder of its run with --run")
     trained = load_run(run.trained)
     config, agent = trained.config, trained.agent
     part = config.training.actor_critic

@@ -1,4 +1,4 @@
-"""What PyTorch already does well in training, each beside its parts: the reason why it has no kernel of ours.
+"""Training operations that PyTorch already does well, compared with their parts; they have no kernel of ours.
 
 Attention over 340 tokens (SDPA), the cross-entropy, the LSTM of the actor-critic (cuDNN) and 3 x 3 convolutions
 (cuDNN, by memory layout). "ours" is what iris_fast uses.
@@ -46,9 +46,10 @@ def problem_of(
     ours_leaves: list[Tensor] | None = None,
     **label: Label,
 ) -> Problem:
-    """Result and gradients of ours and of another way, in whose float64 both are compared; that is compiled too.
+    """Results and gradients of ours and of another form; both are compared with the other in float64. It is also
+    compiled.
 
-    `ours_leaves`: the same numbers in the memory that ours has them in.
+    `ours_leaves`: the same numbers in our memory layout.
     """
     dtype = leaves[0].dtype
     name, plain = other

@@ -1,4 +1,4 @@
-"""Rollouts whose token passes take five launches a layer and two, each captured whole, timed in pairs."""
+"""Captured rollouts with five and with two launches a layer in token passes, timed in pairs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GPU_SIZES = (("bf16", 64, 20), ("bf16", 1, 20), ("float32", 64, 20))
 
 
 def start_of(agent: Agent, batch: int, seed: int = 0) -> ImaginationStart:
-    """From frames of noise, without burn-in."""
+    """A start from frames of noise, without burn-in."""
     generator = torch.Generator().manual_seed(seed)
     frames = torch.rand((batch, 1, 3, 64, 64), generator=generator)
     tokens = torch.randint(agent.config.tokenizer.vocab_size, (batch, 16), generator=generator)
@@ -38,7 +38,7 @@ def start_of(agent: Agent, batch: int, seed: int = 0) -> ImaginationStart:
 
 @torch.no_grad()
 def features(agent: Agent, options: GraphOptions, start: ImaginationStart) -> Tensor:
-    """What five passes of given tokens leave after a first frame, `(batch, 5, embed_dim)`: draws would part."""
+    """Features of five passes over given tokens after a first frame, `(batch, 5, embed_dim)`; draws would diverge."""
     weights = InferenceWeights(agent.world_model, getattr(torch, options.dtype))
     passes = TokenPasses(weights, len(start.first_tokens), options.precision, options.launches_per_layer)
     passes.feed(start.first_tokens, 0)

@@ -1,4 +1,4 @@
-"""Memory that a run needs on its device, by calculation from what each training step saves for its gradient."""
+"""Device memory of a run, calculated from the tensors that each training step saves for its gradient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from iris_fast.training.parts import actor_critic_losses
 ACTIONS = 18  # the largest action set
 FRAMES = 100_000  # of Atari 100k
 VGG_WIDTH = 64  # channels of the perceptual network at full resolution
-SMALL = 2  # rows that are computed; what is saved grows in proportion
+SMALL = 2  # rows computed here; saved memory grows in proportion
 
 
 class SavedBytes:
@@ -101,8 +101,8 @@ def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
         "actor_critic_step": saved_per_row(agent, actor_critic) * batch,
         "kv_cache": cache * batch,
         "engine_weights": engine_weights(agent, low_precision),
-        # Frames as the engine made them, stacked, given to the caller and put into the captured step; those to
-        # burn in on as they were gathered and in the engine's input.
+        # Copies of frames: as the engine makes them, stacked, returned, and in the captured step. Burn-in frames: as
+        # gathered, and in the engine's input.
         "rollout_frames": (4 * horizon + 2 * burn_in) * batch * frame * 4,
         "burn_in_features": burn_in * batch * (frame + 1.25 * config.actor_critic.channels[0] * size**2) * 4,
         "reconstruction_cache_whole": FRAMES * frame * 4,
@@ -116,7 +116,7 @@ def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
 
 
 def engine_weights(agent: Agent, low_precision: bool) -> int:
-    """Bytes of the weights that the CUDA-graph engine has copies of."""
+    """Bytes of the CUDA-graph engine's copies of weights."""
     if low_precision:
         parts = (agent.world_model, agent.tokenizer.decoder, agent.tokenizer.post_quant_conv)
         return 2 * sum(p.numel() for part in parts for p in part.parameters())
@@ -125,18 +125,18 @@ def engine_weights(agent: Agent, low_precision: bool) -> int:
 
 
 def peaks(parts: dict[str, float], cache_limit: float) -> dict[str, float]:
-    """Bytes in use at the height of each phase, everything captured as CUDA graphs.
+    """Peak bytes of each phase, with everything captured as CUDA graphs.
 
-    The three steps share one pool of memory, as large as the largest of them, which stays theirs between phases; so
-    does the engine's. The cache is empty while the tokenizer trains. A step is warmed up in memory of its own before
-    it is captured, at the start of the run, when the cache is empty too: `capturing` is the worst of that.
+    The three steps share one pool of memory, as large as the largest step, which stays reserved between phases; so
+    does the engine's pool. The cache is empty while the tokenizer trains. Each step is warmed up in additional memory
+    before its capture at the start of the run, while the cache is empty: `capturing` is the peak of that.
     """
     always = parts["weights_gradients_adam"] + parts["perceptual_network"] + parts["replay"]
     steps = max(parts[f"{part}_step"] for part in ("tokenizer", "world_model", "actor_critic"))
     engine = sum(parts[name] for name in ("kv_cache", "engine_weights", "rollout_frames", "burn_in_features"))
     cache = min(cache_limit, parts["reconstruction_cache_whole"]) + parts["token_cache"]
     held = always + steps + engine
-    # The tokenizer's is the first; each of the others is warmed up beside the pool of those before it.
+    # The tokenizer is first; each other step warms up beside the pool of the earlier ones.
     capturing = max(
         parts["tokenizer_step"],
         parts["tokenizer_step"] + parts["world_model_step"],

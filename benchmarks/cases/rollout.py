@@ -1,4 +1,4 @@
-"""Imagination of every system: whole rollouts by the front door, and frames decoded."""
+"""Imagination on every system: whole rollouts by the public function, and decoded frames."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from benchmarks.work import frame_bytes, frame_flops, token_work
 # the last step has a single pass: a step's share of passes depends on it.
 HORIZON_CPU, HORIZON_GPU = 4, 20
 CPU_SIZES = {1: Cost(7, 2.8), 16: Cost(3, 6.2), 64: Cost(3, 17), 256: Cost(3, 70)}
-CPU_ASKED = 256  # from here on a CPU is measured where it is asked for
-CPU_LARGE = 64  # minutes; other cases have these
+CPU_ASKED = 256  # larger batches run on a CPU only on request
+CPU_LARGE = 64  # minutes left to the other cases
 CPU_LARGE_WITHOUT = ("ours_float16_cache", "pytorch", "pytorch_compiled")
 GPU_SIZES = {1: Cost(5, 1), 16: Cost(5, 1), 64: Cost(5, 2), 256: Cost(3, 6)}
 DECODED_CPU = {1: Cost(15, 0.4), 16: Cost(5, 1.5), 64: Cost(3, 4.5)}
@@ -29,12 +29,12 @@ QUICK_SIZES = {2: Cost(2, 1)}
 
 
 def kv_bytes(side: str) -> int:
-    """Bytes of a number in that side's cache."""
+    """Bytes of a number in a side's cache."""
     return 2 if side == "ours_float16_cache" else 4
 
 
 def rollout_work(run: Run, batch: int, horizon: int) -> Work:
-    """One encoding, `horizon` frames decoded and acted on; the last step has its action's token pass alone."""
+    """One encoding, then `horizon` decodings and policy steps; the last step has only its action's token pass."""
     agent = weights_of(run).agent
     block = agent.world_model.config.tokens_per_block
     tokens = token_work(agent.world_model, batch, horizon - 1, last_action=True)
@@ -50,14 +50,14 @@ def rollout_work(run: Run, batch: int, horizon: int) -> Work:
 
 
 def measure_rollout(run: Run, sides: list[str], batch: int, horizon: int, costs: list[Cost]) -> Size:
-    """Seconds of rollouts from `batch` frames of noise. Every frame that ours decodes is another one.
+    """Seconds of rollouts from `batch` frames of noise. Ours decodes no frame twice.
 
-    `costs`: of this size and of those that follow.
+    `costs`: those of this size and the next ones.
     """
     frames = noise_frames(batch, seed=batch)
     what: dict[str, Label] = {"batch": batch, "horizon": horizon}
     for side in sides:
-        # Warms up: on a GPU graphs are captured for a horizon of their own; what is compiled needs a whole step.
+        # Warm-up: on a GPU each horizon has its graph; compiled code needs a whole step.
         warm = horizon if run.device.type == "cuda" else 2 if side == "pytorch_compiled" else 1
         run.systems.worker(side).call("rollout", frames, warm, 0)
     rows = run.systems.worker("ours").call("rollout", frames, horizon, 0)[1]["tokens"].flatten(0, 1)
@@ -71,7 +71,7 @@ def measure_rollout(run: Run, sides: list[str], batch: int, horizon: int, costs:
 
 
 def agreeing(run: Run) -> tuple[list[str], Result]:
-    """The sides that may be timed, ours first (none where ours disagrees), and a result without sizes."""
+    """The sides to time, ours first (none if ours disagrees), and a result without sizes."""
     agreement = agreement_of(run)
     refused = refusals(agreement)
     sides = [side for side in run.systems.sides() if side not in refused]
@@ -81,11 +81,13 @@ def agreeing(run: Run) -> tuple[list[str], Result]:
     return (sides if sides[:1] == ["ours"] else []), found
 
 
-NO_PARTS = "the engine of this device makes rollouts as one graph, with no part apart: see the case rollout"
+NO_PARTS = (
+    "this device's engine runs a rollout as one graph, whose parts cannot be timed: see the case rollout"
+)
 
 
 def agreeing_parts(run: Run) -> tuple[list[str], Result]:
-    """As `agreeing`; no sides where ours has no parts to be timed apart."""
+    """As `agreeing`, but without sides if the parts of ours cannot be timed."""
     sides, found = agreeing(run)
     if sides and not agreement_of(run)["ours"]["has_parts"]:
         return [], replace(found, left_out=NO_PARTS)
@@ -93,7 +95,7 @@ def agreeing_parts(run: Run) -> tuple[list[str], Result]:
 
 
 def planned(run: Run, cpu: dict[int, Cost], gpu: dict[int, Cost]) -> dict[int, Cost]:
-    """The batch sizes to take, with what they cost."""
+    """The batch sizes to run, with their costs."""
     plan = QUICK_SIZES if run.quick else cpu if run.device.type == "cpu" else gpu
     return {batch: cost for batch, cost in plan.items() if run.takes(batch)}
 
@@ -109,7 +111,7 @@ def predicted_seconds(sizes: list[Size], batch: int, rounds: int) -> float:
 
 @case("rollout", minutes=2.5, default=True, least=1.3)
 def rollout(run: Run) -> Result:
-    """Rollouts by batch size, from raw frames, by each system's own imagination."""
+    """Rollouts by batch size, from raw frames, with each system's imagination function."""
     sides, found = agreeing(run)
     plan = planned(run, CPU_SIZES, GPU_SIZES)
     horizon = 2 if run.quick else HORIZON_CPU if run.device.type == "cpu" else HORIZON_GPU
@@ -131,7 +133,7 @@ def rollout(run: Run) -> Result:
 
 @case("rollout_whole", minutes=12)
 def rollout_whole(run: Run) -> Result:
-    """The paper's rollout whole: 64 × 20 steps by every system (minutes a round on a CPU)."""
+    """The paper's whole rollout: 64 × 20 steps on every system (minutes a round on a CPU)."""
     sides, found = agreeing(run)
     batch, horizon = (2, 3) if run.quick else (64, 20)
     cost = Cost(1 if run.quick else 3, 150)
@@ -149,13 +151,13 @@ def frame_decoding(run: Run) -> Result:
 
 
 def decoded(run: Run, sides: list[str], batch: int, costs: list[Cost]) -> Size:
-    """Seconds of decoding `batch` frames, other ones in every round; the frames of every side are compared."""
+    """Seconds of decoding `batch` frames, different in every round; first compares the frames of all sides."""
     agent = weights_of(run).agent
     rounds = run.usual(costs[0]).rounds
     generator = torch.Generator().manual_seed(batch)
     tokens = torch.randint(agent.config.tokenizer.vocab_size, (rounds + 1, batch, 16), generator=generator)
-    sides = [side for side in sides if side != "ours_float16_cache"]  # it decodes as ours does
-    # Warms up; and what is decoded must be the same for this number of frames too.
+    sides = [side for side in sides if side != "ours_float16_cache"]  # its decoder is the same as ours
+    # Warm-up, and a comparison of the decoded frames at this batch size too.
     warm = {side: run.systems.worker(side).call("decode", tokens[rounds])[1] for side in sides}
     not_timed: dict[str, str] = {}
     for side in [side for side in sides if side not in other_models(run)]:
@@ -180,7 +182,7 @@ def decoded(run: Run, sides: list[str], batch: int, costs: list[Cost]) -> Size:
 
 
 def frame_work(run: Run, parts: tuple[str, ...], batch: int) -> Work:
-    """What is done with `batch` frames by the networks of `parts`."""
+    """The operations and bytes of the networks of `parts` on `batch` frames."""
     agent = weights_of(run).agent
     return Work(
         batch * sum(frame_flops(agent, part) for part in parts),

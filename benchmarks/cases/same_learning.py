@@ -1,4 +1,5 @@
-"""Whether the fast path learns the same: losses and gradients of captured bfloat16 steps beside float32's."""
+"""Tests whether the fast path learns the same: losses and gradients of captured bfloat16 steps and of float32
+steps."""
 
 from __future__ import annotations
 
@@ -30,18 +31,20 @@ GPU_BATCHES = (
     *("training.world_model.batch_num_samples=16", "training.actor_critic.batch_num_samples=16"),
     "training.actor_critic.imagine_horizon=10",
 )
-"""So that 200 steps of three float32 runs, whose convolutions have no matrix units, end within two minutes."""
+"""Chosen so that 200 steps of three float32 runs, whose convolutions use no matrix units, end within two minutes."""
 CPU_BATCHES = tuple(f"training.{part}.batch_num_samples=8" for part in PARTS)
-GPU_SECONDS = 125.0  # by which the last float32 run must have ended; runs that would end later are left out
-MOST_SPREADS = 2.0  # that the fast path may lie from the mean of the seeds, in their standard deviations
+GPU_SECONDS = 125.0  # deadline of the last float32 run; runs that would end later are left out
+MOST_SPREADS = (
+    2.0  # largest allowed distance of the fast path from the seeds' mean, in their standard deviations
+)
 ROUNDING = {
     "float32": 1e-4,
     "bf16": 2 * torch.finfo(torch.bfloat16).eps,
-}  # allowed of a gradient's norm besides
+}  # additional tolerance, as a share of a gradient's norm
 
 
 class Learner:
-    """An agent that is put back to its first weights before each run; whose data is Catch, played at random."""
+    """An agent that returns to its first weights before each run; its data is Catch, played at random."""
 
     def __init__(self, preset: str, overrides: Iterable[str]):
         self.config, device = prepare(apply_overrides(preset_config(preset, "Catch"), list(overrides)))
@@ -57,13 +60,13 @@ class Learner:
         self.first = {name: value.clone() for name, value in self.agent.state_dict().items()}
 
     def begin(self) -> None:
-        """The first weights, and the arithmetic that this agent is to run in."""
+        """Restores the first weights and sets the arithmetic of this agent."""
         apply_precision(self.config.common.precision)
         self.agent.load_state_dict(self.first)
         self.agent.eval()
 
     def losses(self, seed: int, steps: int) -> dict[str, list[float]]:
-        """Each part's loss at every step, one part after the other as in an epoch."""
+        """Each part's loss at every step, part after part as in an epoch."""
         self.begin()
         found = {}
         trainers = {name: make_part_trainer(part, self.graphs) for name, part in self.parts.items()}
@@ -77,7 +80,7 @@ class Learner:
 
 
 def gradient(part: Part[Any], inputs: Any) -> dict[str, Tensor]:
-    """Of a batch's losses, taken piece by piece, by parameter."""
+    """Gradient of a batch's losses by parameter, accumulated piece by piece."""
     part.module.zero_grad(set_to_none=True)
     for losses in part.losses(inputs):
         (torch.stack([loss.float() for loss in losses.values()]).sum() / part.pieces).backward()
@@ -89,10 +92,10 @@ def gradients_of(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def compare_losses(runs: Sequence[Sequence[float]], fast: Sequence[float]) -> dict[str, Any]:
-    """Mean losses by quarter: those of float32 runs of several seeds, the fast path's, how far it lies from them.
+    """Mean losses by quarter: of float32 runs with several seeds, of the fast path, and their distance.
 
-    `spreads`: its distance from their mean in their standard deviations; `spreads_from_same_draws`: that from the
-    first of them, which drew the same data. Within, if none of the first is more than `MOST_SPREADS`.
+    `spreads`: its distance from their mean in their standard deviations; `spreads_from_same_draws`: its distance from
+    the first run, which drew the same data. It passes if no `spreads` exceeds `MOST_SPREADS`.
     """
     width = len(fast) // WINDOWS
     found: dict[str, Any] = {"float32": [], "fast": [], "spreads": [], "spreads_from_same_draws": []}
@@ -108,10 +111,10 @@ def compare_losses(runs: Sequence[Sequence[float]], fast: Sequence[float]) -> di
 
 
 def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any]:
-    """Errors of the fast path's gradient against float32's, beside those of plain PyTorch in the same precision.
+    """Errors of the fast path's gradient against float32's, and those of plain PyTorch in the same precision.
 
-    On the same batch and weights, without dropout. Plain is eager, with PyTorch's GroupNorm. `within`: no parameter
-    errs by more than twice what it does there (and rounding of its norm, or of a hundredth of the largest).
+    On the same batch and weights, without dropout. Plain is eager, with PyTorch's GroupNorm. `within`: no parameter's
+    error exceeds twice plain's error (plus rounding of its norm, or of a hundredth of the largest).
     """
     fast.begin()
     inputs = fast.parts[part].inputs(0)  # of its own memory: rollouts are the caller's to keep
@@ -133,7 +136,7 @@ def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any
 def gradient_errors(
     ours: Mapping[str, Tensor], plain: Mapping[str, Tensor], exact: Mapping[str, Tensor], rounding: float
 ) -> dict[str, Any]:
-    """Relative errors of two gradients, and by how much the first exceeds what the second allows it at the most."""
+    """Relative errors of two gradients, and the largest excess of the first over the limit set by the second."""
     largest = max(float(gradient.norm()) for gradient in exact.values())
     assert ours.keys() == plain.keys() == exact.keys() and largest > 0
     squares = {"ours": 0.0, "plain": 0.0, "exact": 0.0}
@@ -168,7 +171,7 @@ def compare(
     for part in PARTS:
         try:
             gradients[part] = compare_gradients(quick, plain, part)
-        except Exception as error:  # the losses are to be had all the same
+        except Exception as error:  # the losses can still be compared
             gradients[part] = {"error": f"{type(error).__name__}: {error}", "within": False}
     losses = quick.losses(0, steps)
     runs: list[dict[str, list[float]]] = []

@@ -29,13 +29,13 @@ LONG_BATCH = 16  # of the rollouts by horizon
 
 
 def slope(sizes: list[float], seconds: list[float]) -> float:
-    """The power of the size that time grows with, by least squares of logarithms: 1 is linear."""
+    """The exponent of time as a power of the size, by least squares of logarithms: 1 is linear."""
     x, y = np.log(sizes), np.log(seconds)
     return float(np.polyfit(x, y, 1)[0])
 
 
 def by_batch(run: Run) -> list[Size]:
-    """Token passes and decoding, each by batch, of ours; three rounds each, as long as there is time."""
+    """Our token passes and decoding by batch; three rounds each, while there is time."""
     worker, config = run.systems.worker("ours"), weights_of(run).agent.config
     if not worker.call("has_parts"):
         return []  # a whole rollout is one graph there, without parts
@@ -74,7 +74,7 @@ def by_horizon(run: Run) -> list[Size]:
 
 
 def by_threads(run: Run) -> list[Size]:
-    """A rollout of one episode, and of many, with one thread and with two, in processes of their own."""
+    """Rollouts of one episode and of many, with one thread and with two, each in a new process."""
     sizes = {2: 2} if run.quick else {1: 12, 64: 3}  # horizon by batch
     found = []
     for threads in (1,) if run.quick else (1, 2):
@@ -128,13 +128,13 @@ def by_replay(run: Run) -> list[Size]:
 
 
 def grown(what: dict[str, int], seconds: Mapping[str, Sequence[float]]) -> Size:
-    """One point of a curve: rounds by what was timed."""
+    """One point of a curve: the rounds of each thing timed."""
     spreads: dict[str, Spread] = {name: Timing(tuple(rounds)).spread() for name, rounds in seconds.items()}
     return Size({**what}, seconds=spreads)
 
 
 def slopes(found: Mapping[str, Sequence[Size]]) -> dict[str, dict[str, float]]:
-    """By what is varied and what is timed: the power that time grows with over the whole range."""
+    """For each varied and each timed quantity: the exponent of growth over the whole range."""
     powers: dict[str, dict[str, float]] = {}
     for name, sizes in found.items():
         if len(sizes) < 2:

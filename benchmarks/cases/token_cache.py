@@ -1,4 +1,4 @@
-"""What the per-epoch cache of tokens and reconstructions saves."""
+"""The time saved by the per-epoch cache of tokens and reconstructions."""
 
 from __future__ import annotations
 

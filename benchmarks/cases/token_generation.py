@@ -1,4 +1,4 @@
-"""Imagined tokens of every system's world model, step by step until the context is full."""
+"""Token generation by every system's world model, step by step until the context is full."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GPU_SIZES = {1: Cost(5, 3), 16: Cost(5, 3), 64: Cost(5, 3), 256: Cost(3, 6)}
 
 
 def measure_batch(run: Run, sides: list[str], batch: int, steps: int, costs: list[Cost]) -> Size:
-    """Seconds of `steps` steps from an empty cache, the first of which fills it with a frame."""
+    """Seconds of `steps` steps from an empty cache; the first step fills it with a frame."""
     agent = weights_of(run).agent
     generator = torch.Generator().manual_seed(batch)
     first = torch.randint(agent.config.tokenizer.vocab_size, (batch, 16), generator=generator)

@@ -1,4 +1,4 @@
-"""Seconds of each gradient step and of a rollout: what an epoch is made of."""
+"""Seconds of each gradient step and of a rollout, the units of an epoch."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def timed(function: Callable[[int], object], repeats: int, device: torch.device)
 def measure(preset: str, repeats: int, *overrides: str, operations: bool = False) -> dict[str, Any]:
     """Seconds of the three steps and of one rollout with a preset on this machine's device.
 
-    `operations`: also what each of them spends its time with, and the share of the matrix rate that a gradient step
-    comes to by its products and convolutions (on a GPU without cuDNN's LSTM, whose are not counted).
+    `operations`: also the operations that take each step's time, and the share of the matrix rate that a gradient
+    step's products and convolutions reach (on a GPU without those of cuDNN's LSTM, which are not counted).
     """
     config, device = prepare(apply_overrides(preset_config(preset, "Pong"), list(overrides)))
     on_gpu = device.type == "cuda"
     machine = measured_machine(preset != "paper", device) if operations else None
     if on_gpu:
-        gc.collect()  # what is left of another measurement
+        gc.collect()  # leftovers of another measurement
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     agent = Agent(config.agent, ACTIONS).to(device)
-    agent.tokenizer.attach_lpips(LPIPS().to(device))  # its weights are as good as any for its time
-    # Where memory is measured, with room for as many frames as a whole run plays.
+    agent.tokenizer.attach_lpips(LPIPS().to(device))  # any weights will do for timing
+    # If memory is measured, the replay has room for all frames of a whole run.
     store = filled_store(2000, config.env.train.size, 0, device, FRAMES if on_gpu else None)
     limit = memory_bytes(config.datasets.train.cache_max_ram_usage, "datasets.train.cache_max_ram_usage")
     cache = FrameCache(agent.coder, store, max_bytes=limit)
@@ -103,13 +103,14 @@ def measure(preset: str, repeats: int, *overrides: str, operations: bool = False
 def measured(
     function: Callable[[int], object], repeats: int, machine: Machine | None, device: torch.device
 ) -> dict[str, Any]:
-    """Its times, and where there is a `machine` what it spends them with."""
+    """The times, and with a `machine` also the operations that take them."""
     found = timed(function, repeats, device)
     return found if machine is None else found | {"operations": operations_of(lambda: function(1), device)}
 
 
 def acting(agent: Agent, graphs: Graphs | None, count: int, repeats: int) -> dict[str, Any]:
-    """Seconds of a step of collection or tests without the environments: frames to actions, on the host both."""
+    """Seconds of a step of collection or tests without the environments: from frames on the host to actions on the
+    host."""
     actor = Actor(Policy(agent.eval(), graphs), ActingConfig(0.01, True, 1.0, 0), seed=0)
     size = agent.config.tokenizer.autoencoder.resolution
     frames = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
@@ -125,7 +126,7 @@ def flops_of(part: Part[Any]) -> int | None:
             for losses in part.losses(batch):
                 torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         return int(counter.get_total_flops())
-    except Exception:  # a count is not worth losing the times
+    except Exception:  # a failing count must not lose the times
         traceback.print_exc()
         return None
     finally:
@@ -145,7 +146,7 @@ GPU_SIDES = {
     "float32": (),
     "bf16_eager": ("common.precision=bf16", "common.engine=oracle", "training.cuda_graphs=false"),
 }
-"""What is timed on a GPU beside each other: captured in two precisions, and with nothing captured."""
+"""The sides on a GPU: captured in two precisions, and with nothing captured."""
 
 
 @case("training_steps", minutes=3)
@@ -159,9 +160,9 @@ def training_steps(run: Run) -> Result:
     for name, overrides in GPU_SIDES.items():
         try:
             found[name] = measure(preset, repeats, *overrides, operations=name == "bf16")
-        except Exception as error:  # one that fails must not take the others with it
+        except Exception as error:  # a failing side must not end the others
             found[name] = {"error": f"{type(error).__name__}: {error}"}
-        except KeyboardInterrupt:  # nor one for which there is no time
+        except KeyboardInterrupt:  # nor one without time left
             found[name] = {"error": "interrupted"}
             break
     return Result(ceilings=run.machine().ceilings(), facts=found)

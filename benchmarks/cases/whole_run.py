@@ -1,4 +1,4 @@
-"""Acting on raw frames, and what a whole Atari-100k run would take by what this run has measured."""
+"""Acting on raw frames, and the projected time of a whole Atari-100k run from this run's measurements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.report.projection import project
 from benchmarks.systems.weights import noise_frames
 from benchmarks.timing import Round
 
-# What is measured, the method that does it, and the number of frames. `projection` needs each of SIZES: one
+# The quantity, its method, and the number of frames. `projection` needs each of SIZES: one
 # environment in collection, 8 in tests, the policy of 64 rollouts.
 SIZES = (
     *(("act", "play", 1), ("act", "play", 8)),
@@ -29,17 +29,18 @@ QUICK_SIZES = (
 )
 
 
-# What each method does with a frame: acting sees a reconstruction.
+# The networks each method runs on a frame: acting sees a reconstruction.
 PARTS_OF = {"play": ("encode", "decode", "policy"), "reconstruct": ("encode", "decode"), "act": ("policy",)}
 
 
 def seconds_in(answer: float | tuple[float, Any]) -> float:
-    """The seconds of an answer that may have outputs beside them."""
+    """The seconds in an answer, which may also have outputs."""
     return answer if isinstance(answer, float) else answer[0]
 
 
 def other_frames(run: Run, sides: list[str], frames: Tensor) -> dict[str, str]:
-    """Sides whose frames, encoded and decoded, are not the oracle's, and how (but those of another model)."""
+    """The sides whose encoded and decoded frames differ from the oracle's, and the difference (except other
+    models)."""
     tokenizer = weights_of(run).agent.tokenizer
     with torch.no_grad():
         expected = tokenizer.frames_of(tokenizer.tokens_of(frames))
@@ -57,7 +58,7 @@ def other_frames(run: Run, sides: list[str], frames: Tensor) -> dict[str, str]:
 
 
 def measure(run: Run, sides: list[str], what: str, method: str, batch: int, costs: list[Cost]) -> Size:
-    """Seconds of one method on `batch` frames; reconstructions are compared before."""
+    """Seconds of one method on `batch` frames; first compares reconstructions."""
     frames = noise_frames(batch, seed=batch)
     label: dict[str, Label] = {"what": what, "batch": batch}
     refused = other_frames(run, sides, frames) if method == "reconstruct" else {}

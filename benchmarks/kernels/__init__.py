@@ -1,4 +1,4 @@
-"""The operations of `iris_fast.kernels` as benchmarks see them: a table that every kernel case is made of."""
+"""The benchmark table of the operations of `iris_fast.kernels`, from which all kernel cases are made."""
 
 from .attention import CACHED_ATTENTION, LAYER_NORM_ATTENTION
 from .layers import GROUP_NORM_SWISH, LAYER_NORM_LINEAR, LAYER_NORM_MLP, TOKEN_EMBEDDING

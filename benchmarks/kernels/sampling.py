@@ -76,7 +76,8 @@ def disagreement(
     seed: Tensor,
     distribution: Callable[[Tensor], tuple[Tensor, Tensor]] = whole,
 ) -> str | None:
-    """What is wrong with our tokens for float32 logits (rows, classes), beside float64's distribution, in pieces."""
+    """The error of our tokens for float32 logits (rows, classes) against float64's distribution, computed in
+    pieces."""
     uniform = philox_uniform(seed, torch.arange(len(logits), device=logits.device), 0, 0).double()[:, None]
     for start in range(0, len(logits), 1024):
         rows = slice(start, start + 1024)
@@ -93,7 +94,7 @@ def disagreement(
 
 
 def strays(draw: Callable[[], Tensor], logits: Tensor) -> str | None:
-    """What is wrong with a peer's draws from softmax(logits), whose random numbers are its own; None if nothing.
+    """The error of a peer's draws from softmax(logits) with its random numbers; None if there is none.
 
     With the classes of a row in the order of their probabilities, a number drawn uniformly within the share of the
     token is itself uniform in [0, 1) if tokens have their probabilities. Kolmogorov's statistic says how far it is
@@ -107,7 +108,7 @@ def strays(draw: Callable[[], Tensor], logits: Tensor) -> str | None:
     for _ in range(-(-DRAWS // len(logits))):
         tokens = draw()[: len(logits)].long()
         if bool(((tokens < 0) | (tokens >= logits.shape[1])).any()):
-            return "it draws classes that there are not: not timed"
+            return "it draws classes that do not exist: not timed"
         place = places.gather(-1, tokens[:, None])
         within = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
         found.append(upper.gather(-1, place) - within * probabilities.gather(-1, place))
@@ -120,7 +121,7 @@ def strays(draw: Callable[[], Tensor], logits: Tensor) -> str | None:
 
 
 def wrong_draws(draw: Callable[..., Any], logits: Tensor, seed: Tensor) -> str | None:
-    """What is wrong with ours in one of its ways, each beside float64's distribution; None if nothing."""
+    """The error of one variant of ours against float64's distribution; None if there is none."""
     tokens, info = draw(), draw(return_info=True)
     if why := disagreement(tokens, logits, seed):
         return why
@@ -165,7 +166,7 @@ def address(device: torch.device) -> dict[str, Any]:
 
 
 def draws(device: torch.device, rows: int, classes: int, compile_it: bool = False) -> Problem:
-    """One draw a row; ours is held to float64's distribution, the others' draws to it as a whole."""
+    """One draw a row; each of our draws is checked against float64's distribution, the others' draws as a whole."""
     logits = 3 * torch.randn(rows, classes, device=device)
     where = address(device)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks know of an operation: sizes that matter, sides, floor, and its row of the documentation."""
+"""The benchmark description of an operation: relevant sizes, sides, floor, and its row in the documentation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITHOUT_GRAPHS = " without CUDA graphs"
 
 @dataclass(frozen=True)
 class Problem:
-    """One operation at one size, on inputs of its own.
+    """One operation at one size, with its inputs.
 
     what, work: its label, and the bytes and operations that it takes at the least.
     ours: our sides; the first is what the operation does by itself.
@@ -49,7 +49,7 @@ class Problem:
     ratios: Callable[[Mapping[str, Timing]], dict[str, Ratio]] | None = None
 
     def check(self) -> Callable[[str], Check]:
-        """By side what its outputs are held to, which says why they are wrong, or None."""
+        """For each side a check of its outputs, which returns the error or None."""
         if self.checks is not None:
             return self.checks
         assert self.expected is not None
@@ -62,7 +62,7 @@ class Problem:
         return lambda _: compare
 
     def sides(self, device: torch.device) -> tuple[dict[str, Function], dict[str, str]]:
-        """Those that a CUDA graph can hold, by name, and why others are absent."""
+        """The sides that a CUDA graph can capture, by name, and why others are absent."""
         sides = dict(self.ours)
         makers = dict(self.others)
         if self.plain is not None:
@@ -75,7 +75,7 @@ class Problem:
         return sides | found, absent
 
     def measured(self, machine: Machine, table: str) -> list[Size]:
-        """Its sizes: one, or two where some sides cannot be captured."""
+        """Its sizes: one, or two if some sides cannot be captured."""
         check = self.check()
         sides, absent = self.sides(machine.device)
         checks = {side: check(side) for side in sides}
@@ -144,7 +144,7 @@ class Operation:
         return f"kernel_{self.name}"
 
     def measure(self, machine: Machine, quick: bool) -> Result:
-        """Every size, compared and timed. Nothing is compiled with `quick`."""
+        """Compares and times every size. With `quick` nothing is compiled."""
         return measured(machine, quick, self.sizes(machine.cuda, quick), self.problem, self.sweep)
 
 
@@ -155,7 +155,7 @@ def measured(
     problem: Callable[..., Problem],
     sweep: Callable[[Machine], list[Size]] | None = None,
 ) -> Result:
-    """A result with each size of a problem, and on a GPU of a sweep."""
+    """A result with each size of a problem and, on a GPU, of a sweep."""
     found: list[Size] = []
     for size in sizes:
         made = problem(machine.device, **size)
@@ -166,7 +166,7 @@ def measured(
 
 
 def with_gradients(function: Callable[..., Any], leaves: list[torch.Tensor], grad: torch.Tensor) -> Function:
-    """A side that gives the result of `function(*leaves)` and its gradients by the leaves."""
+    """A side that returns the result of `function(*leaves)` and its gradients with respect to the leaves."""
     leaves = [leaf.detach().clone(memory_format=torch.preserve_format).requires_grad_() for leaf in leaves]
 
     def side() -> list[torch.Tensor]:

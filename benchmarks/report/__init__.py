@@ -1,1 +1,1 @@
-"""What is made of results: text, tables of the documentation, plots, and hours of a whole run."""
+"""Reports from results: text, tables of the documentation, plots, and hours of a whole run."""

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.report.captured_projection FOLDER`: hours of a whole run by the steps measured there.
+"""`python -m benchmarks.report.captured_projection FOLDER`: hours of a whole run from the steps measured there.
 
-The case `projection` compares systems whose steps are launched one by one. This is of ours as its training runs on
-a GPU, captured, for each side of `FOLDER/training_steps.json`, with the environments of `FOLDER/environments.json`;
-it writes `FOLDER/captured_projection.json`. The schedule is the paper's, and nothing is scaled: steps were timed at
-its batches. What is assumed is what `projection` assumes of episodes and of the cache.
+The case `projection` compares systems whose steps are launched one by one. This one projects our captured training on
+a GPU, for each side of `FOLDER/training_steps.json`, with the environments of `FOLDER/environments.json`; it writes
+`FOLDER/captured_projection.json`. It uses the paper's schedule and batches, so nothing is scaled. Its assumptions
+about episodes and the cache are those of `projection`.
 """
 
 from __future__ import annotations

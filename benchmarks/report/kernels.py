@@ -1,4 +1,4 @@
-"""The table of `kernels/README.md`: what each operation takes, and how fast the result files say that it is.
+"""The table of `kernels/README.md`: the arguments of each operation, and its speed from the result files.
 
 `python -m benchmarks.report.documentation` writes it, from `benchmarks/results/cpu/kernel_*.json` and from the same
 files of another folder of results, of a machine with a GPU, where there is one.

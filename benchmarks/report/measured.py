@@ -1,4 +1,4 @@
-"""Tables of the documentation that show what was measured here, from the files in benchmarks/results/cpu."""
+"""Tables of measurements in the documentation, from the files in benchmarks/results/cpu."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def steps_table() -> str:
 
 
 def learning_table() -> str:
-    """What recorded runs learned: Catch by seed, and an hour or more of Pong with the `small` preset."""
+    """Results of recorded runs: Catch by seed, and an hour or more of Pong with the `small` preset."""
     rows = []
     for path in sorted(RESULTS.glob("catch*/run_*.json")):  # in float32, then with int8
         run = Record.read(path).result.facts
@@ -116,7 +116,7 @@ def _minutes(seconds: float) -> str:
 
 
 def low_precision_table() -> str:
-    """What half precision and int8 of the C++ engine take beside float32: rollouts, tokens, decoded frames."""
+    """Times of half precision and int8 in the C++ engine relative to float32: rollouts, tokens, decoded frames."""
     found = record("cpu_low_precision").result
     rows = [
         row

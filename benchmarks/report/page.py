@@ -1,4 +1,4 @@
-"""`python -m benchmarks report`: tables and plots of results that are there, and the README's speed table."""
+"""`python -m benchmarks report`: tables and plots of existing results, and the README's speed table."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ README_COLUMNS = ("ours", "public", "public_tuned", "simulusion_tuned")
 def main(argv: list[str]) -> int:
     """Rebuilds everything from JSON files."""
     parser = CommandParser(
-        prog="python -m benchmarks report", description="Make tables and plots of results that are there."
+        prog="python -m benchmarks report", description="Make tables and plots of existing results."
     )
     parser.add_argument(
         "folder", type=path_argument, nargs="?", default=RESULTS, help="where the JSON files are"
@@ -202,7 +202,7 @@ def _cell(size: Size, side: str, units: float) -> str:
 
 
 def growth_table(folder: Path = RESULTS) -> str:
-    """How time grew over each range of the case `scaling`, a row for each thing timed."""
+    """Growth of time over each range of the case `scaling`, one row for each quantity."""
     path = folder / "scaling.json"
     if not path.is_file():
         return "Not recorded yet: `python -m benchmarks --only scaling --minutes 20`."
@@ -228,7 +228,7 @@ def _some(points: Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:
 
 
 def slower_table(folder: Path = RESULTS) -> str:
-    """Where ours is slower by the results of a folder, or that it is nowhere."""
+    """The table of sizes where ours is slower in a folder's results, or a note that there are none."""
     rows = slower_rows(read_records(folder))
     return (
         f"{markdown(SLOWER_HEAD, rows)}\n\n{SLOWER_NOTE}"

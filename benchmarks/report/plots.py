@@ -36,7 +36,7 @@ HOUR = 3600
 
 
 def draw_all(results: Results, folder: Path) -> list[Path]:
-    """Draws what the results allow; returns the files."""
+    """Draws all plots that the results allow; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, draw in PLOTS.items():
@@ -101,12 +101,12 @@ def _speeds(axis: Axes, sizes: Sequence[Size], side: str, unit: str, result: Res
 
 
 def _name(side: str, result: Result, between: str = " ") -> str:
-    """A side's label, with a word where it computes another model than the others."""
+    """A side's label, with a note if it is another model."""
     return label_of(side) + f"{between}(another model)" * (side in result.other_models())
 
 
 def _roofline(axis: Axes, result: Result, sizes: Sequence[Size], unit: str) -> None:
-    """The rate at which the measured products, or the measured copy, would be all that takes time."""
+    """The upper bound on the rate from the measured products or the measured copy."""
     ceilings = result.ceilings
     assert ceilings is not None
     points = []
@@ -153,7 +153,7 @@ def rollout_parts(results: Results) -> Any:
 def step_parts(rollout: Size, tokens: Size, decoding: Size) -> dict[str, dict[str, float]]:
     """Seconds of a step of a rollout by side and part; the rest is what the two parts leave of the whole.
 
-    Parts that were timed apart may take longer than the whole does: then there is no rest.
+    Parts timed separately may take longer than the whole; then there is no rest.
     """
     horizon = rollout.number("horizon")
     found = {}

@@ -16,7 +16,7 @@ from .tables import label_of
 
 PHASES = ("collection", "tokenizer", "world_model", "actor_critic", "cache", "evaluation")
 NEEDED = ("gradient_steps", "playing", "environments")
-FINAL_EPISODES = 100  # of the score that a run is judged by, played when it has ended
+FINAL_EPISODES = 100  # episodes of the final score, played after the run
 PARTS_AGREE = (
     1.25  # parts of a rollout that sum to this many times what it takes, or to a share of it, say nothing
 )
@@ -25,12 +25,12 @@ Results = Mapping[str, Result]
 
 
 class NotMeasured(Exception):
-    """Why there is nothing to project, in words."""
+    """A measurement that the projection needs is missing."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """What a run is made of: agent steps, gradient steps by part, vector steps of tests, frames cached."""
+    """The units of a run: agent steps, gradient steps by part, vector steps of tests, cached frames."""
 
     agent_steps: int
     steps: dict[str, int]
@@ -72,15 +72,15 @@ def paper_units() -> tuple[Config, Units]:
 
 
 def environments_of(config: Config) -> tuple[int, int]:
-    """How many environments are stepped together in collection and in tests."""
+    """The number of environments stepped together in collection and in tests."""
     test = config.collection.test
     return config.collection.train.num_envs, min(test.num_envs, test.config.num_episodes)
 
 
 def project(results: Results) -> dict[str, Any]:
-    """Seconds by phase for each side that has every step measured; `left_out` says why others have not.
+    """Seconds by phase for each side with every step measured; `left_out` has the reasons for the others.
 
-    `notes` are the assumptions in sentences, to be read beside the numbers.
+    `notes` are the assumptions behind the numbers, in sentences.
     """
     missing = [name for name in NEEDED if name not in results or not results[name].sizes]
     if missing:
@@ -134,7 +134,7 @@ def sizes_of(results: Results, case: str) -> list[Size]:
 
 
 def size_of(results: Results, case: str, **wanted: Any) -> Size:
-    """The measured size of a case that is as wanted; NotMeasured where there is none, with what the case says."""
+    """The measured size of a case with this label; NotMeasured, with the case's reason, if there is none."""
     sizes = sizes_of(results, case)
     alike = [size for size in sizes if size.is_like(**wanted)]
     for size in alike:
@@ -148,7 +148,7 @@ def size_of(results: Results, case: str, **wanted: Any) -> Size:
 
 
 def median_of(size: Size, side: str, what: str) -> float:
-    """A side's seconds of a size; NotMeasured where it has none."""
+    """A side's seconds of a size; NotMeasured if it has none."""
     if side not in size.seconds:
         raise NotMeasured(f"no {what} of its own was timed")
     return size.seconds[side].median
@@ -159,7 +159,7 @@ def _sides(results: Results) -> list[str]:
     cases = ("rollout_whole", "rollout", "token_generation", "gradient_steps")
     sizes = [size for case in cases for size in sizes_of(results, case)]
     found = dict.fromkeys(side for size in sizes for side in size.seconds)
-    return [side for side in found if side != "ours_cached"]  # which is what ours takes
+    return [side for side in found if side != "ours_cached"]  # the training path of ours
 
 
 def _environment_seconds(results: Results, count: int) -> float:
@@ -199,7 +199,7 @@ def paper_rollout(results: Results, config: Config, side: str) -> dict[str, Any]
 
 
 def _burn_in_seconds(results: Results, config: Config, side: str, size: Size) -> float:
-    """The policy's seconds of the paper's burn-in; 0 where they are in what the step has besides its rollout."""
+    """The policy's seconds of the paper's burn-in; 0 if the rest of the step already contains them."""
     if side not in size.more.get("imagine_seconds", {}):
         return 0.0
     part = config.training.actor_critic
@@ -208,13 +208,13 @@ def _burn_in_seconds(results: Results, config: Config, side: str, size: Size) ->
 
 
 def _other_models(results: Results) -> dict[str, str]:
-    """Sides that are another model, and in what, as the cases say."""
+    """The sides with another model, and the difference, from the cases."""
     steps = results["gradient_steps"]
     return {side: steps.sides[side]["difference"] for side in steps.other_models()}
 
 
 def _other_notes(others: Mapping[str, str]) -> list[str]:
-    """What is to be read beside the hours of another model."""
+    """The notes on the hours of another model."""
     return [
         f"{label_of(side)} trains another model in these hours: {difference}."
         for side, difference in others.items()
@@ -316,7 +316,7 @@ def _step_seconds(
 
 
 def _notes(config: Config, steps: Mapping[str, Size], rollouts: Mapping[str, Any]) -> list[str]:
-    """What was assumed, in sentences."""
+    """The assumptions, in sentences."""
     scaled = [
         f"{part.replace('_', ' ')} {size.what['batch']} to {getattr(config.training, part).batch_num_samples}"
         for part, size in steps.items()

@@ -1,4 +1,4 @@
-"""Where a side that does the same work is faster than ours."""
+"""The sizes where a side is faster than ours at the same work."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ..record import Record, Result, Size
 from .tables import duration, label_of
 
 SLOWER_HEAD = ("case", "size", "ours", "faster", "ours takes")
-MARGIN = 0.95  # a side is faster whose median is below this share of ours: less is within the noise
+MARGIN = 0.95  # a side counts as faster if its median is below this share of ours; smaller gains are noise
 SLOWER_NOTE = (
-    "Medians; a side less than 5% faster is not listed, nor is one that is another model. `*`: on a CPU our operator "
-    "is its plain PyTorch reference, and what it takes longer is the operator's dispatch or the reference's way."
+    "Medians. Sides less than 5% faster, and other models, are not listed. `*`: on a CPU our operator is its plain "
+    "PyTorch reference, and the difference is the operator's dispatch or the reference's algorithm."
 )
 OWN_ON_CPU = {operation.case for operation in OPERATIONS.values() if operation.own_on_cpu}
-OURS = ("ours", "ours ieee", "cpp", "extension")  # what ours is called by the cases, in float32
+OURS = ("ours", "ours ieee", "cpp", "extension")  # names of ours in the cases, in float32
 NO_PEERS = ("linear, then our draw",)  # made of our own operators
 
 

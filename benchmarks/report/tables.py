@@ -1,4 +1,4 @@
-"""Results as text: a line for each side of each size, or JSON where a case has another form."""
+"""Results as text: a line for each side of each size, or JSON for cases in another format."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def text_of(name: str, result: Result) -> str:
 
 
 def rows_of(sizes: Iterable[Size], found: Ceilings | None) -> list[list[str]]:
-    """A row for each side, or one that says why a size has none."""
+    """A row for each side, or one row with the reason why a size has none."""
     rows = []
     said: set[tuple[str, str]] = set()
     for size in sizes:
@@ -95,26 +95,26 @@ def _row(size: Size, side: str, spread: Spread, found: Ceilings | None) -> list[
 
 
 def flops_a_second(size: Size, side: str) -> float | None:
-    """A side's operations a second; None of one whose operations are not counted."""
+    """A side's operations a second; None if its operations are not counted."""
     counted = size.flops is not None and side not in size.uncounted
     return size.flops / size.seconds[side].median if counted and size.flops else None
 
 
 def bytes_a_second(size: Size, side: str) -> float | None:
-    """The bytes a second that a side moves at the least; None of one whose operations are not counted."""
+    """A side's minimum bytes a second; None if its operations are not counted."""
     moved = None if side in size.uncounted else size.bytes_of.get(side, size.bytes)
     return moved / size.seconds[side].median if moved else None
 
 
 def matrix_rate(size: Size, side: str, found: Ceilings | None) -> float | None:
-    """The ceiling of a side: that of the precision which its name ends in, or that of the size."""
+    """The ceiling of a side: that of the precision at the end of its name, or that of the size."""
     rates = found.matrix_rates if found else {}
     last = {"bf16": "bfloat16", "ieee": "float32"}.get(side.split()[-1], size.rate)
     return rates.get(last, rates.get(size.rate))
 
 
 def ratio(found: Ratio | None) -> str:
-    """How many times faster ours is, with its interval, or the least to the greatest of a few rounds."""
+    """The speed-up of ours, with its interval, or with the smallest and largest of a few rounds."""
     if found is None:
         return ""
     text = f"{found.ratio:.3g}×"
@@ -137,7 +137,7 @@ def ceilings(found: Ceilings | None) -> str:
 
 
 def label_of(side: str) -> str:
-    """A side's name for people."""
+    """A side's name in tables."""
     return LABELS.get(side, side)
 
 
@@ -147,7 +147,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Three digits with a unit that suits."""
+    """A duration with three digits and a suitable unit."""
     for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1 or unit == "µs":
             return f"{seconds * factor:.3g} {unit}"
@@ -162,7 +162,7 @@ def scaled(number: float) -> str:
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width; those that are empty everywhere are left out. A row of two cells spans the rest."""
+    """Aligned columns; empty columns are left out. A row of two cells spans the rest."""
     full = [row for row in rows if len(row) == len(head)]
     kept = [index for index in range(len(head)) if index < 2 or any(row[index] for row in full)]
     widths = {

@@ -1,1 +1,1 @@
-"""The systems that are compared, each in a process of its own: ours, plain PyTorch, the public one, Simulusion."""
+"""The compared systems, each in its process: ours, plain PyTorch, the public implementation, Simulusion."""

@@ -1,4 +1,4 @@
-"""Starts the systems' processes and asks them in turn, so that one of them works at a time."""
+"""Starts the systems' processes and calls them in turn, so that only one works at a time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LABELS = {
 
 
 class Worker:
-    """A system in its process. Raises RuntimeError with what it printed when a call fails there."""
+    """A system in its process. If a call fails there, raises RuntimeError with the process's output."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Worker:
             pickle.dump((method, arguments), self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the answer's end says why
+            pass  # the error is at the end of the answer
         return self._answer()
 
     def _answer(self) -> Any:
@@ -115,7 +115,7 @@ class Worker:
 
 
 class Systems:
-    """The workers of a run by side, the first ours; started when first asked for, ended by `close`."""
+    """The workers of a run by side, ours first; started on first use, ended by `close`."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Systems:
         peers: tuple[str, ...],
         compiled: bool = False,
     ):
-        """`compiled`: whether plain PyTorch under `torch.compile` is a side, which takes minutes to compile."""
+        """`compiled`: whether to add plain PyTorch under `torch.compile`, which takes minutes to compile."""
         self.device, self.threads, self.checkout = device, threads, checkout
         self.peers, self.compiled = peers, compiled
         self._workers: dict[str, Worker] = {}
@@ -135,7 +135,7 @@ class Systems:
             )
         for peer in peers:
             if peer != "simulusion":
-                raise UserError(f"--peer {peer}: the only peer there is a comparison for is simulusion")
+                raise UserError(f"--peer {peer}: the only peer is simulusion")
             if find_spec(peer) is None:
                 raise UserError(
                     "--peer simulusion: it is not installed; pip install --no-deps simulusion einops"
@@ -148,7 +148,7 @@ class Systems:
         found += ["pytorch_compiled"] if self.compiled else []
         if self.checkout is not None:
             found += ["public", "public_tuned"] if cpu else ["public"]
-        # Tuned as our own processes are; untuned it would be compared with what it can be only by the way.
+        # glibc tuned as in our processes, for a fair comparison.
         return found + [f"{peer}_tuned" if cpu else peer for peer in self.peers]
 
     def worker(self, side: str) -> Worker:
@@ -167,9 +167,9 @@ class Systems:
 
     @contextlib.contextmanager
     def exactly(self, side: str) -> Iterator[None]:
-        """Inside, a side's convolutions on a GPU are exact in float32, so that its numbers can be compared.
+        """A block in which a side's GPU convolutions are exact in float32, so that its numbers can be compared.
 
-        Outside, others have TF32 there, which PyTorch comes with; ours is exact unless it is told otherwise.
+        Outside, other sides use TF32, PyTorch's default; ours is exact by default.
         """
         if self.device.type != "cuda":
             yield

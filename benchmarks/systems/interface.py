@@ -1,4 +1,4 @@
-"""What a system under comparison can be asked; `worker.py` calls it, in the system's own process."""
+"""The interface of a compared system; `worker.py` calls it in the system's process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Arrays = dict[str, Tensor]
 
 
 class System(Protocol):
-    """One implementation of IRIS holding the weights it was given last. Seconds exclude warming up and pipes.
+    """One implementation of IRIS with the weights loaded last. Seconds exclude warm-up and pipes.
 
-    `same_model`: whether it computes what the oracle does from the same weights; where it does not, `difference`
-    says in what, and only `features` is comparable. `goes_on`: whether a rollout for training generates the frame
-    after the last action too, which `rollout` does not.
+    `same_model`: whether it computes the oracle's results from the same weights; if not, `difference` describes it,
+    and only `features` is comparable. `goes_on`: whether a training rollout also generates the frame after the last
+    action, unlike `rollout`.
     """
 
     same_model: bool
@@ -26,7 +26,7 @@ class System(Protocol):
     goes_on: bool
 
     def has_parts(self) -> bool:
-        """Whether tokens and frames can be made apart from a rollout (not by an engine that is one graph)."""
+        """Whether tokens and frames can be made outside a rollout (an engine that is one graph cannot)."""
         ...
 
     def load(self, weights: Path) -> None:
@@ -36,8 +36,8 @@ class System(Protocol):
     def dream(self, first: Tensor, actions: Tensor, tokens: Tensor | None) -> Arrays:
         """Logits of steps from tokens `first` `(batch, 16)` by `actions` `(batch, steps)`.
 
-        `tokens` `(batch, steps, 16)` are the frames to take as generated; a system that can only sample ignores
-        them and gives its own as `tokens`. Gives `rewards`, `ends` `(batch, steps, classes)` and `observations`
+        `tokens` `(batch, steps, 16)` are the frames to use as generated; a system that can only sample ignores them
+        and returns its samples as `tokens`. Returns `rewards`, `ends` `(batch, steps, classes)` and `observations`
         `(batch, steps, 16, vocab_size)`, or for another model `features` `(batch, steps, embed_dim)`.
         """
         ...
@@ -55,7 +55,7 @@ class System(Protocol):
         ...
 
     def rollout(self, frames: Tensor, horizon: int, seed: int) -> tuple[float, Arrays]:
-        """Seconds of a rollout by the system's front door, from frames `(batch, 3, 64, 64)` without burn-in.
+        """Seconds of a rollout by the system's public function, from frames `(batch, 3, 64, 64)` without burn-in.
 
         Gives `actions`, `rewards`, `ends` `(batch, horizon)` and `observations` `(batch, horizon, 3, 64, 64)`.
         """
@@ -66,15 +66,15 @@ class System(Protocol):
         ...
 
     def reconstruct(self, frames: Tensor) -> tuple[float, Tensor]:
-        """Seconds of encoding and decoding frames `(batch, 3, 64, 64)`, and what comes out of it."""
+        """Seconds of encoding and decoding frames `(batch, 3, 64, 64)`, and the result."""
         ...
 
     def losses(self, part: str, batch: Arrays, horizon: int) -> dict[str, float]:
-        """`loss` and `grad_norm` of a part on a batch of segments, dropout off. Not asked of another model."""
+        """`loss` and `grad_norm` of a part on a batch of segments, without dropout. Not called for another model."""
         ...
 
     def train(self, part: str, batch: Arrays, horizon: int, cached: bool, seed: int) -> dict[str, float]:
-        """`seconds` of a gradient step; with `cached`, tokens and reconstructions are there before it begins.
+        """`seconds` of a gradient step; with `cached`, tokens and reconstructions are ready before it starts.
 
         `seed`: of dropout and of imagined draws. Where they are known: `update_seconds` of clipping and optimizer
         alone, `imagine_seconds` of its rollout with the burn-in, and `frames_remembered`, those of the rollout
@@ -84,7 +84,7 @@ class System(Protocol):
 
 
 def seconds_of(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Seconds until the device has finished, and the result."""
+    """Seconds until the device finishes, and the result."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()

@@ -27,10 +27,10 @@ from .weights import agent_from_file, load_agent_file
 
 
 class PlainFrames:
-    """Both directions of a tokenizer by its PyTorch modules, in pieces that a processor's cache likes.
+    """Both directions of a tokenizer by its PyTorch modules, in pieces that fit a processor's cache.
 
-    The oracle fills its last piece up, so that a row's result does not depend on the others. As the other side of a
-    comparison that would be work nobody asked for: here a single frame is a batch of one.
+    The oracle pads its last piece, so that a row's result does not depend on the others. In a comparison that would
+    be extra work, so here a single frame is a batch of one.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -44,16 +44,16 @@ class PlainFrames:
 
 
 class PlainEngine(OracleEngine):
-    """The oracle without what it does for reproducibility alone."""
+    """The oracle without its extra work for reproducibility."""
 
     def frames_of(self, tokens: Tensor) -> Tensor:
         return PlainFrames(self.agent.tokenizer).frames_of(tokens)
 
 
 def compile_parts(agent: Agent) -> None:
-    """Has `torch.compile` make the agent's decoder and its passes of a single token, for batches of any size.
+    """Compiles the agent's decoder and one-token passes with `torch.compile`, for any batch size.
 
-    For a single size each would be compiled once more for every other one, and the decoder was no faster for it.
+    Compiling for one size would repeat it for every other size, and did not make the decoder faster.
     """
     model, tokenizer = agent.world_model, agent.tokenizer
     eager, compiled = model.step, torch.compile(model.step, dynamic=True)
@@ -68,9 +68,9 @@ def compile_parts(agent: Agent) -> None:
 def replayed(
     model: WorldModel, first: Tensor, actions: Tensor, tokens: Tensor, one_by_one: bool = False
 ) -> Arrays:
-    """The oracle's logits and features when it is fed given frames: what every side is compared with.
+    """The oracle's logits and features on given frames, the reference for every side.
 
-    `one_by_one`: a frame's tokens in passes of their own, as they are generated.
+    `one_by_one`: one pass per frame token, as in generation.
     """
     cache = model.new_cache(len(first))
     model.step(model.embedder.tokens(first), cache)
@@ -134,12 +134,12 @@ class OurSystem:
         return self._compiled
 
     def _forget_frames(self) -> None:
-        """So that no frame is remembered that was decoded before, as the C++ engine alone does."""
+        """Forgets decoded frames, which only the C++ engine remembers."""
         if isinstance(self.engine, CpuEngine):
             self.engine.codec.forget_frames()
 
     def _frames_remembered(self) -> int:
-        """Frames since `load` that were not decoded, since the engine remembered them."""
+        """Number of frames since `load` that the engine remembered instead of decoding."""
         return self.engine.frames_remembered if isinstance(self.engine, CpuEngine) else 0
 
     def has_parts(self) -> bool:

@@ -1,4 +1,4 @@
-"""Simulusion, a library with an IRIS of its own; measured by its public methods where it is installed."""
+"""Simulusion, a library with another implementation of IRIS; measured by its public methods if it is installed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from .weights import ACTIONS, load_agent_file, simulusion_trunk
 
 @contextmanager
 def given_torchvision(perceptual: Mapping[str, Tensor]) -> Iterator[None]:
-    """While Simulusion's perceptual loss is made, a torchvision whose VGG-16 has these weights (by LPIPS' names).
+    """While Simulusion builds its perceptual loss, replaces torchvision by one whose VGG-16 has these weights (by
+    LPIPS' names).
 
-    The real one would fetch weights from the network; others of the same shapes take the same time.
+    The real one would download weights; others of the same shapes take the same time.
     """
 
     def vgg16(*ignored: Any, **also_ignored: Any) -> SimpleNamespace:
@@ -177,7 +178,7 @@ class SimulusionSystem:
 
     @torch.no_grad()
     def rollout(self, frames: Tensor, horizon: int, seed: int) -> tuple[float, Arrays]:
-        """Its `imagine_rollout` of a step less, which decodes as many frames and generates as many as others' do.
+        """Its `imagine_rollout` over one step less, so that it decodes and generates as many frames as the others.
 
         It goes on to the frame after the last action, for its value; the others stop before. So it has one action's
         pass less than they have. A rollout of one step is its own of one step.
@@ -206,7 +207,7 @@ class SimulusionSystem:
         return seconds_of(lambda: self.agent.reconstruct(frames), self.device)
 
     def train(self, part: str, batch: Arrays, horizon: int, cached: bool, seed: int) -> dict[str, float]:
-        """Its own update of a part, with its own settings (it checkpoints the Transformer's activations)."""
+        """Its update of a part, with its settings (it checkpoints the Transformer's activations)."""
         assert not cached, "Simulusion has no cache of tokens"
         torch.manual_seed(seed)
         moved = {name: value.to(self.device) for name, value in batch.items()}

@@ -19,7 +19,7 @@ LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, 0.01, 10.0
 
 
 def parameters_of(part: str, module: nn.Module) -> list[nn.Parameter]:
-    """What is trained: all but the perceptual network."""
+    """The trained parameters: all except the perceptual network."""
     return [p for name, p in module.named_parameters() if not name.startswith("lpips.")]
 
 
@@ -42,7 +42,7 @@ def loss_and_gradient(part: str, module: nn.Module, loss: Callable[[], Tensor]) 
 
 
 class Steps:
-    """Takes timed gradient steps on the parts of an agent, whose losses it is given."""
+    """Takes timed gradient steps on the parts of an agent, with given losses."""
 
     def __init__(self, modules: dict[str, nn.Module], device: torch.device):
         self.modules, self.device = modules, device
@@ -95,7 +95,7 @@ class OurLosses:
 
     @torch.no_grad()
     def cached(self, part: str, batch: Arrays) -> Any:
-        """What the epoch's cache holds of a batch: tokens, or the start of rollouts."""
+        """The epoch cache's data for a batch: tokens, or the start of rollouts."""
         observations, coder = batch["observations"], self.coder
         if part == "world_model":
             return coder.tokens_of(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])

@@ -1,4 +1,4 @@
-"""Weights that every system takes, and how they cross to other implementations."""
+"""The common weights of all systems, and their conversion to other implementations."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from iris_fast.models.tokenizer import Tokenizer
 from iris_fast.models.transformer import TransformerConfig
 
 ACTIONS = 6
-STEEP = 1e4  # of the last layers' weights: so steep a distribution that every draw is its likeliest class
+STEEP = 1e4  # factor on the last layers' weights, so steep that every draw is the likeliest class
 
 
 def random_agent(config: AgentConfig, steep: bool = False, seed: int = 0) -> Agent:
     """An agent whose tokens and samples vary; with `steep` heads all its draws are the likeliest classes.
 
-    Two implementations with generators of their own then imagine the same trajectory.
+    Two implementations with different generators then imagine the same trajectory.
     """
     torch.manual_seed(seed)
     agent = Agent(config, ACTIONS).eval()
@@ -45,7 +45,7 @@ def noise_frames(batch: int, seed: int) -> Tensor:
 
 
 def _place_codes(tokenizer: Tokenizer) -> None:
-    """Codewords at latents of noise, so that frames of noise have tokens of their own."""
+    """Places codewords at latents of noise, so that frames of noise have distinct tokens."""
     codebook = tokenizer.embedding.weight
     frames = noise_frames(len(codebook) // tokenizer.config.tokens_per_frame + 1, seed=1)
     latents = tokenizer.encode(frames).z.permute(0, 2, 3, 1).flatten(0, 2)

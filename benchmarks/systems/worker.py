@@ -61,7 +61,7 @@ def serve(system: System, calls: BinaryIO, answers: BinaryIO) -> None:
         try:
             target = exactly if method == "exactly" else getattr(system, method)
             answer = ("ok", to_cpu(target(*arguments) if callable(target) else target))
-        except Exception:  # it goes to the caller, whole
+        except Exception:  # the whole error goes to the caller
             answer = ("error", traceback.format_exc())
         pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--reference", type=Path)
     arguments = parser.parse_args()
-    # What other code prints must not land among the answers.
+    # Output of other code must not mix with the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     torch.set_num_threads(arguments.threads)
