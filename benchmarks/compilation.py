@@ -1,7 +1,9 @@
-"""Compiles Triton kernels ahead of time, without a GPU, and reads their use of registers and memory.
+"""Launches kernels as far as a machine without a GPU can: everything but the run.
 
-`python -m benchmarks.compilation MODULE ARCHITECTURE` prints JSON for the list `VARIANTS` of a module of
-`benchmarks.variants`. It runs in a new process because Triton decides at import whether it interprets.
+`python -m benchmarks.compilation ARCHITECTURE [OPERATION …]` makes the launches of the operations' specifications in
+a process without the interpreter, for a GPU of that architecture that is not there. Triton then does what it does at
+a real launch: it derives types, turns numbers that are 1 into constants (which the interpreter does not), marks
+multiples of 16, and compiles for the sizes that the launcher chose for that GPU. Prints JSON: what each kernel uses.
 """
 
 from __future__ import annotations
@@ -10,76 +12,119 @@ import argparse
 import importlib
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import torch
+
+import iris_fast.kernels
+from iris_fast.kernels import SPECS
 
 ARCHITECTURES = (80, 90, 100)
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+SMALL_SHARED_MEMORY = (89, 120)
+MULTIPROCESSORS = {80: 108, 89: 128, 90: 132, 100: 148, 120: 170}
+SHARED_LIMIT = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 """Shared memory that one block may have, in bytes (CUDA C++ Programming Guide, "Technical Specifications")."""
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One kernel with one choice of types and constants.
+class Compiled:
+    """A kernel as a launch chose it: registers a thread, bytes of shared memory, bytes spilled and of the stack.
 
-    `signature` gives the type of each argument by name, as Triton writes them (`*fp32`, `i32`, `constexpr`);
-    `divisible` names pointers and integers that are multiples of 16, which Triton finds out at a launch.
-    A `hot` variant must not spill. `minimum_architecture` is the first that has the types it needs.
+    A `hot` one is for a size that matters, and spills at most `allowed` bytes.
     """
 
-    name: str
-    kernel: Any
-    signature: dict[str, str]
-    constants: dict[str, Any]
-    num_warps: int = 4
-    num_stages: int = 3
-    divisible: tuple[str, ...] = ()
-    hot: bool = True
-    options: dict[str, Any] = field(default_factory=dict)
-    minimum_architecture: int = ARCHITECTURES[0]
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What a variant uses on one architecture: registers a thread, bytes of shared memory, bytes spilled."""
-
-    name: str
+    kernel: str
+    launch: str
     architecture: int
     hot: bool
+    allowed: int
     registers: int
     shared: int
     spilled: int
     stack: int
 
 
-def compile_variant(variant: Variant, architecture: int) -> Compiled:
-    """Compiles for `sm_<architecture>`; raises what Triton or ptxas raises."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+def compiled_operations() -> list[str]:
+    """The operations that have launchers."""
+    return [name for name, spec in SPECS.items() if spec.launches is not None]
 
-    names = variant.kernel.arg_names
-    missing = [name for name in names if name not in variant.signature and name not in variant.constants]
-    if missing:
-        raise ValueError(f"variant {variant.name} gives no type for {', '.join(missing)}")
-    signature = {name: variant.signature.get(name, "constexpr") for name in names}
-    signature |= dict.fromkeys(variant.constants, "constexpr")
-    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in variant.divisible}
-    source = ASTSource(variant.kernel, signature, constexprs=dict(variant.constants), attrs=attributes)
-    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, **variant.options}
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-    return Compiled(
-        variant.name,
-        architecture,
-        variant.hot,
-        shared=compiled.metadata.shared,
-        **_usage(compiled.asm["ptx"], architecture),
-    )
+
+@contextmanager
+def absent_gpu(architecture: int, compiled: list[Any]) -> Iterator[None]:
+    """CPU tensors say that they are on a GPU of this architecture; launches compile, and run nothing.
+
+    `compiled` gets Triton's kernels, each once.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime.driver import driver
+    from triton.runtime.jit import JITFunction
+
+    class AbsentDriver:
+        get_current_device = staticmethod(lambda: 0)
+        get_current_stream = staticmethod(lambda device=0: 0)
+        get_current_target = staticmethod(lambda: GPUTarget("cuda", architecture, 32))
+
+    def launch(kernel: Any, grid: Any) -> Callable[..., None]:
+        def compile_alone(*arguments: Any, **options: Any) -> None:
+            found = kernel.run(*arguments, grid=grid, warmup=True, **options)
+            if not any(found is one for one in compiled):
+                compiled.append(found)
+
+        return compile_alone
+
+    modules = [
+        importlib.import_module(info.name)
+        for info in pkgutil.walk_packages(iris_fast.kernels.__path__, "iris_fast.kernels.")
+    ]
+    properties = {
+        "num_multiprocessors": MULTIPROCESSORS[architecture],
+        "large_shared_memory": architecture not in SMALL_SHARED_MEMORY,
+    }
+    with ExitStack() as stack:
+        for module in modules:
+            for name, value in properties.items():
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, lambda _, value=value: value))
+        stack.enter_context(mock.patch.object(torch.Tensor, "is_cuda", True))
+        capability = divmod(architecture, 10)
+        stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", lambda _=None: capability))
+        stack.enter_context(mock.patch.object(JITFunction, "__getitem__", launch))
+        driver.set_active(AbsentDriver())  # type: ignore[arg-type]
+        yield
+
+
+def compile_operation(operation: str, architecture: int, hot: bool) -> list[Compiled]:
+    """What the operation's launches compile to, with `hot` those of sizes that matter alone."""
+    launches = SPECS[operation].launches
+    if launches is None:
+        raise ValueError(
+            f"{operation} has no launches: operations that have are {', '.join(compiled_operations())}"
+        )
+    kernels: list[Any] = []
+    found: list[Compiled] = []
+    with absent_gpu(architecture, kernels):
+        for launch in launches(architecture):
+            if hot and not launch.hot:
+                continue
+            try:
+                launch.call()
+                for kernel in kernels[len(found) :]:
+                    usage = _usage(kernel.asm["ptx"], architecture)
+                    facts = (kernel.metadata.name, launch.what, architecture, launch.hot, launch.spills)
+                    found.append(Compiled(*facts, shared=kernel.metadata.shared, **usage))
+            except Exception as error:
+                raise RuntimeError(f"{operation}, launch {launch.what}: {str(error)[-1500:]}") from error
+    return found
 
 
 def _usage(ptx: str, architecture: int) -> dict[str, int]:
@@ -114,20 +159,16 @@ def _assemblers() -> list[Path]:
     return [path for path in (folder / "ptxas-blackwell", folder / "ptxas") if path.exists()]
 
 
-def variant_modules() -> list[str]:
-    """The operations that have variants: the modules of `benchmarks.variants`."""
-    return sorted(path.stem for path in (Path(__file__).parent / "variants").glob("[a-z]*.py"))
-
-
-def compile_in_process(operation: str, architecture: int) -> list[Compiled]:
-    """Compiles all variants of an operation in a new process without the interpreter.
+def compile_in_process(operation: str, architecture: int, hot: bool = False) -> list[Compiled]:
+    """`compile_operation` in a new process without the interpreter: Triton decides at import whether it interprets.
 
     Raises RuntimeError with what that process printed when it failed.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     root = str(Path(__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "benchmarks.compilation", operation, str(architecture)]
+    command = [sys.executable, "-m", "benchmarks.compilation", str(architecture), operation]
+    command += ["--hot"] if hot else []
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
     if result.returncode:
         raise RuntimeError(f"{operation} does not compile for sm_{architecture}:\n{result.stderr[-4000:]}")
@@ -138,14 +179,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compilation", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("operation", choices=variant_modules(), help="whose kernels to compile")
-    parser.add_argument("architecture", type=int, help="80, 90 or 100")
-    arguments = parser.parse_args(argv)
-    variants = importlib.import_module(f"benchmarks.variants.{arguments.operation}").VARIANTS
+    parser.add_argument(
+        "architecture", type=int, choices=list(MULTIPROCESSORS), help="90 for an H100 or H200"
+    )
+    parser.add_argument("operations", nargs="*", default=compiled_operations(), help="all without names")
+    parser.add_argument("--hot", action="store_true", help="launches at sizes that matter alone")
+    given = parser.parse_args(argv)
     found = [
-        asdict(compile_variant(variant, arguments.architecture))
-        for variant in variants
-        if variant.minimum_architecture <= arguments.architecture
+        asdict(compiled)
+        for operation in given.operations
+        for compiled in compile_operation(operation, given.architecture, given.hot)
     ]
     print(json.dumps(found, indent=1))
     return 0

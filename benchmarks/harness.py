@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iris_fast.kernels.common.spec import dtype_name
+
 from .peers import brief
 from .record import Ceilings, Label, Ratio, Size
 from .timing import Timing, copy_bandwidth, matrix_rate, ratio_of, time_sides
@@ -40,10 +42,6 @@ def measured_machine(quick: bool, device: torch.device | None = None) -> Machine
     dtypes = [torch.float32, torch.bfloat16] if device.type == "cuda" else [torch.float32]
     rates = {dtype_name(dtype): matrix_rate(device, dtype, 512 if quick else None) for dtype in dtypes}
     return Machine(device, copy_bandwidth(device, 16 if quick else 512), rates, 3 if quick else 9)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)

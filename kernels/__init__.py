@@ -10,7 +10,10 @@ Forward-mode differentiation (jvp, jacfwd) is refused with NotImplementedError: 
 which are plain PyTorch, have it.
 """
 
+from importlib import import_module
+
 from .cached_attention import cached_attention, cached_attention_reference
+from .common.spec import OpSpec
 from .group_norm_swish import group_norm_swish, group_norm_swish_reference
 from .lambda_returns import lambda_returns, lambda_returns_reference
 from .layer_norm_attention import layer_norm_attention, layer_norm_attention_reference
@@ -22,6 +25,15 @@ from .sample_categorical import Sample, sample_categorical, sample_categorical_r
 from .token_embedding import token_embedding, token_embedding_reference
 from .vq_lookup import VQLookup, vq_lookup, vq_lookup_reference
 from .vq_statistics import ema_update, vq_statistics, vq_statistics_reference
+
+# The files of operations, in the order of the README.
+_FILES = (
+    *("vq_lookup", "vq_statistics", "cached_attention", "sample_categorical", "philox", "linear_sample"),
+    *("layer_norm_linear", "layer_norm_attention", "layer_norm_mlp", "group_norm_swish", "token_embedding"),
+    "lambda_returns",
+)
+SPECS: dict[str, OpSpec] = {name: import_module(f".{name}", __name__).SPEC for name in _FILES}
+"""The specification of each operation by the name of its file: what tests, benchmarks and the README are made of."""
 
 __all__ = [
     "Sample",

@@ -20,7 +20,9 @@ tokens is read on the device, so a captured CUDA graph follows the lengths.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +34,7 @@ from ._attention.tiles import append, attend_new_token, attend_row, attend_rows,
 from .common.arguments import with_checked_types
 from .common.arithmetic import in_exact_float32
 from .common.registration import operator
+from .common.spec import Benchmark, Call, Function, Launch, Numbers, OpSpec, Problem, Row, Sizes, dtype_name
 from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 
@@ -503,3 +506,188 @@ def cached_attention_reference(
     if query.numel() == 0:
         return torch.empty_like(query)
     return append_and_attend(*arguments).transpose(1, 2)
+
+
+_HEADS, _HEAD_DIM = 4, 64  # the paper's
+
+
+def _calls(device: str) -> dict[str, Call]:
+    def call(
+        query: Tensor, key: Tensor, key_cache: Tensor, value_cache: Tensor, lengths: Tensor, **options: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The output and the caches after it, which are no views of one: TorchInductor loses a view's offset."""
+        key_cache, value_cache = key_cache.clone(), value_cache.clone()
+        attended = cached_attention(query, key, key * 2, key_cache, value_cache, lengths, **options)
+        return attended, key_cache.float(), value_cache.float()
+
+    numbers = Numbers(device, alike=True)
+    new = (numbers.normal(3, 4, 2, 16), numbers.normal(3, 2, 2, 16))
+    caches, lengths = [numbers.normal(3, 2, 24, 16) for _ in range(2)], numbers.integers(20, 3)
+    blocks = partial(call, causal="block_causal", tokens_per_block=3, num_splits=2)
+    scaled = partial(call, key_scale=0.05, value_scale=0.1)
+    rows = dict.fromkeys(range(5), 0)
+    return {
+        "cached_attention": Call(call, (*new, *caches, lengths), rows),
+        "cached_attention_blocks": Call(blocks, (*new, *caches, lengths), rows),
+        "cached_attention_fp8": Call(scaled, (*new, *((20 * one).to(FP8) for one in caches), lengths), rows),
+    }
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    new, caches = torch.ones(3, 1, 2, 1, 8), torch.zeros(2, 1, 2, 9, 8)
+    tensors = dict(zip(("query", "key", "value", "key_cache", "value_cache"), (*new, *caches), strict=True))
+    numbers = {"lengths": 3, "scale": 0.5, "tokens_per_block": 2, "num_splits": 1}
+    return {"cached_attention": {**tensors, **numbers, "causal": "block_causal"}}
+
+
+def _launches(architecture: int) -> Iterator[Launch]:
+    """Of (batch, kv_heads, query heads a kv head, new tokens, head_dim, room)."""
+    half, single = torch.bfloat16, torch.float32
+    sizes = [
+        ((64, 4, 1, 1, 64, 340), half, half),
+        ((1, 4, 1, 1, 64, 2048), half, half),
+        ((64, 4, 1, 1, 64, 340), single, single),
+        ((64, 4, 1, 17, 64, 340), half, half),
+        ((64, 4, 1, 17, 64, 340), single, single),
+        ((1, 1, 8, 1, 128, 4096), half, half),
+        ((2, 2, 1, 17, 256, 340), single, single),
+        ((64, 4, 1, 1, 64, 340), half, FP8),
+        ((1, 1, 1, 1, 128, 4096), half, FP8),
+        ((2, 1, 1, 340, 256, 340), half, half),
+        ((1, 1, 1, 1, 1, 1), half, half),
+        ((1, 1, 1, 1, 16, 4096), single, single),
+        ((1, 1, 1, 2, 24, 100), single, single),
+        ((3, 2, 2, 5, 96, 77), torch.float16, torch.float16),
+        ((2, 1, 4, 17, 128, 340), torch.float16, FP8),
+        ((2, 1, 4, 17, 80, 340), single, FP8),
+    ]
+    for index, (size, dtype, cached) in enumerate(sizes):
+        batch, heads, group, new, head_dim, room = size
+        if cached == FP8 and architecture < 89:
+            continue
+        query = torch.zeros(batch, heads * group, new, head_dim, dtype=dtype)
+        key = torch.zeros(batch, heads, new, head_dim, dtype=dtype)
+        cache = torch.zeros(batch, heads, room, head_dim, dtype=cached)
+        scale = torch.ones(heads) if cached == FP8 else None
+        given = (query, key, key, cache, cache, torch.zeros(batch, dtype=torch.int32), new, 0.1, scale, scale)
+        what = f"{size} {dtype_name(dtype)}" + (" e4m3" if cached == FP8 else "")
+        yield Launch(
+            what, partial(launch_cached_attention, *given), hot=index < 10, spills=24 if new == 340 else 0
+        )
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    """A rollout's lengths at several batches, a long cache, then other dtypes."""
+    half = {"dtype": torch.bfloat16}
+    if quick:
+        return [{"batch": 2, "length": 40, "room": 64}]
+    if not cuda:
+        return [{"batch": batch, "length": 323, "compile_it": batch == 64} for batch in (1, 16, 64)]
+    found: Sizes = [
+        {"batch": b, "length": n, **half, "compile_it": b in (64, 1024) and n == 339}
+        for b in (1, 16, 64, 256, 1024)
+        for n in (17, 339)
+    ]
+    long = {"length": 2047, "room": 2048, **half}
+    found += [{"batch": batch, **long, "compile_it": batch == 16} for batch in (1, 16, 256)]
+    found += [{"batch": batch, "length": 339} for batch in (64, 1024)]
+    return found + [{"batch": batch, "length": 339, **half, "fp8": True} for batch in (64, 1024)]
+
+
+def _append_and_multiply(
+    query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, lengths: Tensor
+) -> Tensor:
+    """What is written without a kernel or SDPA: an append by index, two products and a softmax under a mask."""
+    row = torch.arange(len(lengths), device=lengths.device)
+    key_cache[row, :, lengths] = key[:, :, 0]
+    value_cache[row, :, lengths] = value[:, :, 0]
+    held = (torch.arange(key_cache.shape[2], device=lengths.device) <= lengths[:, None])[:, None, None]
+    scores = query @ key_cache.transpose(2, 3) * query.shape[-1] ** -0.5
+    return scores.masked_fill(~held, float("-inf")).softmax(-1) @ value_cache
+
+
+def _problem(
+    device: torch.device,
+    batch: int,
+    length: int,
+    room: int = 340,
+    dtype: torch.dtype = torch.float32,
+    fp8: bool = False,
+) -> Problem:
+    """One decoding step: every sequence holds `length` tokens of `room` and gets one more."""
+    numbers = Numbers(device)
+    new = numbers.normal(3, batch, _HEADS, 1, _HEAD_DIM, dtype=dtype)
+    caches = numbers.normal(2, batch, _HEADS, room, _HEAD_DIM, dtype=dtype)
+    scales: dict[str, Any] = {}
+    if fp8:
+        # Scales as tensors, since a float is moved to the device at each call.
+        scale = torch.full((_HEADS,), 0.02, device=device)
+        caches = (caches.float() / 0.02).clamp(-448, 448).to(FP8)
+        scales = {"key_scale": scale, "value_scale": scale.clone()}
+    lengths = torch.full((batch,), length, dtype=torch.int32, device=device)
+    tensors = (*new.unbind(), *caches.unbind(), lengths)
+    call = partial(cached_attention, *tensors, **scales)
+    ours: dict[str, Function] = {"ours": call}
+    for count in (1, 2, 4, 8) if device.type == "cuda" else ():
+        ours[f"ours_{count}_splits"] = partial(call, num_splits=count)
+    exact = [t.clone() if t.dtype in (FP8, torch.int32) else t.float() for t in tensors]
+    size, cache_size = dtype.itemsize, caches.dtype.itemsize
+    cached = 2 * batch * _HEADS * length * _HEAD_DIM * cache_size
+    return Problem(
+        {
+            "batch": batch,
+            "length": length,
+            "room": room,
+            "dtype": dtype_name(dtype),
+            "cache": dtype_name(caches.dtype),
+        },
+        flops=4 * batch * _HEADS * (length + 1) * _HEAD_DIM,
+        bytes=cached + batch * _HEADS * _HEAD_DIM * (4 * size + 2 * cache_size),
+        dtype=dtype,
+        ours=ours,
+        plain=None if fp8 else _append_and_multiply,
+        bind=lambda function: partial(function, *tensors),
+        expected=lambda: cached_attention_reference(*exact, **scales),
+        tolerance=1e-5 if dtype == torch.float32 else 1e-2,
+        inputs={"tensors": tensors},
+    )
+
+
+SPEC = OpSpec(
+    cached_attention,
+    _calls,
+    _arguments,
+    cached_attention_reference,
+    about="""
+Attention of new tokens over a static KV cache, which it writes them to, in one launch (two where few sequences are
+split over the device). Causal or block-causal, grouped query heads, each sequence with its length; caches in the
+dtype of the query, or in e4m3 with a scale a head.
+""",
+    example="""
+import torch
+from iris_fast.kernels import cached_attention
+
+query = torch.randn(2, 4, 1, 64)  # 4 query heads, 2 of keys and values
+key, value = torch.randn(2, 2, 2, 1, 64)
+key_cache, value_cache = torch.zeros(2, 2, 2, 340, 64)
+lengths = torch.tensor([7, 0])
+attended = cached_attention(query, key, value, key_cache, value_cache, lengths)  # (2, 4, 1, 64)
+""",
+    launches=_launches,
+    any_sign=("scale",),
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"batch": 64, "length": 170},
+        Row(
+            "(batch, heads, new, head_dim), 2 × (batch, kv_heads, new, head_dim), 2 caches (batch, kv_heads, "
+            "max_tokens, head_dim), lengths (batch,) → (batch, heads, new, head_dim)",
+            "head_dim 1 to 256; kv_heads divides heads; e4m3 caches from compute capability 8.9; no gradient",
+            {"batch": 64},
+            {"batch": 64, "length": 339, "dtype": "bfloat16", "cache": "bfloat16"},
+            "batch {batch}, {length} tokens",
+        ),
+        peers=("SDPA", "FlexAttention", "FlashAttention", "FlashInfer"),
+        minutes=0.25,
+    ),
+)

@@ -17,6 +17,10 @@ Bytes moved: x and y once forward (floor); x, dy and dx once backward. Work: abo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +30,20 @@ from .common.arguments import check_range, with_checked_types
 from .common.arithmetic import in_exact_float32
 from .common.registration import operator
 from .common.rounding import rounded_to
+from .common.spec import (
+    Benchmark,
+    Call,
+    Derivatives,
+    Function,
+    Launch,
+    Numbers,
+    OpSpec,
+    Problem,
+    Row,
+    Sizes,
+    dtype_name,
+    with_gradients,
+)
 from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 _SECTOR = 32  # bytes that memory moves at least
@@ -503,3 +521,142 @@ def _check(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float)
             raise TypeError(f"{name} must be floating point, got dtype {tensor.dtype}")
         if tensor.device != x.device:
             raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
+
+
+# (groups, positions, warps) of a block at 64 x 64 positions, to compare: by chunks, and whole in registers.
+_BLOCKS = ((4, 512, 8), (4, 2048, 8), (4, 4096, 32), (8, 512, 8), (32, 64, 8))
+_SIDE = 64  # of the paper's largest maps, which have 64 channels in 32 groups
+
+
+def _calls(device: str) -> dict[str, Call]:
+    numbers = Numbers(device, alike=True)
+    maps = numbers.normal(2, 8, 5, 5).contiguous(memory_format=torch.channels_last)
+    return {
+        "group_norm_swish": Call(
+            lambda x, weight, bias: group_norm_swish(x, 4, weight, bias),
+            (maps, 1 + numbers.normal(8).abs(), numbers.normal(8)),
+            {0: 0},
+        )
+    }
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    norm = {"weight": torch.ones(4), "bias": torch.ones(4), "num_groups": 2, "eps": 1e-6, "swish": True}
+    return {"group_norm_swish": {"x": torch.arange(24.0).view(2, 4, 3), **norm}}
+
+
+def _launches(_: int) -> Iterator[Launch]:
+    papers = [(64, 64, side * side, 32) for side in (64, 32, 16, 4)]
+    for shape in [*papers, (1, 1, 1, 1), (2, 6, 1, 2), (1, 5, 33, 5), (1, 64, 1024, 32), (3, 3, 9, 1)]:
+        batch, channels, area, groups = shape
+        weight, statistics = torch.ones(channels), torch.zeros(batch, groups)
+        for dtype in (torch.float32, torch.bfloat16):
+            first = torch.zeros(batch, channels, area, dtype=dtype)
+            last = first.transpose(1, 2).contiguous().transpose(1, 2)
+            for x, swish, hot in ((last, True, shape in papers), (first, False, False)):
+                what = f"{shape} {dtype_name(dtype)} {'last' if x is last else 'first'}"
+                saved = (x, x, statistics, statistics, weight, weight, groups, swish)
+                forward = partial(launch_group_norm_swish, x, weight, weight, groups, 1e-6, swish)
+                yield Launch(what, forward, hot)
+                yield Launch(f"{what}, backward", partial(launch_group_norm_swish_backward, *saved), hot)
+
+
+def _derivatives() -> Derivatives:
+    numbers = Numbers("cpu")
+    return Derivatives(
+        lambda x, gain, shift: group_norm_swish(x, 4, gain, shift),
+        lambda x, gain, shift: F.silu(F.group_norm(x, 4, gain, shift, 1e-6)),
+        (2 * numbers.normal(3, 8, 5, 5) + 1, numbers.normal(8), numbers.normal(8)),
+    )
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    """Every resolution at batch 64, the largest at 256 too, then with gradients."""
+    ways = (False, True)
+    if quick:
+        return [{"batch": 2, "side": 16, "gradients": gradients} for gradients in ways]
+    if not cuda:  # compiled at the largest maps alone: each takes seconds
+        return [
+            {"batch": 8, "side": side, "gradients": gradients, "compile_it": side == _SIDE}
+            for side in (16, _SIDE)
+            for gradients in ways
+        ]
+    dtypes = (torch.float32, torch.bfloat16)
+    found: Sizes = [
+        {"batch": 64, "side": side, "dtype": dtype} for side in (64, 32, 16, 4) for dtype in dtypes
+    ]
+    large: Sizes = [{"batch": 256, "side": side, "gradients": one} for side in (64, 16) for one in ways]
+    return [size | {"compile_it": True} for size in found + [one | {"dtype": dtypes[1]} for one in large]]
+
+
+def _problem(
+    device: torch.device,
+    batch: int,
+    side: int,
+    dtype: torch.dtype = torch.float32,
+    gradients: bool = False,
+) -> Problem:
+    """`batch` maps of 64 channels in channels-last memory, as IRIS's autoencoder has them."""
+    numbers = Numbers(device)
+    channels, groups = 64, 32
+    x = numbers.normal(batch, channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    weight, bias = numbers.normal(2, channels).unbind()
+    grad = torch.ones_like(x) * numbers.normal(*x.shape, dtype=dtype)
+
+    def bind(function: Function, x: Tensor = x, weight: Tensor = weight, bias: Tensor = bias) -> Function:
+        def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return function(x, groups, weight, bias)
+
+        leaves = [x, weight, bias]
+        return with_gradients(call, leaves, grad.to(x.dtype)) if gradients else lambda: call(*leaves)
+
+    def of_block(block: tuple[int, int, int]) -> Tensor:
+        return launch_group_norm_swish(x.flatten(2), weight, bias, groups, block=block)[0].reshape(x.shape)
+
+    ours = {"ours": bind(group_norm_swish)}
+    for block in _BLOCKS if device.type == "cuda" and side == _SIDE and not gradients else ():
+        ours["ours_{}_groups_{}_positions_{}_warps".format(*block)] = partial(of_block, block)
+    return Problem(
+        {"batch": batch, "side": side, "dtype": dtype_name(dtype), "gradients": gradients},
+        flops=x.numel() * (37 if gradients else 12),
+        bytes=x.numel() * dtype.itemsize * (5 if gradients else 2),
+        ours=ours,
+        plain=group_norm_swish_reference,
+        bind=bind,
+        expected=lambda: bind(group_norm_swish_reference, x.double(), weight.double(), bias.double())(),
+        tolerance=1e-4 if dtype == torch.float32 else 4e-2,
+    )
+
+
+SPEC = OpSpec(
+    group_norm_swish,
+    _calls,
+    _arguments,
+    group_norm_swish_reference,
+    about="""
+GroupNorm and swish, forward and backward, in the memory layout of the input: channels last stay channels last.
+""",
+    example="""
+import torch
+from iris_fast.kernels import group_norm_swish
+
+x, norm = torch.randn(8, 64, 16, 16), torch.nn.GroupNorm(32, 64, eps=1e-6)
+x = x.to(memory_format=torch.channels_last)
+y = group_norm_swish(x, 32, norm.weight, norm.bias)  # silu(norm(x))
+""",
+    launches=_launches,
+    derivatives=_derivatives,
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"batch": 8, "side": 64},
+        Row(
+            "(batch, channels, …) → the same",
+            "differentiable once",
+            {"side": 64, "gradients": False},
+            {"batch": 64, "side": 64, "dtype": "bfloat16", "gradients": False},
+            "{batch} × 64 × {side}²",
+        ),
+        minutes=0.15,
+    ),
+)

@@ -14,6 +14,9 @@ scan.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +24,7 @@ from torch import Tensor
 from .common.arguments import check_range, with_checked_types
 from .common.arithmetic import in_exact_float32
 from .common.registration import operator
+from .common.spec import Benchmark, Call, Derivatives, Function, Launch, Numbers, OpSpec, Problem, Row, Sizes
 from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 _BLOCK_TIME = 64
@@ -135,9 +139,9 @@ def launch_lambda_returns_backward(
 
 
 def _configuration(batch: int, time: int) -> tuple[tuple[int], tuple[int, int]]:
-    """The grid, and rows and steps of a block."""
+    """The grid, and rows and steps of a block: 8 rows of 32 steps would spill registers."""
     block_time = min(_BLOCK_TIME, triton.next_power_of_2(time))
-    block_batch = max(1, 256 // block_time)
+    block_batch = max(1, (256 if block_time == _BLOCK_TIME else 128) // block_time)
     return (triton.cdiv(batch, block_batch),), (block_batch, block_time)
 
 
@@ -287,3 +291,100 @@ def _scan(rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, lambda_: 
         following = rewards[:, t] + discounts[:, t] * mixed
         returns.append(following)
     return torch.stack(returns[::-1], dim=1)
+
+
+_SHAPES = ((64, 20), (1024, 20), (4096, 100), (65536, 256))  # (batch, time); the first is the paper's
+
+
+def _calls(device: str) -> dict[str, Call]:
+    numbers = Numbers(device, alike=True)
+    inputs = (numbers.normal(3, 9), numbers.normal(3, 9), numbers.integers(2, 3, 9))
+    call = partial(lambda_returns, gamma=0.99, lambda_=0.9)
+    return {"lambda_returns": Call(call, inputs, {0: 0, 1: 0, 2: 0})}
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    x = torch.linspace(-1, 1, 10).view(2, 5)
+    given = {"rewards": x, "values": x, "ends": x > 0, "gamma": 0.5, "lambda_": 0.25}
+    return {"lambda_returns": given}
+
+
+def _launches(_: int) -> Iterator[Launch]:
+    for shape in [(64, 20), (1, 1), (1, 2), (5, 300), (4096, 100)]:
+        zeros = torch.zeros(shape)
+        forward = partial(launch_lambda_returns, zeros, zeros, zeros, 0.995, 0.95)
+        yield Launch(f"{shape}", forward, hot=True)
+        backward = partial(launch_lambda_returns_backward, zeros, zeros, 0.995, 0.95)
+        yield Launch(f"{shape}, backward", backward, hot=True)
+
+
+def _derivatives() -> Derivatives:
+    def plain(rewards: Tensor, values: Tensor, ends: Tensor) -> Tensor:
+        returns = [values[:, -1]]
+        for t in range(values.shape[1] - 2, -1, -1):
+            mixed = 0.05 * values[:, t + 1] + 0.95 * returns[-1]
+            returns.append(rewards[:, t] + 0.99 * (1 - ends[:, t].to(values.dtype)) * mixed)
+        return torch.stack(returns[::-1], 1).to(torch.promote_types(values.dtype, torch.float32))
+
+    numbers = Numbers("cpu")
+    ends = numbers.integers(10, 5, 70) == 0
+    inputs = (numbers.normal(5, 70), numbers.normal(5, 70))
+    return Derivatives(partial(lambda_returns, gamma=0.99, lambda_=0.95), plain, inputs, (ends,))
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    shapes = _SHAPES[:1] if quick else _SHAPES if cuda else _SHAPES[:3]
+    # On a CPU compiled at the paper's shape alone: a loop over time takes seconds to compile.
+    return [{"batch": b, "time": t, "compile_it": cuda or (b, t) == _SHAPES[0]} for b, t in shapes]
+
+
+def _problem(device: torch.device, batch: int, time: int) -> Problem:
+    numbers = Numbers(device)
+    rewards, values = numbers.normal(2, batch, time).unbind()
+    ends = (numbers.integers(20, batch, time) == 0).float()
+
+    def bind(function: Function, *given: Tensor) -> Function:
+        return lambda: function(*(given or (rewards, values, ends)), 0.995, 0.95)
+
+    exact = [tensor.double() for tensor in (rewards, values, ends)]
+    return Problem(
+        {"shape": [batch, time]},
+        flops=7 * batch * time,  # gamma (1 - end) ((1 - lambda) v + lambda G) + r
+        bytes=16 * batch * time,  # rewards, values, ends and returns, float32
+        ours={"ours": bind(lambda_returns)},
+        plain=lambda_returns_reference,
+        bind=bind,
+        expected=lambda: bind(lambda_returns_reference, *exact)(),
+        tolerance=1e-5,
+    )
+
+
+SPEC = OpSpec(
+    lambda_returns,
+    _calls,
+    _arguments,
+    lambda_returns_reference,
+    about="λ-returns of a rollout, as one scan backward over time.",
+    example="""
+import torch
+from iris_fast.kernels import lambda_returns
+
+rewards, values, ends = torch.rand(64, 20), torch.rand(64, 20), torch.zeros(64, 20)
+returns = lambda_returns(rewards, values, ends, gamma=0.995, lambda_=0.95)  # (64, 20)
+""",
+    launches=_launches,
+    derivatives=_derivatives,
+    any_sign=("gamma", "lambda_"),
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"batch": 64, "time": 20},
+        Row(
+            "3 × (batch, time) → (batch, time)",
+            "float32",
+            {"shape": [64, 20]},
+            {"shape": [64, 20]},
+            "{shape[0]} × {shape[1]}",
+        ),
+    ),
+)

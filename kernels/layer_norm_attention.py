@@ -23,6 +23,9 @@ stands for read 8 MB less of weights and of the stream over all. Which is faster
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,10 +58,12 @@ from ._stream.tiles import (
     store_stream,
     stream_rows,
 )
+from .cached_attention import cached_attention
 from .common.arguments import check_range, with_checked_types
 from .common.arithmetic import in_exact_float32
 from .common.registration import operator
 from .common.rounding import rounded_to
+from .common.spec import Benchmark, Call, Function, Launch, Numbers, OpSpec, Problem, Row, Sizes, dtype_name
 from .common.triton import (
     jit,
     large_shared_memory,
@@ -68,6 +73,7 @@ from .common.triton import (
     tl,
     triton,
 )
+from .layer_norm_linear import PRECISIONS, layer_norm_linear
 
 _OCCUPANCY = 0.45  # blocks a multiprocessor has to be given before more sequences share one
 _SEQUENCES = (8, 4, 2, 1)
@@ -501,3 +507,160 @@ def _checked(
     check_writable("key_cache", key_cache)
     check_writable("value_cache", value_cache)
     return checked_lengths(lengths, batch, 1, max_tokens, parts.device)
+
+
+_HEADS, _HEAD_DIM, _DIM, _PARTS, _ROOM = 4, 64, 256, 17, 340  # the paper's; the parts that its MLP leaves
+
+
+def _calls(device: str) -> dict[str, Call]:
+    def call(
+        parts: Tensor, qkv: Tensor, proj: Tensor, gain: Tensor, keys: Tensor, values: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The stream, and the caches after it."""
+        keys, values = keys.clone(), values.clone()
+        stream = layer_norm_attention(parts, qkv, None, proj, None, keys, values, lengths, norm_weight=gain)
+        return stream, keys, values
+
+    numbers = Numbers(device, alike=True)
+    weights = (numbers.normal(96, 8), numbers.normal(8, 32), 1 + numbers.normal(8).abs())
+    caches = (numbers.normal(3, 2, 24, 16), numbers.normal(3, 2, 24, 16))
+    given = (numbers.normal(2, 3, 8), *weights, *caches, numbers.integers(20, 3))
+    return {"layer_norm_attention": Call(call, given, {0: 1, 4: 0, 5: 0, 6: 0})}
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    stream = {"parts": torch.linspace(0, 1, 32).view(1, 2, 16), "norm_weight": torch.ones(16), "eps": 1e-5}
+    layers = {
+        "qkv_weight": torch.eye(48, 16),
+        "proj_weight": torch.eye(16),
+        "qkv_bias": None,
+        "proj_bias": None,
+    }
+    caches = {name: torch.zeros(2, 2, 9, 8) for name in ("key_cache", "value_cache")}
+    return {"layer_norm_attention": {**stream, **layers, **caches, "lengths": 3, "scale": 0.5}}
+
+
+def _launches(_: int) -> Iterator[Launch]:
+    """Of (parts, batch, dim, heads, head_dim, room)."""
+    papers = [(17, 64, 256, 4, 64, 340), (1, 1, 256, 4, 64, 340), (9, 256, 256, 4, 64, 340)]
+    others = [(1, 1, 1, 1, 1, 1), (3, 5, 40, 2, 24, 77), (9, 64, 1024, 8, 128, 340), (2, 3, 512, 2, 256, 20)]
+    kinds = [(torch.float32, precision) for precision in PRECISIONS] + [(torch.bfloat16, "ieee")]
+    for size in [*papers, *others]:
+        parts, batch, dim, heads, head_dim, room = size
+        width = heads * head_dim
+        for dtype, precision in [*kinds, (torch.float16, "ieee")] if parts in (1, 17) else kinds[::3]:
+            stream, ones = torch.zeros(parts, batch, dim), torch.ones(dim)
+            qkv, proj = torch.zeros(3 * width, dim, dtype=dtype), torch.zeros(dim, width, dtype=dtype)
+            cache = torch.zeros(batch, heads, room, head_dim, dtype=dtype)
+            lengths = torch.zeros(batch, dtype=torch.int32)
+            layers = (qkv, qkv.new_zeros(3 * width), proj, proj.new_zeros(dim))
+            given = (stream, ones, ones, *layers, cache, cache, lengths, 1e-5, 0.1, precision)
+            what = f"{size} {dtype_name(dtype)} {precision}"
+            yield Launch(what, partial(launch_layer_norm_attention, *given), hot=size in papers)
+    half = (stream.bfloat16(), ones.bfloat16(), None, qkv, None, proj, None, cache, cache, lengths.long())
+    yield Launch("without biases", partial(launch_layer_norm_attention, *half))
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    if quick or not cuda:
+        return [{"batch": batch, "length": 323, "compile_it": True} for batch in ((2,) if quick else (1, 64))]
+    found: Sizes = [
+        {"batch": batch, "length": length, "dtype": torch.bfloat16, "compile_it": True}
+        for batch in (1, 16, 64, 256)
+        for length in (17, 170, 339)
+    ]
+    return [*found, {"batch": 64, "length": 170, "compile_it": True}]
+
+
+def _inputs(device: torch.device, batch: int, length: int, dtype: torch.dtype) -> dict[str, Any]:
+    normal = Numbers(device).normal
+    width = _HEADS * _HEAD_DIM
+    caches = normal(2, batch, _HEADS, _ROOM, _HEAD_DIM, dtype=dtype)
+    return {
+        "parts": normal(_PARTS, batch, _DIM),
+        "norm_weight": normal(_DIM),
+        "norm_bias": normal(_DIM),
+        "qkv_weight": normal(3 * width, _DIM, dtype=dtype) / 16,
+        "qkv_bias": normal(3 * width, dtype=dtype),
+        "proj_weight": normal(_DIM, width, dtype=dtype) / 16,
+        "proj_bias": normal(_DIM, dtype=dtype),
+        "key_cache": caches[0],
+        "value_cache": caches[1],
+        "lengths": torch.full((batch,), length, dtype=torch.int32, device=device),
+    }
+
+
+def _in_three_launches(inputs: dict[str, Any]) -> Tensor:
+    """The same by `layer_norm_linear` and `cached_attention`, from a stream in one piece."""
+    x = inputs["parts"][0]
+    norm = {name: inputs[name] for name in ("norm_weight", "norm_bias")}
+    packed = layer_norm_linear(x, inputs["qkv_weight"], inputs["qkv_bias"], **norm)
+    query, key, value = packed.unflatten(1, (3, _HEADS, 1, _HEAD_DIM)).unbind(1)
+    cache = (inputs["key_cache"], inputs["value_cache"], inputs["lengths"])
+    rows = cached_attention(query, key, value, *cache).transpose(1, 2).flatten(1)
+    return layer_norm_linear(rows, inputs["proj_weight"], inputs["proj_bias"], residual=x)
+
+
+def _problem(device: torch.device, batch: int, length: int, dtype: torch.dtype = torch.float32) -> Problem:
+    """LayerNorm, attention and residual, from a stream in parts; outputs are compared by their sums."""
+    inputs = _inputs(device, batch, length, dtype)
+    one = inputs | {"parts": inputs["parts"].sum(0)[None]}
+    ours: dict[str, Function] = {"ours": partial(layer_norm_attention, **inputs)}
+    for rows in reversed(_SEQUENCES) if device.type == "cuda" else ():
+        block = {"ROWS": rows, "LANES": 4096 // _HEAD_DIM // rows // (2 if dtype == torch.float32 else 1)}
+        launch: Function = partial(launch_layer_norm_attention, *inputs.values())
+        launch = partial(launch, scale=_HEAD_DIM**-0.5, **block)
+        ours[f"ours_{rows}_sequences"] = launch
+    ours["ours_in_three_launches"] = partial(_in_three_launches, one)
+    exact = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
+    width = _HEADS * _HEAD_DIM
+    read = 2 * batch * width * (length + 1) + 4 * width * _DIM
+    return Problem(
+        {"batch": batch, "length": length, "dtype": dtype_name(dtype)},
+        flops=8 * batch * width * _DIM + 4 * batch * width * (length + 1),
+        bytes=read * dtype.itemsize + 4 * (_PARTS + 1 + _HEADS) * batch * _DIM,
+        dtype=dtype,
+        ours=ours,
+        plain=layer_norm_attention_reference,
+        bind=lambda function: partial(function, **one),
+        expected=lambda: layer_norm_attention_reference(**exact).sum(0),
+        tolerance=1e-5 if dtype == torch.float32 else 2e-2,
+        compared=lambda found: found.sum(0) if found.dim() == 3 else found,
+    )
+
+
+SPEC = OpSpec(
+    layer_norm_attention,
+    _calls,
+    _arguments,
+    layer_norm_attention_reference,
+    about="""
+Half a layer of a GPT for one new token a sequence, in one launch: LayerNorm, query, key and value, append, attention,
+projection and residual. Blocks do not add their shares up, but leave them as parts of the residual stream, `(parts,
+batch, dim)`, which the next launch adds as it reads: the stream is `parts.sum(0)`.
+""",
+    example="""
+import torch
+from iris_fast.kernels import layer_norm_attention
+
+parts, norm = torch.randn(1, 64, 256), torch.ones(256)  # a stream in one part
+qkv, proj = torch.randn(768, 256), torch.randn(256, 256)
+caches = torch.zeros(2, 64, 4, 340, 64).unbind()
+parts = layer_norm_attention(parts, qkv, None, proj, None, *caches, lengths=7, norm_weight=norm)
+""",
+    launches=_launches,
+    any_sign=("scale",),
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"batch": 64, "length": 170},
+        Row(
+            "(parts, batch, dim), weights, 2 caches (batch, heads, max_tokens, head_dim), lengths (batch,) → "
+            "(1 + heads, batch, dim)",
+            "one new token a sequence; dim to 1024, 65 parts; head_dim 1 to 256; no gradient",
+            {"batch": 64},
+            {"batch": 64, "length": 339, "dtype": "bfloat16"},
+            "batch {batch}, {length} tokens, dim 256",
+        ),
+    ),
+)

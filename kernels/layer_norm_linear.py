@@ -14,6 +14,10 @@ Bytes moved: W, x, r and y once, at least. Work: 2 · rows · dim · out operati
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +26,19 @@ from .common.arguments import as_rows, check_range, with_checked_types
 from .common.arithmetic import in_exact_float32
 from .common.registration import operator
 from .common.rounding import dot_of, rounded_to
+from .common.spec import (
+    Benchmark,
+    Call,
+    Derivatives,
+    Function,
+    Launch,
+    Numbers,
+    OpSpec,
+    Problem,
+    Row,
+    Sizes,
+    dtype_name,
+)
 from .common.triton import (
     jit,
     large_shared_memory,
@@ -473,3 +490,149 @@ def _check(
         raise ValueError(f'activation must be None, "gelu" or "relu", got {activation!r}')
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+
+
+_ROLLOUTS = 64  # rows of a token pass
+# Linear layers of the paper's agent by name: (dim, out, LayerNorm, activation, residual).
+_LAYERS = {
+    "query_key_value": (256, 768, True, None, False),
+    "projection": (256, 256, False, None, True),
+    "mlp_in": (256, 1024, True, "gelu", False),
+    "mlp_out": (1024, 256, False, None, True),
+}
+_TOLERANCES = {"ieee": 1e-5, "tf32x3": 1e-5, "tf32": 4e-3}
+
+
+def _calls(device: str) -> dict[str, Call]:
+    def call(x: Tensor, weight: Tensor, gain: Tensor, residual: Tensor) -> Tensor:
+        return layer_norm_linear(x, weight, norm_weight=gain, activation="gelu", residual=residual)
+
+    numbers = Numbers(device, alike=True)
+    x, weight, gain = numbers.normal(6, 8), numbers.normal(12, 8), 1 + numbers.normal(8).abs()
+    return {"layer_norm_linear": Call(call, (x, weight, gain, numbers.normal(6, 12)), {0: 0, 3: 0})}
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    x, weight = torch.linspace(-1, 1, 10).view(2, 5), torch.eye(5)
+    return {"layer_norm_linear": {"x": x, "weight": weight, "norm_weight": torch.ones(5), "eps": 1e-5}}
+
+
+def _launches(_: int) -> Iterator[Launch]:
+    kinds = [(torch.float32, precision) for precision in PRECISIONS]
+    kinds += [(torch.bfloat16, "ieee"), (torch.float16, "ieee")]
+    papers = [(1, 256, 1024), (64, 256, 768), (64, 1024, 256), (8192, 256, 1024)]
+    for rows, dim, out in [*papers, (1, 1, 1), (5, 40, 33)]:
+        for dtype, precision in kinds:
+            x, weight = torch.zeros(rows, dim, dtype=dtype), torch.zeros(out, dim, dtype=dtype)
+            optional = (x.new_zeros(out), x.new_zeros(dim), x.new_zeros(dim), x.new_zeros(rows, out))
+            launch = partial(launch_layer_norm_linear, x, weight)
+            what = f"{rows} x {dim} to {out} {dtype_name(dtype)} {precision}"
+            hot = (rows, dim, out) in papers and dtype != torch.float16
+            yield Launch(what, partial(launch, *optional, 1e-5, "gelu", precision), hot)
+            if rows in (1, 64):
+                yield Launch(f"{what}, ReLU", partial(launch, activation="relu", precision=precision))
+    half, weight, ones = torch.zeros(4, 8, dtype=torch.bfloat16), torch.zeros(6, 8), torch.ones(8)
+    mixed = partial(launch_layer_norm_linear, half, weight, None, ones, None, half[:, :6])
+    yield Launch("bfloat16 x, float32 weight", mixed)
+    turned = partial(launch_layer_norm_linear, half.float(), weight.bfloat16(), norm_weight=ones)
+    yield Launch("float32 x, bfloat16 weight", turned)
+
+
+def _derivatives() -> Derivatives:
+    def ours(x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, added: Tensor) -> Tensor:
+        options: dict[str, Any] = {"norm_weight": gain, "norm_bias": shift, "residual": added}
+        return layer_norm_linear(x, weight, bias, activation="gelu", **options)
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, added: Tensor) -> Tensor:
+        return F.gelu(F.linear(F.layer_norm(x, x.shape[-1:], gain, shift), weight, bias)) + added
+
+    normal = Numbers("cpu").normal
+    layer = (normal(24, 40) / 6, normal(24), 1 + 0.1 * normal(40), normal(40))
+    return Derivatives(ours, plain, (3 * normal(7, 40) + 1, *layer, normal(7, 24)))
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    """All layers at the paper's batch, then the largest product by rows and in float32."""
+    if quick or not cuda:  # compiled at the rows of a rollout alone: each takes a second
+        return [
+            {"layer": layer, "rows": rows, "compile_it": rows == _ROLLOUTS}
+            for layer in _LAYERS
+            for rows in ((4,) if quick else (1, _ROLLOUTS))
+        ]
+    half = {"dtype": torch.bfloat16}
+    found: Sizes = [{"layer": layer, "rows": 64, **half} for layer in _LAYERS]
+    found += [{"layer": "mlp_in", "rows": rows, **half} for rows in (1, 16, 256, 1024, 8192)]
+    found += [{"layer": layer, "rows": 64} for layer in ("mlp_in", "mlp_out")]
+    return [size | {"compile_it": True} for size in found]
+
+
+def _problem(device: torch.device, layer: str, rows: int, dtype: torch.dtype = torch.float32) -> Problem:
+    """One layer. Weights, 0.4 to 1 MB in float32, are in the L2 cache of a GPU as in a rollout."""
+    dim, out, normalise, activation, residual = _LAYERS[layer]
+    random = partial(Numbers(device).normal, dtype=dtype)
+    order = ("x", "weight", "bias", "norm_weight", "norm_bias", "residual")
+    given: dict[str, Any] = {"x": random(rows, dim), "weight": random(out, dim) / 16, "bias": random(out)}
+    given |= {"norm_weight": random(dim), "norm_bias": random(dim)} if normalise else {}
+    given |= {"residual": random(rows, out)} if residual else {}
+    inputs = given | {"activation": activation}
+    cuda = device.type == "cuda"
+    precisions = PRECISIONS if dtype == torch.float32 and cuda else ("ieee",)
+
+    def bind(function: Function, **options: Any) -> Function:
+        return lambda: function(**(inputs | options))
+
+    ours = {"ours": bind(layer_norm_linear)}
+    ours |= {f"ours_{one}": bind(layer_norm_linear, precision=one) for one in precisions[1:]}
+    tensors: Any = [given.get(name) for name in order]
+    for tile in TILES if cuda else ():
+        options: dict[str, Any] = {"activation": activation or "identity", "tile": tile}
+        ours[f"ours_{tile[0]}x{tile[1]}"] = partial(launch_layer_norm_linear, *tensors, **options)
+    numbers = rows * (dim + out * (2 if residual else 1)) + out * (dim + 1) + 2 * dim * normalise
+    exact = {name: tensor.double() for name, tensor in given.items()}
+    return Problem(
+        {"layer": layer, "rows": rows, "dtype": dtype_name(dtype)},
+        flops=2 * rows * dim * out,
+        bytes=numbers * dtype.itemsize,
+        dtype=dtype,
+        ours=ours,
+        plain=layer_norm_linear_reference,
+        bind=bind,
+        expected=bind(layer_norm_linear_reference, **exact),
+        tolerance=_TOLERANCES[precisions[-1]] if dtype == torch.float32 else 2e-2,
+    )
+
+
+SPEC = OpSpec(
+    layer_norm_linear,
+    _calls,
+    _arguments,
+    layer_norm_linear_reference,
+    about="""
+LayerNorm, linear layer, GELU or ReLU and residual in one launch, each of them optional: a block of a GPT in few rows.
+""",
+    example="""
+import torch
+from iris_fast.kernels import layer_norm_linear
+
+x, norm, linear = torch.randn(64, 256), torch.nn.LayerNorm(256), torch.nn.Linear(256, 1024)
+gain, shift = norm.weight, norm.bias
+hidden = layer_norm_linear(
+    x, linear.weight, linear.bias, norm_weight=gain, norm_bias=shift, activation="gelu"
+)
+""",
+    launches=_launches,
+    derivatives=_derivatives,
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"layer": "mlp_in", "rows": 64},
+        Row(
+            "(…, dim), (out, dim) → (…, out)",
+            "made for up to about 1000 rows",
+            {"layer": "mlp_in", "rows": 64},
+            {"layer": "mlp_in", "rows": 64, "dtype": "bfloat16"},
+            "{rows} × 256 → 1024, GELU",
+        ),
+        minutes=0.15,
+    ),
+)

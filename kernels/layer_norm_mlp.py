@@ -15,6 +15,10 @@ FLOPs: 4 rows dim width, and 8 rows dim slices for the LayerNorm that each slice
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,8 +48,9 @@ from .common.arguments import check_range, with_checked_types
 from .common.arithmetic import in_exact_float32
 from .common.registration import operator
 from .common.rounding import rounded_to
+from .common.spec import Benchmark, Call, Function, Launch, Numbers, OpSpec, Problem, Row, Sizes, dtype_name
 from .common.triton import jit, large_shared_memory, on_its_device, require_triton, tl, triton
-from .layer_norm_linear import activated
+from .layer_norm_linear import PRECISIONS, activated, layer_norm_linear
 
 SLICE_WIDTHS = (16, 32, 64, 128)
 
@@ -392,3 +397,127 @@ def _check(
         "norm_bias": norm_bias,
     }
     check_tensors("layer_norm_mlp", tensors, ("in_weight", "out_weight"))
+
+
+def _calls(device: str) -> dict[str, Call]:
+    def call(parts: Tensor, first: Tensor, last: Tensor, gain: Tensor) -> Tensor:
+        return layer_norm_mlp(parts, first, None, last, None, norm_weight=gain, slice_width=16)
+
+    normal = Numbers(device, alike=True).normal
+    weights = (normal(40, 8), normal(8, 40), 1 + normal(8).abs())
+    return {"layer_norm_mlp": Call(call, (normal(2, 6, 8), *weights), {0: 1})}
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    stream = {"parts": torch.linspace(0, 1, 32).view(1, 2, 16), "norm_weight": torch.ones(16), "eps": 1e-5}
+    first, last = {"in_weight": torch.eye(32, 16)}, {"out_weight": torch.eye(16, 32)}
+    return {
+        "layer_norm_mlp": {**stream, **first, **last, "in_bias": None, "out_bias": None, "slice_width": 16}
+    }
+
+
+def _launches(_: int) -> Iterator[Launch]:
+    """Of (parts, rows, dim, width, slice_width)."""
+    papers = [
+        (5, 64, 256, 1024, 64),
+        (5, 1, 256, 1024, 64),
+        (5, 256, 256, 1024, 128),
+        (9, 64, 1024, 4096, 128),
+    ]
+    kinds = [(torch.float32, precision) for precision in PRECISIONS] + [(torch.bfloat16, "ieee")]
+    for size in [*papers, (1, 1, 1, 1, 16), (3, 5, 40, 33, 32)]:
+        parts, rows, dim, width, slice_width = size
+        for dtype, precision in [*kinds, (torch.float16, "ieee")] if dim <= 256 else kinds[::3]:
+            stream, ones = torch.zeros(parts, rows, dim), torch.ones(dim)
+            first, last = torch.zeros(width, dim, dtype=dtype), torch.zeros(dim, width, dtype=dtype)
+            layers = (first, first.new_zeros(width), last, last.new_zeros(dim))
+            given = (stream, ones, ones, *layers, 1e-5, "gelu", precision, slice_width)
+            what = f"{size} {dtype_name(dtype)} {precision}"
+            spills = 128 if rows == 256 and precision == "tf32x3" else 0
+            yield Launch(what, partial(launch_layer_norm_mlp, *given), size in papers, spills)
+    half = ones.bfloat16()
+    without_biases = (stream.bfloat16(), half, None, first, None, last, None, 1e-5, "relu")
+    yield Launch("without biases, ReLU", partial(launch_layer_norm_mlp, *without_biases))
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    if quick or not cuda:
+        return [{"rows": rows, "compile_it": True} for rows in ((4,) if quick else (1, 64))]
+    half = {"dtype": torch.bfloat16, "compile_it": True}
+    return [*({"rows": rows, **half} for rows in (1, 16, 64, 256)), {"rows": 64, "compile_it": True}]
+
+
+def _in_two_launches(
+    parts: Tensor, in_weight: Tensor, in_bias: Tensor, out_weight: Tensor, out_bias: Tensor, **norm: Any
+) -> Tensor:
+    """The same by `layer_norm_linear`, from a stream in one piece."""
+    hidden = layer_norm_linear(parts[0], in_weight, in_bias, activation="gelu", **norm)
+    return layer_norm_linear(hidden, out_weight, out_bias, residual=parts[0])
+
+
+def _problem(device: torch.device, rows: int, dtype: torch.dtype = torch.float32) -> Problem:
+    """So many rows of a stream in the 5 parts that attention with 4 heads leaves, at the paper's width.
+
+    The weights, 1 to 2 MB, are in the L2 cache of a GPU as in a rollout.
+    """
+    normal = Numbers(device).normal
+    parts, dim, width = 5, 256, 1024
+    inputs: dict[str, Any] = {
+        "parts": normal(parts, rows, dim),
+        "in_weight": normal(width, dim, dtype=dtype) / 16,
+        "in_bias": normal(width, dtype=dtype),
+        "out_weight": normal(dim, width, dtype=dtype) / 32,
+        "out_bias": normal(dim, dtype=dtype),
+        "norm_weight": normal(dim),
+        "norm_bias": normal(dim),
+    }
+    one = inputs | {"parts": inputs["parts"].sum(0)[None]}
+    ours: dict[str, Function] = {"ours": partial(layer_norm_mlp, **inputs)}
+    for slices in SLICE_WIDTHS[1:] if device.type == "cuda" else ():
+        ours[f"ours_slices_of_{slices}"] = partial(layer_norm_mlp, **inputs, slice_width=slices)
+    ours["ours_in_two_launches"] = partial(_in_two_launches, **one)
+    written = 1 + width // default_slice_width(rows, width)
+    exact = {name: tensor.double() for name, tensor in inputs.items()}
+    return Problem(
+        {"rows": rows, "dtype": dtype_name(dtype)},
+        flops=4 * rows * width * dim,
+        bytes=2 * width * dim * dtype.itemsize + 4 * (parts + written) * rows * dim,
+        dtype=dtype,
+        ours=ours,
+        plain=layer_norm_mlp_reference,
+        bind=lambda function: partial(function, **one, slice_width=128),
+        expected=lambda: layer_norm_mlp_reference(**exact).sum(0),
+        tolerance=1e-5 if dtype == torch.float32 else 2e-2,
+        compared=lambda found: found.sum(0) if found.dim() == 3 else found,
+    )
+
+
+SPEC = OpSpec(
+    layer_norm_mlp,
+    _calls,
+    _arguments,
+    layer_norm_mlp_reference,
+    about="The other half of that layer in one launch: LayerNorm, MLP and residual, again as parts of the stream.",
+    example="""
+import torch
+from iris_fast.kernels import layer_norm_mlp
+
+parts, norm = torch.randn(5, 64, 256), torch.ones(256)  # a stream in five parts
+first, last = torch.randn(1024, 256), torch.randn(256, 1024)
+parts = layer_norm_mlp(parts, first, None, last, None, norm_weight=norm)
+x = parts.sum(0)  # (64, 256)
+""",
+    launches=_launches,
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"rows": 64},
+        Row(
+            "(parts, rows, dim), (width, dim), (dim, width) → (1 + slices, rows, dim)",
+            "dim to 1024, 65 parts; made for up to some 100 rows; no gradient",
+            {"rows": 64},
+            {"rows": 64, "dtype": "bfloat16"},
+            "{rows} × 256, width 1024",
+        ),
+    ),
+)

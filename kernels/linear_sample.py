@@ -8,29 +8,80 @@ block of rows (from the cache), 8 a token. FLOPs: 2 rows classes dim. Up to 512 
 program holds all logits of its rows: 16 rows while few programs would leave multiprocessors idle, and 32 or 64
 for many. So 64 rows take 4 programs, each of which reads all weights: for 512 classes of 256 numbers that is 0.25 MB
 of bfloat16 at what one multiprocessor reads from the cache, some 4 microseconds where a launch is 3. Classes split
-over programs would need a second launch to combine them, and gain nothing at that size; beyond 512 classes that is
-what is done (`linear_sample_many_classes`).
+over programs would need a second launch to combine them, and gain nothing at that size. Beyond 512 classes it is
+PyTorch's product in float32 and the draw of `sample_categorical` from it, which write and read 4 bytes a logit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from ._sampling.arguments import checked_address, checked_truncation
-from ._sampling.many_classes import launch_many_classes, linear_tile
-from ._sampling.tiles import address_words, draw_from_tile, mass_scale
+from ._sampling.tiles import address_words, draw_from_tile, mass_scale, readable
 from .common.arguments import as_rows, with_checked_types
-from .common.arithmetic import in_exact_float32
+from .common.arithmetic import exact_float32, in_exact_float32
 from .common.registration import operator
+from .common.rounding import dot_of, rounded_to
+from .common.spec import Benchmark, Call, Launch, Numbers, OpSpec, Problem, Row, Sizes, dtype_name
 from .common.triton import jit, num_multiprocessors, on_its_device, require_triton, tl, triton
-from .sample_categorical import Sample, invert, sample_without_info
+from .sample_categorical import (
+    Sample,
+    invert,
+    launch_sample_categorical,
+    sample_categorical,
+    sample_without_info,
+)
 
 _TILE_CLASSES = 512
 _SPAN = 32
 PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16")
+
+
+@jit
+def _linear_tile(
+    x,  # (rows, dim), numbers of a row adjacent
+    x_stride,
+    weight,  # (classes, dim), numbers of a class adjacent
+    weight_stride,
+    bias,  # (classes,), or None
+    index,  # (BLOCK_ROWS,) int64: which rows
+    rows,
+    classes,
+    dim,
+    HAS_BIAS: tl.constexpr,
+    TO_BFLOAT16: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    """Logits (BLOCK_ROWS, BLOCK_CLASSES) float32, -inf past the last class."""
+    column = tl.arange(0, BLOCK_CLASSES).to(tl.int64)
+    part = tl.arange(0, BLOCK_DIM)
+    logits = tl.zeros([index.shape[0], BLOCK_CLASSES], tl.float32)
+    for start in range(0, dim, BLOCK_DIM):
+        inside = start + part < dim
+        left = tl.load(
+            x + index[:, None] * x_stride + start + part[None, :],
+            mask=(index < rows)[:, None] & inside[None, :],
+            other=0.0,
+        )
+        right = tl.load(
+            weight + column[None, :] * weight_stride + start + part[:, None],
+            mask=(column < classes)[None, :] & inside[:, None],
+            other=0.0,
+        )
+        if TO_BFLOAT16:
+            left = rounded_to(left.to(tl.float32), tl.bfloat16)
+            right = rounded_to(right.to(tl.float32), tl.bfloat16)
+        logits = dot_of(left, right, logits, PRECISION)
+    if HAS_BIAS:
+        logits += tl.load(bias + column, mask=column < classes, other=0.0).to(tl.float32)[None, :]
+    return readable(tl.where((column < classes)[None, :], logits, -float("inf")))
 
 
 @jit(do_not_specialize=["purpose", "top_k"])
@@ -70,14 +121,13 @@ def _linear_sample_kernel(
 ):
     index = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     inside = index < rows
-    logits = linear_tile(
+    logits = _linear_tile(
         x,
         x_stride,
         weight,
         weight_stride,
         bias,
         index,
-        tl.full((), 0, tl.int64),
         rows,
         classes,
         dim,
@@ -123,15 +173,20 @@ def launch_linear_sample(
     precision: str = "ieee",
     *,
     with_info: bool = False,
-    tile_classes: int = _TILE_CLASSES,
     block_rows: int | None = None,
     num_warps: int | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Launches the kernels on x (rows, dim), weight (classes, dim), bias (classes,) or None.
+    """Launches the kernel on x (rows, dim), weight (classes, dim), bias (classes,) or None.
 
-    `tile_classes` and `block_rows`, powers of two of at least 16, are the most classes and the rows of a program.
+    `block_rows`, a power of two of at least 16, are the rows of a program.
     """
     require_triton("linear_sample", x, weight, seed, position)
+    if weight.shape[0] > _TILE_CLASSES:
+        with exact_float32(x.device):
+            logits = _logits(x, weight, bias, precision)
+        return launch_sample_categorical(
+            logits, seed, row, position, purpose, temperature, top_k, top_p, with_info=with_info
+        )
     x, weight = _kernel_inputs(x, weight)
     rows, dim = x.shape
     classes = weight.shape[0]
@@ -142,7 +197,7 @@ def launch_linear_sample(
     outputs = (tokens, log_probs, entropies)
     if rows == 0:
         return outputs
-    block_classes = max(16, min(tile_classes, triton.next_power_of_2(classes)))
+    block_classes = max(16, triton.next_power_of_2(classes))
     default_rows, default_warps, block_dim, num_stages = configuration(
         rows,
         block_classes,
@@ -168,11 +223,6 @@ def launch_linear_sample(
         "num_warps": num_warps or default_warps,
         "num_stages": num_stages,
     }
-    if classes > block_classes:
-        launch_many_classes(
-            operands, address, outputs, (rows, classes, dim), (temperature, scale), purpose, flags
-        )
-        return outputs
     numbers = (rows, classes, dim, purpose, temperature, top_k, top_p, scale)
     limits = {"HAS_TOP_K": top_k > 0, "HAS_TOP_P": top_p < 1.0, "HAS_ROW": row is not None}
     _linear_sample_kernel[(triton.cdiv(rows, block_rows),)](
@@ -186,11 +236,11 @@ def configuration(
 ) -> tuple[int, int, int, int]:
     """Rows a program, warps, numbers of a dot product a step, and stages of loading.
 
-    For many rows: 64, the fewest that Hopper's matrix units take; elsewhere 64 spill registers and 32 do not,
-    nor do 16 with truncation or info (`crowded`). A thread holds 64 logits of 64 rows, and 32 of fewer.
+    For many rows: 64 of 16-bit numbers, the fewest that Hopper's matrix units take; else 64 spill registers and 32
+    hardly, nor do 16 with truncation or info (`crowded`). A thread holds 64 logits of 64 rows, and 32 of fewer.
     """
     many = rows >= 32 * multiprocessors and not crowded
-    block_rows = (64 if hopper else 32) if many else 16
+    block_rows = (64 if hopper and element_bytes == 2 else 32) if many else 16
     warps = min(16, max(4, block_rows * block_classes // 1024))
     return block_rows, warps, 32, 2 if element_bytes == 4 else 3
 
@@ -335,8 +385,7 @@ def linear_sample(
 
     Args:
         x, weight, bias: (..., dim), (classes, dim) and (classes,) or None, of float dtypes on one device.
-        seed, position, purpose, row, temperature, return_info: as for `sample_categorical`.
-        top_k, top_p: likewise, for at most 512 classes: beyond, the logits would have to be kept.
+        seed, position, purpose, row, temperature, top_k, top_p, return_info: as for `sample_categorical`.
         precision: of products of float32 inputs on CUDA: "ieee", "tf32" (10-bit mantissas), "tf32x3" (three such
             products, nearly float32), or "bf16" (inputs rounded to bfloat16, on every device). Products of float16
             and bfloat16 inputs are exact. Sums are float32.
@@ -407,11 +456,115 @@ def _checked(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     truncation = checked_truncation(classes, temperature, top_k, top_p)
-    if classes > _TILE_CLASSES and truncation[1:] != (0, 1.0):
-        raise ValueError(
-            f"top_k and top_p need at most {_TILE_CLASSES} classes, got {classes}: "
-            "give sample_categorical the logits"
-        )
     leading = x.shape[:-1]
     address = checked_address(leading, x.device, seed, row, position, purpose).flattened()
     return as_rows(x), weight, bias, *address, purpose, *truncation
+
+
+_LAYERS = ((64, 512, 256), (1024, 512, 256), (16384, 512, 256), (64, 8192, 256))  # rows, classes, dim
+
+
+def _calls(device: str) -> dict[str, Call]:
+    def draw(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return linear_sample(x, weight, bias, seed=7, position=3, purpose=1)
+
+    def with_info(x: Tensor, weight: Tensor) -> Sample:
+        return linear_sample(x, weight, seed=7, position=3, purpose=1, return_info=True)
+
+    normal = Numbers(device, alike=True).normal
+    x, weight = normal(6, 8), normal(12, 8)
+    return {
+        "linear_sample": Call(draw, (x, weight, normal(12)), {0: 0}),
+        "linear_sample_info": Call(with_info, (x, weight), {0: 0}),
+    }
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    layer = {"x": torch.linspace(-1, 1, 10).view(2, 5), "weight": torch.eye(5)}
+    address = {"seed": 1, "position": 2, "purpose": 3}
+    limits = {"temperature": 1.5, "top_k": 3, "top_p": 0.5, "return_info": True}
+    return {"linear_sample": {**layer, **address, **limits}}
+
+
+def _launches(architecture: int) -> Iterator[Launch]:
+    """Of (rows, classes, dim)."""
+    single, half = torch.float32, torch.bfloat16
+    seed = torch.zeros((), dtype=torch.int64)
+    for size in [
+        (64, 512, 256),
+        (20000, 512, 256),
+        (1, 1, 1),
+        (1, 2, 0),
+        (1, 512, 1),
+        (64, 8192, 256),
+        (3, 3, 40),
+    ]:
+        rows, classes, dim = size
+        for dtype, precision in ((single, "ieee"), (single, "tf32x3"), (single, "bf16"), (half, "ieee")):
+            x, weight = torch.zeros(rows, dim, dtype=dtype), torch.zeros(classes, dim, dtype=dtype)
+            launch = partial(launch_linear_sample, x, weight, precision=precision)
+            place, what = (seed, None, seed.expand(rows), 1), f"{size} {dtype_name(dtype)} {precision}"
+            # Many rows of float32 spill, of bfloat16 elsewhere than on Hopper.
+            hot = rows == 64 or (rows == 20000 and dtype == half and architecture == 90)
+            yield Launch(what, partial(launch, None, *place, 1.0), hot)
+            bias = weight.new_zeros(classes)
+            yield Launch(f"{what} with info", partial(launch, bias, *place, 0.5, with_info=True))
+            yield Launch(f"{what} truncated", partial(launch, None, *place, 1.0, 1, 0.9))
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    return [
+        dict(zip(("rows", "classes", "dim"), one, strict=True)) for one in _LAYERS[: 1 if quick else None]
+    ]
+
+
+def _problem(device: torch.device, rows: int, classes: int, dim: int) -> Problem:
+    """A linear layer with its draw, in bfloat16 on a GPU: as one operation, and as two."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    normal = Numbers(device).normal
+    x, weight = normal(rows, dim, dtype=dtype), normal(classes, dim, dtype=dtype) / dim**0.5
+    bias = torch.zeros(classes, device=device, dtype=dtype)
+    zero = torch.zeros((), dtype=torch.int64, device=device)
+    address: dict[str, Any] = {"seed": zero, "position": zero.clone(), "purpose": 0}
+    linear = torch.nn.functional.linear
+    return Problem(
+        {"rows": rows, "classes": classes, "dim": dim},
+        flops=2 * rows * classes * dim,
+        bytes=x.nbytes + weight.nbytes + bias.nbytes + 8 * rows,
+        dtype=dtype,
+        ours={
+            "ours": lambda: linear_sample(x, weight, bias, **address),
+            "linear, then our draw": lambda: sample_categorical(linear(x, weight, bias), **address),
+        },
+        inputs={"x": x, "weight": weight, "bias": bias, **address},
+    )
+
+
+SPEC = OpSpec(
+    linear_sample,
+    _calls,
+    _arguments,
+    linear_sample_reference,
+    about="That draw from the logits of a linear layer, which are never written: the end of a head in one launch.",
+    example="""
+import torch
+from iris_fast.kernels import linear_sample
+
+hidden, head = torch.randn(64, 256), torch.nn.Linear(256, 512)
+tokens = linear_sample(hidden, head.weight, head.bias, seed=7, position=0, purpose=3)  # (64,) int64
+""",
+    launches=_launches,
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"rows": 64, "classes": 512, "dim": 256},
+        Row(
+            "(…, dim), (classes, dim), (classes,) → (…) int64",
+            "one launch up to 512 classes; no gradient",
+            {"rows": 64, "classes": 512},
+            {"rows": 64, "classes": 512},
+            "{rows} × {dim} → {classes}",
+        ),
+        peers=("a linear layer and an exponential race",),
+    ),
+)

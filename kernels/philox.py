@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .common.arguments import as_int, with_checked_types
+from .common.spec import Call, Numbers, OpSpec
 from .common.triton import jit, tl
 
 _ROUNDS = 10
@@ -128,3 +129,16 @@ def _integers(name: str, value: Word) -> Word:
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} must be an int or a tensor of integers, got dtype {value.dtype}")
     return value.to(torch.int64)
+
+
+def _calls(device: str) -> dict[str, Call]:
+    numbers = Numbers(device, alike=True)
+    given = (numbers.integers(99), numbers.integers(99, 5))
+    return {"philox_uniform": Call(lambda seed, row: philox_uniform(seed, row, 1, 2), given, {1: 0})}
+
+
+SPEC = OpSpec(
+    philox_uniform,
+    _calls,
+    lambda: {"philox_uniform": {"seed": 1, "position": 2, "purpose": 3, "row": 4}},
+)

@@ -19,6 +19,8 @@ truncation reads the row about 20 times from the cache, in a launch before these
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -31,6 +33,7 @@ from .common.arguments import as_rows, with_checked_types
 from .common.arithmetic import in_exact_float32
 from .common.extension import find_extension
 from .common.registration import operator
+from .common.spec import Benchmark, Call, Launch, Numbers, OpSpec, Problem, Row, Sizes
 from .common.triton import jit, on_its_device, require_triton, tl, triton
 from .philox import philox_uniform
 
@@ -439,3 +442,119 @@ def _truncate(logits: Tensor, probabilities: Tensor, top_k: int, top_p: float) -
         crossing = torch.searchsorted(running, wanted).clamp(max=logits.shape[-1] - 1)
         probabilities = torch.where(logits >= descending.gather(-1, crossing), probabilities, 0.0)
     return probabilities
+
+
+_ROWS, _CLASSES = (1, 64, 1024, 16384), (3, 512, 8192, 50257)
+_LARGEST_ON_CPU = 1024 * 512  # of classes in all; beyond, a truncated draw takes seconds there
+_COMPILED_ON_CPU = [(64, 512), (1024, 512)]  # each takes seconds
+TRUNCATION: dict[str, Any] = {"top_k": 50, "top_p": 0.9}  # of a way that benchmarks time
+
+
+def _calls(device: str) -> dict[str, Call]:
+    def truncated(logits: Tensor, seed: Tensor, position: Tensor) -> Sample:
+        place: dict[str, Any] = {"seed": seed, "position": position, "purpose": 0}
+        return sample_categorical(logits, **place, top_k=9, top_p=0.8, return_info=True)
+
+    numbers = Numbers(device, alike=True)
+    address: dict[str, Any] = {"seed": 7, "position": 3, "purpose": 1}
+    draw = Call(lambda logits: sample_categorical(logits, **address), (2 * numbers.normal(6, 30),), {0: 0})
+    given = (2 * numbers.normal(6, 30), numbers.integers(99), numbers.integers(9, 6))
+    return {"sample_categorical": draw, "sample_categorical_truncated": Call(truncated, given, {0: 0, 2: 0})}
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    address = {"seed": 1, "position": 2, "purpose": 3}
+    limits = {"temperature": 1.5, "top_k": 3, "top_p": 0.5, "return_info": True}
+    return {"sample_categorical": {"logits": torch.linspace(-1, 1, 10).view(2, 5), **address, **limits}}
+
+
+def _launches(_: int) -> Iterator[Launch]:
+    limits = [(1.0, 0, 1.0), (0.5, 1, 1.0), (1.0, 0, 0.9), (0.7, 50, 0.9)]
+    seed = torch.zeros((), dtype=torch.int64)
+    for rows, classes in [(64, 512), (64, 50257), (1, 1), (1, 3), (1, 8192), (1, 8193), (3, 9000)]:
+        position = seed.expand(rows)
+        logits, row = torch.zeros(rows, classes), torch.arange(rows)
+        for limit in limits:
+            # Long rows that are truncated may spill: it is 44 bytes on sm_100.
+            hot = rows == 64 and (limit == limits[0] or classes <= 8192)
+            what = f"{rows} x {classes} {limit}"
+            yield Launch(
+                what, partial(launch_sample_categorical, logits, seed, None, position, 1, *limit), hot
+            )
+            given = (logits.bfloat16(), seed, row, position, 2**32 - 1, *limit)
+            info = partial(launch_sample_categorical, *given, with_info=True)
+            yield Launch(f"{what} bfloat16 with info", info, hot)
+    half, position = torch.zeros(5, 20, dtype=torch.float16), seed.expand(5)
+    draw = partial(launch_sample_categorical, half, seed, None, position, 0, 1.0, 3, 0.5)
+    yield Launch("float16", draw)
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    sizes = [(rows, classes) for rows in _ROWS for classes in _CLASSES]
+    sizes = [size for size in sizes if cuda or size[0] * size[1] <= _LARGEST_ON_CPU]
+    sizes = [(1, 8192), (64, 512)] if quick else sizes
+    return [{"rows": r, "classes": c, "compile_it": cuda or (r, c) in _COMPILED_ON_CPU} for r, c in sizes]
+
+
+def _problem(device: torch.device, rows: int, classes: int) -> Problem:
+    """One draw a row, whose address is on the device as an engine has it."""
+    logits = 3 * Numbers(device).normal(rows, classes)
+    zero = torch.zeros((), dtype=torch.int64, device=device)
+    address: dict[str, Any] = {"seed": zero, "position": zero.clone(), "purpose": 0}
+
+    def draw(**options: Any) -> Any:
+        return sample_categorical(logits, **address, **options)
+
+    return Problem(
+        {"rows": rows, "classes": classes},
+        flops=2 * logits.numel(),
+        bytes=logits.nbytes,
+        ours={
+            "ours": draw,
+            "ours, with info": lambda: draw(return_info=True),
+            "ours, top-k 50 and top-p 0.9": lambda: draw(**TRUNCATION),
+        },
+        plain=sample_categorical_reference,
+        bind=lambda function: partial(function, logits, **address),
+        expected=lambda: sample_categorical_reference(logits, **address),
+        inputs={"logits": logits, **address},
+    )
+
+
+SPEC = OpSpec(
+    sample_categorical,
+    _calls,
+    _arguments,
+    sample_categorical_reference,
+    about="""
+One draw a row from softmax(logits / temperature), with top-k and top-p. Draws are *addressed*: a function of their
+seed, row, position and purpose, not of the draws before. So they do not depend on how a batch is split, and a fast
+engine can be compared with a slow one token by token. `return_info=True` gives a `Sample` with log-probabilities and
+entropies. The numbers below it are `philox_uniform` (in [0, 1), at an address) and `philox_4x32` (Philox-4x32-10,
+four words).
+""",
+    example="""
+import torch
+from iris_fast.kernels import sample_categorical
+
+logits = torch.randn(64, 512)
+tokens = sample_categorical(logits, seed=7, position=0, purpose=3, top_k=50, top_p=0.9)  # (64,) int64
+sample = sample_categorical(logits, seed=7, position=0, purpose=3, return_info=True)
+""",
+    launches=_launches,
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"rows": 64, "classes": 512},
+        Row(
+            "(…, classes) → (…) int64",
+            "1 class at least; no gradient",
+            {"rows": 64, "classes": 512},
+            {"rows": 64, "classes": 512},
+            "{rows} × {classes}",
+        ),
+        peers=("an exponential race", "torch.multinomial", "torch.distributions", "FlashInfer"),
+        minutes=0.3,
+        own_on_cpu=True,
+    ),
+)

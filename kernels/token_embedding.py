@@ -12,6 +12,10 @@ in a fixed order; where positions count up from 0, that of their table is a sum 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +24,20 @@ from .common.arguments import as_rows, with_checked_types
 from .common.arithmetic import in_exact_float32
 from .common.registration import operator
 from .common.rounding import rounded_to
+from .common.spec import (
+    Benchmark,
+    Call,
+    Derivatives,
+    Function,
+    Launch,
+    Numbers,
+    OpSpec,
+    Problem,
+    Row,
+    Sizes,
+    dtype_name,
+    with_gradients,
+)
 from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 _TILE = 2048  # numbers of the result that a block writes
@@ -331,3 +349,126 @@ def _checked(
             shapes = f"{tuple(tokens.shape)}, got {tuple(positions.shape)}"
             raise ValueError(f"positions must broadcast to the shape of tokens, {shapes}") from None
     return as_rows(tokens), positions, dtype or table.dtype
+
+
+def _calls(device: str) -> dict[str, Call]:
+    numbers = Numbers(device, alike=True)
+    tables = (numbers.normal(10, 8), numbers.normal(9, 8), numbers.normal(3, 8))
+    return {
+        "token_embedding": Call(
+            lambda tokens, table, places, more: token_embedding(tokens, table, places, more_table=more),
+            (numbers.integers(13, 4, 7), *tables),
+            {0: 0},
+        )
+    }
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    tokens, square = torch.zeros(2, 3, dtype=torch.long), torch.eye(5)
+    return {"token_embedding": {"tokens": tokens, "table": square, "position_table": square}}
+
+
+def _launches(_: int) -> Iterator[Launch]:
+    for rows, time, dim, vocab in [(64, 1, 256, 512), (64, 340, 256, 512), (1, 1, 1, 1), (1, 7, 33, 5)]:
+        tokens = torch.zeros(rows, time, dtype=torch.int64)
+        small, same = tokens.int(), tokens[:1, :1].expand_as(tokens)
+        for dtype in (torch.float32, torch.bfloat16):
+            table, places = torch.zeros(vocab, dim, dtype=dtype), torch.zeros(max(time, 2), dim, dtype=dtype)
+            for given in (
+                (tokens, table, places, None, places[:1], dtype),
+                (small, table, places, same, None, dtype),
+            ):
+                what = f"{rows} x {time} x {dim} {dtype_name(dtype)}"
+                yield Launch(what, partial(launch_token_embedding, *given), hot=True)
+
+
+def _derivatives() -> Derivatives:
+    def ours(table: Tensor, places: Tensor, more: Tensor, tokens: Tensor) -> Tensor:
+        return token_embedding(tokens, table, places, more_table=more)
+
+    def plain(table: Tensor, places: Tensor, more: Tensor, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, torch.cat([table, more])) + places[: tokens.shape[1]]
+
+    numbers = Numbers("cpu")
+    inputs = (numbers.normal(11, 20), numbers.normal(9, 20), numbers.normal(3, 20))
+    return Derivatives(ours, plain, inputs, (numbers.integers(14, 3, 9),))
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    """One token of each sequence, then the paper's training batch, then a larger model."""
+    if quick:
+        return [{"batch": 2, "time": 17, "dim": 32, "gradients": gradients} for gradients in (False, True)]
+    found: Sizes = [{"batch": 64, "time": 340, "gradients": gradients} for gradients in (False, True)]
+    if cuda:
+        found = [{"batch": batch, "dtype": torch.bfloat16} for batch in (64, 1024)] + found
+        found.append({"batch": 16, "time": 1024, "dim": 1024, "dtype": torch.bfloat16})
+    else:
+        found = [{"batch": 64}, *found]
+    return [size | {"compile_it": True} for size in found]
+
+
+def _problem(
+    device: torch.device,
+    batch: int,
+    time: int = 1,
+    dim: int = 256,
+    dtype: torch.dtype = torch.float32,
+    gradients: bool = False,
+) -> Problem:
+    """`batch` sequences of `time` tokens of width `dim`, with tables of 512 tokens, positions and 18 actions."""
+    numbers = Numbers(device)
+    vocab, actions, positions = 512, 18, 1024
+    tokens = numbers.integers(vocab + actions, batch, time)
+    tables = [numbers.normal(n, dim, dtype=dtype) for n in (vocab, positions, actions)]
+    grad = numbers.normal(batch, time, dim, dtype=dtype)
+
+    def bind(function: Function, tables: list[Tensor] = tables) -> Function:
+        def call(*tables: Tensor) -> Tensor:
+            return function(tokens, *tables[:2], more_table=tables[2])
+
+        return with_gradients(call, tables, grad.to(tables[0].dtype)) if gradients else lambda: call(*tables)
+
+    count = batch * time
+    rows = min(count, vocab + actions) + min(time, positions)
+    written = (count + (rows + count if gradients else 0)) * dim
+    return Problem(
+        {"batch": batch, "time": time, "dim": dim, "dtype": dtype_name(dtype), "gradients": gradients},
+        flops=count * dim * (3 if gradients else 1),
+        bytes=8 * count + dtype.itemsize * (rows * dim + written),
+        ours={"ours": bind(token_embedding)},
+        plain=token_embedding_reference,
+        bind=bind,
+        expected=lambda: bind(token_embedding_reference, [table.double() for table in tables])(),
+        tolerance=1e-4 if dtype == torch.float32 else 2e-2,
+    )
+
+
+SPEC = OpSpec(
+    token_embedding,
+    _calls,
+    _arguments,
+    token_embedding_reference,
+    about="Token plus position embedding from one table or two (frame tokens and actions, say), in one launch.",
+    example="""
+import torch
+from iris_fast.kernels import token_embedding
+
+frames, actions, positions = torch.randn(512, 256), torch.randn(18, 256), torch.randn(340, 256)
+x = token_embedding(torch.randint(530, (64, 340)), frames, positions, more_table=actions)  # (64, 340, 256)
+""",
+    launches=_launches,
+    derivatives=_derivatives,
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"batch": 64},
+        Row(
+            "(…, time), (vocab, dim), (positions, dim) → (…, time, dim)",
+            "int64 or int32 tokens",
+            {"batch": 64, "time": 340, "gradients": False},
+            {"batch": 64, "time": 340, "gradients": False},
+            "{batch} × {time} × {dim}",
+        ),
+        minutes=0.15,
+    ),
+)

@@ -20,7 +20,9 @@ codewords (8.8 TFLOP) cannot take less than 9, 18, 53 and 131 ms.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -38,6 +40,7 @@ from ._vq.tiles import (
 from .common.arguments import with_checked_types
 from .common.arithmetic import in_exact_float32
 from .common.registration import operator
+from .common.spec import Benchmark, Call, Derivatives, Launch, Numbers, OpSpec, Problem, Row, Sizes
 from .common.triton import INTERPRETED, jit, num_multiprocessors, on_its_device, require_triton, tl, triton
 from .vq_statistics import _vq_statistics, vq_statistics
 
@@ -606,3 +609,149 @@ def _plain_search(vectors: Tensor, codebook: Tensor, distance: str, precision: s
     vectors, codebook = vectors.to(dtype).to(wide), codebook.to(dtype).to(wide)
     search = nearest_by_products if vectors.is_cpu else nearest_directly
     return search(vectors, codebook, distance == "cosine", max(1, _REFERENCE_SCORES // len(codebook)))
+
+
+# (rows, dim, num_codes): small and large, those of the paper's tokenizer (16 tokens a frame) among them
+_GPU_SIZES = (
+    (1, 8, 16),
+    (16, 512, 512),
+    (1024, 512, 512),
+    (4096, 512, 512),
+    (16384, 512, 512),
+    (65536, 64, 1024),
+    (65536, 8, 1024),
+    (65536, 256, 8192),
+    (262144, 512, 8192),
+)
+_CPU_SIZES = ((16, 512, 512), (1024, 512, 512), (4096, 64, 1024))
+_COMPILED_ROWS = (1024, 16384)  # each takes seconds to compile
+_MOST_DISTANCES = 2**29  # 2 GiB of float32: larger sizes are ours alone
+
+
+def _calls(device: str) -> dict[str, Call]:
+    def lookup(vectors: Tensor, codebook: Tensor) -> VQLookup:
+        return vq_lookup(vectors, codebook, commitment=True, statistics=True)
+
+    def cosine(vectors: Tensor, codebook: Tensor) -> VQLookup:
+        return vq_lookup(vectors, codebook, distance="cosine", reduction="rows")
+
+    numbers = Numbers(device, alike=True)
+    return {
+        "vq_lookup": Call(lookup, (numbers.normal(4, 5, 8), numbers.normal(16, 8)), {0: 0}),
+        "vq_lookup_cosine": Call(cosine, (numbers.normal(6, 8), numbers.normal(12, 8)), {0: 0}),
+    }
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    given = {"vectors": torch.linspace(-1, 1, 10).view(2, 5), "codebook": torch.eye(5)}
+    return {"vq_lookup": {**given, "commitment": True, "statistics": True}}
+
+
+def _launches(architecture: int) -> Iterator[Launch]:
+    def lookup(rows: int, dim: int, num_codes: int, precision: Any, dtype: torch.dtype) -> Callable[[], Any]:
+        # Memory that nothing writes to is not taken.
+        vectors, codebook = torch.empty(rows, dim, dtype=dtype), torch.empty(num_codes, dim, dtype=dtype)
+        return partial(launch_vq_lookup, vectors, codebook, "euclidean", precision, True)
+
+    # Where the codeword is chosen, 8 to 12 bytes are spilled for more blocks a multiprocessor.
+    papers = [(16, 512, 512), (64, 512, 512), (1024, 512, 512), (65536, 512, 8192), (65536, 64, 8192)]
+    for size in [*papers, (1, 1, 1), (1, 8, 16), (1, 512, 1), (5000, 512, 8192), (4096, 33, 70)]:
+        for precision in get_args(Precision):
+            yield Launch(f"{size} {precision}", lookup(*size, precision, torch.float32), size in papers, 16)
+    for size in papers:
+        yield Launch(f"{size} of bfloat16", lookup(*size, "ieee", torch.bfloat16), True, 16)
+    yield Launch("a million of bfloat16", lookup(2**20, 512, 8192, "ieee", torch.bfloat16))
+    half = torch.zeros(70, 40, dtype=torch.float16)
+    yield Launch("float16 cosine", partial(launch_vq_lookup, half, half, "cosine"))
+    yield Launch(
+        "bfloat16", partial(launch_vq_lookup, half.bfloat16(), half.bfloat16(), "euclidean", "ieee", True)
+    )
+    yield Launch("two dtypes", partial(launch_vq_lookup, half, half.float(), "cosine", "tf32"))
+
+
+def _derivatives() -> Derivatives:
+    def ours(vectors: Tensor, codebook: Tensor) -> list:
+        found = vq_lookup(vectors, codebook, commitment=True, reduction="rows")
+        return [found.quantized, found.commitment_loss, found.codebook_loss]
+
+    def plain(vectors: Tensor, codebook: Tensor) -> list[Tensor]:
+        indices = torch.cdist(vectors.detach().double(), codebook.detach().double()).argmin(-1)
+        chosen = codebook[indices]
+        wide = torch.promote_types(vectors.dtype, torch.float32)
+        of_vectors = (vectors - chosen.detach()).square().mean(-1).to(wide)
+        of_codebook = (vectors.detach() - chosen).square().mean(-1).to(wide)
+        return [chosen.detach() + (vectors - vectors.detach()), of_vectors, of_codebook]
+
+    numbers = Numbers("cpu")
+    return Derivatives(ours, plain, (numbers.normal(60, 24), numbers.normal(12, 24)))
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    sizes = _GPU_SIZES if cuda else _CPU_SIZES
+    return [
+        {"rows": rows, "dim": dim, "num_codes": codes, "compile_it": rows in _COMPILED_ROWS}
+        for rows, dim, codes in (sizes[:2] if quick else sizes)
+    ]
+
+
+def _by_matrix(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """As it is written without a kernel: the product with all codewords, then argmin."""
+    return torch.addmm(0.5 * codebook.square().sum(1), vectors, codebook.t(), alpha=-1).argmin(1)
+
+
+def _problem(device: torch.device, rows: int, dim: int, num_codes: int) -> Problem:
+    """`rows` vectors in a codebook; sides whose names end in a precision multiply in it."""
+    numbers = Numbers(device)
+    vectors, codebook = numbers.normal(rows, dim), numbers.normal(num_codes, dim)
+    precisions = ("bf16", "tf32", "tf32x3") if device.type == "cuda" else ()
+
+    def of_precision(precision: Any) -> Callable[[], Tensor]:
+        return lambda: vq_lookup(vectors, codebook, precision=precision).indices
+
+    return Problem(
+        {"size": [rows, dim, num_codes]},
+        flops=2 * rows * num_codes * dim,
+        bytes=4 * (2 * rows * dim + num_codes * dim) + 8 * rows,
+        ours={f"ours {precision}": of_precision(precision) for precision in ("ieee", *precisions)},
+        plain=_by_matrix if rows * num_codes <= _MOST_DISTANCES else None,
+        bind=lambda function: partial(function, vectors, codebook),
+        inputs={"vectors": vectors, "codebook": codebook},
+    )
+
+
+SPEC = OpSpec(
+    vq_lookup,
+    _calls,
+    _arguments,
+    vq_lookup_reference,
+    about="""
+The nearest codeword of each vector, Euclidean or cosine, without the matrix of distances. A `VQLookup` has `indices`,
+`quantized` with the straight-through gradient, and, when asked, both losses of a VQ-VAE and the statistics of
+`ema_update`. `precision` is that of float32 products on a GPU: `ieee`; `tf32x3`, nearly as exact and on matrix units;
+`tf32`; `bf16`.
+""",
+    example="""
+import torch
+from iris_fast.kernels import vq_lookup
+
+vectors, codebook = torch.randn(64, 16, 512), torch.randn(512, 512, requires_grad=True)
+found = vq_lookup(vectors, codebook, commitment=True)  # indices (64, 16), quantized (64, 16, 512)
+(found.commitment_loss + found.codebook_loss).backward()
+""",
+    launches=_launches,
+    derivatives=_derivatives,
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"rows": 1024, "dim": 512, "num_codes": 512},
+        Row(
+            "(…, dim), (num_codes, dim) → (…) int64, (…, dim)",
+            "none; float64 by PyTorch",
+            {"size": [1024, 512, 512]},
+            {"size": [16384, 512, 512]},
+            "{size[0]} × {size[1]}, {size[2]} codes",
+            ("ours tf32x3", "ours ieee"),
+        ),
+        peers=("vector-quantize-pytorch", "flash-kmeans"),
+    ),
+)

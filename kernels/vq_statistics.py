@@ -12,12 +12,17 @@ Bytes moved: the vectors once, 24 a row for the sort, 8 · dim a piece (at most 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .common.arguments import as_rows, check_range, with_checked_types
 from .common.arithmetic import in_exact_float32
 from .common.registration import operator
+from .common.spec import Benchmark, Call, Launch, Numbers, OpSpec, Problem, Row, Sizes, dtype_name
 from .common.triton import jit, on_its_device, require_triton, tl, triton
 
 PIECE = 1024
@@ -241,7 +246,7 @@ def ema_update(
     no codeword has been used yet (Σ N is 0) the codebook stays. Start N from ones and m from the codebook: from N of
     zeros a codeword that is not used is divided by about ε.
 
-    Raises ValueError where the shapes disagree.
+    Raises ValueError where shapes or devices disagree.
     """
     check_range("decay", decay, 0, 1)
     check_range("eps", eps, 0)
@@ -251,6 +256,14 @@ def ema_update(
             "codebook, embed_avg and sums must be (num_codes, dim), cluster_size and counts (num_codes,), got "
             + ", ".join(map(str, shapes))
         )
+    for name, tensor in (
+        *(("cluster_size", cluster_size), ("embed_avg", embed_avg)),
+        *(("counts", counts), ("sums", sums)),
+    ):
+        if tensor.device != codebook.device:
+            raise ValueError(
+                f"{name} must be on the device of codebook, {codebook.device}, got {tensor.device}"
+            )
     dtype = torch.promote_types(torch.promote_types(cluster_size.dtype, embed_avg.dtype), torch.float32)
     sizes = cluster_size.to(dtype).lerp(counts.to(dtype), 1 - decay)
     means = embed_avg.to(dtype).lerp(sums.to(dtype), 1 - decay)
@@ -283,3 +296,113 @@ def _indexed_sums(
             values = weights[part, None].to(dtype) * (values - codebook.to(dtype).index_select(0, index))
         sums.index_add_(0, index, values.to(sums.dtype))
     return counts.to(dtype), sums.to(dtype)
+
+
+def _calls(device: str) -> dict[str, Call]:
+    def moved(vectors: Tensor, indices: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A codebook, its sizes and its sums after a step of its moving average."""
+        counts, sums = vq_statistics(vectors, indices, len(codebook))
+        found = (codebook.clone(), torch.ones_like(counts), codebook.clone())
+        ema_update(*found, counts, sums)
+        return found
+
+    numbers = Numbers(device, alike=True)
+    vectors, indices, codebook = numbers.normal(6, 8), numbers.integers(5, 6), numbers.normal(5, 8)
+    return {
+        "vq_statistics": Call(partial(vq_statistics, num_codes=5), (vectors, indices), {0: 0, 1: 0}),
+        "ema_update": Call(moved, (vectors, indices, codebook), {0: 0, 1: 0}),
+    }
+
+
+def _arguments() -> dict[str, dict[str, Any]]:
+    x = torch.linspace(-1, 1, 10).view(2, 5)
+    moved = {name: torch.ones(5, 5) for name in ("codebook", "embed_avg", "sums")}
+    moved |= {name: torch.ones(5) for name in ("cluster_size", "counts")}
+    return {
+        "vq_statistics": {"vectors": x, "indices": torch.tensor([0, 1]), "num_codes": 3},
+        "ema_update": {**moved, "decay": 0.5, "eps": 1e-5},
+    }
+
+
+def _launches(_: int) -> Iterator[Launch]:
+    for rows, dim, num_codes in [(2000, 512, 512), (1, 1, 1), (1, 33, 7), (3, 1, 1)]:
+        vectors, indices = torch.zeros(rows, dim), torch.zeros(rows, dtype=torch.int64)
+        launch = partial(launch_vq_statistics, vectors, indices, num_codes)
+        yield Launch(f"{rows} x {dim}", launch, hot=True)
+        weighting = (torch.zeros(rows), torch.zeros(num_codes, dim))
+        yield Launch(f"{rows} x {dim} weighted", partial(launch, *weighting), hot=True)
+    wide, index = torch.zeros(5, 8, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)
+    yield Launch("float64", partial(launch_vq_statistics, wide, index, 4))
+    yield Launch("bfloat16", partial(launch_vq_statistics, wide.bfloat16(), index, 4))
+
+
+def _sizes(cuda: bool, quick: bool) -> Sizes:
+    """The paper's tokenizer batch first."""
+    if quick:
+        return [{"rows": 64, "dim": 16, "num_codes": 8}]
+    papers = {"rows": 4096, "dim": 512, "num_codes": 512, "compile_it": True}
+    if not cuda:
+        return [papers, {"rows": 4096, "dim": 64, "num_codes": 1024}]
+    large = {"dim": 512, "num_codes": 8192, "compile_it": True}
+    return [
+        papers,
+        *(
+            {"rows": rows, **large, "dtype": dtype}
+            for rows in (16384, 262144)
+            for dtype in (torch.float32, torch.bfloat16)
+        ),
+    ]
+
+
+def _problem(
+    device: torch.device, rows: int, dim: int, num_codes: int, dtype: torch.dtype = torch.float32
+) -> Problem:
+    """`rows` vectors of `dim` numbers, of which one in four chose the same codeword."""
+    numbers = Numbers(device)
+    vectors, indices = numbers.normal(rows, dim, dtype=dtype), numbers.integers(num_codes, rows)
+    indices[::4] = num_codes // 2
+    given = (vectors, indices, num_codes)
+    return Problem(
+        {"rows": rows, "dim": dim, "num_codes": num_codes, "dtype": dtype_name(dtype)},
+        flops=rows * dim,
+        bytes=rows * (8 + dim * dtype.itemsize) + 4 * num_codes * (dim + 1),
+        ours={"ours": partial(vq_statistics, *given)},
+        plain=vq_statistics_reference,
+        bind=lambda function: partial(function, *given),
+        expected=lambda: vq_statistics_reference(vectors.double(), indices, num_codes),
+        tolerance=1e-5 if dtype == torch.float32 else 1e-2,
+        inputs={"vectors": vectors, "indices": indices, "num_codes": num_codes},
+    )
+
+
+SPEC = OpSpec(
+    vq_statistics,
+    _calls,
+    _arguments,
+    vq_statistics_reference,
+    about="""
+Counts and sums of the vectors of each codeword, in a fixed order. `ema_update` moves a codebook to their running
+means.
+""",
+    example="""
+import torch
+from iris_fast.kernels import ema_update, vq_statistics
+
+vectors, indices, codebook = torch.randn(1000, 32), torch.randint(8, (1000,)), torch.randn(8, 32)
+counts, sums = vq_statistics(vectors, indices, num_codes=8)  # (8,) and (8, 32)
+ema_update(codebook, torch.ones(8), codebook.clone(), counts, sums, decay=0.99)
+""",
+    launches=_launches,
+    benchmark=Benchmark(
+        _sizes,
+        _problem,
+        {"rows": 1024, "dim": 512, "num_codes": 512},
+        Row(
+            "(…, dim), (…) int64 → (num_codes,), (num_codes, dim)",
+            "indices in range",
+            {"rows": 4096, "dim": 512},
+            {"rows": 4096, "dim": 512},
+            "{rows} × {dim}, {num_codes} codes",
+        ),
+    ),
+)

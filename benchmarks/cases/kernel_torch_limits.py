@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Function, Work, dtype_name
-from benchmarks.kernels.table import Problem, measured
+from benchmarks.harness import Function, dtype_name
+from benchmarks.kernels.table import Comparison, measured
 from benchmarks.record import Label, Result
 from benchmarks.registry import Run, case
+from iris_fast.kernels.common.spec import Problem
 from iris_fast.models.actor_critic import ActorCritic, ActorCriticConfig
 
 Computed = Callable[..., Tensor]
@@ -36,7 +37,7 @@ def of_mean_square(function: Computed, leaves: Sequence[Tensor]) -> Function:
     return side
 
 
-def problem_of(
+def comparison_of(
     what: str,
     ours: Computed,
     other: tuple[str, Computed],
@@ -45,27 +46,27 @@ def problem_of(
     compile_it: bool = False,
     ours_leaves: list[Tensor] | None = None,
     **label: Label,
-) -> Problem:
-    """Results and gradients of ours and of another form; both are compared with the other in float64. It is also
-    compiled.
+) -> Comparison:
+    """Result and gradients of ours and of another way, in whose float64 both are compared; that is compiled too.
 
     `ours_leaves`: the same numbers in our memory layout.
     """
     dtype = leaves[0].dtype
     name, plain = other
     moved, flops = bytes_and_flops
-    return Problem(
+    timed = Problem(
         {"what": what, "dtype": dtype_name(dtype), **label},
-        Work(flops, moved, dtype_name(dtype)),
-        {"ours": of_mean_square(ours, ours_leaves or leaves)},
-        plain,
-        lambda function: of_mean_square(function, leaves),
-        compile_it,
-        name,
+        flops,
+        moved,
+        ours={"ours": of_mean_square(ours, ours_leaves or leaves)},
+        plain=plain,
+        bind=lambda function: of_mean_square(function, leaves),
         expected=lambda: of_mean_square(plain, [leaf.double() for leaf in leaves])(),
         # A float32 convolution may be in TF32, as PyTorch allows by default.
         tolerance=5e-2 if dtype == BF16 else 5e-3,
+        dtype=dtype,
     )
+    return Comparison(timed, compile_it, name)
 
 
 def naive_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -75,27 +76,29 @@ def naive_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return scores.masked_fill(future, float("-inf")).softmax(-1) @ value
 
 
-def attention(device: torch.device, batch: int, dtype: torch.dtype, compile_it: bool) -> Problem:
+def attention(device: torch.device, batch: int, dtype: torch.dtype, compile_it: bool) -> Comparison:
     """Causal attention of a training step: 4 heads of 64 over 340 tokens."""
     leaves = list(torch.randn(3, batch, 4, 340, 64, device=device).to(dtype).unbind())
     size = leaves[0].numel()
     causal = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)  # noqa: E731
     # Forward two products of time x time x dim, backward five; causal: half of each.
     work = (8 * size * dtype.itemsize, 7 * size * 340)
-    return problem_of("attention", causal, ("naive", naive_attention), leaves, work, compile_it, batch=batch)
+    return comparison_of(
+        "attention", causal, ("naive", naive_attention), leaves, work, compile_it, batch=batch
+    )
 
 
-def cross_entropy(device: torch.device, rows: int, dtype: torch.dtype, compile_it: bool) -> Problem:
+def cross_entropy(device: torch.device, rows: int, dtype: torch.dtype, compile_it: bool) -> Comparison:
     """The observation loss of a training step: 512 classes at 16 of 17 positions."""
     labels = torch.randint(512, (rows,), device=device)
     leaves = [torch.randn(rows, 512, device=device).to(dtype)]
     naive = lambda logits: -logits.softmax(1).log().gather(1, labels[:, None]).mean()  # noqa: E731
     work = (3 * leaves[0].nbytes, 8 * leaves[0].numel())
     ours = lambda logits: F.cross_entropy(logits, labels)  # noqa: E731
-    return problem_of("cross_entropy", ours, ("naive", naive), leaves, work, compile_it, rows=rows)
+    return comparison_of("cross_entropy", ours, ("naive", naive), leaves, work, compile_it, rows=rows)
 
 
-def lstm(device: torch.device, batch: int, time: int) -> Problem:
+def lstm(device: torch.device, batch: int, time: int) -> Comparison:
     """The actor-critic's recurrence over a rollout: cuDNN's LSTM beside our loop over its steps."""
     model = ActorCritic(ActorCriticConfig(), 6).to(device)
     cell = model.lstm
@@ -123,17 +126,17 @@ def lstm(device: torch.device, batch: int, time: int) -> Problem:
     leaves = [torch.randn(batch, time, cell.input_size, device=device)]
     weights = 4 * cell.hidden_size * (cell.input_size + cell.hidden_size)
     work = (4 * (3 * leaves[0].numel() + 2 * weights), 4 * batch * time * weights)
-    return problem_of("lstm", loop, ("cudnn", cudnn), leaves, work, batch=batch, time=time)
+    return comparison_of("lstm", loop, ("cudnn", cudnn), leaves, work, batch=batch, time=time)
 
 
-def convolution(device: torch.device, batch: int, side: int, dtype: torch.dtype) -> Problem:
+def convolution(device: torch.device, batch: int, side: int, dtype: torch.dtype) -> Comparison:
     """3 x 3, 64 channels: channels last, as the autoencoder runs, beside channels first."""
     x = torch.randn(batch, 64, side, side, device=device).to(dtype)
     weight = torch.randn(64, 64, 3, 3, device=device).to(dtype) / 24
     last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight)]
     convolve = lambda x, w: F.conv2d(x, w, padding=1)  # noqa: E731
     work = ((5 * x.numel() + 4 * weight.numel()) * dtype.itemsize, 6 * x.numel() * 64 * 9)
-    return problem_of(
+    return comparison_of(
         *("convolution", convolve, ("channels_first", convolve), [x, weight], work),
         ours_leaves=last,
         batch=batch,
@@ -141,7 +144,7 @@ def convolution(device: torch.device, batch: int, side: int, dtype: torch.dtype)
     )
 
 
-KINDS: dict[str, Callable[..., Problem]] = {
+KINDS: dict[str, Callable[..., Comparison]] = {
     "attention": attention,
     "cross_entropy": cross_entropy,
     "lstm": lstm,
@@ -149,7 +152,7 @@ KINDS: dict[str, Callable[..., Problem]] = {
 }
 
 
-def problem(device: torch.device, kind: str, **size: Any) -> Problem:
+def comparison(device: torch.device, kind: str, **size: Any) -> Comparison:
     return KINDS[kind](device, **size)
 
 
@@ -167,4 +170,4 @@ def kernel_torch_limits(run: Run) -> Result:
         {"kind": "lstm", "batch": batch, "time": 20},
         *({"kind": "convolution", "batch": maps, "side": s, "dtype": d} for s in (64, 8) for d in dtypes),
     ]
-    return measured(machine, run.quick, sizes, problem)
+    return measured(machine, run.quick, sizes, comparison)

@@ -1,24 +1,26 @@
-"""One case for each operation of the table: every size compared and timed."""
+"""One case for each operation that is timed: every size compared and timed."""
 
 from __future__ import annotations
 
 import torch
 
-from benchmarks.kernels import OPERATIONS, Operation
+from benchmarks.kernels import measure, timed_operations
 from benchmarks.record import Result
 from benchmarks.registry import Run, case
 
 
-def register(operation: Operation) -> None:
+def register(name: str) -> None:
     """Registers the case of an operation."""
+    _, benchmark = timed_operations()[name]
 
     def run_operation(run: Run) -> Result:
         with torch.no_grad():
-            return operation.measure(run.machine(), run.quick)
+            return measure(name, run.machine(), run.quick)
 
-    run_operation.__doc__ = operation.about
-    case(operation.case, operation.minutes, default=True)(run_operation)
+    others = ", ".join(("plain PyTorch", "torch.compile", *benchmark.peers))
+    run_operation.__doc__ = f"`{name}` at the sizes that matter: ours by configuration, {others}."
+    case(f"kernel_{name}", benchmark.minutes, default=True)(run_operation)
 
 
-for _operation in OPERATIONS.values():
-    register(_operation)
+for _name in timed_operations():
+    register(_name)

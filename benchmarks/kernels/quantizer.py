@@ -1,4 +1,4 @@
-"""The codebook lookup at each precision, and sums of vectors by codeword, beside PyTorch and other packages."""
+"""What `vq_lookup` and `vq_statistics` are timed beside, and other tiles of the lookup."""
 
 from __future__ import annotations
 
@@ -10,30 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Function, Machine, Work, dtype_name, time_right_ones
+from benchmarks.harness import Function, Machine, Work, time_right_ones
 from benchmarks.peers import FLASH_KMEANS, VECTOR_QUANTIZE
 from benchmarks.record import Ratio, Size
 from benchmarks.timing import Timing, ratio_of
-from iris_fast.kernels import vq_lookup, vq_statistics, vq_statistics_reference
+from iris_fast.kernels import vq_lookup
+from iris_fast.kernels.common.spec import Problem
 from iris_fast.kernels.vq_lookup import SearchConfig, launch_vq_lookup
 
-from .table import Check, Operation, Problem, Row, Sizes
+from .table import Check, Comparison
 
-# (rows, dim, num_codes): small and large, those of the paper's tokenizer (16 tokens a frame) among them
-GPU_SIZES = (
-    (1, 8, 16),
-    (16, 512, 512),
-    (1024, 512, 512),
-    (4096, 512, 512),
-    (16384, 512, 512),
-    (65536, 64, 1024),
-    (65536, 8, 1024),
-    (65536, 256, 8192),
-    (262144, 512, 8192),
-)
-CPU_SIZES = ((16, 512, 512), (1024, 512, 512), (4096, 64, 1024))
-MOST_DISTANCES = 2**29  # 2 GiB of float32: larger sizes are ours alone
-COMPILED_ROWS = (1024, 16384)  # each takes seconds to compile
 PRECISIONS = {"ieee": 2**-22, "tf32x3": 2**-19, "tf32": 2**-8, "bf16": 2**-6}
 """How far past the nearest a chosen codeword may be, relative to the sizes of the two vectors."""
 
@@ -66,31 +52,18 @@ SWEEP = {
 """Tiles to compare with those that the launcher takes, on (16384, 512, 8192)."""
 
 
-def lookup_sizes(cuda: bool, quick: bool) -> Sizes:
-    sizes = GPU_SIZES if cuda else CPU_SIZES
-    return [
-        {"rows": rows, "dim": dim, "num_codes": codes, "compile_it": rows in COMPILED_ROWS}
-        for rows, dim, codes in (sizes[:2] if quick else sizes)
-    ]
-
-
-def by_matrix(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Plain PyTorch: the product with all codewords, then argmin."""
-    return torch.addmm(0.5 * codebook.square().sum(1), vectors, codebook.t(), alpha=-1).argmin(1)
-
-
-def by_matrix_in_tf32(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """The same where PyTorch may round what products read to TF32."""
+def in_tf32(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """The function's result where PyTorch may round what products read to TF32."""
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, True
     try:
-        return by_matrix(vectors, codebook)
+        return function(*given)
     finally:
         matmul.allow_tf32 = before
 
 
 def by_matrix_in_bf16(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """The same of bfloat16 products; like ours it is given float32."""
+    """The product with all codewords, in bfloat16, then argmin; like ours it is given float32."""
     half_squares = (0.5 * codebook.square().sum(1)).bfloat16()
     return torch.addmm(half_squares, vectors.bfloat16(), codebook.bfloat16().t(), alpha=-1).argmin(1)
 
@@ -163,27 +136,18 @@ def over_the_best_other(times: Mapping[str, Timing]) -> dict[str, Ratio]:
     return found
 
 
-def lookup(device: torch.device, rows: int, dim: int, num_codes: int, compile_it: bool = False) -> Problem:
-    """`rows` vectors in a codebook; sides whose names end in a precision multiply in it."""
-    vectors, codebook = torch.randn(rows, dim, device=device), torch.randn(num_codes, dim, device=device)
-    cuda, few = device.type == "cuda", rows * num_codes <= MOST_DISTANCES
-    ours: dict[str, Function] = {
-        f"ours {precision}": lambda p=precision: vq_lookup(vectors, codebook, precision=p).indices  # type: ignore[misc]
-        for precision in (PRECISIONS if cuda else ("ieee",))
-    }
+def beside_lookup(problem: Problem, compile_it: bool) -> Comparison:
+    """With the same in PyTorch's lower precisions, and other packages; sizes too large for them are ours alone."""
+    vectors, codebook, plain = problem.inputs["vectors"], problem.inputs["codebook"], problem.plain
     others: dict[str, Callable[[], Function]] = {}
-    if few and cuda:
-        others["pytorch tf32"] = lambda: lambda: by_matrix_in_tf32(vectors, codebook)
+    if plain is not None and vectors.is_cuda:
+        others["pytorch tf32"] = lambda: lambda: in_tf32(plain, vectors, codebook)
         others["pytorch bf16"] = lambda: lambda: by_matrix_in_bf16(vectors, codebook)
-    return Problem(
-        {"size": [rows, dim, num_codes]},
-        Work(2 * rows * num_codes * dim, 4 * (2 * rows * dim + num_codes * dim) + 8 * rows),
-        ours,
-        by_matrix if few else None,
-        lambda function: lambda: function(vectors, codebook),
-        compile_it and few,
+    return Comparison(
+        problem,
+        compile_it and plain is not None,
         others=others,
-        uncaptured=peers(vectors, codebook) if few else {},
+        uncaptured={} if plain is None else peers(vectors, codebook),
         checks=lambda side: nearest(vectors, codebook, PRECISIONS.get(side.split()[-1], PRECISIONS["tf32"])),
         ratios=over_the_best_other,
     )
@@ -211,88 +175,16 @@ def sweep(machine: Machine) -> list[Size]:
     return found
 
 
-VQ_LOOKUP = Operation(
-    "vq_lookup",
-    "The codebook lookup over sizes: ours at each precision, PyTorch, vector-quantize-pytorch, flash-kmeans.",
-    0.1,
-    lookup_sizes,
-    lookup,
-    {"rows": 1024, "dim": 512, "num_codes": 512},
-    Row(
-        "(…, dim), (num_codes, dim) → (…) int64, (…, dim)",
-        "none; float64 by PyTorch",
-        {"size": [1024, 512, 512]},
-        {"size": [16384, 512, 512]},
-        "{size[0]} × {size[1]}, {size[2]} codes",
-        ("ours tf32x3", "ours ieee"),
-    ),
-    sweep=sweep,
-)
-
-
-def statistics_sizes(cuda: bool, quick: bool) -> Sizes:
-    """The paper's tokenizer batch first."""
-    if quick:
-        return [{"rows": 64, "dim": 16, "num_codes": 8}]
-    papers = {"rows": 4096, "dim": 512, "num_codes": 512, "compile_it": True}
-    if not cuda:
-        return [papers, {"rows": 4096, "dim": 64, "num_codes": 1024}]
-    return [
-        papers,
-        *(
-            {"rows": rows, "dim": 512, "num_codes": 8192, "dtype": dtype, "compile_it": True}
-            for rows in (16384, 262144)
-            for dtype in (torch.float32, torch.bfloat16)
-        ),
-    ]
-
-
 def one_hot(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """What quantizer libraries do: a product with the matrix of choices."""
     chosen = F.one_hot(indices, num_codes).to(vectors.dtype)
     return chosen.sum(0, dtype=torch.float32), (chosen.t() @ vectors).float()
 
 
-def statistics(
-    device: torch.device,
-    rows: int,
-    dim: int,
-    num_codes: int,
-    dtype: torch.dtype = torch.float32,
-    compile_it: bool = False,
-) -> Problem:
-    """`rows` vectors of `dim` numbers, of which one in four chose the same codeword."""
-    generator = torch.Generator(device).manual_seed(0)
-    vectors = torch.randn(rows, dim, generator=generator, device=device).to(dtype)
-    indices = torch.randint(num_codes, (rows,), generator=generator, device=device)
-    indices[::4] = num_codes // 2
-    arguments = (vectors, indices, num_codes)
-    few = rows * num_codes <= 2**28
-    return Problem(
-        {"rows": rows, "dim": dim, "num_codes": num_codes, "dtype": dtype_name(dtype)},
-        Work(rows * dim, rows * (8 + dim * dtype.itemsize) + 4 * num_codes * (dim + 1)),
-        {"ours": lambda: vq_statistics(*arguments)},
-        vq_statistics_reference,
-        lambda function: lambda: function(*arguments),
-        compile_it,
-        others={"one-hot product": lambda: lambda: one_hot(*arguments)} if few else {},
-        expected=lambda: vq_statistics_reference(vectors.double(), indices, num_codes),
-        tolerance=1e-5 if dtype == torch.float32 else 1e-2,
+def beside_statistics(problem: Problem, compile_it: bool) -> Comparison:
+    """With a one-hot product, where that has room."""
+    given = problem.inputs
+    few = len(given["vectors"]) * given["num_codes"] <= 2**28
+    return Comparison(
+        problem, compile_it, others={"one-hot product": lambda: lambda: one_hot(**given)} if few else {}
     )
-
-
-VQ_STATISTICS = Operation(
-    "vq_statistics",
-    "Counts and sums of the vectors of each codeword: ours, index_add_, a one-hot product, torch.compile.",
-    0.1,
-    statistics_sizes,
-    statistics,
-    {"rows": 1024, "dim": 512, "num_codes": 512},
-    Row(
-        "(…, dim), (…) int64 → (num_codes,), (num_codes, dim)",
-        "indices in range",
-        {"rows": 4096, "dim": 512},
-        {"rows": 4096, "dim": 512},
-        "{rows} × {dim}, {num_codes} codes",
-    ),
-)

@@ -1,36 +1,28 @@
-"""Draws from logits, and from a linear layer: ours beside PyTorch's and FlashInfer's ways of drawing."""
+"""What `sample_categorical` and `linear_sample` are timed beside, and how draws are held to their distribution."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Function, Work, dtype_name
+from benchmarks.harness import Function
 from benchmarks.peers import FLASHINFER
-from iris_fast.kernels import linear_sample, philox_uniform, sample_categorical
+from iris_fast.kernels import philox_uniform, sample_categorical
+from iris_fast.kernels.common.spec import Problem
+from iris_fast.kernels.sample_categorical import TRUNCATION
 
-from .table import Check, Operation, Problem, Row, Sizes
+from .table import Check, Comparison
 
-ROWS, CLASSES = (1, 64, 1024, 16384), (3, 512, 8192, 50257)
-LAYERS = ((64, 512, 256), (1024, 512, 256), (16384, 512, 256), (64, 8192, 256))  # rows, classes, dim
-LARGEST_ON_CPU = 1024 * 512  # of classes in all; beyond, a truncated draw takes seconds there
-COMPILED_ON_CPU = [(64, 512), (1024, 512)]  # each takes seconds
 DRAWS = 512  # of a peer, whose distribution is looked at
 STRAY = 2.8  # of Kolmogorov's statistic times the root of the draws: 3 of 10 million right ways of drawing exceed it
-TRUNCATION: dict[str, Any] = {"top_k": 50, "top_p": 0.9}
 ROUNDING = 3e-7  # of a running sum of probabilities in float32
 UNSURE = 1e-5  # from top-p: whether float32 keeps another class is then a matter of its rounding
 Draw = Callable[[Tensor], Tensor]
-
-
-def draw_sizes(cuda: bool, quick: bool) -> Sizes:
-    sizes = [(rows, classes) for rows in ROWS for classes in CLASSES]
-    sizes = [size for size in sizes if cuda or size[0] * size[1] <= LARGEST_ON_CPU]
-    sizes = [(1, 8192), (64, 512)] if quick else sizes
-    return [{"rows": r, "classes": c, "compile_it": cuda or (r, c) in COMPILED_ON_CPU} for r, c in sizes]
 
 
 def multinomial(logits: Tensor) -> Tensor:
@@ -159,111 +151,36 @@ def peers(logits: Tensor) -> dict[str, Callable[[], Function]]:
     }
 
 
-def address(device: torch.device) -> dict[str, Any]:
-    """Seed, position and purpose of the draws, on the device as an engine has them."""
-    zero = torch.zeros((), dtype=torch.int64, device=device)
-    return {"seed": zero, "position": zero.clone(), "purpose": 0}
-
-
-def draws(device: torch.device, rows: int, classes: int, compile_it: bool = False) -> Problem:
-    """One draw a row; each of our draws is checked against float64's distribution, the others' draws as a whole."""
-    logits = 3 * torch.randn(rows, classes, device=device)
-    where = address(device)
-
-    def ours(**options: Any) -> Any:
-        return sample_categorical(logits, **where, **options)
+def beside_draws(problem: Problem, compile_it: bool) -> Comparison:
+    """With other ways of drawing; ours is held to float64's distribution, the others' draws to it as a whole."""
+    logits, seed = problem.inputs["logits"], problem.inputs["seed"]
+    ours = problem.ours["ours"]
 
     def check(side: str) -> Check:
         if side == "ours":
-            return lambda _: wrong_draws(ours, logits, where["seed"])
+            return lambda _: wrong_draws(ours, logits, seed)
         return (lambda _: None) if side.startswith("ours") else lambda draw: strays(draw, logits)
 
-    return Problem(
-        {"rows": rows, "classes": classes},
-        Work(2 * logits.numel(), logits.nbytes),
-        {
-            "ours": ours,
-            "ours, with info": lambda: ours(return_info=True),
-            "ours, top-k 50 and top-p 0.9": lambda: ours(**TRUNCATION),
-        },
-        exponential_race,
-        lambda function: lambda: function(logits),
-        compile_it,
-        "exponential race",
-        uncaptured=peers(logits),
-        checks=check,
-    )
+    raced = replace(problem, plain=exponential_race, bind=lambda function: partial(function, logits))
+    return Comparison(raced, compile_it, "exponential race", uncaptured=peers(logits), checks=check)
 
 
-SAMPLE_CATEGORICAL = Operation(
-    "sample_categorical",
-    "One draw a row over rows and classes, beside PyTorch's and FlashInfer's ways of drawing.",
-    0.3,
-    draw_sizes,
-    draws,
-    {"rows": 64, "classes": 512},
-    Row(
-        "(…, classes) → (…) int64",
-        "1 class at least; no gradient",
-        {"rows": 64, "classes": 512},
-        {"rows": 64, "classes": 512},
-        "{rows} × {classes}",
-    ),
-    own_on_cpu=True,
-)
-
-
-def layer_sizes(cuda: bool, quick: bool) -> Sizes:
-    return [
-        {"rows": rows, "classes": classes, "dim": dim}
-        for rows, classes, dim in (LAYERS[:1] if quick else LAYERS)
-    ]
-
-
-def layer(device: torch.device, rows: int, classes: int, dim: int, compile_it: bool = False) -> Problem:
-    """A linear layer with its draw, in bfloat16 on a GPU: as one operation, and as two."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    x = torch.randn(rows, dim, device=device, dtype=dtype)
-    weight = torch.randn(classes, dim, device=device, dtype=dtype) / dim**0.5
-    bias = torch.zeros(classes, device=device, dtype=dtype)
-    where = address(device)
+def beside_layer(problem: Problem, compile_it: bool) -> Comparison:
+    """With an exponential race after the layer; ours is held to the draw from float32 logits."""
+    names = ("x", "weight", "bias", "seed", "position", "purpose")
+    x, weight, bias, *place = (problem.inputs[name] for name in names)
     linear = torch.nn.functional.linear
     exact = linear(x.float(), weight.float(), bias.float())
 
     def unequal(side: Function) -> str | None:
-        share = (side() != sample_categorical(exact, **where)).double().mean().item()
-        if share <= max(0.01, 1.5 / rows):
+        expected = sample_categorical(exact, **dict(zip(names[3:], place, strict=True)))
+        share = (side() != expected).double().mean().item()
+        if share <= max(0.01, 1.5 / len(x)):
             return None
         return f"{share:.2%} of the tokens differ from those of float32 logits: not timed"
 
-    return Problem(
-        {"rows": rows, "classes": classes, "dim": dim},
-        Work(
-            2 * rows * classes * dim,
-            x.nbytes + weight.nbytes + bias.nbytes + 8 * rows,
-            dtype_name(dtype),
-        ),
-        {
-            "ours": lambda: linear_sample(x, weight, bias, **where),
-            "linear, then our draw": lambda: sample_categorical(linear(x, weight, bias), **where),
-        },
+    return Comparison(
+        problem,
         others={"linear, then exponential race": lambda: lambda: exponential_race(linear(x, weight, bias))},
         checks=lambda side: unequal if side == "ours" else lambda draw: strays(draw, exact),
     )
-
-
-LINEAR_SAMPLE = Operation(
-    "linear_sample",
-    "A linear layer with its draw, as one operation and as two.",
-    0.1,
-    layer_sizes,
-    layer,
-    {"rows": 64, "classes": 512, "dim": 256},
-    Row(
-        "(…, dim), (classes, dim), (classes,) → (…) int64",
-        "top-k and top-p up to 512 classes; no gradient",
-        {"rows": 64, "classes": 512},
-        {"rows": 64, "classes": 512},
-        "{rows} × {dim} → {classes}",
-    ),
-)

@@ -17,7 +17,7 @@ from iris_fast.models.tokenizer import PIECE
 
 from ..record import Record
 from .architecture import architecture
-from .kernels import kernels_table
+from .kernels import kernels_table, references, sections
 from .measured import (
     ball_table,
     int8_rollouts_table,
@@ -142,6 +142,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "presets": presets_table,
     "memory": memory_table,
     "kernels": kernels_table,
+    "references": references,
+    "operations": sections,
     "speed": speed_table,
     "all_speeds": all_speeds_table,
     "slower": slower_table,

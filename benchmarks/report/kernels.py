@@ -7,22 +7,25 @@ files of another folder of results, of a machine with a GPU, where there is one.
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import iris_fast.kernels
+from iris_fast.kernels.common.spec import OpSpec, Row
 
-from ..kernels import OPERATIONS, Operation
+from ..kernels import timed_operations
 from ..kernels.table import WITHOUT_GRAPHS
 from ..record import Label, Record, Size
 from .tables import markdown
 
+WIDTH = 118
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def speed(operation: Operation, folder: str, wanted: dict[str, Label]) -> str:
+def speed(name: str, row: Row, folder: str, wanted: dict[str, Label]) -> str:
     """Milliseconds of ours, how many times as long the fastest other took; a dash where nothing was measured."""
-    path = RESULTS / folder / f"{operation.case}.json"
+    path = RESULTS / folder / f"kernel_{name}.json"
     if not path.exists():
         return "–"
     result = Record.read(path).result
@@ -30,8 +33,8 @@ def speed(operation: Operation, folder: str, wanted: dict[str, Label]) -> str:
     if not sizes:
         return "–"
     uncaptured = [size for size in result.timed("sizes" + WITHOUT_GRAPHS) if size.what == sizes[0].what]
-    words = operation.row.words.format(**sizes[0].what)
-    return f"{words}: {side_by_side([*uncaptured, sizes[0]], operation.row.ours)}"
+    words = row.words.format(**sizes[0].what)
+    return f"{words}: {side_by_side([*uncaptured, sizes[0]], row.ours)}"
 
 
 def side_by_side(sizes: Sequence[Size], preferred: tuple[str, ...]) -> str:
@@ -67,13 +70,33 @@ def kernel_rows() -> list[list[str]]:
         [
             f"[`{name}`]({name}.py)",
             f"`{signature(name)}`",
-            operation.row.shapes,
-            operation.row.limits,
-            speed(operation, "cpu", operation.row.cpu),
-            speed(operation, folder, operation.row.gpu) if folder else "not measured yet",
+            benchmark.row.shapes,
+            benchmark.row.limits,
+            speed(name, benchmark.row, "cpu", benchmark.row.cpu),
+            speed(name, benchmark.row, folder, benchmark.row.gpu) if folder else "not measured yet",
         ]
-        for name, operation in OPERATIONS.items()
+        for name, (_, benchmark) in timed_operations().items()
     ]
+
+
+def references() -> str:
+    """The references by name."""
+    names = (spec.reference.__name__ for spec, _ in timed_operations().values() if spec.reference is not None)
+    return textwrap.fill(f"References: {', '.join(f'`{name}`' for name in names)}.", WIDTH)
+
+
+def sections() -> str:
+    """Of each operation what it is for, and an example."""
+    return "\n\n".join(
+        f"### {', '.join(f'`{one}`' for one in (name, *others(spec)))}\n\n{spec.about.strip()}\n\n"
+        f"```python\n{spec.example.strip()}\n```"
+        for name, (spec, _) in timed_operations().items()
+    )
+
+
+def others(spec: OpSpec) -> list[str]:
+    """The other public functions of an operation's file."""
+    return [name for name in spec.arguments() if name != spec.name]
 
 
 def kernels_table() -> str:

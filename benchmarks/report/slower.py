@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ..kernels import OPERATIONS
+from ..kernels import timed_operations
 from ..record import Record, Result, Size
 from .tables import duration, label_of
 
@@ -14,8 +14,8 @@ SLOWER_NOTE = (
     "Medians. Sides less than 5% faster, and other models, are not listed. `*`: on a CPU our operator is its plain "
     "PyTorch reference, and the difference is the operator's dispatch or the reference's algorithm."
 )
-OWN_ON_CPU = {operation.case for operation in OPERATIONS.values() if operation.own_on_cpu}
-OURS = ("ours", "ours ieee", "cpp", "extension")  # names of ours in the cases, in float32
+OWN_ON_CPU = {f"kernel_{name}" for name, (_, one) in timed_operations().items() if one.own_on_cpu}
+OURS = ("ours", "ours ieee", "cpp", "extension")  # what ours is called by the cases, in float32
 NO_PEERS = ("linear, then our draw",)  # made of our own operators
 
 

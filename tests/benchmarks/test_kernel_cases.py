@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,23 +15,35 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import peers
 from benchmarks.cases import layer_launches
-from benchmarks.harness import Machine, Work
-from benchmarks.kernels import OPERATIONS, Operation, quantizer, returns, sampling
-from benchmarks.kernels.table import Problem
+from benchmarks.harness import Machine
+from benchmarks.kernels import measure, quantizer, sampling, timed_operations
+from benchmarks.kernels.table import Comparison
 from benchmarks.record import Result, Size
 from benchmarks.report.tables import text_of
 from benchmarks.timing import Timing
 from iris_fast.graphs import Uncaptured
 from iris_fast.imagination.token_pass import TokenPasses
 from iris_fast.kernels import sample_categorical
+from iris_fast.kernels.common.spec import Problem
 from tests.support.agents import micro_agent
 
 CPU = torch.device("cpu")
 MACHINE = Machine(CPU, 1e9, {"float32": 1e9}, 3)
 
 
+# The module: `iris_fast.kernels.lambda_returns` is its function.
+returns: Any = importlib.import_module("iris_fast.kernels.lambda_returns")
+
+
+def problem_of(name: str, **size: Any) -> Problem:
+    """The problem of an operation on the CPU."""
+    _, benchmark = timed_operations()[name]
+    return benchmark.problem(CPU, **size)
+
+
 def returns_measured(compile_it: bool = False) -> Size:
-    (size,) = returns.problem(CPU, 4, 5, compile_it).measured(MACHINE, "sizes")
+    made = Comparison(problem_of("lambda_returns", batch=4, time=5), compile_it)
+    (size,) = made.measured(MACHINE, "sizes")
     return size
 
 
@@ -55,44 +69,42 @@ def test_a_peer_that_fails_costs_its_own_row() -> None:
     def failing() -> Tensor:
         raise RuntimeError("no such operation\nand more")
 
-    peer = Problem(
-        {}, Work(3, 12), {"ours": one.clone}, others={"peer": lambda: failing}, expected=lambda: one
-    )
+    problem = Problem({}, 3, 12, {"ours": one.clone}, expected=lambda: one)
+    peer = Comparison(problem, others={"peer": lambda: failing})
     (found,) = peer.measured(MACHINE, "sizes")
     assert set(found.seconds) == {"ours"}
     assert found.not_timed == {"peer": "failed: RuntimeError: no such operation"}
     with pytest.raises(RuntimeError, match="no such operation"):
-        Problem({}, Work(3, 12), {"ours": failing}, expected=lambda: one).measured(MACHINE, "sizes")
+        Comparison(replace(problem, ours={"ours": failing})).measured(MACHINE, "sizes")
 
 
 def test_sides_that_wait_for_the_host_are_timed_beside_ours_in_a_table_of_their_own() -> None:
     one = torch.ones(3)
-    made = Problem(
-        {}, Work(3, 12), {"ours": one.clone}, uncaptured={"peer": lambda: one.clone}, expected=lambda: one
-    )
+    problem = Problem({}, 3, 12, {"ours": one.clone}, expected=lambda: one)
+    made = Comparison(problem, uncaptured={"peer": lambda: one.clone})
     captured, waiting = made.measured(MACHINE, "sizes")
     assert (captured.table, list(captured.seconds)) == ("sizes", ["ours"])
     assert (waiting.table, list(waiting.seconds)) == ("sizes without CUDA graphs", ["ours", "peer"])
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", timed_operations())
 def test_every_operation_is_timed_beside_plain_pytorch(name: str) -> None:
     """The sizes of the smoke test, and those of the documentation's row among the usual ones."""
-    operation = OPERATIONS[name]
-    result = operation.measure(MACHINE, quick=True)
+    _, benchmark = timed_operations()[name]
+    result = measure(name, MACHINE, quick=True)
     assert result.sizes and not any(size.missing for size in result.sizes)
     for size in result.timed():
         others = [side for side in size.seconds if not side.startswith("ours")]
         assert others and size.flops and size.bytes, size
-    for cuda, wanted in ((False, operation.row.cpu), (True, operation.row.gpu)):
-        labels = [label_of(operation, size) for size in operation.sizes(cuda, False)]
+    for cuda, wanted in ((False, benchmark.row.cpu), (True, benchmark.row.gpu)):
+        labels = [label_of(name, **size) for size in benchmark.sizes(cuda, False)]
         assert any(all(label.get(key) == value for key, value in wanted.items()) for label in labels)
 
 
-def label_of(operation: Operation, size: dict[str, Any]) -> dict[str, Any]:
+def label_of(name: str, compile_it: bool = False, **size: Any) -> dict[str, Any]:
     """The label of a size, without its numbers."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        return operation.problem(CPU, **size).what
+        return problem_of(name, **size).what
 
 
 @pytest.fixture
@@ -158,9 +170,13 @@ def test_wrong_ways_of_drawing_stray(wrong: Callable[[Tensor], Tensor], size: tu
     assert "not timed" in (sampling.strays(lambda: wrong(logits), logits) or "")
 
 
+def draws(rows: int, classes: int) -> Comparison:
+    return sampling.beside_draws(problem_of("sample_categorical", rows=rows, classes=classes), False)
+
+
 def test_a_straying_peer_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "multinomial", lambda logits: logits.argmax(-1))
-    captured, waiting = sampling.draws(CPU, 64, 16).measured(MACHINE, "sizes")
+    captured, waiting = draws(64, 16).measured(MACHINE, "sizes")
     assert "torch.multinomial" not in waiting.seconds
     assert "stray" in waiting.not_timed["torch.multinomial"]
     assert [side for side in captured.ratios if not side.startswith("ours")] == ["exponential race"]
@@ -213,9 +229,10 @@ def test_truncated_draws_that_are_wrong_have_no_time(
     def ours(logits: Tensor, **options: Any) -> Any:
         return sample_categorical(logits, **(options | wrong if "top_k" in options else options))
 
-    monkeypatch.setattr(sampling, "sample_categorical", ours)
-    monkeypatch.setattr(sampling, "TRUNCATION", {"top_k": 50, "top_p": 0.97})
-    (found,) = sampling.draws(CPU, 1024, 512).measured(MACHINE, "sizes")
+    for module in (sampling, importlib.import_module("iris_fast.kernels.sample_categorical")):
+        monkeypatch.setattr(module, "sample_categorical", ours)
+        monkeypatch.setattr(module, "TRUNCATION", {"top_k": 50, "top_p": 0.97})
+    (found,) = draws(1024, 512).measured(MACHINE, "sizes")
     assert "with top-k and top-p a token" in found.missing and not found.seconds
 
 

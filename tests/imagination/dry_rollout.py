@@ -16,6 +16,7 @@ from unittest import mock
 
 import torch
 
+from benchmarks.compilation import absent_gpu
 from benchmarks.group_norms import group_norm_of
 from iris_fast.agent import Agent
 from iris_fast.config import preset_config, resolve
@@ -23,7 +24,6 @@ from iris_fast.imagination.frame_decoder import FrameDecoder
 from iris_fast.imagination.token_pass import InferenceWeights, TokenPasses
 from iris_fast.kernels import sample_categorical
 from iris_fast.randomness import Purpose
-from tests.kernels.dry_launches import absent_gpu
 
 OPERATORS = (
     "layer_norm_linear",
@@ -63,7 +63,7 @@ def main(architecture: int) -> None:
     config = resolve(preset_config("paper", "Pong"))
     config = replace(config, world_model=replace(config.world_model, num_layers=1))
     agent = Agent(config.agent, ACTIONS).eval()
-    compiled: list[dict[str, Any]] = []
+    compiled: list[Any] = []
     with torch.no_grad(), absent_gpu(architecture, compiled), group_norm_of(fused=True), ExitStack() as stack:
         for name in OPERATORS:
             module = importlib.import_module(f"iris_fast.kernels.{name}")
@@ -71,7 +71,7 @@ def main(architecture: int) -> None:
         for dtype, precision in ((torch.float32, "ieee"), (torch.float32, "tf32"), (torch.bfloat16, "ieee")):
             launch_everything(agent, 64, dtype, precision, 5)
             launch_everything(agent, 64, dtype, precision, 2)
-    print(json.dumps([{name: one[name] for name in ("kernel", "shared")} for one in compiled]))
+    print(json.dumps([{"kernel": one.metadata.name, "shared": one.metadata.shared} for one in compiled]))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
+from iris_fast.kernels import SPECS
+from iris_fast.kernels.common.spec import Call
 from iris_fast.kernels.common.triton import INTERPRETED
 
 DEVICES = [
@@ -21,6 +24,21 @@ DEVICES = [
     pytest.param("cuda", id="gpu", marks=pytest.mark.gpu),
 ]
 """Where a kernel's launcher is tested: Triton's interpreter on CPU tensors, and, marked `gpu`, the hardware."""
+
+
+ON_BOTH = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+"""Where a public function is tested."""
+
+
+def calls(device: str) -> dict[str, Call]:
+    """The small calls of every operation's specification; their inputs are the same numbers on every device."""
+    return {name: call for spec in SPECS.values() for name, call in spec.calls(device).items()}
+
+
+def flat(result: Any) -> list[Tensor]:
+    """The tensors of a result, None left out."""
+    parts = [result] if isinstance(result, Tensor) else list(result or [])
+    return [part for part in parts if part is not None]
 
 
 @contextmanager

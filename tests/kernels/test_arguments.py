@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,65 +17,20 @@ import iris_fast.kernels as kernels
 from iris_fast.kernels import philox_4x32
 from iris_fast.kernels.common.arguments import _kinds, as_float, as_int
 
+from .harness import flat
+
 PUBLIC = sorted(name for name in kernels.__all__ if name.islower() and name != "philox_4x32")
 
 
 def valid_calls() -> dict[str, dict[str, Any]]:
-    """Keyword arguments of a call of each operation that gives a number to every argument that takes one."""
-    x, square = torch.linspace(-1, 1, 10).view(2, 5), torch.eye(5)
-    address: dict[str, Any] = {"seed": 1, "position": 2, "purpose": 3}
-    draw = {**address, "temperature": 1.5, "top_k": 3, "top_p": 0.5}
-    query, caches = torch.ones(3, 1, 2, 1, 8), torch.zeros(2, 1, 2, 9, 8)
-    attention = {"query": query[0], "key": query[1], "value": query[2], "lengths": 3, "scale": 0.5}
-    stream = {"parts": torch.linspace(0, 1, 32).view(1, 2, 16), "norm_weight": torch.ones(16), "eps": 1e-5}
-    layer = {
-        **stream,
-        "qkv_weight": torch.eye(48, 16),
-        "qkv_bias": None,
-        "proj_weight": torch.eye(16),
-        "proj_bias": None,
-        "lengths": 3,
-        "scale": 0.5,
-    }
-    cached = {"key_cache": caches[0], "value_cache": caches[1]}
-    mlp = {"in_weight": torch.eye(32, 16), "in_bias": None, "out_weight": torch.eye(16, 32), "out_bias": None}
-    norm = {"weight": torch.ones(4), "bias": torch.ones(4), "num_groups": 2, "eps": 1e-6, "swish": True}
-    calls: dict[str, dict[str, Any]] = {
-        "cached_attention": {
-            **attention,
-            **cached,
-            "causal": "block_causal",
-            "tokens_per_block": 2,
-            "num_splits": 1,
-        },
-        "group_norm_swish": {"x": torch.arange(24.0).view(2, 4, 3), **norm},
-        "lambda_returns": {"rewards": x, "values": x, "ends": x > 0, "gamma": 0.5, "lambda_": 0.25},
-        "layer_norm_attention": {**layer, **{name: torch.zeros(2, 2, 9, 8) for name in cached}},
-        "layer_norm_linear": {"x": x, "weight": square, "norm_weight": torch.ones(5), "eps": 1e-5},
-        "layer_norm_mlp": {**stream, **mlp, "slice_width": 16},
-        "linear_sample": {"x": x, "weight": square, **draw, "return_info": True},
-        "philox_uniform": {**address, "row": 4},
-        "sample_categorical": {"logits": x, **draw, "return_info": True},
-        "token_embedding": {
-            "tokens": torch.zeros(2, 3, dtype=torch.long),
-            "table": square,
-            "position_table": square,
-        },
-        "vq_lookup": {"vectors": x, "codebook": square, "commitment": True, "statistics": True},
-        "vq_statistics": {"vectors": x, "indices": torch.tensor([0, 1]), "num_codes": 3},
-        "ema_update": {
-            **{name: torch.ones(5, 5) for name in ("codebook", "embed_avg", "sums")},
-            **{name: torch.ones(5) for name in ("cluster_size", "counts")},
-            "decay": 0.5,
-            "eps": 1e-5,
-        },
-    }
-    for name in list(calls):
-        reference = getattr(kernels, f"{name}_reference", None)
-        if reference is not None:
-            taken = inspect.signature(reference).parameters
-            calls[f"{name}_reference"] = {key: value for key, value in calls[name].items() if key in taken}
-    return calls
+    """Keyword arguments of a call of each function that give a number to every argument that takes one."""
+    given = {name: one for spec in kernels.SPECS.values() for name, one in spec.arguments().items()}
+    for spec in kernels.SPECS.values():
+        if spec.reference is not None:
+            taken = inspect.signature(spec.reference).parameters
+            own = given[spec.name].items()
+            given[spec.reference.__name__] = {name: value for name, value in own if name in taken}
+    return given
 
 
 def arguments_of(kinds: set[Any]) -> Iterator[tuple[str, str]]:
@@ -84,10 +40,6 @@ def arguments_of(kinds: set[Any]) -> Iterator[tuple[str, str]]:
         for argument in valid_calls()[name]:
             if set(_kinds(hints[argument])) & kinds:
                 yield name, argument
-
-
-def flat(result: Any) -> list[Tensor]:
-    return [one for one in ([result] if isinstance(result, Tensor) else result or []) if one is not None]
 
 
 def test_every_public_function_has_a_call() -> None:
@@ -128,7 +80,11 @@ def test_what_is_no_such_value_is_refused_by_name(name: str, argument: str) -> N
             function(**(given | {argument: value}))
 
 
-OUT_OF_RANGE = {"scale": float("inf"), "gamma": float("inf"), "lambda_": float("-inf"), "num_groups": -1}
+def out_of_range(name: str, value: Any, argument: str) -> list[int | float]:
+    """Numbers that an argument refuses: the infinite, and the negative but where they have a meaning."""
+    any_sign = {one for spec in kernels.SPECS.values() if name in spec.arguments() for one in spec.any_sign}
+    infinite = [math.inf, -math.inf] if isinstance(value, float) else []
+    return infinite + ([] if argument in any_sign else [type(value)(-1)])
 
 
 @pytest.mark.parametrize(
@@ -136,9 +92,10 @@ OUT_OF_RANGE = {"scale": float("inf"), "gamma": float("inf"), "lambda_": float("
     [pair for pair in arguments_of({int, float}) if pair != ("vq_statistics_reference", "num_codes")],
 )
 def test_numbers_out_of_range_are_refused_by_name(name: str, argument: str) -> None:
-    value = OUT_OF_RANGE.get(argument, -1)
-    with pytest.raises(ValueError, match=argument if argument != "lengths" else "lengths -1"):
-        getattr(kernels, name)(**(valid_calls()[name] | {argument: value}))
+    given = valid_calls()[name]
+    for value in out_of_range(name.removesuffix("_reference"), given[argument], argument):
+        with pytest.raises(ValueError, match=argument if argument != "lengths" else "lengths -1"):
+            getattr(kernels, name)(**(given | {argument: value}))
 
 
 def test_philox_takes_the_words_of_numpy_and_refuses_what_is_no_word() -> None:

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from iris_fast.kernels import SPECS
 from iris_fast.kernels.common.arithmetic import exact_float32
 
-from .public_calls import flat, make_calls
+from .harness import calls, flat
 
 MKLDNN: Any = torch.backends.mkldnn  # whose switches PyTorch's types leave out
 needs_switches = pytest.mark.skipif(
@@ -64,9 +65,10 @@ CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
-@pytest.mark.parametrize("name", list(make_calls("cpu")))
+@pytest.mark.parametrize("name", list(calls("cpu")))
 def test_outputs_are_the_same_bits(name: str, context: str) -> None:
-    function, arguments = make_calls("cpu")[name]
+    call = calls("cpu")[name]
+    function, arguments = call.function, call.tensors
     with torch.no_grad():
         expected = flat(function(*arguments))
         with CONTEXTS[context]():
@@ -77,9 +79,10 @@ def test_outputs_are_the_same_bits(name: str, context: str) -> None:
 
 
 @pytest.mark.parametrize("context", ["medium", "autocast", "default bfloat16"])
-@pytest.mark.parametrize("name", ["vq_lookup", "layer_norm_linear", "group_norm_swish", "lambda_returns"])
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.derivatives is not None])
 def test_gradients_are_the_same_bits(name: str, context: str) -> None:
-    function, arguments = make_calls("cpu")[name]
+    call = calls("cpu")[name]
+    function, arguments = call.function, call.tensors
 
     def gradients() -> list[Tensor]:
         leaves = [one.detach().clone().requires_grad_(one.is_floating_point()) for one in arguments]

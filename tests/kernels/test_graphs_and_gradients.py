@@ -9,55 +9,38 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from iris_fast.kernels import lambda_returns, linear_sample, sample_categorical, vq_lookup, vq_statistics
+from iris_fast.kernels import (
+    SPECS,
+    lambda_returns,
+    linear_sample,
+    sample_categorical,
+    vq_lookup,
+    vq_statistics,
+)
 
-from .public_calls import flat, make_calls
+from .harness import calls, flat
 
-ROWS_OF = {
-    "vq_lookup": (0,),
-    "vq_lookup_cosine": (0,),
-    "vq_statistics": (0, 1),
-    "ema_update": (0,),
-    "cached_attention": (0, 1, 2, 3, 4),
-    "cached_attention_blocks": (0, 1, 2, 3, 4),
-    "cached_attention_fp8": (0, 1, 2, 3, 4),
-    "sample_categorical": (0,),
-    "sample_categorical_truncated": (0, 2),
-    "linear_sample": (0,),
-    "linear_sample_info": (0,),
-    "philox_uniform": (1,),
-    "layer_norm_linear": (0, 3),
-    "layer_norm_attention": (4, 5, 6),  # and the second dimension of the first
-    "layer_norm_mlp": (),  # likewise
-    "group_norm_swish": (0,),
-    "token_embedding": (0,),
-    "lambda_returns": (0, 1, 2),
-}
-"""Of a call's tensors, those whose first dimension is its number of rows."""
-SECOND_OF = {"layer_norm_attention": (0,), "layer_norm_mlp": (0,)}
-"""And those whose second is."""
+NAMES = list(calls("cpu"))
 
 
 def with_rows(name: str, rows: int) -> tuple[Tensor, ...]:
-    """The arguments of a call for another number of rows, at least 1."""
+    """The tensors of a call for another number of rows, at least 1."""
 
     def resized(tensor: Tensor, dim: int) -> Tensor:
+        if tensor.dtype == torch.float8_e4m3fn:  # which PyTorch cannot index
+            return resized(tensor.view(torch.uint8), dim).view(torch.float8_e4m3fn)
         return tensor.index_select(dim, torch.arange(rows) % tensor.shape[dim])
 
-    arguments = list(make_calls("cpu")[name][1])
-    for index in ROWS_OF[name]:
-        as_bytes = arguments[index].dtype == torch.float8_e4m3fn
-        given = arguments[index].view(torch.uint8) if as_bytes else arguments[index]
-        found = resized(given, 0)
-        arguments[index] = found.view(torch.float8_e4m3fn) if as_bytes else found
-    for index in SECOND_OF.get(name, ()):
-        arguments[index] = resized(arguments[index], 1)
-    return tuple(arguments)
+    call = calls("cpu")[name]
+    return tuple(
+        resized(tensor, call.rows[index]) if index in call.rows else tensor
+        for index, tensor in enumerate(call.tensors)
+    )
 
 
-@pytest.mark.parametrize("name", list(make_calls("cpu")))
+@pytest.mark.parametrize("name", NAMES)
 def test_one_graph_serves_every_number_of_rows(name: str) -> None:
-    function = make_calls("cpu")[name][0]
+    function = calls("cpu")[name].function
     torch._dynamo.reset()
     graphs = []
 
@@ -87,16 +70,13 @@ class Called(torch.nn.Module):
 @pytest.mark.parametrize(
     "strict", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["default", "strict"]
 )
-@pytest.mark.parametrize("name", list(make_calls("cpu")))
+@pytest.mark.parametrize("name", NAMES)
 def test_is_exported_for_every_number_of_rows(name: str, strict: bool) -> None:
-    function = make_calls("cpu")[name][0]
+    function = calls("cpu")[name].function
     rows = torch.export.Dim("rows", min=2, max=64)
     arguments = with_rows(name, 5)
-    shapes: list[dict[int, Any] | None] = [None] * len(arguments)
-    for index in ROWS_OF[name]:
-        shapes[index] = {0: rows}
-    for index in SECOND_OF.get(name, ()):
-        shapes[index] = {1: rows}
+    of_rows = calls("cpu")[name].rows
+    shapes = [{of_rows[index]: rows} if index in of_rows else None for index in range(len(arguments))]
     exported = torch.export.export(
         Called(function), arguments, dynamic_shapes=(tuple(shapes),), strict=strict
     ).module()
@@ -106,15 +86,19 @@ def test_is_exported_for_every_number_of_rows(name: str, strict: bool) -> None:
             torch.testing.assert_close(one, other)
 
 
-NO_FLOATS = {"philox_uniform"}
+def differentiable(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype != torch.float8_e4m3fn
 
 
-@pytest.mark.parametrize("name", [name for name in make_calls("cpu") if name not in NO_FLOATS])
+WITH_FLOATS = [name for name, call in calls("cpu").items() if any(map(differentiable, call.tensors))]
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_FLOATS if name != "ema_update"])
 def test_forward_mode_is_refused(name: str) -> None:
-    function, arguments = make_calls("cpu")[name]
+    function, arguments = calls("cpu")[name].function, calls("cpu")[name].tensors
     tried = 0
     for index, argument in enumerate(arguments):
-        if not argument.is_floating_point() or argument.dtype == torch.float8_e4m3fn:
+        if not differentiable(argument):
             continue
         given = list(arguments)
         with torch.no_grad(), forward_ad.dual_level():
@@ -123,11 +107,23 @@ def test_forward_mode_is_refused(name: str) -> None:
                 function(*given)
         tried += 1
     assert tried
-    rewards, values, ends = make_calls("cpu")["lambda_returns"][1]
+    rewards, values, ends = calls("cpu")["lambda_returns"].tensors
     with pytest.raises(NotImplementedError, match="lambda_returns has no forward-mode gradient"):
         torch.func.jvp(
             lambda rewards: lambda_returns(rewards, values, ends, 0.9, 0.9), (rewards,), (rewards,)
         )
+
+
+@pytest.mark.parametrize("file", [file for file, spec in SPECS.items() if spec.derivatives is None])
+def test_what_has_no_gradient_claims_none_or_refuses_to_be_asked_for_it(file: str) -> None:
+    for name, call in SPECS[file].calls("cpu").items():
+        given = [one.clone().requires_grad_() if differentiable(one) else one for one in call.tensors]
+        try:
+            found = flat(call.function(*given))
+        except RuntimeError as refusal:
+            assert "no gradient" in str(refusal)
+        else:
+            assert name == "ema_update" or not any(one.requires_grad for one in found)
 
 
 def test_no_output_claims_a_gradient_that_it_does_not_have() -> None:

@@ -215,8 +215,8 @@ def test_integers_two_dtypes_and_gradients_are_refused() -> None:
 
 
 def test_an_old_triton_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from iris_fast.kernels import _stream_arguments
+    from iris_fast.kernels._stream import arguments
 
-    monkeypatch.setattr(_stream_arguments.triton, "__version__", "3.2.0")
+    monkeypatch.setattr(arguments.triton, "__version__", "3.2.0")
     with pytest.raises(RuntimeError, match=r"needs Triton 3\.3 or later, found 3\.2\.0"):
         launch(cast(random_inputs(1, 2, 6, 4), torch.float32, HERE))

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmarks.compilation import compile_in_process
 from iris_fast.kernels import vq_lookup, vq_lookup_reference
 from iris_fast.kernels._vq.tiles import SearchConfig
 from iris_fast.kernels.vq_lookup import launch_vq_lookup, search_config, search_splits
@@ -462,13 +461,3 @@ def test_is_captured_in_a_cuda_graph() -> None:
     graph.replay()
     for one, other in zip(found, expected, strict=True):
         assert one is not None and other is not None and torch.equal(one, other)
-
-
-@pytest.mark.slow
-def test_the_tiles_for_hopper_do_not_spill_on_it() -> None:
-    """Also those that other architectures do not use, which `test_compilation` lets spill."""
-    pytest.importorskip("triton")
-    compiled = compile_in_process("vq_lookup", 90)
-    found = [one for one in compiled if "90" in one.name.rpartition("_sm_")[2].split("_")]
-    assert len(found) >= 15
-    assert not [one for one in found if one.spilled]
