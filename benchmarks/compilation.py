@@ -120,8 +120,9 @@ def compile_operation(operation: str, architecture: int, hot: bool) -> list[Comp
                 launch.call()
                 for kernel in kernels[len(found) :]:
                     usage = _usage(kernel.asm["ptx"], architecture)
-                    facts = (kernel.metadata.name, launch.what, architecture, launch.hot, launch.spills)
-                    found.append(Compiled(*facts, shared=kernel.metadata.shared, **usage))
+                    own = {"kernel": kernel.metadata.name, "shared": kernel.metadata.shared}
+                    of_launch = {"launch": launch.what, "hot": launch.hot, "allowed": launch.spills}
+                    found.append(Compiled(architecture=architecture, **(own | of_launch | usage)))
             except Exception as error:
                 raise RuntimeError(f"{operation}, launch {launch.what}: {str(error)[-1500:]}") from error
     return found
