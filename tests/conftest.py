@@ -1,5 +1,5 @@
-"""What every test shares: one thread, and, where there is no CUDA device, tests marked `gpu` skipped and Triton
-interpreting its kernels (which it decides when it is first imported)."""
+"""Settings of all tests: one thread and, without a CUDA device, tests marked `gpu` are skipped and Triton interprets
+its kernels (set before its first import)."""
 
 from __future__ import annotations
 

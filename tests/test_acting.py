@@ -1,4 +1,4 @@
-"""The policy as it is captured: the agent's own, for frames of the host and a state that goes on."""
+"""The captured policy equals the agent's, for frames from the host and a continuing state."""
 
 from __future__ import annotations
 

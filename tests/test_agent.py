@@ -1,4 +1,4 @@
-"""What the agent sees of a frame is what its tokenizer makes of it, by whichever way is the fastest."""
+"""The agent sees its tokenizer's reconstruction of a frame, however it is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands make of what is typed: paths, endings, options that are settings; what they print to be typed."""
+"""The commands' arguments: paths, endings, settings typed as options, and printed commands to copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the commands begin: what needs no PyTorch is answered at once, and what does says what it waits for."""
+"""The start of commands: answers without PyTorch come at once, and slow imports are announced."""
 
 from __future__ import annotations
 

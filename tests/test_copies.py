@@ -1,4 +1,4 @@
-"""Objects that are copied, pickled, and used from threads and worker processes: the same results everywhere."""
+"""Objects give the same results when copied, pickled, and used from threads and worker processes."""
 
 from __future__ import annotations
 

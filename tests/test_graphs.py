@@ -1,4 +1,4 @@
-"""How a CUDA graph is captured: the calls in their order, on a CUDA that only takes notes."""
+"""The capture of a CUDA graph: the order of calls, on a recording stand-in for CUDA."""
 
 from __future__ import annotations
 

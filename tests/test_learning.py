@@ -1,4 +1,4 @@
-"""Catch is learned from an empty folder: the command that the README's results are from."""
+"""Catch is learned from an empty folder, with the command behind the README's results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documentation says: its Python runs, its commands parse, its keys, files and tables are there."""
+"""The documentation: its Python runs, its commands parse, and its keys, files and tables exist."""
 
 from __future__ import annotations
 

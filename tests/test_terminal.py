@@ -1,4 +1,4 @@
-"""What a command prints cannot end it: readers that leave, full disks, encodings; and Ctrl-C in its first seconds."""
+"""Printing cannot end a command (closed pipes, full disks, encodings); and Ctrl-C in its first seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""After every way in which this project changes weights, all that keeps copies of them computes with the new ones."""
+"""After every kind of weight change in this project, all holders of copies compute with the new weights."""
 
 from __future__ import annotations
 

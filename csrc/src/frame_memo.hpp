@@ -15,8 +15,8 @@
 
 namespace iris_fast {
 
-// Remembers the frame of each distinct row of tokens while there is room: a rollout of a game with few states
-// meets the same frames again and again. A call that another one overlaps remembers nothing.
+// Remembers the frame of each distinct row of tokens while there is room, because a rollout of a game with
+// few states shows the same frames again and again. Overlapping calls remember nothing.
 class FrameMemo {
  public:
   FrameMemo(std::size_t slots, std::size_t frame_floats, std::size_t max_bytes)
@@ -26,8 +26,8 @@ class FrameMemo {
 
   std::size_t held() const { return held_; }
 
-  // Frames (batch, frame floats) of tokens (batch, slots), which nobody changes meanwhile; decode(tokens,
-  // rows, frames) makes those that are missing. Returns how many rows were remembered.
+  // Frames (batch, frame floats) of tokens (batch, slots), which must not change during the call;
+  // decode(tokens, rows, frames) makes the missing ones. Returns the number of remembered rows.
   template <typename Decode>
   std::size_t find(const std::vector<std::int64_t>& tokens, float* frames, const Decode& decode) {
     const std::size_t batch = tokens.size() / slots_;

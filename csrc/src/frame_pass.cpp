@@ -71,7 +71,7 @@ void FramePass::tokenize(const float* frames, std::size_t count, std::int64_t* t
 }
 
 // The codeword nearest to the latent `x` by its scores, and by differences where rounding leaves several.
-// What may have overflowed, or is no number, leaves every codeword.
+// With overflow or NaN, every codeword stays a candidate.
 std::int64_t FramePass::nearest(const float* x, const float* shifted, const float* scores) const {
   const PackedCodebook& codebook = model_.encoder().codebook;
   const std::size_t dim = model_.config().embed_dim, vocabulary = model_.config().vocabulary;

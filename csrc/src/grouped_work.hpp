@@ -1,4 +1,4 @@
-// A batch's rows in groups on a pool of threads, with memory of its own for each thread.
+// Work on a batch's rows in groups on a pool of threads, with separate memory for each thread.
 #pragma once
 
 #include <algorithm>
@@ -15,8 +15,8 @@
 
 namespace iris_fast {
 
-// `Pass` is what one thread works in; it is kept for the next call. Calls from several threads are safe: one
-// that another overlaps works in memory of its own.
+// `Pass` is the memory of one thread, kept for the next call. Calls from several threads are safe:
+// overlapping calls use separate memory.
 template <typename Pass>
 class GroupedWork {
  public:

@@ -1,4 +1,4 @@
-// How linear layers are packed: parts side by side, rows and columns padded.
+// Packing of linear layers: parts side by side, rows and columns padded.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +19,7 @@ inline AlignedBuffer<float> zeros(std::size_t count) {
   return buffer;
 }
 
-// Where an index of a layer's inputs or outputs goes: dense, or by heads that are each padded to whole
-// vectors; from `first` on.
+// The place of a layer's input or output index: dense, or by heads padded to whole vectors; from `first` on.
 struct Padding {
   std::size_t group, padded_group, first = 0;
 

@@ -13,8 +13,7 @@ namespace {
 
 constexpr std::size_t kLeastPanels = 4;  // of a thread: fewer take less than waking it
 
-// At least so many floats, zero where they are new: the last rows of a tile are read by nobody, but stay
-// defined.
+// At least this many floats, zero if new: the last rows of a tile are never read, but must be defined.
 float* room_for(AlignedBuffer<float>& buffer, std::size_t count) {
   if (buffer.size() < count) buffer = zeros(count);
   return buffer.data();
@@ -29,8 +28,8 @@ void tile(const float* rows, std::size_t count, std::size_t width, std::size_t f
                   tiled + tiled_offset(r, first + c, columns));
 }
 
-// Zeros behind the `width` columns of a state that are somebody's. An input that is not finite is not zero
-// times the padding's zero weights, would reach the heads from there, and later calls through the cells.
+// Zeros the padding after the `width` columns of a state. An input that is not finite does not give zero with
+// the padding's zero weights; from the padding it would reach the heads and, through the cells, later calls.
 void clear_padding(std::size_t rows, std::size_t width, std::size_t padded, float* cells, float* hidden) {
   for (std::size_t r = 0; r < rows; ++r)
     for (std::size_t c = width; c < padded; ++c)

@@ -39,7 +39,7 @@ struct Run {
   }
 };
 
-// The calling thread's context polls; the others' only look at what it found.
+// The calling thread's context polls; the others only read its result.
 class Context final : public TaskContext {
  public:
   Context(Run& run, bool polls) : run_(run), polls_(polls), polled_(std::chrono::steady_clock::now()) {}

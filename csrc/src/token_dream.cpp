@@ -47,7 +47,7 @@ void require_range(const char* what, const std::int64_t* values, std::size_t cou
                                   std::to_string(values[i]) + " at index " + std::to_string(i));
 }
 
-// Has a dream for as long as it lives.
+// Holds a dream during its lifetime.
 class Holding {
  public:
   explicit Holding(InUse& what) : what_(what) {
@@ -88,7 +88,7 @@ TokenDream::TokenDream(std::shared_ptr<const TokenModel> model, std::shared_ptr<
 void TokenDream::restart(const std::int64_t* tokens, std::uint64_t seed, std::uint32_t first_row) {
   const Holding holding(in_use_);
   if (holding.from_parent()) make_anew();
-  // A copy, so that what was checked is what is used: the caller's array may change while no lock is held.
+  // A copy, so that the checked values are used: the caller's array may change while no lock is held.
   std::vector<std::int64_t> checked(tokens, tokens + tokens_.size());
   require_range("first_tokens", checked.data(), checked.size(), model_->config().vocabulary);
   tokens_.swap(checked);

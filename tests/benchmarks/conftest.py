@@ -1,4 +1,4 @@
-"""A run of small models whose systems live in this process, which spares the tests their start."""
+"""A run of small models with all systems in this process, so that tests need not start processes."""
 
 from __future__ import annotations
 

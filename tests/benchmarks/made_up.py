@@ -1,4 +1,4 @@
-"""Results that were never measured, for tests of what is made of results."""
+"""Invented results, for tests of reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmarks do otherwise on a GPU, as far as it can be seen without one."""
+"""The benchmarks' GPU code, as far as it can be tested without a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.sh`, which only a machine with a GPU can run: every command in it is one that there is."""
+"""`benchmarks/gpu.sh`, which needs a GPU to run: every command in it exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cases of single kernels: a peer whose outputs are wrong has no time."""
+"""The cases of single kernels: a peer with wrong outputs gets no time."""
 
 from __future__ import annotations
 

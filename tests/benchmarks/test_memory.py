@@ -1,4 +1,4 @@
-"""The memory of the paper preset, as it was calculated and recorded, fits where it should."""
+"""The calculated and recorded memory of the paper preset fits on the GPUs it should fit on."""
 
 from __future__ import annotations
 

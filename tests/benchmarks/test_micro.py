@@ -1,4 +1,4 @@
-"""The micro-benchmarks: each kernel has one, and its call gives what the kernel gives."""
+"""The micro-benchmarks: each kernel has one, and its call returns the kernel's result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The permutation tests: they tell what differs, and seldom tell what does not."""
+"""The permutation tests detect differences and rarely report false ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rounds on machines of any speed, by a clock that stands until something takes time."""
+"""Planned rounds on machines of any speed, with a simulated clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole run projected from measured steps: by hand, and left out where something was not measured."""
+"""The projection of a whole run equals a calculation by hand, and is left out if a measurement is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of measurements: every committed file is one, and what is none is refused."""
+"""Records of measurements: every committed file is valid, and other content is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Systems in processes of their own: they agree before they are timed, and where they do not there is no time."""
+"""Systems in separate processes: they are compared before they are timed, and a wrong one gets no time."""
 
 from __future__ import annotations
 

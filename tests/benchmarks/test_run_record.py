@@ -1,4 +1,4 @@
-"""What the scripts of learned runs keep: a record, the columns that are drawn, small pictures."""
+"""The scripts that record training runs keep a record, the drawn columns, and small pictures."""
 
 from __future__ import annotations
 

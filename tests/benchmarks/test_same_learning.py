@@ -1,4 +1,4 @@
-"""Whether the fast path learns the same, in small: on a CPU in bfloat16, captured steps uncaptured."""
+"""The case `same_learning` in small: on a CPU in bfloat16, without capture."""
 
 from __future__ import annotations
 

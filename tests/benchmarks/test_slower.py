@@ -1,4 +1,4 @@
-"""Where ours is slower: sides of equal work alone, whatever a case calls ours."""
+"""The table of sizes where ours is slower: only sides with equal work, whatever a case calls ours."""
 
 from __future__ import annotations
 

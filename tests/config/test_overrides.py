@@ -1,4 +1,4 @@
-"""Dotted overrides: every type, every mistake in one sentence; and the tree as plain data and back."""
+"""Dotted overrides: every type, one sentence for every mistake, and conversion to plain data and back."""
 
 from __future__ import annotations
 

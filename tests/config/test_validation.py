@@ -1,4 +1,4 @@
-"""What a configuration must satisfy, and what its presets promise."""
+"""The rules for configurations, and the promises of presets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the environment tests share: settings, backends that are installed, and a scripted emulator."""
+"""Shared by the environment tests: settings, installed backends, and a scripted emulator."""
 
 from __future__ import annotations
 

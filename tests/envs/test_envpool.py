@@ -1,4 +1,4 @@
-"""envpool says bit for bit what ale-py says: frames, rewards, ends, lives, over episodes and games."""
+"""envpool agrees with ale-py bit for bit: frames, rewards, ends, lives, over episodes and games."""
 
 from __future__ import annotations
 

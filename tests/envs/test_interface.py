@@ -1,4 +1,4 @@
-"""The conventions that every backend keeps."""
+"""The rules that every backend follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The play loop alone; that it serves collection and tests alike is tested with those."""
+"""The play loop by itself; the tests of collection and evaluation cover its use there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads an example from its file, as a script is."""
+"""Loads an example from its file, like a script."""
 
 from __future__ import annotations
 

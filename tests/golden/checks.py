@@ -1,4 +1,4 @@
-"""Comparing what the project computes with every array of a golden file.
+"""Compares the project's results with every array of a golden file.
 
 Floating-point outputs may differ by float32 rounding: `ROUNDINGS` times 2**-23 of the largest magnitude in
 the array. The roundings were measured: for four sets of weights and inputs, how far our float32 results, and

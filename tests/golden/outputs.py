@@ -1,7 +1,7 @@
-"""What the project computes for each array of a golden file (docs/iris.md, part 9).
+"""The project's result for each array of a golden file (docs/iris.md, part 9).
 
-Each function takes the file's arrays and the agent, and returns the outputs it is named after. What follows
-on tokens starts from the file's, so that a tie between codewords is counted once, not in all that follows.
+Each function takes the file's arrays and the agent, and returns the outputs it is named after. Computations from
+tokens use the file's tokens, so that a tie between codewords counts only once.
 """
 
 from __future__ import annotations

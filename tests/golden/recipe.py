@@ -1,4 +1,4 @@
-"""The weights of the golden agent, which need no file: each parameter is drawn from its own name."""
+"""The weights of the golden agent, without a file: each parameter is drawn from its name."""
 
 from __future__ import annotations
 

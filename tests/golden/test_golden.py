@@ -1,4 +1,4 @@
-"""The golden file agrees, and the check notices when anything does not."""
+"""The golden file agrees, and the check notices any difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiles what the CUDA-graph engine launches, for a GPU that need not be there, as its own launches would.
+"""Compiles the launches of the CUDA-graph engine for a GPU that may be absent.
 
 `python -m tests.imagination.dry_rollout ARCHITECTURE` runs the engine's passes, draws and frame decoder at the
 paper's sizes (one layer: all are alike), in a process without the interpreter, and prints the kernels compiled.

@@ -1,4 +1,4 @@
-"""Work in a forked child, beside what the parent does."""
+"""Runs work in a forked child while the parent continues."""
 
 from __future__ import annotations
 

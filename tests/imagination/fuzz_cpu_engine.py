@@ -1,8 +1,8 @@
-"""Feeds the C++ engine random shapes, types, layouts and values: each call works, or raises what it may raise.
+"""Feeds the C++ engine random shapes, types, layouts and values: each call works or raises a documented exception.
 
     python -m tests.imagination.fuzz_cpu_engine --seconds 60    # or --calls 500, the same ones every time
 
-Prints how many calls of each kind worked and were refused. A crash ends the process; the seed repeats it.
+Prints the number of working and refused calls of each kind. A crash ends the process; the seed repeats it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the fuzzer feeds to calls: arrays that are now and then not quite right, and the judgement of what came back.
+"""The fuzzer's inputs, arrays that are sometimes slightly wrong, and its judgement of the results.
 
 A call whose arguments fit must work; one whose arguments do not must be refused by a documented exception.
 """

@@ -1,4 +1,4 @@
-"""The C++ engine's dreams: exact, the same however the work is split, and refusing what cannot be done."""
+"""The C++ engine's dreams: exact, independent of how the work is split, and refusing invalid input."""
 
 from __future__ import annotations
 

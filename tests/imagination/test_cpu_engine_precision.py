@@ -1,4 +1,4 @@
-"""The C++ engine's dreams in half precision and of int8: they round as is said, and no more."""
+"""The C++ engine's dreams in half precision and int8 round as documented, and no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dream samples from what the world model predicts for the same tokens, and plays on past the context."""
+"""The dream samples from the world model's predictions for the same tokens, and continues past the context."""
 
 from __future__ import annotations
 

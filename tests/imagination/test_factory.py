@@ -1,4 +1,4 @@
-"""Which engine a name stands for."""
+"""The engine of each name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle: what a rollout is, what it depends on, and what it must not depend on."""
+"""The oracle: the content of a rollout, and what it may and may not depend on."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tests of checkpoints in and out."""
+"""Tests of reading and writing checkpoints."""

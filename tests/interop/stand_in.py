@@ -1,4 +1,4 @@
-"""An agent with the names of the public implementation's, of our own modules, for tests without a checkout of it."""
+"""An agent built of our modules with the public implementation's names, for tests without a checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An accelerated agent is copied, pickled, changed and refused as the public implementation's own."""
+"""An accelerated agent is copied, pickled, changed and refused like the public implementation's."""
 
 from __future__ import annotations
 

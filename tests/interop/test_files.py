@@ -1,4 +1,4 @@
-"""Weights files: reading either form, refusing all else in one sentence, writing whole or not at all."""
+"""Weights files: both kinds are read, anything else is refused in one sentence, and writing is atomic."""
 
 from __future__ import annotations
 

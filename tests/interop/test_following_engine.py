@@ -1,4 +1,4 @@
-"""The engine of `accelerate`: the device's own, and always with the weights of now."""
+"""The engine of `accelerate`: the device's default, always with the current weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of the perceptual network out of each form that users have them in."""
+"""Weights of the perceptual network from every file format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public implementation's state dict, in and out."""
+"""Reading and writing the public implementation's state dict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of kernels share: where they run, poisoned outputs, and how large an error may be."""
+"""Shared by tests of kernels: devices, poisoned outputs, and error bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of any library, and what is no number: of every argument of every public operation."""
+"""Every number argument of every public operation takes numbers of any library and refuses other values."""
 
 from __future__ import annotations
 

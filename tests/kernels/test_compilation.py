@@ -1,4 +1,4 @@
-"""Every launcher, launched for a GPU that is not there: types, constants and sizes as a real launch has them."""
+"""Dry launches of every launcher for an absent GPU, with the types, constants and sizes of a real launch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No operation follows what a process has set for all of PyTorch: precision of products, autocast, defaults."""
+"""No operation follows PyTorch's global settings: precision of products, autocast, defaults."""
 
 from __future__ import annotations
 

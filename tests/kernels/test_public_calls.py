@@ -1,4 +1,4 @@
-"""What holds for every public operation: on the CPU here, and, marked `gpu`, on the hardware."""
+"""Tests of every public operation: on the CPU and, marked `gpu`, on a GPU."""
 
 from __future__ import annotations
 

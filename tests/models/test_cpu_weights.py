@@ -1,4 +1,4 @@
-"""How the C++ models take their weights."""
+"""The C++ models' weights."""
 
 from __future__ import annotations
 

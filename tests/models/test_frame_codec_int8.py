@@ -1,4 +1,4 @@
-"""The C++ codec's decoder of int8 convolves integers, and rounds as much as that and no more."""
+"""The C++ codec's int8 decoder convolves integers, and rounds only as much as that implies."""
 
 from __future__ import annotations
 

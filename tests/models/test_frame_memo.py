@@ -1,4 +1,4 @@
-"""Frames remembered by their tokens are those that decoding gives, within the room there is."""
+"""Frames remembered by their tokens equal decoded ones, within the memory limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the world model predicts from what, and what its losses do not see."""
+"""The inputs of each prediction of the world model, and the steps its losses ignore."""
 
 from __future__ import annotations
 

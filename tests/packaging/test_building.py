@@ -1,4 +1,5 @@
-"""Building from a checkout again, elsewhere and with what is missing: `python setup.py build_ext`, as pip runs it."""
+"""Builds from a checkout, repeated, elsewhere, and with missing tools: `python setup.py build_ext`, as pip runs
+it."""
 
 from __future__ import annotations
 

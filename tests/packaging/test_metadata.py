@@ -1,4 +1,4 @@
-"""What the README and the package's metadata promise, checked without building anything."""
+"""The promises of the README and the package's metadata, checked without a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is stored comes back exactly, segments are drawn as specified, old episodes make room."""
+"""Stored data comes back exactly, segments are drawn as specified, and old episodes make room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running the commands in tests: in this process, for speed, with what they say and what they write."""
+"""Runs commands in this process, for speed, and captures their output and files."""
 
 from __future__ import annotations
 

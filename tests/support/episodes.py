@@ -1,4 +1,4 @@
-"""Episodes of noise for tests of what is stored, cached and trained on."""
+"""Episodes of noise for tests of storage, caching and training."""
 
 from __future__ import annotations
 

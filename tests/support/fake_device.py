@@ -1,4 +1,4 @@
-"""A CUDA device of tensors without data: code for a GPU runs through on it, and may not look at a number."""
+"""A CUDA device of tensors without data: GPU code runs on it, and must not read any number."""
 
 from __future__ import annotations
 

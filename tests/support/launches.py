@@ -1,4 +1,4 @@
-"""How many launches steps of a GPU take, counted on tensors without data at PyTorch's dispatcher.
+"""Counts the GPU launches of steps on tensors without data, at PyTorch's dispatcher.
 
 One launch for each call of an operation that computes, none for views and allocations. A call may be several kernels
 on a GPU (GroupNorm, a convolution's gradient), so the counts are lower bounds. The LSTM cell of the policy is one

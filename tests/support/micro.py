@@ -1,4 +1,4 @@
-"""The smallest agent that runs: what tests of the training machinery train, in seconds."""
+"""The smallest agent that runs, which tests of training train in seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stopping a run at any step, and comparing one that was stopped with one that was not."""
+"""Stops a run at any step, and compares stopped runs with uninterrupted ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An environment whose frames say which row, episode and step they are of."""
+"""An environment whose frames encode their row, episode and step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collection: what is played is what is stored, and what an episode remembers across epochs."""
+"""Collection: played steps are stored, and episodes keep their state across epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Played frames in files: what is read back is what was stored, whatever came and went between the saves."""
+"""Played frames in files: reading returns the stored frames, whatever changed between saves."""
 
 from __future__ import annotations
 

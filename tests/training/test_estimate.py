@@ -1,4 +1,4 @@
-"""What a run says of its length before it starts: by steps as they will be taken, with nothing learned from them."""
+"""The estimate of a run's duration uses real steps and leaves the weights unchanged."""
 
 from __future__ import annotations
 

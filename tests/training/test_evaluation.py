@@ -1,4 +1,4 @@
-"""What is filmed of episodes, played and dreamed: all of their steps, and where the last one led."""
+"""Videos of played and imagined episodes show all steps and the result of the last one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient steps as they are captured: run uncaptured they are the eager steps, and they never look at a number."""
+"""Captured gradient steps: without capture they equal the eager steps, and they never read a number back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run goes on without the films and pictures that cannot be made, says so once, and is saved."""
+"""A run continues without videos and pictures that cannot be made, says so once, and is saved."""
 
 from __future__ import annotations
 

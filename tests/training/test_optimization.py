@@ -1,4 +1,4 @@
-"""Gradient steps: what decays, what accumulates, what is clipped, and what stops a run."""
+"""Gradient steps: weight decay, accumulation, clipping, and divergence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each part's losses are computed on."""
+"""The data of each part's losses."""
 
 from __future__ import annotations
 

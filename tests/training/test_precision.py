@@ -1,4 +1,4 @@
-"""The precision asked for is that of what is differentiated, and of nothing else."""
+"""Only differentiated passes run in the configured precision."""
 
 from __future__ import annotations
 

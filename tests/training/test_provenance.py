@@ -1,4 +1,4 @@
-"""What made a run is told by its folder."""
+"""A run's folder records its provenance."""
 
 from __future__ import annotations
 

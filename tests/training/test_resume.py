@@ -1,4 +1,4 @@
-"""A run that is stopped, however it is stopped, goes on as if it had not been."""
+"""A run stopped in any way resumes as if it had not been stopped."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Runs of the default backend go on by the very command that they print, whatever stops them.
+"""Stopped runs with the default backend resume with the command that they print.
 
-What `env.backend=auto` chooses depends on what is installed, so that is what these tests vary.
+The choice of `env.backend=auto` depends on the installed packages, so these tests vary them.
 """
 
 from __future__ import annotations

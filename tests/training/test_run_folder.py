@@ -1,4 +1,4 @@
-"""A run has its folder for itself: by a name of its own, and by a lock where the file system has locks."""
+"""A run has its folder to itself: by a unique name, and by a lock if the file system has locks."""
 
 from __future__ import annotations
 

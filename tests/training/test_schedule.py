@@ -1,4 +1,4 @@
-"""Which phases an epoch has: docs/iris.md, part 7."""
+"""The phases of an epoch: docs/iris.md, part 7."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@
 
 namespace iris_fast {
 
-// Sets the processor's default for the calling thread for as long as it lives. A thread may have another one
-// (torch.set_flush_denormal changes its caller's), so without it the bits would depend on which thread ran a
-// task.
+// Sets the processor's default for the calling thread during its lifetime. A thread may have another setting
+// (torch.set_flush_denormal changes its caller's), so without it the bits would depend on the thread that ran
+// a task.
 class DefaultFloatEnvironment {
  public:
 #if defined(__x86_64__) || defined(_M_X64)

@@ -11,7 +11,7 @@
 
 namespace iris_fast {
 
-// A frame's result depends on nothing but the frame. Calls from several threads are safe.
+// A frame's result depends only on the frame. Calls from several threads are safe.
 class FrameCodec {
  public:
   static constexpr std::size_t kMemoBytes = std::size_t{512} << 20;
@@ -25,12 +25,12 @@ class FrameCodec {
   const FrameModel& model() const { return *model_; }
 
   // Frames (batch, frame channels, resolution, resolution), clamped to [0, 1], of tokens (batch, tokens of a
-  // frame). Throws std::invalid_argument for a token out of range, Interrupted when `stop` said so.
+  // frame). Throws std::invalid_argument for a token out of range, Interrupted when `stop` returned true.
   void decode(const std::int64_t* tokens, std::size_t batch, float* frames,
               const std::function<bool()>& stop);
 
-  // As `decode`, each distinct row only once, while there is room to remember its frame. Returns how many
-  // rows were remembered.
+  // As `decode`, but decodes each distinct row only once, while its frame fits in the memo. Returns the
+  // number of remembered rows.
   std::size_t decode_remembered(const std::int64_t* tokens, std::size_t batch, float* frames,
                                 const std::function<bool()>& stop);
   std::size_t remembered() const;  // frames

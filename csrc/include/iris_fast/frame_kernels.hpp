@@ -1,4 +1,4 @@
-// What one SIMD level offers for convolutions over feature maps, as plain functions over plain structures.
+// The functions of one SIMD level for convolutions over feature maps, on plain structures.
 //
 // A feature map is (frames, height, width, channels) float32, channels padded with zeros to a multiple of 16.
 // As in kernel_table.hpp, every level does the same operations in the same order, and a position's result
@@ -48,7 +48,7 @@ struct Int8ProductArgs {
   float* out;                       //
 };
 
-// Ways to compute a 3 x 3 convolution by tiles of outputs (Winograd's; Lavin & Gray 2016).
+// Winograd's methods for a 3 x 3 convolution, by tiles of outputs (Lavin & Gray 2016).
 enum class Winograd : std::uint8_t {
   kTwo,       // tiles of 2 x 2 outputs from 4 x 4 inputs by 16 products
   kFour,      // tiles of 4 x 4 outputs from 6 x 6 inputs by 36 products

@@ -1,4 +1,4 @@
-// What one SIMD level offers, as plain functions over plain structures.
+// The functions of one SIMD level, on plain structures.
 //
 // Every level does the same operations in the same order (fused multiply-adds named one by one, sums in a
 // fixed order), so results are equal bit for bit at every level, for every number of threads and split of the
@@ -14,8 +14,8 @@
 
 #include "iris_fast/frame_kernels.hpp"
 
-// Always inlined, also in a debug build: the linker must never give one unit what another compiled for more
-// than the machine has.
+// Always inlined, also in a debug build: otherwise the linker might give a unit code that another unit
+// compiled with instructions this machine lacks.
 #if defined(__GNUC__)
 #define IRIS_FAST_INLINE [[gnu::always_inline]]
 #else
@@ -44,7 +44,7 @@ IRIS_FAST_INLINE constexpr std::size_t tiled_offset(std::size_t row, std::size_t
   return (row / kTileRows * (columns / kLanes) + column / kLanes) * kTileFloats + row % kTileRows * kLanes;
 }
 
-// How numbers are kept. Arithmetic is in float32, but for products of int8 weights (Int8LinearArgs).
+// Storage of numbers. Arithmetic is in float32, except for products of int8 weights (Int8LinearArgs).
 enum class Precision { kFloat, kHalf, kInt8 };
 
 // Bytes of a number.
@@ -91,7 +91,7 @@ struct Int8LinearArgs {
   const std::int32_t* corrections;  // (columns,): -128 times the sum of the column's integers
 };
 
-// So many inputs of a product of int8 that no sum overflows.
+// The largest number of inputs of an int8 product without overflow.
 constexpr std::size_t kMostInt8Inputs = std::size_t{1} << 16;
 
 // out = (x - mean) / sqrt(variance + epsilon) · weight + bias, row by row over the first `width` columns.
@@ -122,7 +122,7 @@ struct CacheShape {
   IRIS_FAST_INLINE constexpr std::size_t layer_elements() const { return heads * head_elements(); }
 };
 
-// Adds rows' keys and values to the caches, or attends to what the caches hold.
+// Adds rows' keys and values to the caches, or attends to the caches.
 struct AttentionArgs {
   const float* qkv;           // (rows, 3 · heads · padded_dim), tiled: queries, keys, values, each by heads
   std::size_t rows;           //

@@ -1,4 +1,4 @@
-// Layers packed for one SIMD level, and how models get at their weights.
+// Layers packed for one SIMD level, and access to models' weights.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@
 
 namespace iris_fast {
 
-// The row-major float32 weight of that name, which must have exactly that shape: throws if it has not.
+// The row-major float32 weight of that name; throws unless it has exactly that shape.
 using FindWeight =
     std::function<const float*(const std::string& name, const std::vector<std::size_t>& shape)>;
 

@@ -26,7 +26,7 @@ struct PolicyFeaturesConfig {
   void validate() const;
 };
 
-// A frame's features depend on nothing but the frame. Calls from several threads are safe.
+// A frame's features depend only on the frame. Calls from several threads are safe.
 class PolicyFeatures {
  public:
   // Copies the weights conv1.weight, conv1.bias and so on. Throws std::invalid_argument.
@@ -37,7 +37,7 @@ class PolicyFeatures {
   const PolicyFeaturesConfig& config() const { return config_; }
 
   // Features (batch, feature_count), in the order (channels, height, width), of frames (batch, frame
-  // channels, resolution, resolution) in [0, 1]. Throws Interrupted when `stop` said so.
+  // channels, resolution, resolution) in [0, 1]. Throws Interrupted when `stop` returned true.
   void compute(const float* frames, std::size_t batch, float* features, const std::function<bool()>& stop);
 
  private:

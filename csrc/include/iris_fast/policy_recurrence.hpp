@@ -22,8 +22,7 @@ struct PolicyRecurrenceConfig {
   void validate() const;
 };
 
-// One step of the recurrence for a batch. All arrays are row-major, and a row depends on nothing but that
-// row.
+// One step of the recurrence for a batch. All arrays are row-major, and rows are independent.
 struct RecurrenceStep {
   const float* features;  // (batch, features)
   const float* hidden;    // (batch, width)
@@ -45,7 +44,7 @@ class PolicyRecurrence {
 
   const PolicyRecurrenceConfig& config() const { return config_; }
 
-  // Throws Interrupted when `stop` said so.
+  // Throws Interrupted when `stop` returned true.
   void run(const RecurrenceStep& step, const std::function<bool()>& stop);
 
  private:
@@ -61,7 +60,7 @@ class PolicyRecurrence {
   PackedLinear gates_;  // of features and hidden state side by side
   PackedLinear heads_;  // the value, then from column 16 on the actions' logits
   InUse in_use_;
-  Scratch scratch_;  // of the call that has it
+  Scratch scratch_;  // of the call that holds it
 };
 
 }  // namespace iris_fast

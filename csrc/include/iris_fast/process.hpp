@@ -1,5 +1,5 @@
-// Which process this is, and what one of its threads has taken: a fork's child has nothing that the parent
-// took.
+// The current process, and things that one of its threads holds: the child of a fork holds nothing that its
+// parent held.
 #pragma once
 
 #include <atomic>
@@ -24,11 +24,11 @@ inline int process_id() {
 // Whether something was taken, and from whom.
 enum class Taken { kNo, kYes, kFromParent };
 
-// Something that one thread of a process has at a time. What the parent's threads had at a fork can be taken
-// in the child, where nobody finishes what they had begun: it may be half written.
+// Something that one thread of a process holds at a time. After a fork the child may take what the parent's
+// threads held; it may be half written, because nobody in the child finishes their work.
 class InUse {
  public:
-  // kNo where another thread of this process has it.
+  // kNo if another thread of this process holds it.
   Taken take() {
     const int own = process_id();
     int found = owner_.load();
@@ -42,7 +42,7 @@ class InUse {
   std::atomic<int> owner_{0};  // a process, or 0
 };
 
-// A new value in place of one that may be half written, which is never freed.
+// Replaces a value that may be half written by a new one; the old one is never freed.
 template <typename T>
 void abandon(T& value) {
   new T(std::move(value));

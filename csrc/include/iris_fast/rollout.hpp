@@ -12,18 +12,18 @@
 
 namespace iris_fast {
 
-// Who does the work. All see frames of one size, of as many tokens.
+// The parts of the agent. All use one frame size and one number of tokens.
 struct RolloutParts {
   TokenDream& dream;
   FrameCodec& codec;
   PolicyFeatures& features;
   PolicyRecurrence& recurrence;
 
-  // Throws std::invalid_argument where their sizes differ.
+  // Throws std::invalid_argument if their sizes differ.
   void validate() const;
 };
 
-// Where a batch of rollouts starts, row-major; the batch is the dream's.
+// The start of a batch of rollouts, row-major; the batch size is the dream's.
 struct RolloutStart {
   const std::int64_t* tokens;   // (batch, slots): of the first frames
   const float* burn_in_frames;  // (batch, burn_in, a frame)
@@ -38,7 +38,7 @@ struct RolloutDraws {
   std::uint32_t action_purpose;  // the third word of the Philox counters of actions
 };
 
-// Where the results go, row-major; of a step what the policy saw, did and was paid.
+// Outputs, row-major; for each step, what the policy saw, its action and its reward.
 struct RolloutOutput {
   float* start_hidden;    // (batch, width): the policy's state after the burn-in
   float* start_cells;     // (batch, width)
@@ -52,8 +52,8 @@ struct RolloutOutput {
 };
 
 // Rolls out `horizon` steps, with the numbers of iris_fast/imagination/oracle.py; the last one generates no
-// frame. Returns how many frames were remembered instead of decoded. Throws as `TokenDream` does; Interrupted
-// when `stop`, which is asked before each step at the latest, said so.
+// frame. Returns the number of frames remembered instead of decoded. Throws as `TokenDream` does; Interrupted
+// when `stop`, called at least before each step, returned true.
 std::size_t roll_out(const RolloutParts& parts, const RolloutStart& start, std::size_t horizon,
                      const RolloutDraws& draws, const RolloutOutput& output,
                      const std::function<bool()>& stop);

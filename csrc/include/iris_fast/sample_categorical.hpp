@@ -18,7 +18,7 @@ namespace iris_fast {
 // other.
 constexpr std::size_t kRowsTogether = 4;
 
-// What a draw of some rows works in.
+// Work space for a draw of some rows.
 class DrawScratch {
  public:
   explicit DrawScratch(std::size_t classes)
@@ -31,8 +31,8 @@ class DrawScratch {
 // The tokens of `rows` rows, at most kRowsTogether, at the uniform numbers `u` in [0, 1): with p_i = exp((l_i
 // - max l) / temperature) in float32, the first i whose running sum of p (in float64) exceeds u * sum(p). 0
 // for a row that is no distribution: one that holds a NaN or plus infinity, or minus infinity alone. Rows
-// begin `stride` floats apart; row r's token goes to tokens[r * tokens_stride]. A row's token depends on
-// nothing but that row.
+// begin `stride` floats apart; row r's token goes to tokens[r * tokens_stride]. A row's token depends only on
+// that row.
 inline void categorical_tokens(const KernelTable& kernels, const float* logits, std::size_t stride,
                                std::size_t rows, std::size_t classes, float temperature, const float* u,
                                std::int64_t* tokens, std::size_t tokens_stride,

@@ -1,4 +1,4 @@
-// Which SIMD level this machine runs.
+// The SIMD levels of this machine.
 #pragma once
 
 #include <string>
@@ -12,7 +12,7 @@ namespace iris_fast {
 // is always "portable".
 std::vector<const KernelTable*> supported_levels();
 
-// The named level, or the fastest for "auto". Throws std::invalid_argument naming what there is.
+// The named level, or the fastest for "auto". Throws std::invalid_argument with the available levels.
 const KernelTable& kernels_for(const std::string& level);
 
 }  // namespace iris_fast

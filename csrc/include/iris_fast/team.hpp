@@ -10,16 +10,16 @@
 
 namespace iris_fast {
 
-// A barrier for a fixed number of threads. Who waits looks for some microseconds whether the others have
-// come, as they mostly have, and then sleeps: beside other work no thread spins for long.
+// A barrier for a fixed number of threads. A waiting thread polls for some microseconds, which is usually
+// enough, and then sleeps, so that no thread spins for long on a busy machine.
 class Team {
  public:
   explicit Team(std::size_t members) : members_(members) {}
 
   std::size_t members() const { return members_; }
 
-  // Returns once all members have called it, and what they wrote before is visible. Throws what
-  // `context.check()` throws when the run is to stop; the team is of no use from then on.
+  // Returns once all members have called it, and what they wrote before is visible. Throws the exception of
+  // `context.check()` when the run must stop; then the team cannot be used again.
   void wait(TaskContext& context);
 
  private:

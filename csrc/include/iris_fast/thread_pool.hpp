@@ -14,15 +14,15 @@ class Interrupted : public std::runtime_error {
   Interrupted() : std::runtime_error("interrupted") {}
 };
 
-// What a task sees of the run that it belongs to.
+// A task's view of its run.
 class TaskContext {
  public:
   virtual ~TaskContext() = default;
-  // To be called now and then: throws Interrupted when the run is to stop.
+  // Call it regularly: throws Interrupted when the run must stop.
   virtual void check() = 0;
 };
 
-// Threads start with the first run that has work for them. A process that was forked off starts its own: the
+// Threads start with the first run that has work for them. A forked child starts new threads, because the
 // parent's do not exist there. Runs from several threads take turns.
 class ThreadPool {
  public:
@@ -38,8 +38,8 @@ class ThreadPool {
   std::size_t threads() const { return threads_; }
 
   // Runs task(0 … count - 1) and waits for them. `stop` is asked by the calling thread every 50 ms; when it
-  // says true, tasks end at their next check and this throws Interrupted. What a task or `stop` throws is
-  // thrown here; std::runtime_error where `stop` itself runs something on this pool.
+  // says true, tasks end at their next check and this throws Interrupted. Rethrows an exception of a task or
+  // of `stop`; throws std::runtime_error if `stop` uses this pool.
   void run(std::size_t count, const Task& task, const std::function<bool()>& stop);
 
  private:

@@ -20,7 +20,7 @@ struct DrawPurposes {
   std::uint32_t reward, end, token;
 };
 
-// Where a step's results go, row-major. The logits are for tests: null where not wanted.
+// Outputs of a step, row-major. The logits are for tests, and may be null.
 struct DreamOutput {
   std::int64_t* rewards;       // (batch,): classes
   std::int64_t* ends;          // (batch,): classes
@@ -46,7 +46,7 @@ class TokenDream {
 
   // Takes actions (batch,). Past the context the cache is rebuilt from the current frame first. Throws
   // std::invalid_argument for an action out of range, std::runtime_error when another thread is stepping this
-  // dream or it was not restarted since a step that failed, Interrupted when `stop` said so.
+  // dream or it was not restarted after a failed step, Interrupted when `stop` returned true.
   void step(const std::int64_t* actions, const DreamOutput& output, const std::function<bool()>& stop);
 
   const TokenModel& model() const { return *model_; }
@@ -58,7 +58,7 @@ class TokenDream {
   const std::vector<std::int64_t>& tokens() const { return tokens_; }
 
  private:
-  struct Step;  // what the groups of one step share
+  struct Step;  // shared by the groups of one step
   void make_anew();
   void make_pass(std::size_t index);
   void step_group(const Step& step, std::size_t first, std::size_t count, TokenPass& pass,

@@ -45,7 +45,7 @@ class TokenPass {
     std::size_t sequence, position, seen;
   };
 
-  // Adds rows to the cache; then leaves their features for the heads, unless nobody will ask (which saves
+  // Adds rows to the cache; then keeps their features for the heads, unless they are not needed (which saves
   // most of the last layer).
   void run(const TokenModel& model, const std::vector<Row>& rows, KeyValueCache& cache, bool want_features,
            const Member& member);
@@ -70,10 +70,10 @@ class TokenPass {
   void embed(const TokenModel& model, const std::vector<Row>& rows, const Member& member);
   void attend(const TokenModel& model, std::size_t layer, const std::vector<Row>& rows, KeyValueCache& cache,
               bool want_output, const Member& member);
-  // A member's share of a product's columns, and the wait for the others'.
+  // A member's share of a product's columns, then the wait for the others.
   void linear(const TokenModel& model, const PackedLinear& layer, std::size_t rows, const float* a,
               Activation activation, const float* residual, Output out, const Member& member);
-  // Into the member's own scratch: each does all of it, which takes less than waiting for each other.
+  // Into the member's scratch: each member does all of it, which takes less time than waiting for the others.
   const float* normalise(const TokenModel& model, const PackedNorm& norm, std::size_t rows,
                          const Member& member);
 
