@@ -1,4 +1,4 @@
-"""A small GPT that generates with a static key-value cache: each step computes its new token alone.
+"""A small GPT that generates with a static key-value cache: each step computes only its new token.
 
 `python examples/gpt_generate.py` generates with the cache and without it, from the same weights (random ones) and
 seed, compares the tokens and prints the seconds of both. It needs PyTorch and `iris_fast.kernels`.
@@ -30,7 +30,7 @@ class GPTConfig:
 
 
 class Cache:
-    """Keys and values of every layer, `(layers, 2, batch, kv_heads, max_tokens, head_dim)`, and what they hold.
+    """Keys and values of every layer, `(layers, 2, batch, kv_heads, max_tokens, head_dim)`, and their lengths.
 
     `lengths`: `(batch,)` tokens held, on the device, so that no step waits for the host.
     """

@@ -1,13 +1,13 @@
 """A Hugging Face GPT-2 whose attention and cache are `cached_attention`: `generate` works as before.
 
 `python examples/hugging_face_gpt2.py` builds a small GPT-2 with random weights (nothing is downloaded), generates
-with the library's own cache and attention, then with ours, and compares the tokens. It needs `transformers`.
+with the library's cache and attention, then with ours, and compares the tokens. It needs `transformers`.
 
 Two supported places are used: an attention function registered by name in `AttentionInterface`, and a cache layer
 given to a `Cache`. The layer's `update` hands the new keys and values on instead of writing them, with itself as an
 attribute of the keys; the attention function finds it there, writes them and attends in one operation. A pass with
-another cache, or with none, is PyTorch's attention. Padding is refused: the library tells of it to a mask function of
-the same name.
+another cache, or with none, is PyTorch's attention. Padding is refused in a mask function registered under the same
+name.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class KernelLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
-        """The new keys and values as they are: `attend` writes them."""
+        """Returns the new keys and values unchanged: `attend` writes them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         key_states.kernel_layer = self  # type: ignore[attr-defined]
@@ -108,7 +108,7 @@ def refuse_padding(*_: object, attention_mask: Tensor | None = None, **__: objec
     """The mask function: no mask, where every token of `attention_mask` `(batch, tokens)` counts."""
     if attention_mask is not None and not attention_mask.all():
         raise ValueError(
-            "cached_attention knows causal masks alone: give prompts of one length, without padding"
+            "cached_attention supports only causal masks: give prompts of one length, without padding"
         )
 
 

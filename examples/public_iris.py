@@ -1,6 +1,6 @@
 """The public implementation of IRIS with our operations in it: `python examples/public_iris.py CHECKOUT`.
 
-Builds an agent of a checkout of eloialonso/iris (its own classes, its own initial weights), makes it use ours with
+Builds an agent from a checkout of eloialonso/iris (its classes and initial weights), makes it use our operations with
 one call, and times an imagined rollout of each. In your own script it is two lines:
 
     from iris_fast.interop.accelerate import accelerate

@@ -1,4 +1,4 @@
-"""A `vector_quantize_pytorch.VectorQuantize` layer whose codebook search and statistics are ours.
+"""A `vector_quantize_pytorch.VectorQuantize` layer with our codebook search and statistics.
 
 `python examples/vector_quantize.py` trains a layer of the library and a copy of it with our lookup on the
 same vectors, Euclidean and cosine, with the moving-average codebook, and compares tokens, outputs, losses and
@@ -23,7 +23,7 @@ from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 from iris_fast.kernels import ema_update, vq_lookup, vq_statistics
 
 REFUSED = ("mask", "codebook_transform_fn", "ema_update_weight", "accum_ema_update", "topk")
-"""Arguments of the library's codebook that ours does not take."""
+"""Arguments of the library's codebook that ours does not support."""
 
 
 class LookupCodebook(Codebook):
@@ -85,9 +85,9 @@ def use_our_lookup(layer: VectorQuantize, precision: str = "ieee") -> VectorQuan
     """Makes `layer` find its codes by `vq_lookup` at `precision`, in place, and returns it.
 
     Any number of heads, Euclidean or cosine distance, codebooks of moving averages or learned ones. Parameters,
-    buffers and state dictionaries stay what they are.
+    buffers and state dictionaries stay unchanged.
 
-    Raises ValueError, naming what it is, for a layer that needs more than the nearest code.
+    Raises ValueError for a layer that needs more than the nearest code, and names the need.
     """
     codebook = layer._codebook
     sampling = codebook.gumbel_sample.keywords

@@ -1,13 +1,13 @@
-"""Drop-in kernels for token world models: one file an operation, needing torch (and triton) alone.
+"""Drop-in kernels for token world models: one file per operation, depending only on torch (and triton).
 
 Import it as `iris_fast.kernels`, or copy this folder into a package of your own.
 
-For all of them: results are those of the arguments alone. Autocast, PyTorch's precision switches and its default
-device and dtype change no output and no gradient (but in a graph of `torch.compile` the gradient of
-`layer_norm_linear` is PyTorch's own and follows the switches, and `philox_uniform` of ints alone is on the default
-device). Ints and floats may be NumPy's; what is no such number raises TypeError or ValueError naming the argument.
-Forward-mode differentiation (jvp, jacfwd) is refused with NotImplementedError: `ema_update` alone, and references,
-which are plain PyTorch, have it.
+Results depend only on the arguments. Autocast, PyTorch's precision switches and its default device and dtype change
+no output and no gradient. There are two exceptions: in a graph of `torch.compile` PyTorch computes the gradient of
+`layer_norm_linear` and follows the switches, and `philox_uniform` with only ints returns a tensor on the default
+device. Ints and floats may be NumPy's; other values raise TypeError or ValueError with the argument's name.
+Forward-mode differentiation (jvp, jacfwd) raises NotImplementedError, except in `ema_update` and in the references,
+which are plain PyTorch.
 """
 
 from importlib import import_module

@@ -1,20 +1,20 @@
-"""Attention of new tokens over a static key-value cache, which it appends them to, in one launch.
+"""Attention of new tokens over a static key-value cache, including the append, in one launch.
 
-attended_i = Σ_j softmax_j(scale q_i · k_j) v_j over the tokens j that i may see: all that the cache held before the
-call, and of the new ones those up to i (causal), or those up to the end of i's block (block_causal). The result is
-that of writing the new keys and values to the cache and attending to the cache. (Vaswani et al., "Attention is all
+attended_i = Σ_j softmax_j(scale q_i · k_j) v_j over the visible tokens j: all tokens held before the call, and the
+new tokens up to i (causal) or up to the end of i's block (block_causal). The result equals writing the new keys and
+values to the cache, then attending to it. (Vaswani et al., "Attention is all
 you need", 2017, section 3.2.1; split over the cache as in Dao et al., "Flash-Decoding", 2023.)
 
 query (batch, query_heads, new, head_dim), key and value (batch, kv_heads, new, head_dim), caches (batch, kv_heads,
 max_tokens, head_dim), lengths (batch,). Query head h reads kv head h // (query_heads // kv_heads).
-Bytes moved, at the least: each held key and value once, 2 batch kv_heads length head_dim cached numbers, and
-2 batch new head_dim (query_heads + 2 kv_heads) of the inputs, the outputs and what is appended.
-FLOPs: 4 batch query_heads new (length + (new + 1) / 2) head_dim.
+Bytes moved, at least: each held key and value once, 2 batch kv_heads length head_dim cached numbers, and 2 batch new
+head_dim (query_heads + 2 kv_heads) for the inputs, the outputs and the append. FLOPs: 4 batch query_heads new (length
++ (new + 1) / 2) head_dim.
 
-A kv head's rows (its query heads times the new tokens) share a program, so that the cache is read once. One row
-takes multiply-and-reduce, more take matrix products. New tokens come from the inputs: no program reads a cached
-number that another one writes, and each is written by one program. Grids depend on shapes alone: the number of
-tokens is read on the device, so a captured CUDA graph follows the lengths.
+A kv head's rows (its query heads times the new tokens) share a program, so that the cache is read once. One row uses
+multiply-and-reduce, several use matrix products. New tokens come from the inputs: no program reads a cached number
+that another writes, and each is written by one program. Grids depend only on shapes, and lengths are read on the
+device, so a captured CUDA graph follows the lengths.
 """
 
 from __future__ import annotations
@@ -429,28 +429,27 @@ def cached_attention(
         key, value: (batch, kv_heads, new, head_dim) in the query's dtype; kv_heads divides query_heads.
         key_cache, value_cache: (batch, kv_heads, max_tokens, head_dim), written in place after the tokens
             held. In the query's dtype, or both `torch.float8_e4m3fn` (on CUDA: compute capability 8.9).
-        lengths: (batch,) int32 or int64 on the device of the query, the tokens that each sequence holds before
-            the call, or an int for all. The caller raises it: often several layers share it.
-        causal: "causal", or "block_causal" where a token also sees the rest of its block of
+        lengths: (batch,) int32 or int64 on the device of the query, the number of tokens that each sequence holds
+        before the call, or an int for all. The caller raises it, because several layers often share it. causal:
+        "causal", or "block_causal" where a token also sees the rest of its block of
             `tokens_per_block`, as far as it is there; blocks are counted from the sequence's first token.
         scale: of the scores, by default head_dim ** -0.5.
-        key_scale, value_scale: for e4m3 caches, what 1 in the cache stands for: a float, or a tensor () or
-            (kv_heads,); by default 1. Beyond ±448 of it numbers saturate. New tokens are attended to as the
-            cache holds them, so results do not depend on how tokens are divided into calls.
-        num_splits: parts that the held tokens are read in on CUDA, by default chosen by the shapes.
+        key_scale, value_scale: for e4m3 caches, the value of a cached 1: a float, or a tensor () or (kv_heads,); by
+        default 1. Numbers beyond ±448 times it saturate. Attention uses new tokens as rounded by the cache, so
+        results do not depend on how tokens are divided into calls. num_splits: number of parts in which held tokens
+        are read on CUDA, by default chosen from the shapes.
 
     Any strides for query, key and value; the caches' head dimension must be contiguous. The output is
     contiguous as (batch, new, query_heads, head_dim), so `.transpose(1, 2).flatten(2)` of it is free. Key and
-    value must not share memory with the caches. Under `torch.compile` with dynamic shapes give caches that begin
-    where their storage does, not views into a larger tensor: TorchInductor forgets where such a view begins
-    (pytorch/pytorch issue 198068), and nothing says so.
+    value must not share memory with the caches. Under `torch.compile` with dynamic shapes, give caches that start at
+    offset 0 of their storage, not views into a larger tensor: TorchInductor silently drops the offset of such a view
+    (pytorch/pytorch issue 198068).
 
-    A sequence whose lengths entry is negative, or leaves too little room for the new tokens, gets NaN and its
-    cache is left as it is (an int is refused instead). A NaN or infinity in a query reaches its own row; in a
-    key or value, the rows that see it, and rows of the same call that do not yet. Cached numbers at and beyond
-    lengths + new have no effect.
+    A sequence with a negative length, or without room for the new tokens, gets NaN, and its cache is unchanged (an
+    int is refused instead). A NaN or infinity in a query affects its row; in a key or value, the rows that see it and
+    earlier rows of the same call. Cached numbers at and beyond lengths + new have no effect.
 
-    For inference: RuntimeError if a gradient is asked for. ValueError or TypeError names an argument of a
+    For inference: RuntimeError if an input requires a gradient. ValueError or TypeError names an argument of a
     wrong shape, dtype, device or range.
     """
     arguments = checked(

@@ -3,12 +3,12 @@
 h = (x - mean) / sqrt(var + eps) · g + b over each (sample, group) (Wu and He 2018, "Group Normalization"), and
 y = h · sigmoid(h), or h without swish. `x` is (batch, channels, area) with any strides, y has its layout.
 
-A block owns all positions of some neighbouring groups of one sample: as many as fill 32 bytes, so that
-channels-last memory is read in whole sectors. Where they fit in registers x is read once; otherwise (64 × 64
-positions and more) the block takes statistics chunk by chunk, of two passes in registers each and merged by the
-formula of Chan et al. (1979), and reads x again, from L2 if the blocks in flight fit there. A kernel of
-statistics and one of application, each over whole rows of memory, would always read twice from memory at the
-sizes where that matters (batch 64 of 64 × 64 × 64 in float32 is 67 MB).
+A block owns all positions of some neighbouring groups of one sample: enough groups to fill 32 bytes, so that
+channels-last memory is read in whole sectors. If they fit in registers, x is read once. Otherwise (64 × 64 positions
+and more) the block computes statistics chunk by chunk, with two passes in registers each, merges them by the formula
+of Chan et al. (1979), and reads x again, from L2 if the blocks in flight fit there. A kernel of statistics and one of
+application, each over whole rows of memory, would always read twice from memory at the sizes where that matters
+(batch 64 of 64 × 64 × 64 in float32 is 67 MB).
 Backward, with d = dy · dswish(h): dx = (g d - mean(g d) - x̂ mean(g d x̂)) / std, the means over the group, and
 dg = Σ d x̂, db = Σ d: each block writes the sums of its sample, and one sum over the batch, in a fixed order,
 ends it: no atomic addition, so that gradients repeat bit by bit.
@@ -461,13 +461,12 @@ _group_norm_swish.register_autograd(_backward, setup_context=_setup_context)
 def group_norm_swish(
     x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-6, *, swish: bool = True
 ) -> Tensor:
-    """`silu(group_norm(x))` (batch, channels, ...), in the dtype and layout of x; without `swish`, no silu.
+    """`silu(group_norm(x))` (batch, channels, ...) in the dtype and layout of x; without `swish`, `group_norm(x)`.
 
     Args:
-        x: (batch, channels, ...), any float dtype; channels-last and contiguous memory are used as they are,
-            what has no one stride over its positions is copied.
-        num_groups: divides the channels; a group is `channels / num_groups` neighbouring channels.
-        weight, bias: (channels,), any float dtype.
+        x: (batch, channels, ...), any float dtype; channels-last and contiguous memory are used directly; a layout
+        without one stride over positions is copied. num_groups: divides the channels; a group is `channels /
+        num_groups` neighbouring channels. weight, bias: (channels,), any float dtype.
         eps: added to the variance.
 
     Statistics and swish are in float32. Float64, and every tensor outside a GPU, goes to plain PyTorch.

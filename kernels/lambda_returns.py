@@ -244,7 +244,7 @@ def lambda_returns(rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, 
     step, `lambda_` the weight of longer returns. Any real dtype and device; differentiable once, by rewards and
     values. A NaN or infinity reaches the returns of its step and of those before it.
 
-    Raises ValueError where the shapes are not one shape (batch, time), or the devices not one.
+    Raises ValueError unless all have one shape (batch, time) and one device.
     """
     rewards, values, ends = _checked(rewards, values, ends, gamma, lambda_)
     if values.numel() == 0:

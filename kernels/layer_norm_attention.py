@@ -8,16 +8,16 @@ adds through its columns of W_p, with b_p in the first.
 A block owns a head of a group of sequences. It adds their rows of x up and normalises them (each head repeats that:
 a few thousand numbers, from L2), multiplies them by the head's rows of W_qkv, appends key and value, attends to the
 cache (the sequences in step, so that loads of all are in flight), and multiplies what it attended to by the head's
-columns of W_p. Heads never meet: their shares are added up by whoever reads the stream next, in a fixed order,
-so there is neither a grid barrier nor an atomic addition. No block reads a cached number that another one writes.
-Bytes moved, at the least: held keys and values once, 2 batch heads length head_dim; both weights once, 4 heads
-head_dim dim; the parts read, and 4 (1 + heads) batch dim bytes written. Each group reads the weights from L2 once.
-FLOPs: 8 batch heads head_dim dim of products, 4 batch heads (length + 1) head_dim of attention.
+columns of W_p. Heads never wait for each other: the next reader of the stream adds their shares in a fixed order, so
+there is no grid barrier and no atomic addition. No block reads a cached number that another one writes. Bytes moved,
+at the least: held keys and values once, 2 batch heads length head_dim; both weights once, 4 heads head_dim dim; the
+parts read, and 4 (1 + heads) batch dim bytes written. Each group reads the weights from L2 once. FLOPs: 8 batch heads
+head_dim dim of products, 4 batch heads (length + 1) head_dim of attention.
 
-By calculation, never measured: at batch 64, 4 heads of 64, dim 256 in bfloat16, a block of four sequences reads 128
-KB of weights, 68 KB of 17 parts and, half-way through a rollout, 172 KB of cache, one after the other: at 70 KB/µs a
-multiprocessor (64 bytes a clock less a third) 5.3 µs, and four waits for memory, 2.8 µs. The three launches that it
-stands for read 8 MB less of weights and of the stream over all. Which is faster, a GPU has to say.
+By calculation, not measured: at batch 64, 4 heads of 64, dim 256 in bfloat16, a block of four sequences reads 128 KB
+of weights, 68 KB of 17 parts and, half-way through a rollout, 172 KB of cache, one after the other. At 70 KB/µs a
+multiprocessor (64 bytes a clock less a third) this takes 5.3 µs, plus four waits for memory, 2.8 µs. The three
+launches that it replaces read 8 MB less of weights and stream in all. Only a GPU can tell which is faster.
 """
 
 from __future__ import annotations
@@ -223,8 +223,8 @@ def configuration(
 ) -> dict[str, int]:
     """Sizes of a block: sequences, columns of a product at a time, tokens of each, warps and stages of loading.
 
-    As many sequences share a block, and its reading of the weights, as leave about every other multiprocessor one.
-    A stage of loading is 24 KB of W_qkv at head_dim 64, 16 KB of W_p or 16 KB of keys and values.
+    As many sequences share a block, and its reading of the weights, as still give about every other multiprocessor a
+    block. A stage of loading is 24 KB of W_qkv at head_dim 64, 16 KB of W_p or 16 KB of keys and values.
     """
     block_dim = max(16, triton.next_power_of_2(head_dim))
     numbers = 4096 if dtype == torch.float32 else 8192  # a tile of weights, of keys or of values, at the most
@@ -423,13 +423,13 @@ def layer_norm_attention(
         scale: of the scores, by default head_dim ** -0.5.
         precision: of float32 products with weights on a GPU, as for `layer_norm_linear`.
 
-    The result is float32 (float64 for float64): the sum of `parts`, then what each head adds. Its `.sum(0)` is the
+    The result is float32 (float64 for float64): the sum of `parts`, then the share of each head. Its `.sum(0)` is the
     plain result; the next layer takes it as it is. Float64, and every tensor outside a GPU, goes to
-    `layer_norm_attention_reference`. A sequence whose lengths entry is negative, or leaves no room, gets NaN and its
-    cache is left as it is (an int is refused instead). For several new tokens, a few sequences with thousands of
-    tokens, or grouped heads, take `layer_norm_linear` and `cached_attention`.
+    `layer_norm_attention_reference`. A sequence with a negative length, or without room, gets NaN, and its cache is
+    unchanged (an int is refused instead). For several new tokens, a few sequences with thousands of tokens, or
+    grouped heads, take `layer_norm_linear` and `cached_attention`.
 
-    For inference: RuntimeError if a gradient is asked for. ValueError or TypeError names an argument of a wrong
+    For inference: RuntimeError if an input requires a gradient. ValueError or TypeError names an argument of a wrong
     shape, dtype, device or value.
     """
     check_precision(precision)

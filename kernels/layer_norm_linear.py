@@ -172,7 +172,7 @@ def _layer_norm_linear_kernel(
 
 
 def choose_tile(rows: int, out: int, multiprocessors: int) -> tuple[int, int, int]:
-    """The largest tile of `TILES` that still gives most multiprocessors a block, otherwise the smallest."""
+    """The largest tile of `TILES` that still gives most multiprocessors a block, or else the smallest."""
     for tile in TILES:
         blocks = -(-rows // tile[0]) * -(-out // tile[1])
         if blocks >= _OCCUPANCY * multiprocessors:
@@ -347,7 +347,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad: Tensor):
-    """By recomputation in plain PyTorch: this is an operation of inference, which trains all the same."""
+    """The gradient by recomputation in plain PyTorch, because the operation is made for inference."""
     x, weight, bias, norm_weight, norm_bias = ctx.saved_tensors
     normed = x
     if norm_weight is not None:
@@ -417,7 +417,7 @@ def layer_norm_linear(
         activation: None, "gelu" (by erf) or "relu".
         residual: (..., out), added last. The result has its dtype, otherwise that of `weight`.
         precision: of float32 products on a GPU: "ieee" (exact), "tf32x3" (three products in TF32 for nearly
-            float32) or "tf32". Other dtypes and devices take no notice of it.
+            float32) or "tf32". Other dtypes and devices ignore it.
 
     Float64, and every tensor outside a GPU, goes to `layer_norm_linear_reference`. Differentiable by all
     tensors, by recomputation in plain PyTorch. A row of x that holds NaN (or, if normalised, infinity) gives

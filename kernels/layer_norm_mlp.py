@@ -5,12 +5,12 @@ first), act the identity, ReLU or GELU. The stream x is (parts, rows, dim) and s
 so does y, (1 + slices, rows, dim): x added up, then what each slice of the MLP's width adds, with b₂ in the first.
 
 In two launches the second waits for all of the first, because each of its results needs the whole width. Here a
-block owns a group of rows and a slice of the width: it reads the slice of W₁ and of W₂ that go with it, and leaves
-its share of the sum to whoever reads the stream next (the next layer adds the parts up as it loads them). Without a
-sum across blocks there is neither a grid barrier nor an atomic addition, and the same bits come each time.
-Bytes moved, at the least: both weights once, 2 dim width numbers; the parts read, and 4 (1 + slices) rows dim bytes
-written. Each group of rows reads both weights from L2 once, each slice the group's rows of the stream.
-FLOPs: 4 rows dim width, and 8 rows dim slices for the LayerNorm that each slice repeats.
+block owns a group of rows and a slice of the width: it reads its slices of W₁ and W₂, and writes its share of the sum
+for the next reader of the stream (the next layer adds the parts as it loads them). Without a sum across blocks there
+is no grid barrier and no atomic addition, and results repeat bit by bit. Bytes moved, at the least: both weights
+once, 2 dim width numbers; the parts read, and 4 (1 + slices) rows dim bytes written. Each group of rows reads both
+weights from L2 once, each slice the group's rows of the stream. FLOPs: 4 rows dim width, and 8 rows dim slices for
+the LayerNorm that each slice repeats.
 """
 
 from __future__ import annotations
@@ -321,11 +321,11 @@ def layer_norm_mlp(
         precision: of float32 products on a GPU, as for `layer_norm_linear`.
         slice_width: 16, 32, 64 or 128 units of the hidden layer a part, by default chosen by the shapes.
 
-    The result is float32 (float64 for float64): the sum of `parts`, then what each slice adds. Its `.sum(0)` is the
-    plain result; the next layer takes it as it is. Float64, and every tensor outside a GPU, goes to
+    The result is float32 (float64 for float64): the sum of `parts`, then the share of each slice. Its `.sum(0)` is
+    the plain result; the next layer takes it as it is. Float64, and every tensor outside a GPU, goes to
     `layer_norm_mlp_reference`. A row that holds NaN or infinity gives NaN.
 
-    For inference: RuntimeError if a gradient is asked for. ValueError or TypeError names an argument of a wrong
+    For inference: RuntimeError if an input requires a gradient. ValueError or TypeError names an argument of a wrong
     shape, dtype or value.
     """
     check_stream(parts, norm_weight, norm_bias)

@@ -1,7 +1,7 @@
 """One draw a row from softmax((x weight^T + bias) / temperature): a head's last layer and its draw in one.
 
-The draw is that of `sample_categorical` from the same address and these logits, which are never written; they
-are float32 sums (never rounded to the dtype of x), in the order of the matrix units' additions.
+The draw equals that of `sample_categorical` at the same address from these logits. The logits are never written; they
+are float32 sums (not rounded to the dtype of x), added in the order of the matrix units.
 
 `x` is (..., dim), `weight` (classes, dim), `bias` (classes), the tokens are (...). Bytes moved: x, the weights once a
 block of rows (from the cache), 8 a token. FLOPs: 2 rows classes dim. Up to 512 classes it is one launch, in which a
@@ -440,7 +440,7 @@ def _checked(
     top_p: float | None,
     precision: str,
 ) -> tuple:
-    """The arguments as the operator takes them, but for the last two."""
+    """The arguments in the operator's form, without the last two."""
     if weight.dim() != 2 or weight.shape[0] == 0:
         raise ValueError(f"weight must be (classes, dim) with a class, got shape {tuple(weight.shape)}")
     classes, dim = weight.shape

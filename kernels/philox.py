@@ -97,7 +97,7 @@ def philox_uniform(seed: int | Tensor, row: Word, position: Word, purpose: Word)
 
     `row`, `position` and `purpose` are ints in [0, 2^32) or integer tensors, of which the low 32 bits
     count; they broadcast, and the result has their common shape. `seed` is an int in [0, 2^64), or an int64
-    tensor holding its 64 bits: a captured CUDA graph replays an int as it was, and reads a tensor anew. The
+    tensor holding its 64 bits: a captured CUDA graph repeats an int, but reads a tensor's current value. The
     counter is (row, position, purpose, 0), the key (low, high half of seed), and the number (first output
     word >> 8) * 2^-24.
 

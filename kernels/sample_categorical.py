@@ -2,13 +2,13 @@
 
 With p_i = exp((l_i - max l) / temperature) in float32 and u the Philox number in [0, 1) of the row's
 address, the token is the first i whose running sum of p, in float64, exceeds u * sum(p). A class of logit
--inf is never drawn. A row that is no distribution (it holds a NaN or +inf, or -inf alone) gives token 0 on
-every device: an index that is valid, without a synchronisation to look.
+-inf is never drawn. A row that is not a distribution (it holds a NaN or +inf, or only -inf) gives token 0 on every
+device: a valid index, without a synchronisation.
 
-`top_k` and `top_p` leave fewer classes before that, in this order: the `top_k` of largest logit and all that
-tie with the least of them; then, of these, the most probable up to and with the one by which their mass
-reaches `top_p` of the whole but for rounding, and all that tie with it. Ties are of logits, so the same on every
-device. Draws are of a grid of 2^-24: a class is drawn with its probability rounded up or down to a multiple of that.
+`top_k` and `top_p` first reduce the classes, in this order. `top_k` keeps the classes of the `top_k` largest logits
+and all ties with the last. `top_p` then keeps the most probable of these until their mass reaches `top_p` of the
+whole, up to rounding, and all ties with the last. Ties are between logits, so they are the same on every device.
+Draws lie on a grid of 2^-24: a class is drawn with its probability rounded up or down to a multiple of it.
 
 `logits` is (..., classes), the tokens are (...). Bytes moved: the logits once. Work: `classes` exponentials
 a row, and 10 Philox rounds; a truncation adds 16 rounds of three sums over the row, each finding two bits of its
@@ -44,14 +44,14 @@ _KEY_BITS = {torch.float32: 32, torch.bfloat16: 16, torch.float16: 20}
 
 
 class Sample(NamedTuple):
-    """Draws (...), and facts of the distributions they are from, which are those after temperature and truncation."""
+    """Draws (...) and properties of their distributions, after temperature and truncation."""
 
     tokens: Tensor
     """(...) int64."""
     log_probs: Tensor
-    """(...) float32: natural logarithm of the token's probability; NaN for a row that is no distribution."""
+    """(...) float32: natural logarithm of the token's probability; NaN for a row that is not a distribution."""
     entropies: Tensor
-    """(...) float32, in nats; NaN for a row that is no distribution."""
+    """(...) float32, in nats; NaN for a row that is not a distribution."""
 
 
 @jit(do_not_specialize=["purpose", "top_k"])
@@ -323,17 +323,17 @@ def sample_categorical(
         seed: int in [0, 2^64), or a () int64 tensor holding its 64 bits (which a captured CUDA graph needs to
             draw anew at each replay; an int costs a launch on CUDA).
         position: int in [0, 2^32), or an integer tensor that broadcasts to (...); its low 32 bits count.
-        purpose: int in [0, 2^32): what the draw is for, so that draws at one position differ.
+        purpose: int in [0, 2^32): the purpose of the draw, so that draws at one position differ.
         row: integer tensor that broadcasts to (...); by default the index into the flattened (...).
         temperature: positive, finite and not below 2^-126.
         top_k: draw from the classes of the `top_k` largest logits, at least 1, with all tied with the last.
         top_p: draw from the most probable classes (of the top k) whose mass reaches `top_p` of all, in (0, 1]:
             with the class that reaches it, and all tied with that. A mass that falls short by 2^-20 of it, as the
             rounding of logits may make it, reaches it.
-        return_info: give a `Sample` of tokens, log-probabilities and entropies instead.
+        return_info: return a `Sample` of tokens, log-probabilities and entropies instead.
 
-    Draws are of a grid of 2^-24, so each class has its probability but for less than that, and at most 2^24 classes
-    could be drawn at all: more are refused. Equal addresses and logits give equal tokens on every device, except
+    Draws lie on a grid of 2^-24, so each class has its probability to less than that. More than 2^24 classes are
+    refused, because some could never be drawn. Equal addresses and logits give equal tokens on every device, except
     where u * sum(p), or with `top_p` the mass to reach, lies within float32 rounding of a running sum. On the CPU
     plain tokens come from the C++ extension where it was built, and all else from the reference; on CUDA all is
     Triton's. Not differentiable.

@@ -1,8 +1,8 @@
 """Token and position embedding of a GPT in one launch, from one or two tables.
 
-y[..., t] = table[tokens[..., t]] + position_table[positions[..., t]].  Tokens of two kinds, such as a world
-model's frame tokens and actions, have one range of numbers: those from `len(table)` up are rows of a second
-table. Neither tables nor tokens' embeddings are concatenated for it.
+y[..., t] = table[tokens[..., t]] + position_table[positions[..., t]]. Tokens of two kinds, such as a world model's
+frame tokens and actions, share one range of numbers: those from `len(table)` up are rows of a second table. Nothing
+is concatenated for this.
 
 `tokens` is (..., time), the tables (vocab, dim), (more, dim) and (positions, dim), the result (..., time, dim).
 Bytes moved: y and the tokens once, a row of each table a token (from L2: a vocabulary of 512 × 256 fits). Work:

@@ -8,8 +8,8 @@ argmin_k ‖x - c_k‖² = argmin_k (‖c_k‖² / 2 - x·c_k)   and   argmax_k 
 2. *search*: a program holds a tile of rows and goes through a range of codewords tile by tile; products by
    `tl.dot` over chunks of dim, the running minima and their indices in registers. With few rows the codewords are
    split over programs, so that every multiprocessor has work;
-3. *finish*: the minimum over the splits in their order; where the second least score is within rounding of it, the
-   nearest of all codewords by differences in float64; the codeword's row, and (x - c)² where asked;
+3. *finish*: the minimum over the splits in their order (if the second-best score is within rounding of it, the
+   nearest of all codewords by differences in float64); the codeword's row; and (x - c)² on request;
 4. backward: straight through to the vectors; the codebook's gradient by `vq_statistics`, in a fixed order.
 
 Work: 2 · rows · num_codes · dim operations. Bytes: vectors and quantized once each, the codebook once a tile of rows
@@ -73,7 +73,7 @@ def _terms_kernel(
 
 @jit
 def _term(squared_norm, COSINE: tl.constexpr):
-    """What a codeword's score needs besides its product."""
+    """The term of a codeword's score besides its product."""
     if COSINE:
         return 1.0 / tl.maximum(tl.sqrt(squared_norm), 1e-12)
     else:
@@ -119,7 +119,7 @@ def _search_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CODES: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
-    LANES: tl.constexpr,  # running minima of a row, each of every so manyth codeword
+    LANES: tl.constexpr,  # running minima of a row; each covers every LANES-th codeword
     LEVELS: tl.constexpr,  # log2(BLOCK_CODES / LANES)
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -484,7 +484,7 @@ _vq_lookup.register_autograd(_backward, setup_context=_setup_context)
 
 
 class VQLookup(NamedTuple):
-    """What `vq_lookup` returns; the fields that were not asked for are None."""
+    """The result of `vq_lookup`; fields that were not requested are None."""
 
     indices: Tensor
     """(…) int64, the leading shape of the vectors."""
@@ -515,21 +515,20 @@ def vq_lookup(
 
     `distance` is Euclidean, or cosine (neither side need be normalised; a norm below 1e-12 counts as 1e-12).
     `precision` of the products of float32 numbers on CUDA: `ieee` float32; `tf32x3` as exact up to the last bits,
-    on matrix units; `tf32` and `bf16` round both sides to 11 and 8 bits, so that codewords whose distances are
-    nearer to each other than that may be confused. bfloat16 and float16 inputs always use matrix units, which lose
-    nothing of their products; sums are in float32. Float64 is computed in float64, by PyTorch. On a CPU all but
-    `bf16` are `ieee`.
+    on matrix units; `tf32` and `bf16` round both sides to 11 and 8 bits, so codewords with nearly equal distances may
+    be confused. bfloat16 and float16 inputs always use matrix units, whose products are exact; sums are in float32.
+    Float64 is computed in float64, by PyTorch. On a CPU all but `bf16` are `ieee`.
 
     With `commitment` the two losses of arXiv 1711.00937 are found in the same pass (`reduction` "mean" over
     everything, or a mean over dim for each vector), with `statistics` the counts and sums that `ema_update` takes.
-    Gradients are the same bits each time.
+    Gradients repeat bit by bit.
 
-    The nearest is that by distances in float64, however far from the origin the vectors lie and however near each
-    other the codewords: products leave candidates, whose differences decide (with `tf32` on CUDA only where scores
-    are equal to float32). A vector that holds a NaN or an infinity gets index 0; a codeword that holds one is never
-    chosen unless no other can be.
+    The nearest codeword is the one by distances in float64, even for vectors far from the origin and codewords close
+    to each other: products select candidates, and differences decide (with `tf32` on CUDA only if scores are equal to
+    float32). A vector with a NaN or an infinity gets index 0; a codeword with one is chosen only if there is no
+    other.
 
-    Raises ValueError for a shape or a name that it does not know, TypeError for a dtype.
+    Raises ValueError for an invalid shape or name, TypeError for an invalid dtype.
     """
     rows = _checked(vectors, codebook, distance, precision, reduction)
     lead = vectors.shape[:-1]
@@ -603,7 +602,7 @@ def _plain_lookup(
 
 
 def _plain_search(vectors: Tensor, codebook: Tensor, distance: str, precision: str) -> Tensor:
-    """Indices (rows,) by products in pieces of rows, of which none needs more than `_REFERENCE_SCORES` scores."""
+    """Indices (rows,) by products in pieces of rows, each with at most `_REFERENCE_SCORES` scores."""
     dtype = _search_dtype(vectors, codebook, precision)
     wide = torch.promote_types(dtype, torch.float32)
     vectors, codebook = vectors.to(dtype).to(wide), codebook.to(dtype).to(wide)

@@ -1,4 +1,4 @@
-"""Per-codeword counts and sums of the vectors that chose it, in a fixed order, and what is made of them.
+"""Per-codeword counts and sums of the vectors assigned to it, in a fixed order, and the codebook update from them.
 
 counts_k = Σ_{r: i_r = k} 1,   sums_k = Σ_{r: i_r = k} w_r (x_r - c_k),   with w = 1 and c = 0 where not given.
 
@@ -196,11 +196,11 @@ def _vq_statistics_fake(
 def vq_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """How many `vectors` (…, dim) chose each codeword, and their sums: (num_codes,) and (num_codes, dim).
 
-    `indices` (…) int64 are those of `vq_lookup`, in [0, num_codes); a vector whose index is outside, as -1 of a
-    masked token, is left out on every device. In float32, or float64 where the vectors are float64, however many
-    they are; the same bits each time. Without gradient. Add over devices before `ema_update` where there are many.
+    `indices` (…) int64 are those of `vq_lookup`, in [0, num_codes); a vector with an index outside, such as -1 for a
+    masked token, is ignored on every device. The result is float32, or float64 for float64 vectors, and repeats bit
+    by bit. It has no gradient. With several devices, add their results before `ema_update`.
 
-    Raises ValueError where the leading shapes or the devices differ, TypeError where `indices` are not int64.
+    Raises ValueError if the leading shapes or the devices differ, TypeError if `indices` are not int64.
     """
     if vectors.dim() < 1 or vectors.shape[:-1] != indices.shape:
         raise ValueError(
@@ -242,9 +242,9 @@ def ema_update(
 
     `codebook`, `embed_avg` (m) and `sums` are (num_codes, dim); `cluster_size` (N) and `counts` (num_codes,); γ is
     `decay`, ε is `eps`. All but `counts` and `sums` change. Computed in float32 at least; but keep `cluster_size` and
-    `embed_avg` in float32, since half precision rounds small changes of them away, and float16 ends at 65504. Where
-    no codeword has been used yet (Σ N is 0) the codebook stays. Start N from ones and m from the codebook: from N of
-    zeros a codeword that is not used is divided by about ε.
+    `embed_avg` in float32, since half precision rounds small changes of them away, and float16 ends at 65504. While
+    no codeword has been used (Σ N is 0) the codebook stays. Start N at ones and m at the codebook: with N at zeros an
+    unused codeword is divided by about ε.
 
     Raises ValueError where shapes or devices disagree.
     """

@@ -1,4 +1,4 @@
-"""What attention over a KV cache takes and refuses."""
+"""Argument checks of attention over a KV cache."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def check_writable(name: str, cache: Tensor) -> None:
 def checked_lengths(
     lengths: Tensor | int, batch: int, new: int, max_tokens: int, device: torch.device
 ) -> Tensor:
-    """The tokens held as a tensor `(batch,)`; ValueError or TypeError where they are not that."""
+    """The tokens held as a tensor `(batch,)`; ValueError or TypeError for anything else."""
     if not isinstance(lengths, Tensor):
         if not 0 <= lengths <= max_tokens - new:
             raise ValueError(
@@ -134,7 +134,7 @@ def checked_lengths(
 
 
 def checked_scale(scale: float | None, head_dim: int) -> float:
-    """The scale of the scores, head_dim ** -0.5 by default; ValueError where it is not finite."""
+    """The scale of the scores, head_dim ** -0.5 by default; ValueError if it is not finite."""
     if scale is None:
         return float(head_dim**-0.5)
     check_range("scale", scale, -math.inf)

@@ -1,4 +1,4 @@
-"""How `cached_attention` is launched: sizes of a program and parts of the cache, by shapes alone."""
+"""Launch configuration of `cached_attention`: sizes of a program and splits of the cache, from the shapes only."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def product_dtype(dtype: torch.dtype):
 def splits(programs: int, max_tokens: int, device: torch.device) -> int:
     """Parts that a sequence's held tokens are read in: more where few programs would leave the device idle.
 
-    It goes by the room of the cache, since the lengths are on the device.
+    It depends on the size of the cache, because the lengths are on the device.
     """
     room = 4 * num_multiprocessors(device) // max(1, programs)
     return max(1, min(_MAX_SPLITS, room, max_tokens // _TOKENS_A_SPLIT))

@@ -23,7 +23,7 @@ def append_and_attend(
     key_scale: Tensor | None,
     value_scale: Tensor | None,
 ) -> Tensor:
-    """The operation on checked arguments in plain PyTorch, without a look at the lengths from the host.
+    """The operation on checked arguments in plain PyTorch, without reading the lengths on the host.
 
     (batch, new, query_heads, head_dim), contiguous.
     """
@@ -67,7 +67,7 @@ def append_and_attend_on_host(
     key_scale: Tensor | None,
     value_scale: Tensor | None,
 ) -> Tensor:
-    """`append_and_attend` for lengths that can be looked at: over the tokens that are there, not the whole room."""
+    """`append_and_attend` for lengths readable on the host: over the held tokens, not the whole cache."""
     new, max_tokens = query.shape[2], key_cache.shape[2]
     held = lengths.tolist()
     stop = max([length for length in held if 0 <= length <= max_tokens - new], default=0) + new

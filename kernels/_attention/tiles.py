@@ -17,7 +17,7 @@ def as_cached(
     CACHE_DTYPE: tl.constexpr,
     FP8: tl.constexpr,
 ):
-    """What a cache of CACHE_DTYPE holds of `tile`: rounded to nearest even and saturated at ±448 for e4m3.
+    """`tile` as stored in a cache of CACHE_DTYPE: rounded to nearest even, and saturated at ±448 for e4m3.
 
     The rounding is spelt out so that every device, and the interpreter, writes the same numbers.
     """
@@ -81,8 +81,8 @@ def attend_row(
 ):
     """The state (), (), (BLOCK_DIM,) of one query row after the cached tokens.
 
-    Each of BLOCK_KEYS lanes keeps a state of its own over the tiles, so that the loop has no reduction besides
-    that over the head dimension; the lanes merge at the end.
+    Each of BLOCK_KEYS lanes keeps a separate state over the tiles, so the loop reduces only over the head dimension;
+    the lanes merge at the end.
     """
     lane = tl.arange(0, BLOCK_KEYS)
     maximum = tl.full((BLOCK_KEYS,), float("-inf"), tl.float32)

@@ -1,4 +1,4 @@
-"""GroupNorm with swish in plain PyTorch, forward and backward: what `group_norm_swish` is outside a GPU."""
+"""GroupNorm with swish in plain PyTorch, forward and backward, for `group_norm_swish` outside a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments that every sampler takes: their checks, and the forms in which operators and kernels want them."""
+"""The common arguments of samplers: their checks, and their forms for operators and kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SMALLEST_TEMPERATURE, _LARGEST_TEMPERATURE = 2.0**-126, 3.4e38
 
 
 class Address(NamedTuple):
-    """Where draws are: `seed` () int64, `row` (...) int64 or None for the index, `position` (...) int64."""
+    """The address of draws: `seed` () int64, `row` (...) int64 or None for the index, `position` (...) int64."""
 
     seed: Tensor
     row: Tensor | None
@@ -34,7 +34,7 @@ def checked_address(
     position: int | Tensor,
     purpose: int,
 ) -> Address:
-    """The address of draws of shape `leading`; ValueError or TypeError names the argument that is wrong."""
+    """The address of draws of shape `leading`; ValueError or TypeError names a wrong argument."""
     if not 0 <= purpose < 2**32:
         raise ValueError(f"purpose must be an int from 0 to 2**32 - 1, got {purpose}")
     if not isinstance(seed, Tensor):

@@ -1,4 +1,4 @@
-"""What layers on a residual stream in parts take, refuse and fall back to: shared by attention and MLP."""
+"""Argument checks and fallbacks of layers on a residual stream in parts, shared by attention and MLP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def check_linear(name: str, weight: Tensor, bias: Tensor | None, shape: tuple[in
 
 
 def check_tensors(operation: str, tensors: dict[str, Tensor | None], one_dtype: tuple[str, ...]) -> None:
-    """Raises where they are not floats on one device, those of `one_dtype` not of one, or a gradient is asked for."""
+    """Raises unless all are floats on one device, those of `one_dtype` have one dtype, and none requires a
+    gradient."""
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first_name, first = next(iter(given.items()))
     for name, tensor in given.items():
@@ -85,7 +86,7 @@ def normalised(x: Tensor, norm_weight: Tensor, norm_bias: Tensor | None, eps: fl
 
 
 def as_parts(x: Tensor, shares: Tensor, bias: Tensor | None) -> Tensor:
-    """The stream after a layer: what it was, and the shares `(shares, rows, dim)`, the first with the bias."""
+    """The stream after a layer: the old stream, then the shares `(shares, rows, dim)`, the first with the bias."""
     result = torch.cat((x[None], shares.to(x.dtype)))
     if bias is not None and len(shares):
         result[1] += bias.to(x.dtype)

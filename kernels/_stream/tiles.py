@@ -1,8 +1,8 @@
 """Device code of layers on a residual stream in parts: rows of the stream, their LayerNorm, products with weights.
 
-A stream in parts is `(parts, rows, dim)`, and stands for its sum over the first axis, added in that order. A layer
-that many blocks share leaves what each of them adds as a part of its own, and whoever reads the stream next adds
-them up: no block waits for another one, nothing is added atomically, and the order is fixed.
+A stream in parts is `(parts, rows, dim)`, and stands for its sum over the first axis, added in that order. In a layer
+shared by many blocks, each block writes its share as a separate part, and the next reader of the stream adds them up:
+no block waits for another, nothing is added atomically, and the order is fixed.
 """
 
 from __future__ import annotations

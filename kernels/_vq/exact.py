@@ -1,8 +1,8 @@
 """The nearest codeword in plain PyTorch: products find the candidates, differences in float64 decide.
 
 A squared distance from products, ‖c‖² / 2 - x·c, is off by the rounding of ‖x‖ ‖c‖, which may be far more than the
-distance: where vectors lie far from the origin, or close to their codeword. So products only leave out what is
-farther for certain. Where the codebook's mean is long it is taken from both sides, which leaves few candidates.
+distance: where vectors lie far from the origin, or close to their codeword. So products only exclude codewords that
+are certainly farther. If the codebook's mean is long, it is subtracted from both sides, which leaves few candidates.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What all operations share, and what packages around them may use: checks of arguments, exact arithmetic, Triton."""
+"""Shared by all operations and open to surrounding packages: argument checks, exact arithmetic, Triton."""

@@ -1,4 +1,5 @@
-"""Arguments of public functions as what they are annotated to be: numbers of any library, or a sentence why not."""
+"""Converts arguments of public functions to their annotated types: numbers of any library, or an error in one
+sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ Result = TypeVar("Result")
 
 
 def with_checked_types(function: Callable[P, Result]) -> Callable[P, Result]:
-    """The function, given arguments of its annotations' types: `int(n)` and `float(n)` of whatever is such a number.
+    """The function, called with arguments of its annotated types: `int(n)` and `float(n)` of any such number.
 
     Arguments annotated by tensors, numbers, bools, strings, dtypes and None are checked, others left alone.
 
@@ -76,7 +77,7 @@ def _checked(name: str, kinds: tuple[Any, ...], value: Any) -> Any:
 
 
 def as_int(name: str, value: Any, kinds: tuple[Any, ...] = (int,)) -> int:
-    """The int that `value` is, or TypeError naming the argument `name`."""
+    """`value` as an int; TypeError with the argument's `name` if it is not one."""
     if type(value) is int or isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
     if not (_is_bool(value) or isinstance(value, Tensor)):
@@ -88,7 +89,7 @@ def as_int(name: str, value: Any, kinds: tuple[Any, ...] = (int,)) -> int:
 
 
 def as_float(name: str, value: Any, kinds: tuple[Any, ...] = (float,)) -> float:
-    """The float that `value` is; TypeError naming the argument `name` where it is none, ValueError for NaN."""
+    """`value` as a float; TypeError with the argument's `name` if it is not one, ValueError for NaN."""
     if type(value) is not float and not isinstance(value, torch.SymFloat):
         is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
         if not is_number or _is_bool(value) or isinstance(value, Tensor) or getattr(value, "ndim", 0) != 0:

@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class _Switches:
-    """The switches of a kind of device by which PyTorch computes products of float32 numbers in fewer bits.
+    """PyTorch's switches, for one kind of device, that compute float32 products in fewer bits.
 
     They are one set for all threads. So the first thread that comes in sets them, and the last that goes out puts
     them back.
@@ -43,7 +43,7 @@ class _Switches:
 
 
 def _made_exact(name: str) -> Callable[[], object] | None:
-    """Makes one switch say float32; what puts it back, or None where it said so."""
+    """Sets one switch to float32; returns a function that restores it, or None if it was already float32."""
     if not hasattr(torch.backends, "fp32_precision"):  # PyTorch before 2.9 has one switch for all
         word = torch.get_float32_matmul_precision()
         if word == "highest":

@@ -1,4 +1,4 @@
-"""The C++ extension, where there is one."""
+"""The C++ extension, if it was built."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from types import ModuleType
 
 @functools.cache
 def find_extension() -> ModuleType | None:
-    """The module `_C` beside the folder of kernels (`iris_fast._C` for `iris_fast.kernels`), or None where none is.
+    """The module `_C` beside the folder of kernels (`iris_fast._C` for `iris_fast.kernels`), or None if there is
+    none.
 
     Without it, for example where that folder was copied into another package, CPU tensors take the PyTorch
     references. A module of that name that is not ours is left alone. One of ours that cannot be loaded raises its

@@ -1,4 +1,4 @@
-"""How the operators of this folder are registered in `torch.library`, and what holds for all of them."""
+"""Registers the operators of this folder in `torch.library`, with their common rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMESPACE = __name__.rsplit(".", 2)[0].replace(".", "_")
 
 
 class Operator:
-    """An operator of `torch.library`, made by `operator` below and given kernels and a gradient as those are.
+    """An operator of `torch.library`, made by `operator` below; kernels and a gradient are added as usual.
 
     Outside a GPU it and its gradient compute in `exact_float32`. It refuses inputs with a forward-mode tangent, which
     PyTorch would drop without a word.
@@ -63,7 +63,7 @@ def operator(name: str, mutates_args: tuple[str, ...] = ()) -> Callable[[Callabl
 
 
 def refuse_forward_mode(operation: str, arguments: Iterable[object]) -> None:
-    """Raises NotImplementedError where a tensor carries a tangent of forward-mode differentiation."""
+    """Raises NotImplementedError if a tensor carries a tangent of forward-mode differentiation."""
     if forward_ad._current_level < 0:
         return
     for one in arguments:

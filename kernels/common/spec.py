@@ -1,4 +1,4 @@
-"""The specification of an operation: what tests, compilation, benchmarks and documentation of all operations read.
+"""The specification of an operation, read by the tests, compilation, benchmarks and documentation of all operations.
 
 Every file of an operation ends with its `SPEC`; `kernels.SPECS` holds them by name. All but names and texts are
 functions, so that a specification costs nothing until something of it is asked for.
@@ -36,7 +36,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Call:
-    """A function of tensors alone, and those. `rows`: by a tensor's index its dimension of independent rows."""
+    """A function of tensors only, and its tensors. `rows`: the dimension of independent rows by a tensor's index."""
 
     function: Function
     tensors: tuple[Tensor, ...]
@@ -45,7 +45,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Derivatives:
-    """An operation and the same as people write it: functions of `inputs`, which have gradients, and `others`."""
+    """An operation and its usual form in PyTorch: functions of `inputs`, which have gradients, and `others`."""
 
     ours: Function
     plain: Function
@@ -56,7 +56,7 @@ class Derivatives:
 class Launch(NamedTuple):
     """A call of a launcher, which is to compile for every GPU.
 
-    A `hot` one is of a size that matters: its kernels spill at most `spills` bytes of registers.
+    A `hot` launch has a size that matters: its kernels spill at most `spills` bytes of registers.
     """
 
     what: str
@@ -108,7 +108,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How an operation is timed.
+    """The timing of an operation.
 
     sizes: from `(cuda, quick)` the arguments of `problem` at the sizes that matter, and with `compile_it` whether
         plain PyTorch is timed compiled there too.

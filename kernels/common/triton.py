@@ -1,4 +1,4 @@
-"""Triton where it is installed, and a message instead of it where it is not (macOS, Windows, arm64).
+"""Triton if it is installed, and otherwise a message (macOS, Windows, arm64).
 
 Every file of device code begins with `from .common.triton import jit, tl, triton`. In Triton's interpreter
 (`TRITON_INTERPRET=1` before the first import) the same launchers take CPU tensors.
@@ -24,7 +24,7 @@ except ModuleNotFoundError:
     tl = None
 
     def jit(function: Callable[..., Any] | None = None, **_: object) -> Callable[..., Any]:
-        """Leaves device code as it is: without Triton it is never called."""
+        """Returns device code unchanged: without Triton it is never called."""
         return jit if function is None else function
 
 
@@ -36,7 +36,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def require_triton(operation: str, *tensors: Tensor) -> None:
-    """Raises RuntimeError, naming the fix, where `operation` cannot run on these tensors with Triton."""
+    """Raises RuntimeError with the fix if `operation` cannot run on these tensors with Triton."""
     if triton is None:
         raise RuntimeError(f"{operation} on {tensors[0].device} needs Triton: pip install triton")
     elsewhere = [tensor.device for tensor in tensors if not tensor.is_cuda]

@@ -70,7 +70,7 @@ def test_a_prompt_past_the_cache_and_a_mask_are_refused() -> None:
     with torch.no_grad():
         with pytest.raises(ValueError, match="room for 4 tokens"):
             model(torch.arange(5)[None], **{example.CACHE_ARGUMENT: cache})
-        with pytest.raises(ValueError, match="causal masks alone"):
+        with pytest.raises(ValueError, match="only causal masks"):
             example.attention(
                 torch.nn.Identity(), *torch.zeros(3, 1, 1, 1, 16), attention_mask=torch.zeros(1)
             )
