@@ -61,11 +61,16 @@ class TokenizerConfig:
 
 @dataclass
 class Encoding:
-    """`z`, `z_quantized`: `(batch, embed_dim, 4, 4)`; `tokens`: `(batch, 16)` int64."""
+    """`z`, `z_quantized`: `(batch, embed_dim, 4, 4)`; `tokens`: `(batch, 16)` int64.
+
+    The gradient of `z_quantized` goes straight through to `z`; that of `commitment_loss`, a scalar where it was asked
+    for, to `z` and the codebook.
+    """
 
     z: Tensor
     z_quantized: Tensor
     tokens: Tensor
+    commitment_loss: Tensor | None = None
 
 
 def nearest_codeword(vectors: Tensor, codebook: Tensor) -> Tensor:
@@ -133,17 +138,23 @@ class Tokenizer(Versioned):
         """Every parameter except the frozen ones of the perceptual network."""
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("lpips.")]
 
-    def encode(self, frames: Tensor) -> Encoding:
-        """Latents, their codewords and tokens of frames `(batch, 3, 64, 64)` in [0, 1]."""
+    def encode(self, frames: Tensor, commitment: bool = False) -> Encoding:
+        """Latents, their codewords and tokens of frames `(batch, 3, 64, 64)` in [0, 1]; the loss with `commitment`.
+
+        The codewords are those nearest in float32 always, whatever autocast and PyTorch's switches say.
+        """
         if self.config.background:
             frames = frames - self.background + 0.5
         frames = (frames * 2 - 1).contiguous(memory_format=torch.channels_last)
         z = self.pre_quant_conv(self.encoder(frames)).float()
         batch, dim, height, width = z.shape
         vectors = z.permute(0, 2, 3, 1).reshape(-1, dim)
-        tokens = nearest_codeword(vectors, self.embedding.weight)
-        z_quantized = self.embedding(tokens).view(batch, height, width, dim).permute(0, 3, 1, 2)
-        return Encoding(z, z_quantized, tokens.view(batch, height * width))
+        found = vq_lookup(vectors, self.embedding.weight.float(), commitment=commitment)
+        z_quantized = found.quantized.view(batch, height, width, dim).permute(0, 3, 1, 2)
+        encoding = Encoding(z, z_quantized, found.indices.view(batch, height * width))
+        if found.commitment_loss is not None and found.codebook_loss is not None:
+            encoding.commitment_loss = found.codebook_loss + found.commitment_loss
+        return encoding
 
     def decode(self, z_quantized: Tensor) -> Tensor:
         """Frames `(batch, 3, 64, 64)`, about [0, 1], unclamped, of latents `(batch, embed_dim, 4, 4)`."""
@@ -211,15 +222,13 @@ class Tokenizer(Versioned):
 
     def losses(self, frames: Tensor) -> dict[str, Tensor]:
         """The tokenizer's losses on frames `(batch, 3, 64, 64)` in [0, 1]; their sum is minimised."""
-        encoding = self.encode(frames)
-        z, z_quantized = encoding.z, encoding.z_quantized
-        straight_through = z + (z_quantized - z).detach()
+        encoding = self.encode(frames, commitment=True)
+        assert encoding.commitment_loss is not None
         target = frames * 2 - 1
-        prediction = self.decode(straight_through) * 2 - 1
-        commitment = (z.detach() - z_quantized).square().mean() + (z - z_quantized.detach()).square().mean()
+        prediction = self.decode(encoding.z_quantized) * 2 - 1
         losses = {
             "reconstruction_loss": (target - prediction).abs().mean(),
-            "commitment_loss": commitment,
+            "commitment_loss": encoding.commitment_loss,
         }
         perceptual = self._perceptual_loss(prediction, target)
         if perceptual is not None:

@@ -6,8 +6,9 @@ tokens use the file's tokens, so that a tie between codewords counts only once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import importlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from unittest import mock
 
 import torch
@@ -19,7 +20,6 @@ from iris_fast.imagination.dream import Dream
 from iris_fast.imagination.engine import ImaginationStart
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.kernels import lambda_returns
-from iris_fast.models.tokenizer import Encoding, Tokenizer
 from iris_fast.randomness import PhiloxDraws, Purpose
 from iris_fast.training.parts import actor_critic_losses, weight_decay_groups
 
@@ -82,29 +82,20 @@ def encoding(golden: Arrays, agent: Agent) -> Outputs:
     }
 
 
-@contextmanager
-def quantized_by(tokenizer: Tokenizer, tokens: Tensor) -> Iterator[None]:
-    """Within, `tokenizer` quantizes by `tokens` `(batch, 16)`: of a tie the file may have the other codeword.
+def quantized_by(tokens: Tensor) -> AbstractContextManager[object]:
+    """Within, the search for codewords gives `tokens` `(batch, 16)`: of a tie the file may have the other codeword.
 
-    Its own tokens are compared with the file's in `encoding`.
+    What is made of them, losses and gradients, is the tokenizer's. Its own tokens are compared in `encoding`.
     """
-    encode = tokenizer.encode
-
-    def as_told(frames: Tensor) -> Encoding:
-        z = encode(frames).z
-        side = z.shape[-1]
-        z_quantized = tokenizer.embedding(tokens).unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        return Encoding(z, z_quantized, tokens)
-
-    with mock.patch.object(tokenizer, "encode", as_told):
-        yield
+    lookup = importlib.import_module("iris_fast.kernels.vq_lookup")
+    return mock.patch.object(lookup, "_plain_search", lambda *_: tokens.flatten())
 
 
 def tokenizer_losses(golden: Arrays, agent: Agent) -> Outputs:
     tokenizer = agent.tokenizer
     tokenizer.zero_grad()
     with torch.enable_grad():
-        with quantized_by(tokenizer, golden["tokens_frame0"]):
+        with quantized_by(golden["tokens_frame0"]):
             losses = tokenizer.losses(frames_of(golden, agent)[:, 0])
         torch.stack(list(losses.values())).sum().backward()
     gradient = tokenizer.embedding.weight.grad
