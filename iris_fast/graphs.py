@@ -57,7 +57,7 @@ class CudaGraphs:
             return self._capture(function)
         except RuntimeError as error:
             raise RuntimeError(
-                "a CUDA graph could not be captured: run without any by common.engine=oracle "
+                "a CUDA graph could not be captured: run without graphs, with common.engine=oracle "
                 f"training.cuda_graphs=false ({error})"
             ) from error
 

@@ -285,7 +285,7 @@ def test_the_background_is_taken_announced_and_resumed(tmp_path: Path, capsys: S
     run = tmp_path / "run"
     assert train_micro(run, "common.epochs=1", "evaluation.should=false", "tokenizer.background=true") == 0
     lines = capsys.readouterr().err.splitlines()
-    assert sum(line.startswith("tokenizer: sees and makes the difference") for line in lines) == 1
+    assert sum(line.startswith("tokenizer: works on the difference") for line in lines) == 1
     weights = agent_weights(run)
     background = weights["tokenizer.background"]
     assert weights["tokenizer.background_known"]

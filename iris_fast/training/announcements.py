@@ -40,13 +40,13 @@ def announced_start(
         lines.append(f"perceptual loss: {perceptual_announcement(asked.tokenizer.perceptual, used)}")
         if config.tokenizer.background:
             lines.append(
-                "tokenizer: sees and makes the difference to the median of the first frames, unlike the paper's "
+                "tokenizer: works on the difference to the median of the first frames, unlike the paper's "
                 "(which is tokenizer.background=false)"
             )
     if started_from is not None:
         lines.append(f"weights: {', '.join(initial_parts(config))} from {started_from}")
     if begins_anew:
-        lines.append(f"checkpoint: none was written yet in {run.path}, so the run begins anew")
+        lines.append(f"checkpoint: {run.path} has none yet, so the run starts from the beginning")
     if backend_before is not None:
         lines.append(_cut_announcement(backend_before, trainer.env.backend))
     return lines
@@ -58,7 +58,7 @@ def perceptual_announcement(wanted: str, used: str) -> str:
         return "lpips, the paper's"
     if used == "foreground":
         return (
-            "foreground, a substitute for the paper's LPIPS that needs no download and gives what moves "
+            "foreground, a substitute for the paper's LPIPS that needs no download and gives moving things "
             "more weight (the paper's: tokenizer.perceptual=lpips)"
         )
     if used == "objects":
@@ -94,9 +94,9 @@ def _cut_announcement(saved: str, backend: str) -> str:
     why = (
         f"{saved} cannot be restored"
         if backend == saved
-        else f"the run's were {saved}'s, which {backend} cannot take up"
+        else f"{backend} cannot restore {saved}'s, which the run used"
     )
-    return f"environments: {why}, so the episodes under way were cut"
+    return f"environments: {why}, so the unfinished episodes were cut"
 
 
 def announced_schedule(config: Config) -> list[str]:

@@ -30,9 +30,9 @@ pytest.importorskip("envpool")
 PONG = ["--game", "Pong", "--preset", "tiny", *MICRO, "common.epochs=2", "evaluation.should=false"]
 PACKAGES = {"ale": ("ale_py",), "envpool": ("envpool", "ale_py")}
 CUT = {
-    ("envpool", "envpool"): "environments: envpool cannot be restored, so the episodes under way were cut",
-    ("envpool", "ale"): "environments: the run's were envpool's, which ale cannot take up, so",
-    ("ale", "envpool"): "environments: the run's were ale's, which envpool cannot take up, so",
+    ("envpool", "envpool"): "environments: envpool cannot be restored, so the unfinished episodes were cut",
+    ("envpool", "ale"): "environments: ale cannot restore envpool's, which the run used, so",
+    ("ale", "envpool"): "environments: envpool cannot restore ale's, which the run used, so",
 }
 
 
