@@ -84,8 +84,9 @@ class FrameCodec:
 
     Results equal those of the PyTorch modules to float32 rounding. A frame's bits are the same for any number of
     threads, any batch and any SIMD level. Weights are packed at the first call, and again at the first call after a
-    change. KeyboardInterrupt ends a call within some 100 milliseconds. Calls from several threads take turns. Copies
-    and pickles leave out the packed weights."""
+    change. KeyboardInterrupt ends a call within some 100 milliseconds. Calls from several threads are safe: a call
+    that overlaps another works in memory of its own, and the pool's threads serve one after the other. Copies and
+    pickles leave out the packed weights."""
 
     def __init__(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,14 @@ def frame_shapes(sizes: FrameSizes) -> Shapes:
         if index:
             shapes |= convolution(f"{up}.upsample.conv", width, width, 3)
     return shapes | ({"background": sizes.frame} if sizes.background else {})
+
+
+def policy_shapes(widths: Sequence[int]) -> Shapes:
+    """The convolutional part of the actor-critic's state dict; `widths`: a frame's channels, and after each one."""
+    shapes: Shapes = {}
+    for index, (inputs, outputs) in enumerate(pairwise(widths)):
+        shapes |= convolution(f"conv{index + 1}", outputs, inputs, 3)
+    return shapes
 
 
 @dataclass(frozen=True)
@@ -232,9 +242,7 @@ class FrameCalls(Inputs):
         resolution = self.whole(1 << convolutions, (1 << convolutions) + 20)
         channels = self.pick((1, 2, 3, 3, 5, 16))
         widths = [channels, *(self.whole(1, 40) for _ in range(convolutions))]
-        shapes: Shapes = {}
-        for index in range(convolutions):
-            shapes |= convolution(f"conv{index + 1}", widths[index + 1], widths[index], 3)
+        shapes = policy_shapes(widths)
         weights = self.spoiled_weights(self.filled(shapes, WEIGHT_SCALE))
         group, group_fits = self.group()
         options: dict[str, Any] = {

@@ -34,7 +34,7 @@ def test_random_calls_work_or_raise_and_crash_nothing(limit: str) -> None:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     tokens, frames = ("model", "dream", "step", "draw"), ("frame_model", "encode", "decode")
-    for call in (*tokens, *frames, "policy", "features", "recurrence", "recur"):
+    for call in (*tokens, *frames, "policy", "features", "recurrence", "recur", "roll_out"):
         for outcome in ("worked", "refused"):
             assert f"\n{call} {outcome}" in "\n" + ended.stdout, ended.stdout
 
