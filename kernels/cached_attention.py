@@ -571,7 +571,10 @@ def _launches(architecture: int) -> Iterator[Launch]:
         given = (query, key, key, cache, cache, torch.zeros(batch, dtype=torch.int32), new, 0.1, scale, scale)
         what = f"{size} {dtype_name(dtype)}" + (" e4m3" if cached == FP8 else "")
         yield Launch(
-            what, partial(launch_cached_attention, *given), hot=index < 10, spills=24 if new == 340 else 0
+            what,
+            partial(launch_cached_attention, *given),
+            hot=index < 10,
+            spills={340: 24, 17: 20}.get(new, 0),
         )
 
 

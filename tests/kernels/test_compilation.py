@@ -19,7 +19,6 @@ from benchmarks.compilation import (
 
 pytest.importorskip("triton")
 # The rest of the default test run launches through the interpreter, which knows none of this.
-QUICK = ("lambda_returns", "token_embedding", "vq_statistics")
 
 
 def test_every_operation_with_device_code_is_launched() -> None:
@@ -32,11 +31,11 @@ def test_every_operation_with_device_code_is_launched() -> None:
 
 
 def cases(hot: bool) -> list[Any]:
-    """Operations on architectures: of the hot launches all for an H100 in the default run, of all some."""
+    """Operations on architectures: the hot launches for an H100 in the default run."""
     slow = pytest.mark.slow
     architectures = ARCHITECTURES if hot else (*ARCHITECTURES, *SMALL_SHARED_MEMORY)
     return [
-        pytest.param(name, one, marks=[] if one == 90 and (hot or name in QUICK) else slow)
+        pytest.param(name, one, marks=[] if one == 90 and hot else slow)
         for name in compiled_operations()
         for one in architectures
     ]
