@@ -82,7 +82,7 @@ class Decisions:
             if not x.requires_grad:  # acting, of which there is no gradient
                 return values
             if self._calls is None:
-                self.taken.append(F.max_pool2d_with_indices(x.detach(), 2)[1])
+                self.taken.append(F.max_pool2d_with_indices(x.detach(), [2])[1])
                 self._pooled = values
             else:
                 taken = self._of_layer(self.taken)
