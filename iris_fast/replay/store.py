@@ -85,10 +85,13 @@ class EpisodeStore:
         rows = capacity + 1
         try:
             self.frames = torch.zeros((rows, 3, size, size), dtype=torch.uint8, device=device)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # a CPU's has no class of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            elsewhere = "" if torch.device(device).type == "cpu" else "datasets.train.device=cpu, or "
             raise UserError(
                 f"the replay's {capacity} frames ({capacity * self.frame_bytes(size) / 1e9:.1f} GB) do not fit on "
-                f"{device}: use datasets.train.device=cpu, or a lower datasets.train.max_ram_usage"
+                f"{device}: use {elsewhere}a lower datasets.train.max_ram_usage"
             ) from None
         self.actions = torch.zeros(rows, dtype=torch.int64, device=device)
         self.rewards = torch.zeros(rows, dtype=torch.float32, device=device)

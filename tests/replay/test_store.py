@@ -204,6 +204,12 @@ def test_a_replay_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(torch, "zeros", no_room)
     with pytest.raises(
-        UserError, match=r"1000 frames \(0\.0 GB\) do not fit on cpu: .*datasets\.train\.device"
+        UserError,
+        match=r"1000 frames \(0\.0 GB\) do not fit on cpu: use a lower datasets\.train\.max_ram_usage",
     ):
         EpisodeStore(1000, 64, torch.device("cpu"), torch.device("cpu"))
+
+
+def test_more_than_any_memory_is_refused() -> None:
+    with pytest.raises(UserError, match=r"do not fit on cpu: use a lower datasets\.train\.max_ram_usage"):
+        EpisodeStore(10**11, 64, torch.device("cpu"))
