@@ -9,8 +9,8 @@
 
 #include "arguments.hpp"
 #include "iris_fast/allocator.hpp"
+#include "iris_fast/packing.hpp"
 #include "iris_fast/sample_categorical.hpp"
-#include "iris_fast/simd_level.hpp"
 
 namespace py = pybind11;
 

@@ -7,9 +7,8 @@
 
 #include "arguments.hpp"
 #include "bindings.hpp"
-#include "iris_fast/float_environment.hpp"
-#include "iris_fast/frame_codec.hpp"
-#include "iris_fast/simd_level.hpp"
+#include "iris_fast/frames.hpp"
+#include "iris_fast/packing.hpp"
 #include "without_gil.hpp"
 
 namespace py = pybind11;
@@ -24,7 +23,6 @@ std::shared_ptr<FrameModel> make_model(const py::dict& weights, std::size_t reso
                                        const std::vector<std::size_t>& attention_resolutions,
                                        std::size_t norm_groups, float norm_epsilon, const std::string& simd,
                                        const std::string& decoder_dtype) {
-  const DefaultFloatEnvironment environment;
   if (decoder_dtype != "float32" && decoder_dtype != "int8")
     throw py::value_error("decoder_dtype must be \"float32\" or \"int8\", not \"" + decoder_dtype + "\"");
   const Precision decoder = decoder_dtype == "int8" ? Precision::kInt8 : Precision::kFloat;
@@ -41,7 +39,6 @@ std::shared_ptr<FrameModel> make_model(const py::dict& weights, std::size_t reso
                                 norm_groups,
                                 norm_epsilon,
                                 named.contains("background")};
-  config.validate();
   auto model = std::make_shared<FrameModel>(
       config, kernels_for(simd), decoder,
       [&](const std::string& name, const Shape& shape) { return named.data(name, shape); });
@@ -109,7 +106,7 @@ void bind_frames(py::module_& module) {
       .def(py::init(&make_model), "weights"_a, py::kw_only(), "resolution"_a, "widths"_a, "residual_blocks"_a,
            "attention_resolutions"_a, "norm_groups"_a, "norm_epsilon"_a, "simd"_a = "auto",
            "decoder_dtype"_a = "float32")
-      .def_property_readonly("simd", [](const FrameModel& model) { return model.table().name; });
+      .def_property_readonly("simd", &FrameModel::simd);
 
   py::class_<FrameCodec>(
       module, "FrameCodec",

@@ -7,10 +7,8 @@
 
 #include "arguments.hpp"
 #include "bindings.hpp"
-#include "iris_fast/float_environment.hpp"
-#include "iris_fast/policy_features.hpp"
-#include "iris_fast/policy_recurrence.hpp"
-#include "iris_fast/simd_level.hpp"
+#include "iris_fast/packing.hpp"
+#include "iris_fast/policy.hpp"
 #include "without_gil.hpp"
 
 namespace py = pybind11;
@@ -25,7 +23,6 @@ std::unique_ptr<PolicyFeatures> make_policy(const py::dict& weights, std::shared
                                             std::size_t group_size, const std::string& simd) {
   if (convolutions < 1 || convolutions > 10)
     throw py::value_error("convolutions must be in [1, 10], not " + std::to_string(convolutions));
-  const DefaultFloatEnvironment environment;
   WeightArguments named(weights);
   PolicyFeaturesConfig config{resolution, named.axis("conv1.weight", 4, 1), {}};
   for (std::size_t i = 1; i <= convolutions; ++i)
@@ -51,7 +48,6 @@ py::array_t<float> policy_features(PolicyFeatures& policy, const py::array& fram
 
 std::unique_ptr<PolicyRecurrence> make_recurrence(const py::dict& weights, std::shared_ptr<ThreadPool> pool,
                                                   const std::string& simd) {
-  const DefaultFloatEnvironment environment;
   WeightArguments named(weights);
   const PolicyRecurrenceConfig config{named.axis("lstm.weight_ih", 2, 1), named.axis("lstm.weight_hh", 2, 1),
                                       named.axis("actor_linear.weight", 2, 0)};

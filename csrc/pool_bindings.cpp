@@ -1,26 +1,12 @@
 #include <pybind11/stl.h>
 
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "bindings.hpp"
-#include "iris_fast/simd_level.hpp"
+#include "iris_fast/packing.hpp"
 #include "iris_fast/thread_pool.hpp"
 
 namespace py = pybind11;
-
-namespace iris_fast {
-namespace {
-
-std::vector<std::string> level_names() {
-  std::vector<std::string> names;
-  for (const KernelTable* table : supported_levels()) names.emplace_back(table->name);
-  return names;
-}
-
-}  // namespace
-}  // namespace iris_fast
 
 void bind_pool(py::module_& module) {
   using namespace iris_fast;

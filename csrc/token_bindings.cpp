@@ -8,11 +8,9 @@
 
 #include "arguments.hpp"
 #include "bindings.hpp"
-#include "iris_fast/float_environment.hpp"
-#include "iris_fast/simd_level.hpp"
+#include "iris_fast/packing.hpp"
 #include "iris_fast/thread_pool.hpp"
-#include "iris_fast/token_dream.hpp"
-#include "iris_fast/token_model.hpp"
+#include "iris_fast/tokens.hpp"
 #include "without_gil.hpp"
 
 namespace py = pybind11;
@@ -37,7 +35,6 @@ std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t laye
                                        std::size_t tokens_per_block, std::size_t max_blocks,
                                        bool block_causal, float layer_norm_epsilon, const std::string& simd,
                                        const std::string& weights_dtype) {
-  const DefaultFloatEnvironment environment;
   WeightArguments named(weights);
   const auto rows = [&](const std::string& name, py::ssize_t axis = 0) { return named.axis(name, 2, axis); };
   const TokenModelConfig config{tokens_per_block,
@@ -51,7 +48,6 @@ std::shared_ptr<TokenModel> make_model(const py::dict& weights, std::size_t laye
                                 rows("head_ends.head_module.2.weight"),
                                 block_causal,
                                 layer_norm_epsilon};
-  config.validate();
   auto model =
       std::make_shared<TokenModel>(config, kernels_for(simd), precision_of_weights(weights_dtype),
                                    [&](const std::string& name, const std::vector<std::size_t>& shape) {
@@ -126,7 +122,7 @@ void bind_tokens(py::module_& module) {
       .def(py::init(&make_model), "weights"_a, py::kw_only(), "num_layers"_a, "num_heads"_a,
            "tokens_per_block"_a, "max_blocks"_a, "block_causal"_a, "layer_norm_epsilon"_a, "simd"_a = "auto",
            "weights_dtype"_a = "float32")
-      .def_property_readonly("simd", [](const TokenModel& model) { return model.kernels().name; });
+      .def_property_readonly("simd", &TokenModel::simd);
 
   py::class_<TokenDream>(
       module, "TokenDream",

@@ -1,5 +1,3 @@
-#include "iris_fast/frame_codec.hpp"
-
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -7,7 +5,9 @@
 
 #include "frame_memo.hpp"
 #include "frame_pass.hpp"
+#include "frame_weights.hpp"
 #include "grouped_work.hpp"
+#include "iris_fast/frames.hpp"
 
 namespace iris_fast {
 namespace {
@@ -17,7 +17,7 @@ constexpr std::size_t kMostTogether = 4;  // by then the small maps' weights are
 }  // namespace
 
 struct FrameCodec::Work {
-  const FrameModel& model;
+  const FrameWeights& model;
   GroupedWork<FramePass> passes;
   FrameMemo memo;
 
@@ -31,7 +31,7 @@ struct FrameCodec::Work {
 FrameCodec::FrameCodec(std::shared_ptr<const FrameModel> model, std::shared_ptr<ThreadPool> pool,
                        std::size_t group, std::size_t memo_bytes)
     : model_(std::move(model)),
-      work_(new Work{*model_,
+      work_(new Work{model_->weights(),
                      {std::move(pool), group, kMostTogether},
                      {model_->config().tokens_per_frame(), model_->config().frame_floats(), memo_bytes}}) {}
 

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "iris_fast/process.hpp"
+#include "process.hpp"
 
 namespace iris_fast {
 
@@ -32,16 +32,16 @@ class FrameMemo {
   std::size_t find(const std::vector<std::int64_t>& tokens, float* frames, const Decode& decode) {
     const std::size_t batch = tokens.size() / slots_;
     const Turn turn(in_use_);
-    if (turn.taken == Taken::kFromParent) abandon(frames_);
+    if (turn.from_parent()) abandon(frames_);
     std::vector<std::string> keys;
     std::vector<std::size_t> missing;
     std::unordered_set<std::string> fresh;
-    for (std::size_t r = 0; turn.taken != Taken::kNo && r < batch; ++r) {
+    for (std::size_t r = 0; turn.mine() && r < batch; ++r) {
       keys.emplace_back(reinterpret_cast<const char*>(tokens.data() + r * slots_),
                         slots_ * sizeof(std::int64_t));
       if (frames_.count(keys[r]) == 0 && fresh.insert(keys[r]).second) missing.push_back(r);
     }
-    if (turn.taken == Taken::kNo || frames_.size() + missing.size() > room_) {
+    if (!turn.mine() || frames_.size() + missing.size() > room_) {
       decode(tokens.data(), batch, frames);
       return 0;
     }
@@ -52,17 +52,6 @@ class FrameMemo {
   }
 
  private:
-  struct Turn {
-    InUse& what;
-    const Taken taken;
-    explicit Turn(InUse& what) : what(what), taken(what.take()) {}
-    Turn(const Turn&) = delete;
-    Turn& operator=(const Turn&) = delete;
-    ~Turn() {
-      if (taken != Taken::kNo) what.give_back();
-    }
-  };
-
   template <typename Decode>
   void add(const std::vector<std::string>& keys, const std::vector<std::size_t>& missing,
            const std::vector<std::int64_t>& tokens, const Decode& decode) {

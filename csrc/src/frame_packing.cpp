@@ -39,12 +39,6 @@ double component_of(const FilterLines& lines, std::size_t i, std::size_t j, cons
 
 }  // namespace
 
-AlignedBuffer<float> zeroed(std::size_t count) {
-  AlignedBuffer<float> buffer(count);
-  std::fill_n(buffer.data(), count, 0.0f);
-  return buffer;
-}
-
 std::size_t packed_index(std::size_t panel, std::size_t inner, std::size_t columns, std::size_t inner_index,
                          std::size_t column) {
   const std::size_t start = column / panel * panel, width = std::min(panel, columns - start);
@@ -52,7 +46,7 @@ std::size_t packed_index(std::size_t panel, std::size_t inner, std::size_t colum
 }
 
 PackedProduct FramePacker::empty(std::size_t taps, std::size_t inner, std::size_t columns) const {
-  return {taps, inner, columns, zeroed(taps * inner * columns), zeroed(columns)};
+  return {taps, inner, columns, zeros(taps * inner * columns), zeros(columns)};
 }
 
 float& FramePacker::at(PackedProduct& packed, std::size_t inner_index, std::size_t column) const {
@@ -62,8 +56,8 @@ float& FramePacker::at(PackedProduct& packed, std::size_t inner_index, std::size
 
 PackedGroupNorm FramePacker::norm(const std::string& name, std::size_t channels, std::size_t groups,
                                   float epsilon) const {
-  PackedGroupNorm packed{channels, groups, epsilon, zeroed(round_up(channels, kLanes)),
-                         zeroed(round_up(channels, kLanes))};
+  PackedGroupNorm packed{channels, groups, epsilon, zeros(round_up(channels, kLanes)),
+                         zeros(round_up(channels, kLanes))};
   std::copy_n(find_(name + ".weight", {channels}), channels, packed.weight.data());
   std::copy_n(find_(name + ".bias", {channels}), channels, packed.bias.data());
   return packed;
@@ -114,7 +108,7 @@ PackedProduct FramePacker::shares(const std::string& name, std::size_t outputs, 
 }
 
 PackedCodebook FramePacker::codebook(const std::string& name, std::size_t outputs, std::size_t inputs) const {
-  PackedCodebook packed{empty(1, inputs, round_up(outputs, kLanes)), zeroed(inputs), zeroed(outputs * inputs),
+  PackedCodebook packed{empty(1, inputs, round_up(outputs, kLanes)), zeros(inputs), zeros(outputs * inputs),
                         0.0f};
   const float* rows = find_(name, {outputs, inputs});
   std::copy_n(rows, outputs * inputs, packed.codewords.data());
@@ -151,7 +145,7 @@ PackedWinograd FramePacker::winograd(const std::string& name, std::size_t output
                                      Winograd kind) const {
   const std::size_t side = winograd_sizes(kind).components, columns = round_up(outputs, kLanes);
   const FilterLines lines = filter_lines(kind);
-  PackedWinograd packed{kind, inputs, columns, zeroed(side * side * inputs * columns), zeroed(columns)};
+  PackedWinograd packed{kind, inputs, columns, zeros(side * side * inputs * columns), zeros(columns)};
   const float* weight = find_(name + ".weight", {outputs, inputs, 3, 3});
   for (std::size_t i = 0; i < inputs; ++i)
     for (std::size_t o = 0; o < outputs; ++o) {

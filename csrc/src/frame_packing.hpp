@@ -4,12 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "iris_fast/kernel_table.hpp"
-#include "iris_fast/packed_layers.hpp"
+#include "kernel_table.hpp"
+#include "packed_layers.hpp"
 
 namespace iris_fast {
-
-AlignedBuffer<float> zeroed(std::size_t count);
 
 // Where column `column` of inner index `inner_index` lies in weights packed by panels of `panel` columns.
 std::size_t packed_index(std::size_t panel, std::size_t inner, std::size_t columns, std::size_t inner_index,

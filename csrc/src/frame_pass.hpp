@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "iris_fast/frame_model.hpp"
+#include "frame_weights.hpp"
 #include "iris_fast/thread_pool.hpp"
 #include "map_pass.hpp"
 
@@ -13,7 +13,7 @@ namespace iris_fast {
 
 class FramePass : private MapPass {
  public:
-  explicit FramePass(const FrameModel& model) : MapPass(model.kernels()), model_(model) {}
+  explicit FramePass(const FrameWeights& model) : MapPass(model.kernels()), model_(model) {}
 
   // Frames (count, frame channels, resolution, resolution) in [0, 1] of tokens (count, tokens of a frame),
   // each below the vocabulary's size.
@@ -53,7 +53,7 @@ class FramePass : private MapPass {
 
   void attend(const AttentionLayer& layer, float* x, std::size_t positions, std::size_t channels);
 
-  const FrameModel& model_;
+  const FrameWeights& model_;
   Room single_, group_;
   AlignedBuffer<float> normed_, qkv_, keys_, values_, scores_, attended_;  // of attention
   AlignedBuffer<float> shares_, latents_, distances_, shifted_;

@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "iris_fast/process.hpp"
 #include "iris_fast/thread_pool.hpp"
+#include "process.hpp"
 
 namespace iris_fast {
 
@@ -37,12 +37,12 @@ class GroupedWork {
     const std::size_t share = std::clamp<std::size_t>((batch + threads - 1) / threads, 1, most_together_);
     const std::size_t group = group_ > 0 ? group_ : share;
     const Turn turn(in_use_);
-    if (turn.taken == Taken::kFromParent) {
+    if (turn.from_parent()) {
       abandon(passes_);
       passes_.resize(threads);
     }
-    Passes own(turn.mine ? 0 : threads);
-    Passes& passes = turn.mine ? passes_ : own;
+    Passes own(turn.mine() ? 0 : threads);
+    Passes& passes = turn.mine() ? passes_ : own;
     const auto task = [&](std::size_t index, std::size_t worker, TaskContext& context) {
       if (!passes[worker]) passes[worker] = make();
       const std::size_t first = index * group;
@@ -53,18 +53,6 @@ class GroupedWork {
 
  private:
   using Passes = std::vector<std::unique_ptr<Pass>>;  // one a worker
-
-  struct Turn {
-    InUse& passes;
-    const Taken taken;
-    const bool mine;
-    explicit Turn(InUse& passes) : passes(passes), taken(passes.take()), mine(taken != Taken::kNo) {}
-    Turn(const Turn&) = delete;
-    Turn& operator=(const Turn&) = delete;
-    ~Turn() {
-      if (mine) passes.give_back();
-    }
-  };
 
   std::shared_ptr<ThreadPool> pool_;
   std::size_t group_, most_together_;

@@ -8,16 +8,10 @@
 #include <cstring>
 #include <utility>
 
-#include "iris_fast/kernel_table.hpp"
-#include "iris_fast/packed_layers.hpp"
+#include "kernel_table.hpp"
+#include "packed_layers.hpp"
 
 namespace iris_fast {
-
-inline AlignedBuffer<float> zeros(std::size_t count) {
-  AlignedBuffer<float> buffer(count);
-  std::fill_n(buffer.data(), count, 0.0f);
-  return buffer;
-}
 
 // The place of a layer's input or output index: dense, or by heads padded to whole vectors; from `first` on.
 struct Padding {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "iris_fast/kernel_table.hpp"
+#include "kernel_table.hpp"
 
 namespace iris_fast {
 namespace {

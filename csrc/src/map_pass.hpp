@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "iris_fast/packed_layers.hpp"
+#include "packed_layers.hpp"
 
 namespace iris_fast {
 

@@ -1,12 +1,12 @@
-#include "iris_fast/policy_features.hpp"
-
 #include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
+#include "float_environment.hpp"
 #include "frame_packing.hpp"
 #include "grouped_work.hpp"
+#include "iris_fast/policy.hpp"
 #include "map_pass.hpp"
 
 namespace iris_fast {
@@ -62,6 +62,7 @@ void PolicyFeaturesConfig::validate() const {
 PolicyFeatures::PolicyFeatures(const PolicyFeaturesConfig& config, const KernelTable& kernels,
                                const FindWeight& find, std::shared_ptr<ThreadPool> pool, std::size_t group)
     : config_(config), work_(new Work{{*kernels.frames, {}, {}}, {std::move(pool), group, kMostTogether}}) {
+  const DefaultFloatEnvironment environment;
   config.validate();
   Layers& layers = work_->layers;
   const FramePacker pack(layers.kernels.panel_vectors, find);

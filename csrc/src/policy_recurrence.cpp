@@ -1,12 +1,13 @@
-#include "iris_fast/policy_recurrence.hpp"
-
 #include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "float_environment.hpp"
+#include "iris_fast/policy.hpp"
 #include "linear_packing.hpp"
+#include "process.hpp"
 
 namespace iris_fast {
 namespace {
@@ -38,6 +39,22 @@ void clear_padding(std::size_t rows, std::size_t width, std::size_t padded, floa
 
 }  // namespace
 
+struct PolicyRecurrence::Work {
+  struct Scratch {
+    AlignedBuffer<float> inputs, gates, cells, hidden, heads;
+  };
+
+  const PolicyRecurrenceConfig& config_;
+  const KernelTable& kernels_;
+  std::shared_ptr<ThreadPool> pool_;
+  PackedLinear gates_;  // of features and hidden state side by side
+  PackedLinear heads_;  // the value, then from column 16 on the actions' logits
+  InUse in_use_;
+  Scratch scratch_;  // of the call that holds it
+
+  void run_in(Scratch& scratch, const RecurrenceStep& step, const std::function<bool()>& stop) const;
+};
+
 void PolicyRecurrenceConfig::validate() const {
   constexpr std::size_t kLargestSize = std::size_t{1} << 20;
   const std::pair<const char*, std::size_t> sizes[] = {
@@ -50,7 +67,8 @@ void PolicyRecurrenceConfig::validate() const {
 
 PolicyRecurrence::PolicyRecurrence(const PolicyRecurrenceConfig& config, const KernelTable& kernels,
                                    const FindWeight& find, std::shared_ptr<ThreadPool> pool)
-    : config_(config), kernels_(kernels), pool_(std::move(pool)) {
+    : config_(config), work_(new Work{config_, kernels, std::move(pool), {}, {}, {}, {}}) {
+  const DefaultFloatEnvironment environment;
   config.validate();
   const std::size_t width = config.width, padded = round_up(width, kLanes);
   const std::size_t inputs = round_up(config.features, kLanes);
@@ -64,32 +82,27 @@ PolicyRecurrence::PolicyRecurrence(const PolicyRecurrenceConfig& config, const K
   Packer gates(kernels.panel_vectors, inputs + padded, 4 * padded);
   gates.add(of_features, bias.data(), 4 * width, config.features, 0, gate, dense);
   gates.add(of_hidden, bias.data(), 4 * width, width, 0, gate, {1, 1, inputs});
-  gates_ = gates.take(kernels, Precision::kFloat);
+  work_->gates_ = gates.take(kernels, Precision::kFloat);
   Packer heads(kernels.panel_vectors, padded, kLanes + round_up(config.actions, kLanes));
   heads.add(find("critic_linear.weight", {1, width}), find("critic_linear.bias", {1}), 1, width, 0, dense,
             dense);
   heads.add(find("actor_linear.weight", {config.actions, width}), find("actor_linear.bias", {config.actions}),
             config.actions, width, kLanes, dense, dense);
-  heads_ = heads.take(kernels, Precision::kFloat);
+  work_->heads_ = heads.take(kernels, Precision::kFloat);
 }
+
+PolicyRecurrence::~PolicyRecurrence() = default;
 
 void PolicyRecurrence::run(const RecurrenceStep& step, const std::function<bool()>& stop) {
   if (step.batch == 0) return;
-  const Taken taken = in_use_.take();
-  if (taken == Taken::kFromParent) abandon(scratch_);
-  if (taken == Taken::kNo) {
-    Scratch own;
-    return run_in(own, step, stop);
-  }
-  const struct GivingBack {
-    InUse& what;
-    ~GivingBack() { what.give_back(); }
-  } giving_back{in_use_};
-  run_in(scratch_, step, stop);
+  const Turn turn(work_->in_use_);
+  if (turn.from_parent()) abandon(work_->scratch_);
+  Work::Scratch own;
+  work_->run_in(turn.mine() ? work_->scratch_ : own, step, stop);
 }
 
-void PolicyRecurrence::run_in(Scratch& scratch, const RecurrenceStep& step,
-                              const std::function<bool()>& stop) {
+void PolicyRecurrence::Work::run_in(Scratch& scratch, const RecurrenceStep& step,
+                                    const std::function<bool()>& stop) const {
   const std::size_t batch = step.batch, width = config_.width, padded = round_up(width, kLanes);
   float* inputs = room_for(scratch.inputs, tiled_size(batch, gates_.inner));
   float* gates = room_for(scratch.gates, batch * gates_.columns);

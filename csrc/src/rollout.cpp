@@ -5,9 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include "iris_fast/float_environment.hpp"
 #include "iris_fast/sample_categorical.hpp"
 #include "iris_fast/thread_pool.hpp"
+#include "token_weights.hpp"
 
 namespace iris_fast {
 namespace {
@@ -114,11 +114,8 @@ std::size_t roll_out(const RolloutParts& parts, const RolloutStart& start, std::
     remembered += parts.codec.decode_remembered(tokens.data(), batch, frames.data(), stop);
     policy.see(frames);
     std::fill(positions.begin(), positions.end(), static_cast<std::int64_t>(step * (slots + 1) + slots));
-    {
-      const DefaultFloatEnvironment environment;
-      sample_categorical(dream.model().kernels(), policy.logits.data(), batch, actions_count, 1.0f,
-                         draws.seed, rows.data(), positions.data(), draws.action_purpose, actions.data());
-    }
+    sample_categorical(dream.model().weights().kernels(), policy.logits.data(), batch, actions_count, 1.0f,
+                       draws.seed, rows.data(), positions.data(), draws.action_purpose, actions.data());
     put(frames, frame_floats, step, horizon, output.frames);
     put(tokens, slots, step, horizon, output.tokens);
     put(actions, 1, step, horizon, output.actions);

@@ -1,6 +1,7 @@
-#include "iris_fast/simd_level.hpp"
+#include "simd_level.hpp"
 
 #include <stdexcept>
+#include <string>
 
 #if defined(IRIS_FAST_HAS_AVX2)
 #include <cpuid.h>
@@ -85,6 +86,12 @@ std::vector<const KernelTable*> supported_levels() {
 #endif
   found.push_back(&kernels_portable);
   return found;
+}
+
+std::vector<std::string> level_names() {
+  std::vector<std::string> names;
+  for (const KernelTable* table : supported_levels()) names.emplace_back(table->name);
+  return names;
 }
 
 const KernelTable& kernels_for(const std::string& level) {

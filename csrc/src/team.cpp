@@ -1,4 +1,4 @@
-#include "iris_fast/team.hpp"
+#include "team.hpp"
 
 #include <chrono>
 

@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
-#include "iris_fast/float_environment.hpp"
-#include "iris_fast/process.hpp"
+#include "float_environment.hpp"
+#include "process.hpp"
 
 namespace iris_fast {
 namespace {

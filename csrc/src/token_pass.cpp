@@ -1,4 +1,4 @@
-#include "iris_fast/token_pass.hpp"
+#include "token_pass.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -7,31 +7,27 @@ namespace iris_fast {
 namespace {
 
 // Rows of the last tile that do not exist are never read, but stay defined.
-AlignedBuffer<float> tiled(std::size_t rows, std::size_t columns) {
-  AlignedBuffer<float> buffer(tiled_size(rows, columns));
-  std::fill_n(buffer.data(), buffer.size(), 0.0f);
-  return buffer;
-}
+AlignedBuffer<float> tiled(std::size_t rows, std::size_t columns) { return zeros(tiled_size(rows, columns)); }
 
 }  // namespace
 
-TokenPass::TokenPass(const TokenModel& model, std::size_t max_rows, std::size_t members)
+TokenPass::TokenPass(const TokenWeights& model, std::size_t max_rows, std::size_t members)
     : max_rows_(max_rows), scratch_(members) {
   const TokenModelConfig& config = model.config();
-  const std::size_t width = config.padded_dim();
+  const std::size_t width = padded_dim(config);
   const std::size_t classes =
       std::max({config.vocabulary, config.reward_classes, config.end_classes, std::size_t{1}});
   x_ = tiled(max_rows, width);
-  qkv_ = tiled(max_rows, 3 * config.attention_dim());
-  attended_ = tiled(max_rows, config.attention_dim());
-  hidden_ = tiled(max_rows, config.hidden_dim());
+  qkv_ = tiled(max_rows, 3 * attention_dim(config));
+  attended_ = tiled(max_rows, attention_dim(config));
+  hidden_ = tiled(max_rows, hidden_dim(config));
   logits_ = tiled(max_rows, classes);
   for (Scratch& scratch : scratch_) {
     scratch.normed = tiled(max_rows, width);
     scratch.scores = tiled(1, round_up(config.max_tokens(), kLanes));
     if (model.precision() == Precision::kInt8) {
       scratch.integers = AlignedBuffer<unsigned char>(
-          max_rows * round_up(std::max(config.hidden_dim(), config.attention_dim()), kLanes));
+          max_rows * round_up(std::max(hidden_dim(config), attention_dim(config)), kLanes));
       scratch.scales = AlignedBuffer<float>(max_rows);
     }
     scratch.caches.resize(max_rows);
@@ -39,14 +35,14 @@ TokenPass::TokenPass(const TokenModel& model, std::size_t max_rows, std::size_t 
   }
 }
 
-void TokenPass::run(const TokenModel& model, const std::vector<Row>& rows, KeyValueCache& cache,
+void TokenPass::run(const TokenWeights& model, const std::vector<Row>& rows, KeyValueCache& cache,
                     bool want_features, const Member& member) {
   const TokenModelConfig& config = model.config();
   const std::size_t count = rows.size();
   const auto tiles = [](float* data, std::size_t columns) {
     return Output{data, columns * kTileRows, kLanes, kTileFloats};
   };
-  const Output x = tiles(x_.data(), config.padded_dim());
+  const Output x = tiles(x_.data(), padded_dim(config));
   embed(model, rows, member);
   for (std::size_t layer = 0; layer < model.blocks().size(); ++layer) {
     const PackedBlock& block = model.blocks()[layer];
@@ -65,7 +61,7 @@ void TokenPass::run(const TokenModel& model, const std::vector<Row>& rows, KeyVa
   normalise(model, model.final_norm(), count, member);
 }
 
-const float* TokenPass::logits(const TokenModel& model, const PackedHead& head, std::size_t rows,
+const float* TokenPass::logits(const TokenWeights& model, const PackedHead& head, std::size_t rows,
                                std::size_t& stride, const Member& member) {
   linear(model, head.hidden, rows, scratch_[member.rank].normed.data(), Activation::kRelu, nullptr,
          {hidden_.data(), head.hidden.columns * kTileRows, kLanes, kTileFloats}, member);
@@ -75,8 +71,8 @@ const float* TokenPass::logits(const TokenModel& model, const PackedHead& head, 
   return logits_.data();
 }
 
-void TokenPass::embed(const TokenModel& model, const std::vector<Row>& rows, const Member& member) {
-  const std::size_t width = model.config().padded_dim();
+void TokenPass::embed(const TokenWeights& model, const std::vector<Row>& rows, const Member& member) {
+  const std::size_t width = padded_dim(model.config());
   const Share share = member.share(rows.size());
   for (std::size_t r = share.begin; r < share.end; ++r) {
     const float* position = model.position_embedding(rows[r].position);
@@ -88,10 +84,10 @@ void TokenPass::embed(const TokenModel& model, const std::vector<Row>& rows, con
   member.wait();
 }
 
-void TokenPass::attend(const TokenModel& model, std::size_t layer, const std::vector<Row>& rows,
+void TokenPass::attend(const TokenWeights& model, std::size_t layer, const std::vector<Row>& rows,
                        KeyValueCache& cache, bool want_output, const Member& member) {
   const TokenModelConfig& config = model.config();
-  const CacheShape shape = config.cache_shape();
+  const CacheShape shape = cache_shape(config);
   const bool half = cache.type() == Precision::kHalf;
   Scratch& scratch = scratch_[member.rank];
   for (std::size_t r = 0; r < rows.size(); ++r) {
@@ -110,7 +106,7 @@ void TokenPass::attend(const TokenModel& model, std::size_t layer, const std::ve
   member.wait();
 }
 
-void TokenPass::linear(const TokenModel& model, const PackedLinear& layer, std::size_t rows, const float* a,
+void TokenPass::linear(const TokenWeights& model, const PackedLinear& layer, std::size_t rows, const float* a,
                        Activation activation, const float* residual, Output out, const Member& member) {
   const KernelTable& kernels = model.kernels();
   const std::size_t panel = kernels.panel_vectors;
@@ -142,7 +138,7 @@ void TokenPass::linear(const TokenModel& model, const PackedLinear& layer, std::
   member.wait();
 }
 
-const float* TokenPass::normalise(const TokenModel& model, const PackedNorm& norm, std::size_t rows,
+const float* TokenPass::normalise(const TokenWeights& model, const PackedNorm& norm, std::size_t rows,
                                   const Member& member) {
   const TokenModelConfig& config = model.config();
   float* normed = scratch_[member.rank].normed.data();

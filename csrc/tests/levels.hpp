@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "iris_fast/philox.hpp"
-#include "iris_fast/simd_level.hpp"
+#include "philox.hpp"
+#include "simd_level.hpp"
 
 namespace iris_fast {
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "iris_fast/simd_level.hpp"
 #include "levels.hpp"
+#include "simd_level.hpp"
 
 using namespace iris_fast;
 

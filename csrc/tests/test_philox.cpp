@@ -1,5 +1,5 @@
 #include "check.hpp"
-#include "iris_fast/philox.hpp"
+#include "philox.hpp"
 
 using iris_fast::philox_4x32;
 using iris_fast::philox_uniform;

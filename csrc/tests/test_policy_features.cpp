@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "check.hpp"
-#include "iris_fast/philox.hpp"
-#include "iris_fast/policy_features.hpp"
-#include "iris_fast/simd_level.hpp"
+#include "iris_fast/policy.hpp"
+#include "philox.hpp"
+#include "simd_level.hpp"
 
 using namespace iris_fast;
 

@@ -5,10 +5,12 @@
 #include <stdexcept>
 #include <vector>
 
+#include "categorical_tokens.hpp"
 #include "check.hpp"
 #include "exp.hpp"
 #include "iris_fast/sample_categorical.hpp"
-#include "iris_fast/simd_level.hpp"
+#include "philox.hpp"
+#include "simd_level.hpp"
 
 using namespace iris_fast;
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "iris_fast/team.hpp"
+#include "team.hpp"
 
 using iris_fast::Interrupted;
 using iris_fast::Member;

@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "check.hpp"
-#include "iris_fast/philox.hpp"
-#include "iris_fast/simd_level.hpp"
-#include "iris_fast/token_dream.hpp"
+#include "iris_fast/tokens.hpp"
+#include "philox.hpp"
+#include "simd_level.hpp"
 
 using namespace iris_fast;
 

@@ -90,7 +90,7 @@ def test_source_distribution_holds_each_kernel_once(distributions: Path) -> None
         names = {member.name.partition("/")[2] for member in tar.getmembers() if not member.isdir()}
     assert {"setup.py", "CMakeLists.txt", "constraints.txt", "LICENSE", "csrc/bindings.cpp"} <= names
     assert {f"kernels/{module}" for module in modules_below(ROOT / "kernels")} <= names
-    assert "csrc/include/iris_fast/philox.hpp" in names
+    assert {"csrc/include/iris_fast/tokens.hpp", "csrc/src/philox.hpp"} <= names
     assert not [name for name in names if name.startswith("iris_fast/kernels")]
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 

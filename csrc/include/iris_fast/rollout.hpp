@@ -5,10 +5,9 @@
 #include <cstdint>
 #include <functional>
 
-#include "iris_fast/frame_codec.hpp"
-#include "iris_fast/policy_features.hpp"
-#include "iris_fast/policy_recurrence.hpp"
-#include "iris_fast/token_dream.hpp"
+#include "iris_fast/frames.hpp"
+#include "iris_fast/policy.hpp"
+#include "iris_fast/tokens.hpp"
 
 namespace iris_fast {
 

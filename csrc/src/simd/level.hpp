@@ -4,7 +4,7 @@
 // templates.
 #pragma once
 
-#include "iris_fast/kernel_table.hpp"
+#include "kernel_table.hpp"
 
 #if !defined(IRIS_FAST_LEVEL)
 #error "define IRIS_FAST_LEVEL and include a vec16_*.hpp before anything else of src/simd"

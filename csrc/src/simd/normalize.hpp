@@ -5,7 +5,7 @@
 #include <limits>
 #endif
 
-#include "iris_fast/frame_kernels.hpp"
+#include "frame_kernels.hpp"
 #include "level.hpp"
 #include "vector_math.hpp"
 

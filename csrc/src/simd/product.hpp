@@ -1,7 +1,7 @@
 // Products whose rows are read where they lie: convolutions and small matrix products.
 #pragma once
 
-#include "iris_fast/frame_kernels.hpp"
+#include "frame_kernels.hpp"
 #include "level.hpp"
 
 namespace iris_fast::IRIS_FAST_LEVEL {

@@ -1,15 +1,18 @@
 // The kernel table of one level.
 #pragma once
 
-#include "../exp.hpp"
 #include "attention.hpp"
-#include "frame_table.hpp"
+#include "exp.hpp"
 #include "int8_linear.hpp"
+#include "int8_product.hpp"
 #include "layer_norm.hpp"
 #include "level.hpp"
 #include "linear.hpp"
 #include "lstm_cell.hpp"
+#include "normalize.hpp"
+#include "product.hpp"
 #include "vector_math.hpp"
+#include "winograd.hpp"
 
 namespace iris_fast::IRIS_FAST_LEVEL {
 
@@ -47,6 +50,19 @@ inline void softmax_numerators(const float* x, std::size_t count, float temperat
     for (std::size_t i = 0; i < count; ++i)
       out[i] = iris_fast::exp_nonpositive((x[i] - largest) / temperature);
 }
+
+// Those over feature maps.
+inline constexpr FrameKernels frame_kernels = {
+    kProductVectors,
+    product,
+    int8_product,
+    quantize,
+    {winograd_transforms<TwoOutputs>(), winograd_transforms<FourOutputs>(),
+     winograd_transforms<TwoOutputsEnlarged>()},
+    channel_sums,
+    normalize,
+    pool,
+    softmax};
 
 constexpr KernelTable make_table(const char* name) {
   return {name,

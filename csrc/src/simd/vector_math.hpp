@@ -5,7 +5,7 @@
 
 namespace iris_fast::IRIS_FAST_LEVEL {
 
-// exp(x) for x <= 0: the steps of iris_fast/exp.hpp with fused multiply-adds. 0 below -87, NaN for NaN.
+// exp(x) for x <= 0: the steps of exp.hpp with fused multiply-adds. 0 below -87, NaN for NaN.
 inline Vec16 exp_nonpositive(Vec16 x) {
   constexpr float kRoundToInteger = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the low bits
   const Vec16 shifted = fma(x, broadcast(1.44269504f), broadcast(kRoundToInteger));

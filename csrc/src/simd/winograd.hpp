@@ -2,7 +2,7 @@
 // direction.
 #pragma once
 
-#include "iris_fast/frame_kernels.hpp"
+#include "frame_kernels.hpp"
 #include "level.hpp"
 
 namespace iris_fast::IRIS_FAST_LEVEL {

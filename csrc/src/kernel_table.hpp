@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "iris_fast/frame_kernels.hpp"
+#include "frame_kernels.hpp"
 
 // Always inlined, also in a debug build: otherwise the linker might give a unit code that another unit
 // compiled with instructions this machine lacks.
@@ -42,14 +42,6 @@ IRIS_FAST_INLINE constexpr std::size_t tiled_size(std::size_t rows, std::size_t 
 IRIS_FAST_INLINE constexpr std::size_t tiled_offset(std::size_t row, std::size_t column,
                                                     std::size_t columns) {
   return (row / kTileRows * (columns / kLanes) + column / kLanes) * kTileFloats + row % kTileRows * kLanes;
-}
-
-// Storage of numbers. Arithmetic is in float32, except for products of int8 weights (Int8LinearArgs).
-enum class Precision { kFloat, kHalf, kInt8 };
-
-// Bytes of a number.
-IRIS_FAST_INLINE constexpr std::size_t bytes_of(Precision precision) {
-  return precision == Precision::kFloat ? 4 : precision == Precision::kHalf ? 2 : 1;
 }
 
 enum class Activation : int { kNone, kRelu, kGelu };
@@ -159,7 +151,7 @@ struct KernelTable {
   void (*attend_float)(const AttentionArgs&);  // `tokens`: tokens seen, at least 1
   void (*attend_half)(const AttentionArgs&);
   void (*lstm_cell)(const LstmCellArgs&);
-  // out = exp((x - max x) / temperature), to the bit as iris_fast/exp.hpp has it; any count but 0. Where a
+  // out = exp((x - max x) / temperature), to the bit as exp.hpp has it; any count but 0. Where a
   // number of x is no number, or infinite, one of out is no number.
   void (*softmax_numerators)(const float* x, std::size_t count, float temperature, float* out);
   // Elementwise over a multiple of 16 elements; for tests.

@@ -1,19 +1,56 @@
-// A batch of imagined episodes: actions in; rewards, ends and the next frame's tokens out.
+// The world model's weights, and a batch of imagined episodes: actions in; rewards, ends and the next frame's
+// tokens out.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <vector>
 
-#include "iris_fast/process.hpp"
+#include "iris_fast/packing.hpp"
 #include "iris_fast/thread_pool.hpp"
-#include "iris_fast/token_model.hpp"
-#include "iris_fast/token_pass.hpp"
 
 namespace iris_fast {
+
+// Sizes of the world model (docs/iris.md, part 4).
+struct TokenModelConfig {
+  std::size_t tokens_per_block;  // frame tokens and one action
+  std::size_t max_blocks;
+  std::size_t layers;
+  std::size_t heads;
+  std::size_t embed_dim;
+  std::size_t vocabulary;
+  std::size_t actions;
+  std::size_t reward_classes;
+  std::size_t end_classes;
+  bool block_causal;  // a frame fed at once sees itself whole
+  float layer_norm_epsilon;
+
+  std::size_t slots() const { return tokens_per_block - 1; }
+  std::size_t max_tokens() const { return tokens_per_block * max_blocks; }
+
+  // Throws std::invalid_argument naming the first size that cannot be.
+  void validate() const;
+};
+
+class TokenWeights;  // packed
+
+// Immutable once made, so that any number of dreams and threads may share it.
+class TokenModel {
+ public:
+  // Copies the weights, by the names of the world model's state dict; `precision` is that of the linear
+  // layers' matrices. Throws std::invalid_argument, also for a finite weight that half precision cannot hold.
+  TokenModel(const TokenModelConfig& config, const KernelTable& kernels, Precision precision,
+             const FindWeight& find);
+  ~TokenModel();
+
+  const TokenModelConfig& config() const;
+  const char* simd() const;  // the level's name
+  const TokenWeights& weights() const { return *weights_; }
+
+ private:
+  std::unique_ptr<const TokenWeights> weights_;
+};
 
 // The third words of the Philox counters (Purpose in iris_fast/imagination/randomness.py).
 struct DrawPurposes {
@@ -40,6 +77,7 @@ class TokenDream {
   // std::invalid_argument for sizes out of range, std::bad_alloc when the cache does not fit in memory.
   TokenDream(std::shared_ptr<const TokenModel> model, std::shared_ptr<ThreadPool> pool, std::size_t batch,
              Precision cache_type, std::size_t group, DrawPurposes purposes);
+  ~TokenDream();
 
   // Starts anew from frames' tokens (batch, slots). Row r of the batch draws at row `first_row` + r.
   void restart(const std::int64_t* tokens, std::uint64_t seed, std::uint32_t first_row);
@@ -50,40 +88,17 @@ class TokenDream {
   void step(const std::int64_t* actions, const DreamOutput& output, const std::function<bool()>& stop);
 
   const TokenModel& model() const { return *model_; }
-  std::size_t batch() const { return batch_; }
-  std::size_t group() const { return group_; }
-  std::size_t team() const { return team_; }  // threads that take a group through a step together
-  std::size_t steps() const { return steps_; }
-  std::size_t length() const { return length_; }  // tokens that the cache holds
-  const std::vector<std::int64_t>& tokens() const { return tokens_; }
+  std::size_t batch() const;
+  std::size_t group() const;
+  std::size_t team() const;  // threads that take a group through a step together
+  std::size_t steps() const;
+  std::size_t length() const;  // tokens that the cache holds
 
  private:
-  struct Step;  // shared by the groups of one step
-  void make_anew();
-  void make_pass(std::size_t index);
-  void step_group(const Step& step, std::size_t first, std::size_t count, TokenPass& pass,
-                  const Member& member);
-  void rebuild(std::size_t first, std::size_t count, TokenPass& pass, const Member& member);
-  void generate_frame(const Step& step, std::vector<TokenPass::Row>& rows, TokenPass& pass,
-                      const Member& member);
-  void sample(const PackedHead& head, std::size_t first, std::size_t count, std::uint64_t position,
-              std::uint32_t purpose, TokenPass& pass, std::int64_t* drawn, std::size_t drawn_stride,
-              float* logits, std::size_t logits_stride, const Member& member) const;
+  struct State;
 
   std::shared_ptr<const TokenModel> model_;
-  std::shared_ptr<ThreadPool> pool_;
-  std::size_t batch_, group_, team_;
-  DrawPurposes purposes_;
-  KeyValueCache cache_;
-  std::vector<std::unique_ptr<TokenPass>> passes_;  // one for each team at work
-  std::vector<std::int64_t> tokens_;                // (batch, slots): the current frame
-  std::vector<std::int64_t> actions_;               // (batch,): of the step under way
-  std::uint64_t seed_ = 0;
-  std::uint32_t first_row_ = 0;
-  std::atomic<std::size_t> steps_{0}, length_{0};  // read while a step is under way
-  bool empty_ = true;                              // the cache does not hold the current frame yet
-  bool broken_ = true;                             // not started, or a step did not end
-  InUse in_use_;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace iris_fast

@@ -1,9 +1,11 @@
-#include "iris_fast/frame_model.hpp"
+#include "frame_weights.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <string>
 
+#include "float_environment.hpp"
 #include "frame_packing.hpp"
 
 namespace iris_fast {
@@ -139,7 +141,7 @@ PackedDecoder pack_decoder(const FrameModelConfig& config, const FramePacker& pa
               config.vocabulary, config.embed_dim);
   const PackedProduct taps = pack.shares("decoder.conv_in", last, config.latent_channels, decoder.width);
   decoder.table = product(kernels, taps, latents.data(), config.vocabulary, post_quant.columns);
-  decoder.bias = zeroed(decoder.width);
+  decoder.bias = zeros(decoder.width);
   std::copy_n(find("decoder.conv_in.bias", {last}), last, decoder.bias.data());
   LayerBuilder builder(config, pack, precision, config.latent_resolution(), last);
   builder.middle("decoder.mid");
@@ -185,8 +187,8 @@ void FrameModelConfig::validate() const {
                                 std::to_string(norm_epsilon));
 }
 
-FrameModel::FrameModel(const FrameModelConfig& config, const KernelTable& kernels, Precision decoder,
-                       const FindWeight& find)
+FrameWeights::FrameWeights(const FrameModelConfig& config, const KernelTable& kernels, Precision decoder,
+                           const FindWeight& find)
     : config_(config), table_(kernels) {
   config.validate();
   const FramePacker pack(kernels.frames->panel_vectors, find);
@@ -198,5 +200,17 @@ FrameModel::FrameModel(const FrameModelConfig& config, const KernelTable& kernel
     background_.assign(background, background + config_.frame_channels * size * size);
   }
 }
+
+FrameModel::FrameModel(const FrameModelConfig& config, const KernelTable& kernels, Precision decoder,
+                       const FindWeight& find) {
+  const DefaultFloatEnvironment environment;
+  weights_ = std::make_unique<const FrameWeights>(config, kernels, decoder, find);
+}
+
+FrameModel::~FrameModel() = default;
+
+const FrameModelConfig& FrameModel::config() const { return weights_->config(); }
+
+const char* FrameModel::simd() const { return weights_->table().name; }
 
 }  // namespace iris_fast

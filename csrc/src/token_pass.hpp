@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "iris_fast/team.hpp"
-#include "iris_fast/token_model.hpp"
+#include "team.hpp"
+#include "token_weights.hpp"
 
 namespace iris_fast {
 
@@ -15,7 +15,7 @@ class KeyValueCache {
  public:
   KeyValueCache(const TokenModelConfig& config, std::size_t sequences, Precision type)
       : type_(type),
-        layer_bytes_(config.cache_shape().layer_elements() * bytes_of(type)),
+        layer_bytes_(cache_shape(config).layer_elements() * bytes_of(type)),
         sequence_bytes_(checked_product(config.layers, layer_bytes_)),
         storage_(checked_product(sequences, sequence_bytes_)) {}
 
@@ -35,7 +35,7 @@ class KeyValueCache {
 // and the heads of the attention, so that each number is computed by one of them as a single thread would.
 class TokenPass {
  public:
-  TokenPass(const TokenModel& model, std::size_t max_rows, std::size_t members);
+  TokenPass(const TokenWeights& model, std::size_t max_rows, std::size_t members);
 
   std::size_t max_rows() const { return max_rows_; }
 
@@ -47,12 +47,12 @@ class TokenPass {
 
   // Adds rows to the cache; then keeps their features for the heads, unless they are not needed (which saves
   // most of the last layer).
-  void run(const TokenModel& model, const std::vector<Row>& rows, KeyValueCache& cache, bool want_features,
+  void run(const TokenWeights& model, const std::vector<Row>& rows, KeyValueCache& cache, bool want_features,
            const Member& member);
 
   // Row-major logits of the last run's `rows` rows, `stride` floats a row; overwritten by the next call.
-  const float* logits(const TokenModel& model, const PackedHead& head, std::size_t rows, std::size_t& stride,
-                      const Member& member);
+  const float* logits(const TokenWeights& model, const PackedHead& head, std::size_t rows,
+                      std::size_t& stride, const Member& member);
 
  private:
   struct Scratch {  // a member's own
@@ -67,14 +67,14 @@ class TokenPass {
     std::size_t tile_stride, row_stride, vector_stride;
   };
 
-  void embed(const TokenModel& model, const std::vector<Row>& rows, const Member& member);
-  void attend(const TokenModel& model, std::size_t layer, const std::vector<Row>& rows, KeyValueCache& cache,
-              bool want_output, const Member& member);
+  void embed(const TokenWeights& model, const std::vector<Row>& rows, const Member& member);
+  void attend(const TokenWeights& model, std::size_t layer, const std::vector<Row>& rows,
+              KeyValueCache& cache, bool want_output, const Member& member);
   // A member's share of a product's columns, then the wait for the others.
-  void linear(const TokenModel& model, const PackedLinear& layer, std::size_t rows, const float* a,
+  void linear(const TokenWeights& model, const PackedLinear& layer, std::size_t rows, const float* a,
               Activation activation, const float* residual, Output out, const Member& member);
   // Into the member's scratch: each member does all of it, which takes less time than waiting for the others.
-  const float* normalise(const TokenModel& model, const PackedNorm& norm, std::size_t rows,
+  const float* normalise(const TokenWeights& model, const PackedNorm& norm, std::size_t rows,
                          const Member& member);
 
   std::size_t max_rows_;

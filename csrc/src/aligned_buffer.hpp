@@ -1,6 +1,7 @@
 // Large buffers of plain elements, aligned for vectors and, where it pays, for huge pages.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <limits>
 #include <new>
@@ -59,5 +60,11 @@ class AlignedBuffer {
   T* data_ = nullptr;
   std::size_t size_ = 0;
 };
+
+inline AlignedBuffer<float> zeros(std::size_t count) {
+  AlignedBuffer<float> buffer(count);
+  std::fill_n(buffer.data(), count, 0.0f);
+  return buffer;
+}
 
 }  // namespace iris_fast

@@ -1,22 +1,22 @@
-// Layers packed for one SIMD level, and access to models' weights.
+// Layers packed for one SIMD level.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <string>
 #include <variant>
 #include <vector>
 
-#include "iris_fast/aligned_buffer.hpp"
-#include "iris_fast/frame_kernels.hpp"
-#include "iris_fast/kernel_table.hpp"
+#include "aligned_buffer.hpp"
+#include "frame_kernels.hpp"
+#include "iris_fast/packing.hpp"
+#include "kernel_table.hpp"
 
 namespace iris_fast {
 
-// The row-major float32 weight of that name; throws unless it has exactly that shape.
-using FindWeight =
-    std::function<const float*(const std::string& name, const std::vector<std::size_t>& shape)>;
+// Bytes of a number.
+constexpr std::size_t bytes_of(Precision precision) {
+  return precision == Precision::kFloat ? 4 : precision == Precision::kHalf ? 2 : 1;
+}
 
 // A linear layer with padded rows and columns, packed by panels.
 struct PackedLinear {

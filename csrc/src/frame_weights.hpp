@@ -3,38 +3,15 @@
 
 #include <cstddef>
 #include <optional>
-#include <string>
 #include <variant>
 #include <vector>
 
-#include "iris_fast/aligned_buffer.hpp"
-#include "iris_fast/kernel_table.hpp"
-#include "iris_fast/packed_layers.hpp"
+#include "aligned_buffer.hpp"
+#include "iris_fast/frames.hpp"
+#include "kernel_table.hpp"
+#include "packed_layers.hpp"
 
 namespace iris_fast {
-
-struct FrameModelConfig {
-  std::size_t resolution;           // height and width of frames
-  std::size_t frame_channels;       // 3 for colour
-  std::size_t stem_width;           // channels after the encoder's first convolution
-  std::vector<std::size_t> widths;  // channels of each level, the finest (whole frames) first
-  std::size_t residual_blocks;      // of an encoder's level; a decoder's level has one more
-  std::vector<std::size_t> attention_resolutions;
-  std::size_t latent_channels;  // between the convolutional parts and the 1 x 1 convolutions
-  std::size_t embed_dim;
-  std::size_t vocabulary;
-  std::size_t norm_groups;
-  float norm_epsilon;
-  bool has_background;  // frames are coded as their difference to the weight "background"
-
-  std::size_t level_resolution(std::size_t level) const { return resolution >> level; }
-  std::size_t latent_resolution() const { return level_resolution(widths.size() - 1); }
-  std::size_t frame_floats() const { return frame_channels * resolution * resolution; }
-  std::size_t tokens_per_frame() const { return latent_resolution() * latent_resolution(); }
-
-  // Throws std::invalid_argument naming the first size that cannot be.
-  void validate() const;
-};
 
 struct ResidualLayer {
   PackedGroupNorm norm1;
@@ -92,14 +69,11 @@ struct PackedDecoder {
   std::vector<float> conv_out_bias;
 };
 
-// Immutable once made, so that any number of threads may share it.
-class FrameModel {
+class FrameWeights {
  public:
-  // Copies the weights, by the names of the tokenizer's state dict; `decoder` is the precision of the 3 x 3
-  // convolutions of the decoder's layers: kFloat or kInt8. Throws std::invalid_argument, also for weights
-  // that it cannot hold.
-  FrameModel(const FrameModelConfig& config, const KernelTable& kernels, Precision decoder,
-             const FindWeight& find);
+  // As of FrameModel.
+  FrameWeights(const FrameModelConfig& config, const KernelTable& kernels, Precision decoder,
+               const FindWeight& find);
 
   const FrameModelConfig& config() const { return config_; }
   const KernelTable& table() const { return table_; }

@@ -1,10 +1,11 @@
-#include "iris_fast/token_model.hpp"
+#include "token_weights.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
 
+#include "float_environment.hpp"
 #include "linear_packing.hpp"
 
 namespace iris_fast {
@@ -53,9 +54,9 @@ class Loader {
   }
 
   PackedBlock block(const std::string& name) const {
-    const std::size_t width = config_.embed_dim, hidden = config_.hidden_dim();
-    const std::size_t attention = config_.attention_dim();
-    const Padding by_heads{config_.cache_shape().head_dim, config_.cache_shape().padded_dim()};
+    const std::size_t width = config_.embed_dim, hidden = hidden_dim(config_);
+    const std::size_t attention = attention_dim(config_);
+    const Padding by_heads{cache_shape(config_).head_dim, cache_shape(config_).padded_dim()};
     const Padding dense{width, width};
     Packer qkv(kernels_.panel_vectors, width, 3 * attention);
     std::size_t first = 0;
@@ -88,7 +89,7 @@ class Loader {
 
   AlignedBuffer<float> vector(const std::string& name) const {
     const float* source = find_(name, {config_.embed_dim});
-    AlignedBuffer<float> copy = zeros(config_.padded_dim());
+    AlignedBuffer<float> copy = zeros(padded_dim(config_));
     std::copy_n(source, config_.embed_dim, copy.data());
     return copy;
   }
@@ -130,8 +131,8 @@ void TokenModelConfig::validate() const {
                                 std::to_string(layer_norm_epsilon));
 }
 
-TokenModel::TokenModel(const TokenModelConfig& config, const KernelTable& kernels, Precision precision,
-                       const FindWeight& find)
+TokenWeights::TokenWeights(const TokenModelConfig& config, const KernelTable& kernels, Precision precision,
+                           const FindWeight& find)
     : config_(config), kernels_(kernels), precision_(precision) {
   config.validate();
   if (precision == Precision::kInt8)
@@ -148,5 +149,17 @@ TokenModel::TokenModel(const TokenModelConfig& config, const KernelTable& kernel
   rewards_ = load.head("head_rewards", config.reward_classes);
   ends_ = load.head("head_ends", config.end_classes);
 }
+
+TokenModel::TokenModel(const TokenModelConfig& config, const KernelTable& kernels, Precision precision,
+                       const FindWeight& find) {
+  const DefaultFloatEnvironment environment;
+  weights_ = std::make_unique<const TokenWeights>(config, kernels, precision, find);
+}
+
+TokenModel::~TokenModel() = default;
+
+const TokenModelConfig& TokenModel::config() const { return weights_->config(); }
+
+const char* TokenModel::simd() const { return weights_->kernels().name; }
 
 }  // namespace iris_fast
