@@ -76,7 +76,7 @@ def test_a_path_that_no_system_call_takes(
 ) -> None:
     argument = (f"{option}={text}",) if option else (text,)
     sentence = refusal(RUNNERS[command], capsys, *argument, *others)
-    assert "no path" in sentence or "cannot be used as a path" in sentence or "no such user" in sentence, (
+    assert "not a path" in sentence or "cannot be used as a path" in sentence or "no such user" in sentence, (
         sentence
     )
     assert len(sentence) < 250 and contents(here) == {"home": None}
@@ -101,7 +101,7 @@ def test_settings_that_are_paths_expand_the_home_folder(here: Path) -> None:
         changed = apply_overrides(config, [f"initialization.{key}=~/x.pt"]).initialization
         assert getattr(changed, key) == str(here / "home" / "x.pt")
         assert getattr(apply_overrides(config, [f"initialization.{key}=~"]).initialization, key) is None
-        with pytest.raises(UserError, match=rf"initialization\.{key}=.*no path"):
+        with pytest.raises(UserError, match=rf"initialization\.{key}=.*not a path"):
             apply_overrides(config, [f"initialization.{key}="])
 
 

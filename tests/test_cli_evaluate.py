@@ -204,11 +204,13 @@ def test_the_bar_moves_with_steps(run: Path, episodes: int, monkeypatch: pytest.
 def test_a_full_disk_ends_an_evaluation_with_its_table_and_4(
     run: Path, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("iris_fast.training.final_evaluation.write_atomically", full)
     for named, path in (((), run / "logs" / "evaluation.json"), (("--json", tmp_path / "x"), tmp_path / "x")):
+
+        def full(written: Path, data: bytes, path: Path = path) -> None:
+            if written == path:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("iris_fast.training.final_evaluation.write_atomically", full)
         assert run_evaluate(run, "--episodes", 2, *named) == 4
         said = capsys.readouterr()
         assert "mean return" in said.out

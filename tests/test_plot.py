@@ -165,7 +165,7 @@ def staggered_run(folder: Path, epochs: int) -> Path:
 
 def committed_runs(folder: Path) -> list[Path]:
     """Run folders with the metrics that are committed of Catch."""
-    found = sorted(Path("benchmarks/results/cpu/catch").glob("metrics_*.jsonl"))
+    found = sorted(Path("benchmarks/results/cpu/catch").glob("run_*_metrics.jsonl"))
     for number, file in enumerate(found):
         (folder / f"{number}" / "logs").mkdir(parents=True)
         (folder / f"{number}" / "logs" / "metrics.jsonl").write_bytes(file.read_bytes())
@@ -183,8 +183,8 @@ def test_every_point_of_every_metric_lies_within_its_axes(tmp_path: Path, which:
     losses, curve = Figure(), Figure()
     plots.draw_losses(losses, runs, smooth=None)
     plots.draw_learning_curve(curve, runs, smooth=None)
-    for axes in [*losses.axes, *curve.axes]:
-        points = drawn_points(axes)
+    drawn = {axes: drawn_points(axes) for axes in [*losses.axes, *curve.axes]}
+    for axes, points in drawn.items():
         assert len(points)
         for values, (low, high) in zip(points.T, (axes.get_xlim(), axes.get_ylim()), strict=True):
             assert low <= values.min() and values.max() <= high, axes.get_title(loc="left")
@@ -241,7 +241,7 @@ def test_a_run_without_a_readable_configuration_goes_by_its_folder(tmp_path: Pat
         ("run", ["--smooth", "0"], "--smooth 0 is not a number of points"),
         ("run", ["--out", "{folder}/config/trainer.yaml"], "ends in .png, .pdf or .svg"),
         ("run", ["--out", "{folder}/curves.jpg"], "ends in .png, .pdf or .svg"),
-        ("run", ["--out", "{folder}/logs/metrics.jsonl/new"], "a file stands where a folder has to"),
+        ("run", ["--out", "{folder}/logs/metrics.jsonl/new"], "a file is in the place of a folder"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_exit_code_2(

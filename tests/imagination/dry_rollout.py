@@ -11,6 +11,7 @@ import json
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 from unittest import mock
 
@@ -67,7 +68,9 @@ def main(architecture: int) -> None:
     with torch.no_grad(), absent_gpu(architecture, compiled), group_norm_of(fused=True), ExitStack() as stack:
         for name in OPERATORS:
             module = importlib.import_module(f"iris_fast.kernels.{name}")
-            stack.enter_context(mock.patch.object(module, f"_{name}", getattr(module, f"_{name}_cuda")))
+            launcher = partial(getattr(module, f"_{name}_cuda"))
+            launcher.detached = launcher  # type: ignore[attr-defined]
+            stack.enter_context(mock.patch.object(module, f"_{name}", launcher))
         for dtype, precision in ((torch.float32, "ieee"), (torch.float32, "tf32"), (torch.bfloat16, "ieee")):
             launch_everything(agent, 64, dtype, precision, 5)
             launch_everything(agent, 64, dtype, precision, 2)

@@ -100,7 +100,7 @@ def test_truncated_at_any_length_is_refused(ours: Path, tmp_path: Path) -> None:
     whole, path = ours.read_bytes(), tmp_path / "cut.pt"
     for length in (0, 1, 64, 4096, len(whole) // 2, len(whole) - 100, len(whole) - 1):
         path.write_bytes(whole[:length])
-        assert "truncated, corrupt or not a checkpoint" in refusal(path), length
+        assert "not a checkpoint" in refusal(path), length
 
 
 def test_a_flipped_bit_is_noticed(ours: Path, tmp_path: Path) -> None:
@@ -205,7 +205,9 @@ def test_a_full_disk_leaves_the_old_file(ours: Path, monkeypatch: pytest.MonkeyP
     real_open = builtins.open
 
     def open_full(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        return real_open("/dev/full" if mode == "wb" else path, mode, *args, **kwargs)
+        return real_open(
+            "/dev/full" if mode == "xb" else path, "wb" if mode == "xb" else mode, *args, **kwargs
+        )
 
     monkeypatch.setattr(builtins, "open", open_full)
     with pytest.raises(OSError, match="No space left"):

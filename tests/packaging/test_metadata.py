@@ -23,7 +23,7 @@ def test_the_first_two_commands_of_the_readme_are_one_line_each() -> None:
     train, test = readme_command(1), readme_command(2)
     assert train.count("\n") == test.count("\n") == 1
     assert re.fullmatch(r"python -m pip install .*&& python -m iris_fast\.train --game Pong\n", train)
-    assert re.fullmatch(r"python -m pip install .*\[test\].*&& python -m pytest\n", test)
+    assert re.fullmatch(r"python -m pip install .*\[test\].*&& python -m pytest -n auto\n", test)
 
 
 def test_the_first_two_commands_take_the_constrained_torch() -> None:
