@@ -21,7 +21,6 @@ ELSEWHERE = {
 # Keys of former versions: the value that always holds now, and what that means.
 REMOVED: dict[str, tuple[Any, str]] = {
     "datasets.train.cache": (True, "frames are always cached, which changes no number"),
-    "evaluation.num_batches": (4, "evaluated losses are always means of 4 batches"),
     "evaluation.save_reconstructions": (True, "reconstructions are always saved"),
 }
 # Keys whose values are paths, in which `~` is expanded.

@@ -186,10 +186,11 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Every `every` epochs: test episodes, losses on batches of them, media."""
+    """Every `every` epochs: test episodes, losses on `num_batches` batches of them, media."""
 
     should: bool = True
     every: int = 5
+    num_batches: int = 4
     num_imagined_episodes: int = 1
     imagined_frames: int = 100
 

@@ -48,7 +48,9 @@ def _ranges(text: str, span: Range) -> dict[str, Range]:
 # By the last word of a key; every number of a tuple is checked. The upper bounds are far beyond useful values, and
 # keep out what float32, 64-bit integers or any memory cannot hold.
 RANGES: dict[str, Range] = {
-    **_ranges("epochs steps_per_epoch num_steps num_episodes every grad_acc_steps", Range(1, 10**9)),
+    **_ranges(
+        "epochs steps_per_epoch num_steps num_episodes every num_batches grad_acc_steps", Range(1, 10**9)
+    ),
     **_ranges("max_episode_steps noop_max", Range(1, 2**31 - 1)),
     **_ranges("start_after_epochs stop_after_epochs restart_codes_every", Range(0, 10**9)),
     **_ranges("num_episodes_to_save num_imagined_episodes imagined_frames", Range(0, 10**6)),

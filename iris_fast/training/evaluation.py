@@ -30,7 +30,7 @@ from .tester import PlayedEpisode, play_episodes, return_statistics
 MAX_VIDEO_FRAMES = 3000
 FILM_FPS, SLOWEST_FPS, SHORTEST_FILM_SECONDS = 15, 3, 4
 RECONSTRUCTED_FRAMES = 16
-EVALUATED_PARTS, EVALUATED_BATCHES = ("tokenizer", "world_model"), 4
+EVALUATED_PARTS = ("tokenizer", "world_model")
 
 
 class Evaluator:
@@ -150,11 +150,11 @@ class Evaluator:
 
     @torch.no_grad()
     def _losses(self, store: EpisodeStore, seed: int, trained: set[str]) -> dict[str, float]:
-        """Mean losses of the trained parts on batches of test data."""
+        """Mean losses of the trained parts on `num_batches` batches of test data."""
         cache = FrameCache(self.agent.coder, store)
         parts = make_parts(self.agent, self.config, cache, self.engine, precision="float32")
-        sums: dict[str, float] = {}
-        for batch in range(EVALUATED_BATCHES):
+        batches, sums = self.config.evaluation.num_batches, dict[str, float]()
+        for batch in range(batches):
             batch_seed = derive_seed(seed, "batch", batch)
             for name in (part for part in EVALUATED_PARTS if part in trained):
                 part = parts[name]
@@ -163,7 +163,7 @@ class Evaluator:
                 losses["total_loss"] = torch.stack(list(losses.values())).sum()
                 for key, loss in losses.items():
                     metric = f"{name}/eval/{key}"
-                    sums[metric] = sums.get(metric, 0.0) + float(loss) / EVALUATED_BATCHES
+                    sums[metric] = sums.get(metric, 0.0) + float(loss) / batches
         return sums
 
     def _save_played(self, episodes: list[PlayedEpisode], env: FrameVectorEnv, epoch: int) -> None:

@@ -71,12 +71,14 @@ def test_a_run_of_a_former_version_goes_on_without_its_keys(
     run = tmp_path / "older"
     assert train(run, "common.epochs=2") == 0
     config = RunFolder(run).config
-    config.write_text(config.read_text().replace("evaluation:\n", "evaluation:\n  num_batches: 7\n"))
+    config.write_text(
+        config.read_text().replace("evaluation:\n", "evaluation:\n  save_reconstructions: false\n")
+    )
     capsys.readouterr()
     assert main(["--resume", str(run), "common.epochs=3"]) == 0
     said = capsys.readouterr().err
-    assert "ignored: evaluation.num_batches=7, which is no configuration key any more" in said
-    assert "num_batches" not in config.read_text()
+    assert "ignored: evaluation.save_reconstructions=False, which is no configuration key any more" in said
+    assert "save_reconstructions" not in config.read_text()
     assert_same_run(uninterrupted, run)
 
 
