@@ -113,7 +113,11 @@ kernels = ["iris_fast.kernels", *(f"iris_fast.kernels.{name}" for name in find_p
 setup(
     packages=packages + kernels,
     package_dir={"iris_fast": "iris_fast", "iris_fast.kernels": "kernels"},
-    package_data={"iris_fast": ["py.typed", "*.pyi"], "iris_fast.kernels": ["README.md"]},
+    package_data={
+        "iris_fast": ["py.typed", "*.pyi"],
+        "iris_fast.results": ["*.json"],
+        "iris_fast.kernels": ["README.md"],
+    },
     ext_modules=[Extension("iris_fast._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

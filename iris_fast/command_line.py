@@ -15,7 +15,7 @@ from .files import check_ending, is_disk_full, user_path
 from .terminal import as_before, end_at_interrupt, interrupted_code, raise_at_interrupt, shown_output
 
 # Names of packages that take seconds to import.
-PACKAGES = {"torch": "PyTorch", "matplotlib": "matplotlib"}
+PACKAGES = {"torch": "PyTorch", "matplotlib": "matplotlib", "rliable": "rliable"}
 
 
 class CommandParser(argparse.ArgumentParser):
