@@ -7,6 +7,7 @@ import sys
 from iris_fast.command_line import CommandParser, loading, path_argument, run_command
 from iris_fast.files import explained_writing, write_atomically
 
+from .statistics import rliable
 from .summary import DEFAULT_METHODS, DEFAULT_NAME, DEFAULT_REPS, DEFAULT_SEED, summarize
 from .tables import FORMATS, tables
 
@@ -68,14 +69,15 @@ def make_parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     with loading("rliable"):
-        summary = summarize(
-            arguments.runs,
-            methods=[name for name in arguments.methods.split(",") if name.strip()],
-            name=arguments.name,
-            reps=arguments.reps,
-            seed=arguments.seed,
-            show=False,
-        )
+        rliable()
+    summary = summarize(
+        arguments.runs,
+        methods=[name for name in arguments.methods.split(",") if name.strip()],
+        name=arguments.name,
+        reps=arguments.reps,
+        seed=arguments.seed,
+        show=False,
+    )
     for note in summary.notes:
         print(note, file=sys.stderr)
     made = tables(summary, arguments.format)

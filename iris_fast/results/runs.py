@@ -111,10 +111,10 @@ def _whole(section: Any, key: str) -> int | None:
 
 
 def _refuse_twice(runs: Sequence[EvaluatedRun]) -> None:
-    seen: dict[Path | bytes, Path] = {}
+    seen: dict[object, Path] = {}
     seeds: dict[tuple[str, int], Path] = {}
     for run in runs:
-        for key in (run.folder.resolve(), run.content):
+        for key in (run.folder.resolve(), (run.content, run.seed)):
             if key in seen:
                 raise UserError(
                     f"{run.folder} is the same run as {seen[key]}: give each once, since runs count as seeds"
@@ -138,10 +138,8 @@ def _in_hand(of_game: dict[str, list[EvaluatedRun]], name: str) -> list[str]:
     notes = [f"{name}: {len(of_game)} of {len(ATARI_100K_SCORES)} games: {'; '.join(listed)}"]
     missing = [game for game in ATARI_100K_SCORES if game not in of_game]
     if missing:
-        notes.append(
-            f"aggregates are over these {len(of_game)} games alone, of every method; "
-            f"missing: {', '.join(missing)}"
-        )
+        these = f"these {len(of_game)} games" if len(of_game) > 1 else "this game"
+        notes.append(f"aggregates are over {these} alone, of every method; missing: {', '.join(missing)}")
     return notes
 
 
