@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def aggregates_figure(summary: Summary) -> Figure:
         better = "lower" if name == "optimality gap" else "higher"
         axes.set_title(f"{name} ({better} is better)", loc="left", fontsize="small", fontweight="bold")
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
-    figure.supxlabel(f"human-normalised score, {_games(summary)}{_interval_words(summary)}", fontsize="small")
+    figure.supxlabel(f"human-normalised score, {_games(summary)}{_method_words(summary)}", fontsize="small")
     return figure
 
 
@@ -65,11 +66,10 @@ def improvement_figure(summary: Summary) -> Figure:
     axes = figure.subplots()
     _intervals(axes, summary.improvements, summary)
     axes.axvline(0.5, color=GREY, linestyle="--", linewidth=1)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(-0.02, 1.02)
     axes.set_ylabel("Y")
-    axes.set_xlabel(
-        f"P({summary.subject} > Y), {_games(summary)}{_interval_words(summary)}", fontsize="small"
-    )
+    words = _interval_words(found.interval is not None for found in summary.improvements.values())
+    axes.set_xlabel(f"P({summary.subject} > Y), {_games(summary)}{words}", fontsize="small")
     axes.set_title("probability of improvement", loc="left", fontsize="medium", fontweight="bold")
     return figure
 
@@ -81,7 +81,7 @@ def profiles_figure(summary: Summary) -> Figure:
     for number, (name, found) in enumerate(summary.profiles.items()):
         colour = _colour(summary, name)
         style = "-" if name == summary.subject else STYLES[number // len(OTHERS) % len(STYLES)]
-        label = name if found.band is not None else f"{name} (one run)"
+        label = name if found.band is not None else f"{name} (no interval)"
         width = 2.4 if name == summary.subject else 1.5
         axes.plot(TAUS, found.shares, style, color=colour, linewidth=width, label=label)
         if found.band is not None:
@@ -96,9 +96,7 @@ def profiles_figure(summary: Summary) -> Figure:
     axes.set_xticks([], minor=True)
     axes.set_xlim(0, TAUS[-1])
     axes.set_ylim(0, 1)
-    axes.set_xlabel(
-        f"human-normalised score τ, {_games(summary)}{_interval_words(summary)}", fontsize="small"
-    )
+    axes.set_xlabel(f"human-normalised score τ, {_games(summary)}{_method_words(summary)}", fontsize="small")
     axes.set_ylabel("share of runs with a score above τ")
     _finish(axes)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
@@ -128,10 +126,16 @@ def _games(summary: Summary) -> str:
     return f"{len(summary.games)} games" if len(summary.games) > 1 else summary.games[0]
 
 
-def _interval_words(summary: Summary) -> str:
-    with_interval = [profile.band is not None for profile in summary.profiles.values()]
-    drawn = "; 95 % stratified bootstrap intervals" if any(with_interval) else ""
-    return drawn + ("" if all(with_interval) else "; circles and plain lines: one run, no interval")
+def _method_words(summary: Summary) -> str:
+    return _interval_words(profile.band is not None for profile in summary.profiles.values())
+
+
+def _interval_words(has_interval: Iterable[bool]) -> str:
+    """What the figure's intervals are, and what has none; a line of its own."""
+    has = list(has_interval)
+    words = ["95 % stratified bootstrap intervals"] if any(has) else []
+    words += [] if all(has) else ["no interval where a game has one run"]
+    return "\n" + "; ".join(words)
 
 
 def _finish(axes: Axes) -> None:

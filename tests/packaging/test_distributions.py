@@ -102,6 +102,7 @@ def test_wheel_holds_every_module(distributions: Path, source: Path) -> None:
     expected |= {f"iris_fast/kernels/{module}" for module in modules_below(source / "kernels")}
     assert expected <= names
     assert {"iris_fast/py.typed", "iris_fast/_C.pyi", "iris_fast/kernels/README.md"} <= names
+    assert "iris_fast/results/atari_100k.json" in names
     assert len([name for name in names if name.startswith("iris_fast/_C.") and name.endswith(".so")]) == 1
     metadata = f"iris_fast-{iris_fast.__version__}.dist-info"
     assert {name.partition("/")[0] for name in names} == {"iris_fast", metadata}

@@ -47,10 +47,10 @@ def test_intervals_are_those_of_rliable_up_to_resampling() -> None:
 
 
 def test_the_seed_decides_and_the_global_generator_stays() -> None:
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state(legacy=False)["state"]["key"].copy()
     first, again, other = (statistics(published()["IRIS"], 50, seed)[0]["IQM"] for seed in (0, 0, 1))
     assert first == again and first.value == other.value and first.interval != other.interval
-    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    np.testing.assert_array_equal(np.random.get_state(legacy=False)["state"]["key"], before)
 
 
 def test_games_with_fewer_runs_weigh_the_same_and_are_resampled_as_few() -> None:
