@@ -1,0 +1,1 @@
+"""Watching and playing a run in the browser."""

@@ -1,0 +1,114 @@
+"""The messages between a page and the server: their form on the way in, their bytes on the way out."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from iris_fast.play.interface import Message, MessageError, Update
+
+LARGEST = 4096
+"""Characters of the longest message that a page may send."""
+
+MODES = ("real", "dream", "fork", "episodes")
+CONTROLS = ("agent", "person")
+
+Check = Callable[[object], bool]
+
+
+def _whole(low: int, high: int) -> Check:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _flag(value: object) -> bool:
+    return type(value) is bool
+
+
+def _temperature(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and 0 < value <= 10  # type: ignore[arg-type,operator]
+
+
+def _one_of(*words: str) -> Check:
+    return lambda value: type(value) is str and value in words
+
+
+def _name(value: object) -> bool:
+    return type(value) is str and 0 < len(value) <= 512
+
+
+ANY = 2**31 - 1
+REQUIRED: dict[str, dict[str, Check]] = {
+    "set": {},
+    "action": {"action": _whole(0, 255)},
+    "step": {},
+    "reset": {},
+    "handover": {},
+    "record": {},
+    "keep": {"keep": _flag},
+    "token": {"index": _whole(0, 15), "code": _whole(0, ANY)},
+    "fork": {},
+    "list": {},
+    "open": {"side": _whole(0, 1), "id": _name},
+    "seek": {"index": _whole(0, ANY)},
+    "seen": {"n": _whole(0, ANY)},
+}
+SETTINGS: dict[str, Check] = {
+    "mode": _one_of(*MODES),
+    "controls": _one_of(*CONTROLS),
+    "paused": _flag,
+    "fps": _whole(1, 60),
+    "temperature": _temperature,
+    "seed": _whole(0, ANY),
+    "panels": _flag,
+    "thoughts": _flag,
+}
+
+
+def parse_message(text: str | bytes | None) -> Message:
+    """The message in a text that a page sent, its fields checked."""
+    if not isinstance(text, str):
+        raise MessageError("A message is text, not bytes.")
+    if len(text) > LARGEST:
+        raise MessageError(f"A message has at most {LARGEST} characters; this one has {len(text)}.")
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MessageError("A message is a JSON object; this one is not.") from None
+    kind = message.get("type") if isinstance(message, dict) else None
+    if not isinstance(kind, str) or kind not in REQUIRED:
+        raise MessageError(f"A message's type is one of {', '.join(REQUIRED)}.")
+    fields = {name: value for name, value in message.items() if name != "type"}
+    checks = SETTINGS if kind == "set" else REQUIRED[kind]
+    if kind != "set" and (missing := [name for name in checks if name not in fields]):
+        raise MessageError(f"A message of type {kind} needs {missing[0]}.")
+    for name, value in fields.items():
+        if name not in checks:
+            raise MessageError(f"A message of type {kind} has no such field: {name[:40]!r}.")
+        if not checks[name](value):
+            raise MessageError(f"{name} cannot be {str(value)[:40]!r} in a message of type {kind}.")
+    return message
+
+
+def png(image: np.ndarray) -> bytes:
+    """An image as a quickly compressed PNG."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
+def pack_frame(number: int, update: Update) -> bytes:
+    """A frame's bytes: the header's length as uint32 (little-endian), the header as JSON, the images as PNG."""
+    pictures = {name: png(image) for name, image in update.images.items()}
+    sizes = [
+        {"name": name, "height": image.shape[0], "width": image.shape[1], "bytes": len(pictures[name])}
+        for name, image in update.images.items()
+    ]
+    info = {**update.info, "type": "frame", "n": number, "images": sizes}
+    header = json.dumps(info, allow_nan=False).encode()
+    return struct.pack("<I", len(header)) + header + b"".join(pictures.values())
