@@ -1,0 +1,88 @@
+// The frames: one canvas for each, pixels scaled by a whole number, and the 4×4 tokens over the first.
+
+const TITLES = { observation: "real, 64×64", screen: "the emulator's screen", reconstruction: "what the agent sees",
+  dream: "dream", left: "episode A", right: "episode B" };
+const GRID = 4;
+
+export class Stage {
+  constructor(place, onToken) {
+    Object.assign(this, { place, onToken, figures: new Map(), thoughts: null, hovered: -1, count: 0 });
+  }
+
+  async draw(images, thoughts) {
+    const pictures = await Promise.all(images.map(({ file }) => createImageBitmap(file)));
+    this.thoughts = thoughts;
+    this.keepOnly(images.map(({ name }) => name));
+    images.forEach(({ name }, index) => this.paint(this.canvas(name), pictures[index], images.length, index === 0));
+    this.count += 1;
+    this.place.dataset.frames = this.count;
+  }
+
+  keepOnly(names) {
+    for (const [name, figure] of this.figures) {
+      if (!names.includes(name)) { figure.remove(); this.figures.delete(name); }
+    }
+  }
+
+  canvas(name) {
+    let figure = this.figures.get(name);
+    if (!figure) {
+      figure = document.createElement("figure");
+      const canvas = document.createElement("canvas");
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", TITLES[name] ?? name);
+      const title = document.createElement("figcaption");
+      title.textContent = TITLES[name] ?? name;
+      figure.append(title, canvas);
+      this.watch(canvas);
+      this.figures.set(name, figure);
+      this.place.append(figure);
+    }
+    return figure.querySelector("canvas");
+  }
+
+  watch(canvas) {
+    const token = (event) => {
+      const box = canvas.getBoundingClientRect();
+      const column = Math.floor(((event.clientX - box.left) / box.width) * GRID);
+      const row = Math.floor(((event.clientY - box.top) / box.height) * GRID);
+      return Math.max(0, Math.min(GRID - 1, row)) * GRID + Math.max(0, Math.min(GRID - 1, column));
+    };
+    canvas.addEventListener("pointermove", (event) => { this.hovered = token(event); });
+    canvas.addEventListener("pointerleave", () => { this.hovered = -1; });
+    canvas.addEventListener("click", (event) => {
+      if (canvas.classList.contains("grid")) this.onToken(token(event), this.thoughts.tokens[token(event)]);
+    });
+  }
+
+  paint(canvas, picture, count, first) {
+    const room = Math.min(this.place.clientWidth - 32, this.place.clientWidth / Math.min(count, 2) - 40);
+    const scale = Math.max(1, Math.min(Math.floor(room / picture.width), Math.floor(420 / picture.height)));
+    const [width, height] = [picture.width * scale, picture.height * scale];
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(picture, 0, 0, width, height);
+    picture.close();
+    const grid = first && Boolean(this.thoughts?.tokens);
+    canvas.classList.toggle("grid", grid);
+    if (grid) this.paintTokens(pen, width, height);
+  }
+
+  paintTokens(pen, width, height) {
+    const { tokens, token_probabilities: chances, token_entropies: entropies } = this.thoughts;
+    const [w, h] = [width / GRID, height / GRID];
+    pen.font = "11px ui-monospace, monospace";
+    tokens.forEach((code, index) => {
+      const [x, y] = [(index % GRID) * w, Math.floor(index / GRID) * h];
+      pen.strokeStyle = index === this.hovered ? "#fbbf24" : "rgb(148 160 189 / 45%)";
+      pen.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
+      const lines = [String(code)];
+      if (index === this.hovered && chances) lines.push(`p ${chances[index].toFixed(2)}`, `H ${entropies[index].toFixed(2)}`);
+      pen.fillStyle = "rgb(11 16 32 / 70%)";
+      pen.fillRect(x + 2, y + 2, Math.max(...lines.map((line) => pen.measureText(line).width)) + 6, lines.length * 13 + 3);
+      pen.fillStyle = "#e6ebf7";
+      lines.forEach((line, row) => pen.fillText(line, x + 5, y + 13 + row * 13));
+    });
+  }
+}

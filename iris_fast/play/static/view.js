@@ -1,0 +1,109 @@
+// The page's text and panels, drawn from what the server said.
+
+import { drawBars, drawCurve } from "./charts.js";
+
+const get = (id) => document.getElementById(id);
+const CURVE = 200; // steps of the running curve
+
+export class View {
+  constructor() { this.values = []; this.mode = null; }
+
+  state(state) {
+    get("game").textContent = state.game ?? "";
+    for (const button of document.querySelectorAll("[data-mode]")) {
+      button.setAttribute("aria-pressed", String(button.dataset.mode === state.mode));
+    }
+    const person = state.controls === "person";
+    get("handover").textContent = person ? "you play" : "agent plays";
+    get("handover").classList.toggle("person", person);
+    get("pause").textContent = state.paused ? "Go on" : "Pause";
+    get("record").textContent = state.recording ? "Stop recording" : "Record";
+    get("recording").hidden = !state.recording;
+    get("panels").setAttribute("aria-pressed", String(state.panels));
+    get("think").setAttribute("aria-pressed", String(state.thoughts));
+    get("thoughts").hidden = !state.thoughts;
+    get("browser").hidden = state.mode !== "episodes";
+    get("fork").disabled = state.mode !== "real";
+    get("token-code").max = (state.codes ?? 1) - 1;
+    for (const name of ["fps", "temperature", "seed"]) {
+      if (document.activeElement !== get(name)) get(name).value = state[name];
+    }
+    get("fps-shown").value = state.fps;
+    if (state.mode !== this.mode) this.values = [];
+    this.mode = state.mode;
+  }
+
+  frame(info, actions) {
+    get("step").textContent = info.step;
+    get("action").textContent = (info.action_name ?? "–").toLowerCase();
+    get("reward").textContent = Number(info.reward).toFixed(1);
+    get("return").textContent = Number(info.return).toFixed(1);
+    get("rate").textContent = Number(info.fps).toFixed(0);
+    this.marks(info);
+    if (document.activeElement !== get("scrub") && info.mode === "episodes") {
+      get("scrub").max = Math.max(Number(get("scrub").max), info.length ?? info.step);
+      get("scrub").value = info.step;
+    }
+    if (info.thoughts) this.thoughts(info.thoughts, info.action, actions);
+  }
+
+  marks(info) {
+    const parts = [];
+    if (info.fork) {
+      for (const [name, text] of [["first_reward", "rewards"], ["first_end", "ends"], ["first_frame", "frames"]]) {
+        const step = info.fork[name];
+        parts.push(step === null ? `${text} agree` : `${text} part after ${step}`);
+      }
+      parts.push(`difference ${Number(info.fork.difference).toFixed(3)}`);
+    }
+    if (info.context) parts.push("context rebuilt");
+    if (info.end) parts.push("the episode ended");
+    const text = parts.join(" · ");
+    if (get("marks").textContent !== text) get("marks").textContent = text;
+  }
+
+  thoughts(thoughts, action, actions) {
+    this.values = [...this.values, thoughts.value].slice(-CURVE);
+    get("value").textContent = thoughts.value.toFixed(2);
+    get("entropy").textContent = thoughts.entropy.toFixed(2);
+    drawBars(get("bars"), actions.map((name) => name.toLowerCase()), thoughts.probabilities, action);
+    drawCurve(get("curve"), this.values);
+    drawBars(get("outcomes"), ["reward −1", "reward 0", "reward +1", "goes on", "ends"], [...thoughts.reward, ...thoughts.end]);
+  }
+
+  episodes(episodes, onOpen) {
+    const shown = episodes.map((episode) => {
+      const row = document.createElement("tr");
+      for (const text of [episode.name, episode.kind, episode.steps, episode.return]) {
+        row.insertCell().textContent = text ?? "–";
+      }
+      const last = row.insertCell();
+      ["A", "B"].forEach((letter, side) => {
+        const button = document.createElement("button");
+        button.textContent = letter;
+        button.setAttribute("aria-label", `Show ${episode.name} as episode ${letter}`);
+        button.addEventListener("click", () => {
+          get("scrub").max = Math.max(side ? Number(get("scrub").max) : 0, episode.steps ?? 0);
+          onOpen(side, episode.id);
+        });
+        last.append(button, " ");
+      });
+      return row;
+    });
+    get("rows").replaceChildren(...shown);
+  }
+
+  recorded(files) {
+    for (const { name, url } of files) {
+      const [item, link] = [document.createElement("li"), document.createElement("a")];
+      Object.assign(link, { href: url, textContent: name, download: name });
+      item.append(link);
+      get("downloads").append(item);
+    }
+  }
+
+  notice(text) {
+    get("notice").textContent = text;
+    get("notice").hidden = !text;
+  }
+}
