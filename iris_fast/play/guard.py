@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -34,8 +36,8 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """An ASGI application before another: refuses what is not the server's own page, and adds the safety headers.
 
-    Without a token the Host header must be this machine's, so that no other name can be made to lead here. A websocket
-    needs the Origin of the page; one without is refused too.
+    Without a token the Host header must be this machine's, so that no other name can be made to lead here.
+    A websocket needs the Origin of the page; one without is refused too.
     """
 
     app: Any
@@ -64,7 +66,8 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
             await send(message)
 
-        await self.app(scope, receive, send_safely)
+        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C ends open answers without a word
+            await self.app(scope, receive, send_safely)
 
     def _cookie_line(self) -> bytes:
         return f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/".encode()

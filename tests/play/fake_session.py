@@ -142,7 +142,7 @@ class FakeSession:
             info["fork"] |= {"difference": 0.04}  # type: ignore[operator]
         names = {"real": ["observation"], "dream": ["dream"], "fork": ["observation", "dream"]}
         shown = names.get(mode, ["left", "right"][: max(1, len(self.opened))])
-        images = {name: frame for name in shown}
+        images = dict.fromkeys(shown, frame)
         if mode == "real" and self.settings["panels"]:
             images |= {"screen": frame.repeat(3, 0).repeat(2, 1)[:210], "reconstruction": frame // 2}
         return Update(info, images)

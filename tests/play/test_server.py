@@ -1,0 +1,196 @@
+"""The server with fake sessions: who may ask, what a bad message gets, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iris_fast.play.guard import Guard, is_loopback
+from iris_fast.play.interface import MessageError
+from iris_fast.play.messages import LARGEST, parse_message
+from iris_fast.play.server import Place
+from tests.play.fake_session import FakeSession
+
+client = pytest.importorskip("websockets.sync.client", reason="needs the extra play")
+
+
+@pytest.fixture()
+def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-m", "tests.play.served", str(tmp_path), "0"]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    found = re.search(r":(\d+)/", process.stdout.readline())
+    assert found is not None
+    yield process, int(found[1])
+    process.kill()
+    process.communicate()
+
+
+def connect(port: int, origin: str | None = None) -> Any:
+    return client.connect(f"ws://127.0.0.1:{port}/tab", origin=origin or f"http://127.0.0.1:{port}")
+
+
+def next_text(tab: Any, kind: str) -> dict[str, Any]:
+    """The next text message of a type; frames in between are dropped."""
+    while True:
+        item = tab.recv(timeout=10)
+        if isinstance(item, str) and (message := json.loads(item))["type"] == kind:
+            return dict(message)
+
+
+def status(port: int, path: str, **headers: str) -> int:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\x00",
+        "",
+        "[1]",
+        "{}",
+        '{"type": []}',
+        '{"type": "fly"}',
+        '{"type": "action"}',
+        '{"type": "action", "action": true}',
+        '{"type": "set", "fps": 61}',
+        '{"type": "set", "temperature": NaN}',
+        '{"type": "set", "colour": 1}',
+        '{"type": "token", "index": 16, "code": 0}',
+        "[" * (LARGEST - 1),
+        "x" * (LARGEST + 1),
+    ],
+)
+def test_a_bad_message_is_refused_in_a_sentence(text: str | bytes) -> None:
+    with pytest.raises(MessageError, match=r"\.$"):
+        parse_message(text)
+
+
+def test_good_messages_are_taken_as_they_are() -> None:
+    for message in ({"type": "set", "fps": 60, "temperature": 0.5}, {"type": "open", "side": 1, "id": "a/b"}):
+        assert parse_message(json.dumps(message)) == message
+
+
+def test_downloads_are_confined_to_their_folder(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "secret.npz", tmp_path / "media"
+    folder.mkdir()
+    for path in (outside, folder / "mine.npz", folder / "config.yaml"):
+        path.write_bytes(b"x")
+    (folder / "link.npz").symlink_to(outside)
+    place = Place(lambda: FakeSession(folder), folder)
+    assert place.file("mine.npz") == folder / "mine.npz"
+    for name in (
+        "../secret.npz",
+        str(outside),
+        "link.npz",
+        "config.yaml",
+        "none.npz",
+        "a\0.npz",
+        ".",
+        "x" * 5000,
+    ):
+        assert place.file(name) is None, name
+
+
+def test_only_the_own_page_of_this_machine_may_ask(server: tuple[Any, int]) -> None:
+    _, port = server
+    assert (
+        status(port, "/") == status(port, "/static/main.js") == status(port, "/", Host="localhost:9") == 200
+    )
+    assert status(port, "/", Host=f"evil.example:{port}") == 403
+    for path in ("/files/../server.py", "/files/%2e%2e/%2e%2e/etc/passwd", "/static/%2e%2e/server.py"):
+        assert status(port, path) == 404
+    with pytest.raises(Exception, match="403"):
+        connect(port, origin="http://evil.example")
+
+
+def test_a_token_is_needed_beyond_this_machine() -> None:
+    guard = Guard(None, "secret", 8000)
+    scope = {"type": "http", "query_string": b"token=secret"}
+    assert guard._allowed(scope, {}, guard._given(scope, {}))
+    cookie = {"cookie": "iris_fast_play_8000=secret"}
+    assert guard._allowed({"type": "http"}, cookie, guard._given({"type": "http"}, cookie))
+    for query in (b"", b"token=", b"token=Secret", b"token=%C3%A9"):
+        bad = {"type": "http", "query_string": query}
+        assert not guard._allowed(bad, {}, guard._given(bad, {}))
+    assert is_loopback("::1") and is_loopback("127.0.0.2") and not is_loopback("0.0.0.0")
+
+
+def test_bad_messages_get_errors_and_the_tab_goes_on(server: tuple[Any, int]) -> None:
+    _, port = server
+    with connect(port) as tab:
+        for text in ("nonsense", "x" * 10_000, '{"type": "action", "action": 9}'):
+            tab.send(text)
+            assert next_text(tab, "error")["message"]
+        tab.send('{"type": "handover"}')
+        while next_text(tab, "state")["controls"] != "person":
+            pass
+
+
+def test_a_page_that_sees_nothing_gets_two_frames_and_then_the_newest(server: tuple[Any, int]) -> None:
+    _, port = server
+    with connect(port) as tab:
+        frames = []
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            try:
+                item = tab.recv(timeout=0.2)
+            except TimeoutError:
+                continue
+            if isinstance(item, bytes):
+                frames.append(item)
+        assert len(frames) == 2
+        tab.send('{"type": "seen", "n": 2}')
+        while not isinstance(item := tab.recv(timeout=5), bytes):
+            pass
+        header = json.loads(item[4 : 4 + int.from_bytes(item[:4], "little")])
+        assert header["n"] == 3 and header["step"] > 10
+
+
+def test_tabs_have_a_limit_and_a_closed_one_makes_room(server: tuple[Any, int]) -> None:
+    _, port = server
+    with connect(port), connect(port), connect(port) as third:
+        assert "limit" in next_text(third, "error")["message"]
+    time.sleep(0.5)
+    with connect(port) as tab:
+        assert next_text(tab, "state")["mode"] == "real"
+
+
+def test_ctrl_c_ends_at_once_with_a_tab_open(server: tuple[Any, int]) -> None:
+    process, port = server
+    with connect(port) as tab:
+        next_text(tab, "state")
+        started = time.monotonic()
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+        assert time.monotonic() - started < 3
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+
+
+def test_a_port_in_use_leads_to_the_next(server: tuple[Any, int], tmp_path: Path) -> None:
+    _, port = server
+    command = [sys.executable, "-m", "tests.play.served", str(tmp_path), str(port)]
+    second = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    line = second.stdout.readline()
+    second.kill()
+    second.communicate()
+    assert line.startswith(f"port {port} is in use: serving on ")
