@@ -115,6 +115,7 @@ setup(
     package_dir={"iris_fast": "iris_fast", "iris_fast.kernels": "kernels"},
     package_data={
         "iris_fast": ["py.typed", "*.pyi"],
+        "iris_fast.play": ["static/*"],
         "iris_fast.results": ["*.json"],
         "iris_fast.kernels": ["README.md"],
     },

@@ -24,6 +24,7 @@ class Room:
 
 ROOMS = (
     Room("commands", "parse, build, call", ("__main__", "convert", "evaluate", "plot", "train")),
+    Room("play", "the page, its server, one tab", ("play",)),
     Room("results", "published scores, statistics, tables, figures", ("results",)),
     Room("training", "trainer, parts, checkpoints, run folder", ("training",)),
     Room("interop", "checkpoints of other kinds, accelerate", ("interop",)),
