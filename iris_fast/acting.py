@@ -103,10 +103,11 @@ class Actor:
         self.policy = policy
         self.config = config
         self.seed = seed
+        self.output: ActorCriticOutput | None = None  # the policy's, at the last step
 
     def __call__(
         self, observations: np.ndarray, state: LSTMState, number: int
     ) -> tuple[np.ndarray, LSTMState]:
         """Actions `(envs,)` on `observations` `(envs, 3, 64, 64)` uint8, and the state after them."""
-        output = self.policy(observations, state)
+        self.output = output = self.policy(observations, state)
         return choose_actions(output.logits_actions.squeeze(1), self.config, self.seed, number), output.state

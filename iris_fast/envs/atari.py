@@ -110,6 +110,12 @@ class AtariVectorEnv(FrameVectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         self._emulators.close()
 
+    def screen(self, row: int) -> np.ndarray:
+        """The emulator's last raw frame, mostly 210 × 160; the observation where there is none yet, as after
+        `set_state`."""
+        screens = self._rows[row].screens
+        return screens[-1].transpose(1, 2, 0).copy() if screens else super().screen(row)
+
     def _fresh_rows(self, seed: int) -> list[_Row]:
         return [_Row(np.random.default_rng([seed, row])) for row in range(self.num_envs)]
 

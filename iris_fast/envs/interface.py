@@ -181,6 +181,10 @@ class FrameVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """The current observation of each row, `(size, size, 3)` uint8; black before the first reset."""
         return tuple(self._observations.transpose(0, 2, 3, 1).copy())
 
+    def screen(self, row: int) -> np.ndarray:
+        """A row's picture as its game draws it, `(height, width, 3)` uint8: here its observation."""
+        return self._observations[row].transpose(1, 2, 0).copy()
+
     def get_state(self) -> dict[str, Any] | None:
         """The whole state, to continue bit for bit in another process; None if the backend cannot save it.
 

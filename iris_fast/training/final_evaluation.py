@@ -7,7 +7,7 @@ import argparse
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +17,26 @@ import torch
 from iris_fast import __version__
 from iris_fast.acting import ActingConfig, Policy
 from iris_fast.agent import Agent
-from iris_fast.config import Config, from_dict
+from iris_fast.config import Config
 from iris_fast.config.validation import check_number
-from iris_fast.envs import human_normalized_score, make_vector_env, resolve_game
+from iris_fast.envs import human_normalized_score, make_vector_env
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.envs.playing import PlayedSteps
 from iris_fast.errors import RunStopped, UserError
 from iris_fast.files import check_writable, explained_writing, write_atomically
 from iris_fast.graphs import graphs_of
-from iris_fast.interop.files import (
-    Weights,
-    check_fits,
-    config_from_dict,
-    heads_assumption,
-    read_payload,
-    read_weights,
-)
+from iris_fast.interop.files import heads_assumption
 from iris_fast.randomness import derive_seed
 from iris_fast.terminal import interrupted_code
 
-from .device import choose_device, plain_defaults, prepare
+from .device import choose_device, plain_defaults
 from .evaluation import MAX_VIDEO_FRAMES, save_steps
 from .progress import Bar
 from .run_folder import RunFolder
+from .subject import Subject, read_subject
 from .tester import PlayedEpisode, play_episodes, return_statistics
 
 RESULT_FILE = Path("logs") / "evaluation.json"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The subject of an evaluation: weights, and the configuration of their run."""
-
-    weights: Weights
-    config: Config
-    run: RunFolder | None  # None for a file on its own
-    epoch: int | None  # whole epochs of training, if the file gives them
 
 
 @plain_defaults()
@@ -62,7 +46,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     for path in filter(None, (arguments.json, arguments.video)):
         check_writable(path)
-    subject = _subject(arguments, device)
+    subject = read_subject(arguments.run, arguments.game, arguments.num_heads, device)
     agent, env = _agent_and_env(subject, arguments, device)
     acting = _acting(subject.config, arguments)
     assumption = heads_assumption(subject.weights, arguments.num_heads)
@@ -100,76 +84,21 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
             check_number(key, f"--{option} {value}", value, instead)
 
 
-def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
-    """Reads the checkpoint, and the configuration if it belongs to one of our runs."""
-    path = arguments.run
-    run = RunFolder(path) if path.is_dir() else None
-    if run is not None and not run.checkpoint.is_file():
-        run.check_is_run()
-        raise UserError(f"{path} has no checkpoint yet: wait for the end of its first epoch")
-    weights = read_weights(path, arguments.num_heads)
-    content = read_payload(weights.path) if weights.kind == "iris_fast" else {}
-    game = None if arguments.game is None else resolve_game(arguments.game)
-    if run is not None and weights.kind == "iris_fast":
-        config = run.read_config()
-        if game not in (None, config.game):
-            raise UserError(
-                f"--game {arguments.game}: the run in {path} plays {config.game}; leave --game out"
-            )
-    else:
-        run, config = None, _config_of_file(weights, content.get("run_config"), game)
-    # A run trained in half precision still acts in float32; TF32 is kept on devices that have it.
-    precision = config.common.precision if device.type == "cuda" else "float32"
-    common = replace(config.common, device=arguments.device, precision=precision)
-    config, _ = prepare(replace(config, common=common))
-    epoch = int(content["position"]["epoch"]) - 1 if "position" in content else None
-    return Subject(weights, config, run, epoch)
-
-
-def _config_of_file(weights: Weights, saved: Any, game: str | None) -> Config:
-    """The settings of the file's run if it has them, else the paper's for its agent."""
-    if saved is not None and game in (None, saved.get("game")):
-        return from_dict(saved, Config)
-    if game is None:
-        raise UserError(f"{weights.path} does not name its game: give it, for example --game Pong")
-    sizes = config_from_dict(weights.agent_config)
-    default = Config(game=game, preset="none")
-    resolution = sizes.tokenizer.autoencoder.resolution
-    env = replace(
-        default.env,
-        train=replace(default.env.train, size=resolution),
-        test=replace(default.env.test, size=resolution),
-    )
-    return replace(
-        default,
-        env=env,
-        tokenizer=sizes.tokenizer,
-        world_model=sizes.world_model,
-        actor_critic=sizes.actor_critic,
-    )
-
-
 def _agent_and_env(
     subject: Subject, arguments: argparse.Namespace, device: torch.device
 ) -> tuple[Agent, FrameVectorEnv]:
     """The agent with its weights, and the test environments; UserError if they do not fit."""
-    config, weights = subject.config, subject.weights
+    config = subject.config
     num_envs = min(arguments.envs, arguments.episodes)
     seed = derive_seed(arguments.seed, "final evaluation") % 2**31
     env = make_vector_env(
         config.game, config.env.test, num_envs=num_envs, seed=seed, backend=config.env.backend
     )
-    num_actions = len(env.action_meanings)
-    if weights.num_actions != num_actions:
+    try:
+        return subject.agent(len(env.action_meanings), device), env
+    except UserError:
         env.close()
-        raise UserError(
-            f"{weights.path} was trained with {weights.num_actions} actions and {config.game} has "
-            f"{num_actions}: name the game it was trained on with --game"
-        )
-    agent = Agent(config_from_dict(weights.agent_config), num_actions)
-    check_fits(weights, agent)
-    agent.load_parts(weights.state_dict)
-    return agent.to(device).eval(), env
+        raise
 
 
 def _acting(config: Config, arguments: argparse.Namespace) -> ActingConfig:

@@ -1,0 +1,71 @@
+"""`python -m iris_fast.play RUN`: watch an agent and play, in the browser."""
+
+from __future__ import annotations
+
+import sys
+
+from iris_fast.command_line import CommandParser, loading, path_argument, run_command
+
+DESCRIPTION = """\
+Watch a trained agent in its game and in its dream, and play there yourself, in the browser. The
+page is served on this machine alone and its address is printed. From another machine, open a
+tunnel, then the printed address:
+  ssh -L 8000:127.0.0.1:8000 MACHINE"""
+
+EXAMPLES = """\
+examples:
+  python -m iris_fast.play outputs/catch
+  python -m iris_fast.play outputs/catch -r
+  python -m iris_fast.play last.pt --game Breakout --port 9000 --no-browser
+"""
+
+
+def make_parser() -> CommandParser:
+    parser = CommandParser(prog="python -m iris_fast.play", description=DESCRIPTION, epilog=EXAMPLES)
+    parser.add_argument(
+        "run",
+        type=path_argument,
+        metavar="RUN",
+        help="a run folder, or a checkpoint of ours or of the public implementation",
+    )
+    parser.add_argument("--game", help="the game, if the checkpoint does not name it")
+    parser.add_argument(
+        "--num-heads",
+        type=int,
+        metavar="N",
+        help="attention heads of a public checkpoint, which its file does not give (default 4, the paper's)",
+    )
+    parser.add_argument("--mode", choices=("real",), default="real", help="the game (default real)")
+    parser.add_argument(
+        "--controls", choices=("agent", "person"), default="agent", help="who plays (default agent)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of games, dreams and actions (default 0)")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="temperature of the policy (default 1)"
+    )
+    parser.add_argument(
+        "-r", "--panels", action="store_true", help="also show the emulator's screen and the reconstruction"
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    page = parser.add_argument_group("the page")
+    page.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to serve on (default 127.0.0.1, this machine alone); with another, the printed address\n"
+        "carries a token that every page needs",
+    )
+    page.add_argument("--port", type=int, default=8000, help="port, or the next free one (default 8000)")
+    page.add_argument("--no-browser", action="store_true", help="do not open the page here")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = make_parser().parse_args(argv)
+    with loading("torch"):
+        from .command import play
+
+    return play(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
