@@ -22,16 +22,19 @@ class Stretch:
     """A unit of capture: `steps` steps of `batch` rollouts from an empty cache.
 
     `burn_in`: number of frames before it, or None if it continues from a recurrent state; `last`: the rollout ends
-    here, so the last step generates no frame.
+    here, so the last step generates no frame; `first_row`: as in `ImaginationStart`.
     """
 
     batch: int
     steps: int
     burn_in: int | None
     last: bool
+    first_row: int = 0
 
 
-def stretches(horizon: int, batch: int, burn_in: int, config: TransformerConfig) -> list[Stretch]:
+def stretches(
+    horizon: int, batch: int, burn_in: int, config: TransformerConfig, first_row: int = 0
+) -> list[Stretch]:
     """The stretches of a rollout: one if the context holds all steps, otherwise one for each point where the oracle
     rebuilds the cache from the current frame.
 
@@ -46,9 +49,9 @@ def stretches(horizon: int, batch: int, burn_in: int, config: TransformerConfig)
         )
     found: list[Stretch] = []
     while horizon > whole + 1:
-        found.append(Stretch(batch, whole, None if found else burn_in, last=False))
+        found.append(Stretch(batch, whole, None if found else burn_in, False, first_row))
         horizon -= whole
-    return [*found, Stretch(batch, horizon, None if found else burn_in, last=True)]
+    return [*found, Stretch(batch, horizon, None if found else burn_in, True, first_row)]
 
 
 class DeviceRollout:
@@ -67,7 +70,10 @@ class DeviceRollout:
         self.decoder = decoder
         self.passes = passes
         block = passes.config.tokens_per_block
-        self.offsets = torch.arange((stretch.steps + 1) * block, device=passes.places.device)
+        device, first = passes.places.device, stretch.first_row
+        self.offsets = torch.arange((stretch.steps + 1) * block, device=device)
+        # The rows that address the draws; None for a whole batch, whose rows the kernels count themselves.
+        self.rows = torch.arange(first, first + stretch.batch, device=device) if first else None
 
     @torch.no_grad()
     def __call__(self, inputs: Tensors) -> Tensors:
@@ -108,15 +114,17 @@ class DeviceRollout:
         policy = self.actor_critic(frames.unsqueeze(1), state)
         logits = policy.logits_actions.squeeze(1)
         at_action = positions[slots]
-        actions = sample_categorical(logits, seed=seed, position=at_action, purpose=int(Purpose.ACTION))
+        actions = sample_categorical(
+            logits, seed=seed, position=at_action, purpose=int(Purpose.ACTION), row=self.rows
+        )
         held = slots + step * (slots + 1)
         x = passes.feed((actions + len(weights.tokens))[:, None], held)[:, 0]
         fields = {
             "observations": frames,
             "tokens": tokens,
             "actions": actions,
-            "rewards": passes.draw(weights.rewards, x, seed, at_action, Purpose.REWARD),
-            "ends": passes.draw(weights.ends, x, seed, at_action, Purpose.END),
+            "rewards": passes.draw(weights.rewards, x, seed, at_action, Purpose.REWARD, self.rows),
+            "ends": passes.draw(weights.ends, x, seed, at_action, Purpose.END, self.rows),
             "logits_actions": logits,
             "values": policy.values.squeeze(1),
         }
@@ -130,7 +138,7 @@ class DeviceRollout:
         tokens = []
         for slot in range(slots):
             token = self.passes.draw(
-                self.passes.weights.observations, x, seed, positions[slot], Purpose.TOKEN
+                self.passes.weights.observations, x, seed, positions[slot], Purpose.TOKEN, self.rows
             )
             tokens.append(token)
             x = self.passes.feed(token[:, None], held + slot)[:, 0]

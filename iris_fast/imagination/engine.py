@@ -22,12 +22,15 @@ class ImaginationStart:
     """The start of a batch of rollouts.
 
     `burn_in_frames`: `(batch, burn_in, 3, 64, 64)` float32 in [0, 1], reconstructed; `burn_in_mask`:
-    `(batch, burn_in)` bool, False where left-padded; `first_tokens`: `(batch, 16)` int64.
+    `(batch, burn_in)` bool, False where left-padded; `first_tokens`: `(batch, 16)` int64; `first_row`: the number of
+    the first row here in a larger batch of which these rows are a part. It addresses the draws, so a part of a batch
+    is imagined as in the whole.
     """
 
     burn_in_frames: Tensor
     burn_in_mask: Tensor
     first_tokens: Tensor
+    first_row: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for frames that are not floats in [0, 1]; values on a GPU are not checked, because

@@ -70,7 +70,7 @@ class CudaGraphEngine:
         """Rolls out `horizon` steps; ValueError outside evaluation mode and for a horizon below 1."""
         check_rollout(self.agent, horizon)
         batch, burn_in = start.burn_in_mask.shape
-        plan = stretches(horizon, batch, burn_in, self.agent.world_model.config)
+        plan = stretches(horizon, batch, burn_in, self.agent.world_model.config, start.first_row)
         self._bring_up_to_date()
         inputs: dict[str, Tensor | int] = {
             "tokens": start.first_tokens,

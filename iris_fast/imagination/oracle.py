@@ -52,7 +52,7 @@ class OracleEngine:
 
     @with_checked_types
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
-        return self.imagine_with(start, horizon, PhiloxDraws(seed))
+        return self.imagine_with(start, horizon, PhiloxDraws(seed, start.first_row))
 
     @torch.no_grad()
     @with_checked_types

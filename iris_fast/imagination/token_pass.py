@@ -220,10 +220,19 @@ class TokenPasses:
         around |= {"precision": self.precision, **options}
         return layer_norm_linear(x, affine.weight, affine.bias, **around)
 
-    def draw(self, head: HeadWeights, x: Tensor, seed: Tensor, position: Tensor, purpose: Purpose) -> Tensor:
+    def draw(
+        self,
+        head: HeadWeights,
+        x: Tensor,
+        seed: Tensor,
+        position: Tensor,
+        purpose: Purpose,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         """One class `(batch,)` int64 of a head for each row of `x` `(batch, embed_dim)`.
 
-        `seed`, `position`: () int64 on the device; the draw equals the oracle's at that address.
+        `seed`, `position`: () int64 on the device; `rows`: `(batch,)` int64, by default 0, 1, …; the draw equals the
+        oracle's at that address.
         """
         hidden = self._linear(x, head.first, self.weights.ln_f, activation="relu")
         return linear_sample(
@@ -232,5 +241,6 @@ class TokenPasses:
             seed=seed,
             position=position,
             purpose=int(purpose),
+            row=rows,
             precision=self.precision,
         )

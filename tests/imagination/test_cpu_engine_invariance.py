@@ -13,7 +13,6 @@ from iris_fast.agent import Agent
 from iris_fast.imagination.cpu_engine import CpuEngine, CpuOptions
 from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.models.cpu_weights import require_extension
-from iris_fast.randomness import PhiloxDraws
 from tests.support.agents import micro_agent
 
 EXTENSION = require_extension()
@@ -90,9 +89,9 @@ def test_parts_of_the_batch(
     agent: Agent, start: ImaginationStart, expected: Rollout, rows: slice, threads: int
 ) -> None:
     torch.set_num_threads(threads)
-    part = ImaginationStart(start.burn_in_frames[rows], start.burn_in_mask[rows], start.first_tokens[rows])
-    draws = PhiloxDraws(SEED, first_row=rows.start)
-    assert_equal(CpuEngine(agent).imagine_with(part, HORIZON, draws), expected, rows)
+    parts = (start.burn_in_frames, start.burn_in_mask, start.first_tokens)
+    part = ImaginationStart(*(of_whole[rows] for of_whole in parts), first_row=rows.start)
+    assert_equal(CpuEngine(agent).imagine(part, HORIZON, SEED), expected, rows)
 
 
 def test_rollouts_of_int8(agent: Agent, start: ImaginationStart, expected: Rollout) -> None:

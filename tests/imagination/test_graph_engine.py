@@ -22,11 +22,12 @@ from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.imagination.token_pass import InferenceWeights, TokenPasses
 from iris_fast.kernels.common.triton import INTERPRETED
+from iris_fast.models.actor_critic import LSTMState
 from iris_fast.randomness import Purpose
 from tests.support.agents import micro_agent
 from tests.support.fake_device import DEVICE, LeavesTheDevice, OnDeviceAlone, fake_cuda, without_data
 
-from .test_oracle import BATCH, HORIZON, make_start, tensors
+from .test_oracle import BATCH, HORIZON, make_start, rows, tensors
 
 CPU = torch.device("cpu")
 FLOAT32, BF16 = GraphOptions(), GraphOptions(dtype="bfloat16")
@@ -58,6 +59,16 @@ def test_same_seed_same_trajectory_as_the_oracle(options: GraphOptions, horizon:
     agent = micro_agent(f"world_model.attention={attention}", "world_model.num_layers=2")
     expected = OracleEngine(agent).imagine(make_start(), horizon, seed=7)
     assert_same_trajectory(uncaptured(agent, options).imagine(make_start(), horizon, seed=7), expected)
+
+
+@pytest.mark.parametrize("horizon", [HORIZON, 13])
+def test_a_part_of_a_batch_is_imagined_as_in_the_whole(horizon: int) -> None:
+    agent = micro_agent()
+    engine, start = uncaptured(agent), make_start()
+    whole = OracleEngine(agent).imagine(start, horizon, seed=7)
+    for which in (slice(0, 2), slice(2, 4)):
+        expected = Rollout(*(value[which] for value in whole[:-1]), LSTMState(*(s[which] for s in whole[-1])))
+        assert_same_trajectory(engine.imagine(rows(start, which), horizon, seed=7), expected)
 
 
 @pytest.mark.parametrize("seed", [0, 2**40 + 3, 2**63 - 1])
@@ -255,6 +266,11 @@ def test_the_check_finds_looks_and_copies() -> None:
                 look()
 
 
+def on_gpu(start: ImaginationStart) -> ImaginationStart:
+    parts = (start.burn_in_frames, start.burn_in_mask, start.first_tokens)
+    return ImaginationStart(*(part.cuda() for part in parts))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("horizon", [4, 9])
 @FORMS
@@ -263,7 +279,7 @@ def test_on_a_gpu_the_captured_rollout_is_the_oracles(options: GraphOptions, hor
     engine = CudaGraphEngine(agent, options)
     for seed in (0, 1):
         host = make_start(seed=seed)
-        start = ImaginationStart(*(part.cuda() for part in vars(host).values()))
+        start = on_gpu(host)
         expected = OracleEngine(agent).imagine(start, horizon, seed)
         assert_same_trajectory(engine.imagine(start, horizon, seed), expected)
 
@@ -272,7 +288,7 @@ def test_on_a_gpu_the_captured_rollout_is_the_oracles(options: GraphOptions, hor
 def test_on_a_gpu_replays_do_not_wait_for_the_host() -> None:
     agent = micro_agent().to("cuda")
     engine = CudaGraphEngine(agent, BF16)
-    start = ImaginationStart(*(part.cuda() for part in vars(make_start(BATCH)).values()))
+    start = on_gpu(make_start(BATCH))
     engine.imagine(start, 4, seed=0)
     torch.cuda.set_sync_debug_mode("error")
     try:
