@@ -191,8 +191,9 @@ def launch_linear_sample(
     rows, dim = x.shape
     classes = weight.shape[0]
     tokens = torch.empty(rows, dtype=torch.int64, device=x.device)
+    # Of storages of their own: an operator may not return two tensors of one.
     log_probs, entropies = (
-        torch.empty(2, rows, dtype=torch.float32, device=x.device).unbind() if with_info else (None, None)
+        torch.empty(rows, dtype=torch.float32, device=x.device) if with_info else None for _ in range(2)
     )
     outputs = (tokens, log_probs, entropies)
     if rows == 0:

@@ -138,10 +138,9 @@ def launch_sample_categorical(
         logits = logits.contiguous()
     rows, classes = logits.shape
     tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    # Of storages of their own: an operator may not return two tensors of one.
     log_probs, entropies = (
-        torch.empty(2, rows, dtype=torch.float32, device=logits.device).unbind()
-        if with_info
-        else (None, None)
+        torch.empty(rows, dtype=torch.float32, device=logits.device) if with_info else None for _ in range(2)
     )
     if rows == 0:
         return tokens, log_probs, entropies

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import iris_fast.kernels
 from iris_fast.kernels import SPECS
+from iris_fast.kernels.common.registration import Operator
 from iris_fast.kernels.common.spec import Call
 from iris_fast.kernels.common.triton import INTERPRETED
 
@@ -28,6 +32,35 @@ DEVICES = [
 
 ON_BOTH = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 """Where a public function is tested."""
+
+
+ON_ALL = [
+    *ON_BOTH,
+    pytest.param("cuda's code", marks=pytest.mark.skipif(not INTERPRETED, reason="needs the interpreter")),
+]
+"""There, and on CPU tensors with what operators do on CUDA: of the fixture `device` (conftest.py), indirectly."""
+
+
+def operators() -> dict[str, Operator]:
+    """Every operator of the folder, by name."""
+    modules = pkgutil.walk_packages(iris_fast.kernels.__path__, "iris_fast.kernels.")
+    values = [value for info in modules for value in vars(importlib.import_module(info.name)).values()]
+    return {value._name: value for value in values if isinstance(value, Operator)}
+
+
+@contextmanager
+def cuda_code_on_the_cpu() -> Iterator[None]:
+    """Gives CPU tensors to every operator's CUDA implementation: its launches, in the interpreter, what it allocates
+    and returns, and PyTorch's rules for that, which a launcher's tests do not meet.
+    """
+    definitions = [operator._operator for operator in operators().values()]
+    for definition in definitions:
+        definition.register_kernel("cpu", definition._backend_fns["cuda"])
+    try:
+        yield
+    finally:
+        for definition in definitions:
+            definition.register_kernel("cpu", definition._backend_fns[None])
 
 
 def calls(device: str) -> dict[str, Call]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from iris_fast.kernels import SPECS
 from iris_fast.kernels.common.spec import Derivatives
 
-from .harness import ON_BOTH, assert_as_exact_as
+from .harness import ON_ALL, assert_as_exact_as
 
 DERIVATIVES = {name: spec.derivatives for name, spec in SPECS.items() if spec.derivatives is not None}
 
@@ -30,7 +30,7 @@ def computed(
     return [*(one.detach() for one in outputs), *torch.autograd.grad(outputs, leaves, given)]
 
 
-@pytest.mark.parametrize("device", ON_BOTH)
+@pytest.mark.parametrize("device", ON_ALL, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", DERIVATIVES)
 def test_outputs_and_gradients_are_as_exact_as_plain_pytorch(

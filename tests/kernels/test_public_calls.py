@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import iris_fast.kernels
 from iris_fast.kernels.common.registration import NAMESPACE
-from iris_fast.kernels.common.triton import on_its_device
+from iris_fast.kernels.common.triton import INTERPRETED, on_its_device
 
-from .harness import ON_BOTH, calls, flat
+from .harness import ON_ALL, ON_BOTH, calls, cuda_code_on_the_cpu, flat, operators, poisoned_outputs
 
 NAMES = list(calls("cpu"))
 
@@ -79,7 +79,7 @@ class RecordedOperators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("device", ON_BOTH)
+@pytest.mark.parametrize("device", ON_ALL, indirect=True)
 @pytest.mark.parametrize("name", NAMES)
 def test_operators_are_well_formed(name: str, device: str) -> None:
     call = calls(device)[name]
@@ -99,6 +99,31 @@ def test_operators_are_well_formed(name: str, device: str) -> None:
 def test_a_gpu_gives_what_the_cpu_gives(name: str) -> None:
     for found, expected in zip(run(name, "cuda"), run(name, "cpu"), strict=True):
         torch.testing.assert_close(found.cpu(), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="needs the interpreter")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_code_for_a_gpu_gives_what_the_cpu_gives_in_the_interpreter(name: str) -> None:
+    expected = run(name, "cpu")
+    with cuda_code_on_the_cpu(), poisoned_outputs():
+        found = run(name, "cpu")
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="needs the interpreter")
+def test_an_implementation_for_cuda_may_not_return_two_tensors_of_one_storage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, found = "sample_categorical_truncated", operators()["sample_categorical_info"]._operator
+    expected = run(name, "cpu")
+    tokens = expected[0].clone()
+    monkeypatch.setitem(
+        found._backend_fns, "cuda", lambda *_: (tokens, *torch.zeros(2, len(tokens)).unbind())
+    )
+    with cuda_code_on_the_cpu(), pytest.raises(RuntimeError, match="may not alias"):
+        run(name, "cpu")
+    assert torch.equal(run(name, "cpu")[1], expected[1])  # the CPU has its own again
 
 
 @contextmanager
