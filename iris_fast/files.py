@@ -8,6 +8,11 @@ import os
 import re
 import secrets
 import stat
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -57,6 +62,23 @@ def remove_partials(folder: Path, name: str = "*") -> None:
     for path in folder.rglob(f".{name}{PARTIAL}"):
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def lock_folder(path: Path) -> int | None:
+    """An exclusive lock of a folder, which ends with this process or with `os.close` of the returned descriptor.
+
+    None where the system has no such locks. Raises BlockingIOError while another process holds it, and another
+    OSError where the file system has none (NFS, FUSE).
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _stream(path: Path) -> BinaryIO | None:

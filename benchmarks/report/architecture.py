@@ -23,6 +23,7 @@ class Room:
 
 
 ROOMS = (
+    Room("sweep", "games × seeds as processes, on Ray or Slurm", ("sweep",)),
     Room("commands", "parse, build, call", ("__main__", "convert", "evaluate", "plot", "train")),
     Room("play", "the page, its server, one tab", ("play",)),
     Room("results", "published scores, statistics, tables, figures", ("results",)),

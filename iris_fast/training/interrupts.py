@@ -24,7 +24,9 @@ class StopRequest:
     SIGNALS = (signal.SIGINT, *ENDING)
     AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, work: str = "finishing this step and saving") -> None:
+        """`work`: what is done before the stop, in the line that answers the first signal."""
+        self.work = work
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -59,4 +61,4 @@ class StopRequest:
             return
         self.signal = number
         name = signal.Signals(number).name
-        say_in_handler(f"\n{name}: finishing this step and saving (press again to stop at once)\n")
+        say_in_handler(f"\n{name}: {self.work} (press again to stop at once)\n")

@@ -12,14 +12,9 @@ from typing import Any
 
 import yaml
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 from iris_fast.config import Config, from_dict, ignored_keys, to_dict
 from iris_fast.errors import UserError, quoted
-from iris_fast.files import nearest_entry, remove_partials, write_atomically
+from iris_fast.files import lock_folder, nearest_entry, remove_partials, write_atomically
 
 
 class RunFolder:
@@ -80,19 +75,12 @@ class RunFolder:
         A file system may have no locks (NFS, FUSE): then nothing keeps another process out, and `lock_missing`
         says why.
         """
-        if fcntl is None:  # this system has no such locks
-            return
-        descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock_folder(self.path)
         except BlockingIOError:
-            os.close(descriptor)
             raise UserError(f"another process is training in {self.path}: wait for it or stop it") from None
         except OSError as error:
-            os.close(descriptor)
             self.lock_missing = error.strerror or str(error)
-            return
-        self._lock = descriptor
 
     def remove_partials(self) -> None:
         """Removes partial files of a killed training process, but not those of other commands, such as plots."""
