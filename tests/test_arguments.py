@@ -16,6 +16,7 @@ from iris_fast.config import apply_overrides, config_keys, preset_config
 from iris_fast.errors import UserError
 from iris_fast.interop.files import read_weights
 from iris_fast.results import __main__ as results
+from iris_fast.sweep import __main__ as sweep
 from iris_fast.training.run_folder import RunFolder
 from tests.support.commands import Say, contents, refusal, run_evaluate, run_train, train_micro
 from tests.support.micro import MICRO
@@ -27,6 +28,7 @@ PARSERS: dict[str, Callable[[], CommandParser]] = {
     "plot": plot.make_parser,
     "convert": convert.build_parser,
     "results": results.make_parser,
+    "sweep": sweep.make_parser,
 }
 # Every option that is a path, with what else a command line with it needs.
 PATH_OPTIONS = (
@@ -40,6 +42,8 @@ PATH_OPTIONS = (
     ("plot", "--out", ("run",)),
     ("results", "", ()),
     ("results", "--output", ()),
+    ("sweep", "--output", ("--games", "Catch")),
+    ("sweep", "--slurm", ("--games", "Catch")),
     ("convert", "", ("b.pt", "--to", "public")),
     ("convert", "", ("a.pt", "--to", "public")),
 )
@@ -53,6 +57,10 @@ def run_results(*arguments: object) -> int:
     return run_command(results.main, [str(argument) for argument in arguments])
 
 
+def run_sweep(*arguments: object) -> int:
+    return run_command(sweep.main, [str(argument) for argument in arguments])
+
+
 def run_convert(*arguments: object) -> int:
     return run_command(convert.main, [str(argument) for argument in arguments])
 
@@ -63,6 +71,7 @@ RUNNERS = {
     "plot": run_plot,
     "convert": run_convert,
     "results": run_results,
+    "sweep": run_sweep,
 }
 
 
@@ -99,7 +108,20 @@ def test_a_path_that_no_system_call_takes(
 @pytest.mark.parametrize("name", PARSERS)
 def test_every_path_option_expands_the_home_folder(name: str, here: Path) -> None:
     """Shells do it at the start of a word alone, and Python nowhere."""
-    paths = {"runs", "run", "source", "target", "init", "run_dir", "resume", "out", "output", "video", "json"}
+    paths = {
+        "runs",
+        "run",
+        "source",
+        "target",
+        "init",
+        "run_dir",
+        "resume",
+        "out",
+        "output",
+        "slurm",
+        "video",
+        "json",
+    }
     for action in PARSERS[name]()._actions:
         if action.dest in paths:
             assert callable(action.type)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from iris_fast.command_line import CommandParser, loading, path_argument, run_command
 from iris_fast.errors import UserError
+from iris_fast.train import SETTINGS
 
 EXAMPLES = """\
 examples:
@@ -30,6 +31,7 @@ def make_parser() -> CommandParser:
         description="Train and evaluate games × seeds, as many runs at once as there is room for, on this machine\n"
         "or on a Ray cluster.",
         epilog=EXAMPLES,
+        settings=SETTINGS,
     )
     runs = parser.add_argument_group("the runs")
     runs.add_argument(
@@ -92,7 +94,7 @@ def make_parser() -> CommandParser:
     instead.add_argument(
         "--slurm", type=path_argument, metavar="FILE", help="write a script for `sbatch`, an array task a run"
     )
-    instead.add_argument("--run", type=int, metavar="N", help="do run N of the list alone, in this process")
+    instead.add_argument("--run", type=int, dest="number", metavar="N", help="do run N of the list alone")
     return parser
 
 
@@ -102,7 +104,7 @@ def check_ray(arguments: argparse.Namespace) -> None:
         find_spec("ray") is None
         and not arguments.dry_run
         and arguments.slurm is None
-        and arguments.run is None
+        and arguments.number is None
     ):
         raise UserError(
             "a sweep needs Ray: run `pip install 'iris_fast[sweep]'` (or give --slurm FILE, which needs none)"

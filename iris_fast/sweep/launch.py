@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 
-from iris_fast.errors import RunStopped, UserError
+from iris_fast.errors import RunStopped, UserError, quoted
 from iris_fast.files import check_writable, explained_writing, write_atomically
 from iris_fast.terminal import interrupted_code
 
 from .plan import Plan, check_folder, command, make_plan
-from .runner import Outcome, do_run
+from .queue import Attempts, run_all, say, told
+from .runner import do_run
 from .runs import PlannedRun
 from .state import RunState, Watched, read_state
 
@@ -20,8 +20,8 @@ from .state import RunState, Watched, read_state
 def sweep(arguments: argparse.Namespace) -> int:
     """Does what the command's arguments ask."""
     plan = make_plan(arguments)
-    if arguments.run is not None:
-        return _do_one(plan, arguments.run)
+    if arguments.number is not None:
+        return _do_one(plan, arguments.number)
     states = {}
     for run in plan.runs:
         check_folder(plan, run)
@@ -31,7 +31,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.slurm is not None:
         return _write_script(plan, arguments.slurm)
-    return 0
+    return run_all(plan, states, arguments.address)
 
 
 def listed(plan: Plan, states: dict[PlannedRun, RunState]) -> list[str]:
@@ -64,7 +64,7 @@ def _write_script(plan: Plan, path: Path) -> int:
         write_atomically(path, script(plan).encode())
     if 0 < plan.gpus < 1:
         say(f"--gpus-per-run {plan.gpus:g}: under Slurm each run has a whole GPU")
-    say(f"wrote {path}: submit it with `sbatch {path}`")
+    say(f"wrote {path}: submit it with `{quoted('sbatch', path)}`")
     return 0
 
 
@@ -79,8 +79,7 @@ def _do_one(plan: Plan, number: int) -> int:
     if watched.state.stage == "done":
         say(f"{run.name} is done: {watched.state.words()}")
         return 0
-    with explained_writing(plan.output, "choose another folder with --output"):
-        plan.output.mkdir(parents=True, exist_ok=True)
+    plan.make_output()
     say(f"{run.name}: {run.folder}, log {run.log}")
     attempts = Attempts(plan.retries, watched.state.epoch)
     while True:
@@ -96,29 +95,3 @@ def _do_one(plan: Plan, number: int) -> int:
         say(f"{run.name}: {told(outcome, run)}{again or ''}")
         if again is None:
             return outcome.code if outcome.code > 0 else 128 - outcome.code
-
-
-class Attempts:
-    """Counts the failed attempts at a run since its last finished epoch."""
-
-    def __init__(self, retries: int, epoch: int):
-        self.retries, self.epoch, self.failed = retries, epoch, 0
-
-    def again(self, outcome: Outcome, epoch: int) -> str | None:
-        """After a failed attempt: the words that say that it is tried again; None if it is not."""
-        if epoch > self.epoch:
-            self.epoch, self.failed = epoch, 0
-        self.failed += 1
-        if not outcome.retry or self.failed > self.retries:
-            return None
-        return f"; going on from its folder (retry {self.failed} of {self.retries} at epoch {epoch})"
-
-
-def told(outcome: Outcome, run: PlannedRun) -> str:
-    """How an attempt ended, with its last sentence and the place of more."""
-    sentence = f": {outcome.sentence}" if outcome.sentence else ""
-    return f"{outcome.words}{sentence} (log: {run.log})"
-
-
-def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ from iris_fast.config import Config, resolve, unresolve, validate
 from iris_fast.config.overrides import PATH_KEYS
 from iris_fast.envs.games import ATARI_100K, resolve_game
 from iris_fast.errors import UserError, quoted
+from iris_fast.files import explained_writing
 from iris_fast.training.launch import choose_preset, listed_config, preset_of
 
 from .runs import PlannedRun
@@ -34,6 +35,11 @@ class Plan:
     cpus: float  # a run
     gpus: float
     retries: int
+
+    def make_output(self) -> None:
+        """Makes the output folder, and in it that of logs. UserError where it cannot be written."""
+        with explained_writing(self.output, "choose another folder with --output"):
+            (self.output / "logs").mkdir(parents=True, exist_ok=True)
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
