@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -30,6 +31,22 @@ class Graphs(Protocol):
         ...
 
 
+class _Place:
+    """Where graphs are captured: a side stream of the current device, a pool of memory, and the graphs in it."""
+
+    def __init__(self) -> None:
+        self.stream = torch.cuda.Stream()
+        self._pool: Any = None
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
+
+    def pool_for(self, graph: torch.cuda.CUDAGraph) -> Any:
+        """The pool of the graphs that are left, or a new one where none is."""
+        if not self._graphs:
+            self._pool = torch.cuda.graph_pool_handle()
+        self._graphs.add(graph)
+        return self._pool
+
+
 class CudaGraphs:
     """CUDA graphs that share one pool of memory, because no two of them run at the same time.
 
@@ -37,6 +54,10 @@ class CudaGraphs:
     runs come first: they compile kernels, choose algorithms and allocate library memory, which a capture forbids.
     They use the same side stream as the capture, so that cuBLAS has its workspace there, and autograd its gradient
     accumulation nodes; nodes of the default stream would end the capture.
+
+    PyTorch lets nothing be captured into a pool whose graphs are all gone while a tensor of it lives, such as a
+    parameter's gradient. So the pool is a new one where none of its graphs is left, and after a capture that failed,
+    which leaves pool and stream in a state that nobody promises.
     """
 
     def __init__(self, device: torch.device, warm_up: int = 2):
@@ -44,9 +65,7 @@ class CudaGraphs:
             raise ValueError(f"a CUDA graph needs a CUDA device, not {device}")
         self.device = device
         self.warm_up = warm_up
-        self.pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.device(device):
-            self.stream = torch.cuda.Stream()
+        self._place: _Place | None = None  # none before the first capture, and after one that failed
 
     def __reduce__(self) -> tuple[type[CudaGraphs], tuple[torch.device, int]]:
         """Copies and pickles only the arguments: graphs, pools and streams are useless elsewhere."""
@@ -63,22 +82,38 @@ class CudaGraphs:
 
     def _capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         with torch.cuda.device(self.device), _without_advice():
-            # A graph of gradients that only waits for the collector would keep its nodes, and their stream, in use;
-            # and nothing is to be collected, which may call the device, within the capture.
+            # A graph of gradients that only waits for the collector would keep its nodes, and their stream, in use.
             gc.collect()
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
+            place, self._place = self._place or _Place(), None
+            stream = place.stream
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
                 for _ in range(self.warm_up):
                     function()
-            torch.cuda.current_stream().wait_stream(self.stream)
+            torch.cuda.current_stream().wait_stream(stream)
             gc.collect()
             torch.cuda.empty_cache()  # the graph's pool cannot have what warming up took otherwise
             graph = torch.cuda.CUDAGraph()
-            # Only this thread is watched for calls that a capture forbids: loggers have threads of their own.
-            mode = "thread_local"
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode=mode):
+            pool = place.pool_for(graph)
+            # Only this thread is watched for calls that a capture forbids: loggers have threads of their own. The
+            # stream is entered here as well: PyTorch does not leave it where the capture fails to begin or to end.
+            capture = torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+            with _without_collector(), torch.cuda.stream(stream), capture:
                 outputs = function()
+        self._place = place
         return graph.replay, outputs
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Nothing is collected by itself: freeing a graph or an event calls the device, which a capture forbids."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

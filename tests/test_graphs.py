@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +23,10 @@ class Notes:
         self.calls: list[str] = []
         self.stream = "default"
         self.streams = 0
+        self.collecting: list[bool] = []
+        self.pools: dict[str, weakref.WeakSet[Notes.Graph]] = {}
+        self.used: set[str] = set()
+        self.begins = True
 
         def new_stream() -> Notes.Stream:
             self.streams += 1
@@ -32,7 +38,7 @@ class Notes:
             "stream": self.on,
             "graph": self.capturing,
             "device": lambda device: self.on(None),
-            "graph_pool_handle": lambda: "pool",
+            "graph_pool_handle": self.new_pool,
             "empty_cache": lambda: self.calls.append("empty cache"),
             "CUDAGraph": lambda: Notes.Graph(self),
         }.items():
@@ -52,21 +58,36 @@ class Notes:
         def replay(self) -> None:
             self.notes.calls.append("replay")
 
+    def new_pool(self) -> str:
+        self.pools[f"pool {len(self.pools)}"] = weakref.WeakSet()
+        return list(self.pools)[-1]
+
     @contextmanager
     def on(self, stream: Stream | None) -> Iterator[None]:
         before, self.stream = self.stream, self.stream if stream is None else stream.name
-        yield
-        self.stream = before
+        try:
+            yield
+        finally:
+            self.stream = before
 
     @contextmanager
     def capturing(self, graph: Any, *, pool: str, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        """As PyTorch: the stream stays current where beginning or ending fails. A pool that graphs have used and
+        left takes no other, as if a tensor of each lived for ever.
+        """
         self.calls.append(f"begin with {pool}, {capture_error_mode}")
-        with self.on(stream):
-            yield
+        before, self.stream = self.stream, stream.name
+        if not self.begins or (pool in self.used and not self.pools[pool]):
+            raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")
+        self.used.add(pool)
+        self.pools[pool].add(graph)
+        yield
+        self.stream = before
         self.calls.append("end")
 
     def run(self) -> dict[str, Tensor]:
         self.calls.append(f"run on {self.stream}")
+        self.collecting.append(gc.isenabled())
         return {"x": torch.ones(())}
 
 
@@ -77,19 +98,68 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> Notes:
 
 CAPTURE = [
     *("side 1 waits for default", "run on side 1", "run on side 1", "default waits for side 1"),
-    *("empty cache", "begin with pool, thread_local", "run on side 1", "end"),
+    *("empty cache", "begin with POOL, thread_local", "run on side 1", "end"),
 ]
+
+
+def pools(notes: Notes) -> list[str]:
+    """The pools that were captured into, in order."""
+    return [call[len("begin with ") : call.index(",")] for call in notes.calls if call.startswith("begin")]
 
 
 def test_warm_up_and_capture_have_one_stream_and_all_graphs_one_pool(notes: Notes) -> None:
     graphs = CudaGraphs(torch.device("cuda"))
     replay, outputs = graphs.capture(notes.run)
-    assert notes.calls == CAPTURE and outputs["x"] == 1
+    (pool,) = pools(notes)
+    expected = [call.replace("POOL", pool) for call in CAPTURE]
+    assert notes.calls == expected and outputs["x"] == 1
     replay()
     assert notes.calls[-1] == "replay"
     notes.calls.clear()
+    second, _ = graphs.capture(notes.run)
+    assert notes.calls == expected
+    del replay
     graphs.capture(notes.run)
-    assert notes.calls == CAPTURE
+    assert pools(notes) == [pool, pool] and second
+
+
+def test_where_every_graph_of_a_pool_is_gone_the_next_has_another(notes: Notes) -> None:
+    """As when the trainers of one run are dropped, or one that was captured loads a checkpoint."""
+    graphs = CudaGraphs(torch.device("cuda"))
+    for _ in range(3):
+        kept = [graphs.capture(notes.run) for _ in range(2)]
+        del kept
+    used = pools(notes)
+    assert len(used) == 6 and len(set(used)) == 3 and used[0] == used[1]
+
+
+@pytest.mark.parametrize("where", ["begin", "end"])
+def test_after_a_capture_that_failed_the_stream_is_the_callers_and_the_next_capture_has_its_own(
+    notes: Notes, where: str
+) -> None:
+    graphs = CudaGraphs(torch.device("cuda"))
+    kept = graphs.capture(notes.run)
+    first = pools(notes)
+
+    def fails() -> dict[str, Tensor]:
+        notes.run()
+        if len(notes.collecting) % 3 == 0 and where == "end":
+            raise RuntimeError("operation not permitted")
+        return {}
+
+    notes.begins = where != "begin"
+    with pytest.raises(RuntimeError, match=r"common\.engine=oracle"):
+        graphs.capture(fails)
+    notes.begins = True
+    assert notes.stream == "default" and gc.isenabled() and kept
+    notes.calls.clear()
+    graphs.capture(notes.run)
+    assert set(pools(notes)).isdisjoint(first) and "run on side 2" in notes.calls
+
+
+def test_nothing_is_collected_by_itself_within_a_capture(notes: Notes) -> None:
+    CudaGraphs(torch.device("cuda")).capture(notes.run)
+    assert notes.collecting == [True, True, False] and gc.isenabled()
 
 
 def test_advice_about_what_is_meant_is_left_out_and_other_warnings_are_not(notes: Notes) -> None:
