@@ -156,6 +156,17 @@ def check_writable(path: Path) -> None:
         raise UserError(f"{path} cannot be written: choose a folder that is yours to write to")
 
 
+def file_inside(root: Path, name: str, endings: Sequence[str]) -> Path | None:
+    """The file below `root` with this name and one of these endings; None for anything else, and behind links out."""
+    try:
+        root = root.resolve()
+        path = (root / name).resolve()
+        inside = path.is_relative_to(root) and path.suffix in endings and path.is_file()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return path if inside else None
+
+
 def user_path(text: str) -> Path:
     """The path that a user wrote, `~` expanded; UserError for a path that no system call accepts."""
     if not text.strip():

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_fast.errors import UserError
+from iris_fast.files import file_inside
 from iris_fast.play.guard import Guard, is_loopback
 from iris_fast.play.interface import MessageError, Session
 from iris_fast.play.messages import parse_message
@@ -43,14 +44,8 @@ class Place:
     tabs: set[Tab] = field(default_factory=set)
 
     def file(self, name: str) -> Path | None:
-        """The recording or episode under `downloads` with this name; None for anything else, and behind links out."""
-        try:
-            root = self.downloads.resolve()
-            path = (root / name).resolve()
-            inside = path.is_relative_to(root) and path.suffix in DOWNLOADS and path.is_file()
-        except (OSError, ValueError, RuntimeError):
-            return None
-        return path if inside else None
+        """The recording or episode under `downloads` with this name; None for anything else."""
+        return file_inside(self.downloads, name, tuple(DOWNLOADS))
 
 
 def make_app(place: Place, *, port: int, token: str | None = None) -> Guard:
