@@ -82,10 +82,19 @@ T* data_of(std::optional<py::array_t<T>>& array) {
   return array ? array->mutable_data() : nullptr;
 }
 
-py::tuple step(TokenDream& dream, const py::array& actions, bool generate_frame, bool want_logits) {
+void replace(TokenDream& dream, const py::array& tokens) {
+  dream.replace(
+      require_shape<std::int64_t>(tokens, "tokens", {dream.batch(), dream.model().config().slots()}).data());
+}
+
+py::tuple step(TokenDream& dream, const py::array& actions, bool generate_frame, bool want_logits,
+               const std::optional<py::array>& next_tokens) {
   const TokenModelConfig& config = dream.model().config();
   const std::size_t batch = dream.batch();
   const auto actions_buffer = require_shape<std::int64_t>(actions, "actions", {batch});
+  std::optional<py::array_t<std::int64_t>> given;
+  if (next_tokens)
+    given.emplace(require_shape<std::int64_t>(*next_tokens, "next_tokens", {batch, config.slots()}));
   py::array_t<std::int64_t> rewards(batch), ends(batch);
   std::optional<py::array_t<std::int64_t>> tokens;
   std::optional<py::array_t<float>> logits_rewards, logits_ends, logits_observations;
@@ -99,7 +108,8 @@ py::tuple step(TokenDream& dream, const py::array& actions, bool generate_frame,
   const DreamOutput output{rewards.mutable_data(),  ends.mutable_data(),  data_of(tokens),
                            data_of(logits_rewards), data_of(logits_ends), data_of(logits_observations)};
   const std::int64_t* actions_data = actions_buffer.data();
-  without_gil([&](const std::function<bool()>& stop) { dream.step(actions_data, output, stop); });
+  const std::int64_t* given_data = given ? given->data() : nullptr;
+  without_gil([&](const std::function<bool()>& stop) { dream.step(actions_data, output, stop, given_data); });
   return py::make_tuple(rewards, ends, tokens, logits_rewards, logits_ends, logits_observations);
 }
 
@@ -139,9 +149,13 @@ void bind_tokens(py::module_& module) {
            "kv_dtype"_a = "float32", "group_size"_a = 0)
       .def("restart", &restart, "first_tokens"_a, py::kw_only(), "seed"_a, "first_row"_a = 0,
            "Starts anew from first_tokens (batch, slots) int64, in the memory that there is.")
+      .def("replace", &replace, "tokens"_a,
+           "Exchanges the current frame for tokens (batch, slots) int64; what came before it stays.")
       .def(
           "step", &step, "actions"_a, py::kw_only(), "generate_frame"_a = true, "want_logits"_a = false,
-          "Takes actions (batch,) int64. Gives reward classes (batch,), end classes (batch,), tokens "
+          "next_tokens"_a = std::nullopt,
+          "Takes actions (batch,) int64, and next_tokens (batch, slots) int64 in place of a drawn frame. "
+          "Gives reward classes (batch,), end classes (batch,), tokens "
           "(batch,\n"
           "slots) or None, and, where wanted, the logits drawn from: rewards (batch, classes), ends (batch,\n"
           "classes), observations (batch, slots, vocabulary), or None. After KeyboardInterrupt: restart.")

@@ -103,8 +103,14 @@ class TokenDream:
         group_size: int = 0,
     ) -> None: ...
     def restart(self, first_tokens: NDArray[np.int64], *, seed: int, first_row: int = 0) -> None: ...
+    def replace(self, tokens: NDArray[np.int64]) -> None: ...
     def step(
-        self, actions: NDArray[np.int64], *, generate_frame: bool = True, want_logits: bool = False
+        self,
+        actions: NDArray[np.int64],
+        *,
+        generate_frame: bool = True,
+        want_logits: bool = False,
+        next_tokens: NDArray[np.int64] | None = None,
     ) -> tuple[
         NDArray[np.int64],
         NDArray[np.int64],

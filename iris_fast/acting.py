@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from iris_fast.agent import Agent
-from iris_fast.graphs import GraphedCall, Graphs, Tensors
+from iris_fast.graphs import Body, GraphedCall, Graphs, Tensors
 from iris_fast.kernels import sample_categorical
+from iris_fast.kernels.common.arithmetic import exact_on_cpu
 from iris_fast.kernels.philox import philox_uniform
 from iris_fast.models.actor_critic import ActorCriticOutput, LSTMState
 from iris_fast.models.frames import check_frames
@@ -33,7 +34,7 @@ class Policy:
     def __init__(self, agent: Agent, graphs: Graphs | None = None):
         self.agent = agent
         self.graphs = graphs
-        self._calls: dict[tuple[int, torch.dtype], GraphedCall] = {}
+        self._calls: dict[tuple[Body, int, torch.dtype], GraphedCall] = {}
         self._moves: list[int] = []  # of the parts' weights at capture
 
     def __reduce__(self) -> tuple[type[Policy], tuple[Agent, Graphs | None]]:
@@ -49,23 +50,42 @@ class Policy:
         check_frames(frames)  # here, since a captured graph cannot look at them
         if self.graphs is None:
             return self.agent.policy(frames.to(self.agent.device), state)
+        return self._replayed(self._act, frames, state)
+
+    @torch.no_grad()
+    def on_reconstructions(self, frames: Tensor, state: LSTMState) -> ActorCriticOutput:
+        """One step on frames `(batch, 3, 64, 64)` float32 in [0, 1] that are reconstructed or imagined already."""
+        if self.graphs is None:
+            with exact_on_cpu(self.agent.device):
+                return self.agent.actor_critic(frames.unsqueeze(1), state)
+        return self._replayed(self._act_on_reconstructions, frames, state)
+
+    def _replayed(self, body: Body, frames: Tensor, state: LSTMState) -> ActorCriticOutput:
+        assert self.graphs is not None
         moves = [version.moves for version in self.agent.versions.values()]
         if moves != self._moves:
             self._moves = moves
             self._calls.clear()
-        call = self._calls.setdefault((len(frames), frames.dtype), GraphedCall(self._act, self.graphs))
+        call = self._calls.setdefault((body, len(frames), frames.dtype), GraphedCall(body, self.graphs))
         # The next replay overwrites the outputs, and callers may keep a state for long.
         outputs = {name: t.clone() for name, t in call({"frames": frames, **state._asdict()}).items()}
         after = LSTMState(outputs["hx"], outputs["cx"])
         return ActorCriticOutput(outputs["logits_actions"], outputs["values"], after)
 
     def _act(self, inputs: Tensors) -> Tensors:
-        output = self.agent.policy(inputs["frames"], LSTMState(inputs["hx"], inputs["cx"]))
-        return {
-            "logits_actions": output.logits_actions,
-            "values": output.values,
-            **output.state._asdict(),
-        }
+        return _named(self.agent.policy(inputs["frames"], LSTMState(inputs["hx"], inputs["cx"])))
+
+    def _act_on_reconstructions(self, inputs: Tensors) -> Tensors:
+        state = LSTMState(inputs["hx"], inputs["cx"])
+        return _named(self.agent.actor_critic(inputs["frames"].unsqueeze(1), state))
+
+
+def _named(output: ActorCriticOutput) -> Tensors:
+    return {
+        "logits_actions": output.logits_actions,
+        "values": output.values,
+        **output.state._asdict(),
+    }
 
 
 @dataclass(frozen=True)

@@ -69,18 +69,23 @@ struct TokenDream::State {
         tokens_(batch_ * model_.config().slots()) {}
 
   void restart(const std::int64_t* tokens, std::uint64_t seed, std::uint32_t first_row);
-  void step(const std::int64_t* actions, const DreamOutput& output, const std::function<bool()>& stop);
+  void replace(const std::int64_t* tokens);
+  void step(const std::int64_t* actions, const DreamOutput& output, const std::function<bool()>& stop,
+            const std::int64_t* given);
 
   struct Step {  // shared by the groups of one step
     const DreamOutput& output;
+    const std::int64_t* next;  // (batch, slots): the tokens of the next frame, in part being drawn
     bool rebuild;
     std::size_t length;  // of the cache before the action, once rebuilt
   };
   void take_over(const Turn& turn);
+  void set_tokens(const char* what, const std::int64_t* tokens);
   void make_pass(std::size_t index);
   void step_group(const Step& step, std::size_t first, std::size_t count, TokenPass& pass,
                   const Member& member);
-  void rebuild(std::size_t first, std::size_t count, TokenPass& pass, const Member& member);
+  void rebuild(std::size_t begin_at, std::size_t first, std::size_t count, TokenPass& pass,
+               const Member& member);
   void generate_frame(const Step& step, std::vector<TokenPass::Row>& rows, TokenPass& pass,
                       const Member& member);
   void sample(const PackedHead& head, std::size_t first, std::size_t count, std::uint64_t position,
@@ -95,6 +100,7 @@ struct TokenDream::State {
   std::vector<std::unique_ptr<TokenPass>> passes_;  // one for each team at work
   std::vector<std::int64_t> tokens_;                // (batch, slots): the current frame
   std::vector<std::int64_t> actions_;               // (batch,): of the step under way
+  std::vector<std::int64_t> given_;                 // (batch, slots): the next frame, where it is not drawn
   std::uint64_t seed_ = 0;
   std::uint32_t first_row_ = 0;
   std::atomic<std::size_t> steps_{0}, length_{0};  // read while a step is under way
@@ -114,9 +120,11 @@ void TokenDream::restart(const std::int64_t* tokens, std::uint64_t seed, std::ui
   state_->restart(tokens, seed, first_row);
 }
 
+void TokenDream::replace(const std::int64_t* tokens) { state_->replace(tokens); }
+
 void TokenDream::step(const std::int64_t* actions, const DreamOutput& output,
-                      const std::function<bool()>& stop) {
-  state_->step(actions, output, stop);
+                      const std::function<bool()>& stop, const std::int64_t* given) {
+  state_->step(actions, output, stop, given);
 }
 
 std::size_t TokenDream::batch() const { return state_->batch_; }
@@ -128,10 +136,7 @@ std::size_t TokenDream::length() const { return state_->length_; }
 void TokenDream::State::restart(const std::int64_t* tokens, std::uint64_t seed, std::uint32_t first_row) {
   const Turn turn(in_use_);
   take_over(turn);
-  // A copy, so that the checked values are used: the caller's array may change while no lock is held.
-  std::vector<std::int64_t> checked(tokens, tokens + tokens_.size());
-  require_range("first_tokens", checked.data(), checked.size(), model_.config().vocabulary);
-  tokens_.swap(checked);
+  set_tokens("first_tokens", tokens);
   seed_ = seed;
   first_row_ = first_row;
   steps_ = 0;
@@ -140,8 +145,24 @@ void TokenDream::State::restart(const std::int64_t* tokens, std::uint64_t seed, 
   broken_ = false;
 }
 
+void TokenDream::State::replace(const std::int64_t* tokens) {
+  const Turn turn(in_use_);
+  take_over(turn);
+  if (broken_)
+    throw std::runtime_error("this dream was not started, or its last step was interrupted: restart it");
+  set_tokens("tokens", tokens);
+  empty_ = true;
+}
+
+void TokenDream::State::set_tokens(const char* what, const std::int64_t* tokens) {
+  // A copy, so that the checked values are used: the caller's array may change while no lock is held.
+  std::vector<std::int64_t> checked(tokens, tokens + tokens_.size());
+  require_range(what, checked.data(), checked.size(), model_.config().vocabulary);
+  tokens_.swap(checked);
+}
+
 void TokenDream::State::step(const std::int64_t* actions, const DreamOutput& output,
-                             const std::function<bool()>& stop) {
+                             const std::function<bool()>& stop, const std::int64_t* given) {
   const Turn turn(in_use_);
   take_over(turn);
   const TokenModelConfig& config = model_.config();
@@ -149,12 +170,17 @@ void TokenDream::State::step(const std::int64_t* actions, const DreamOutput& out
     throw std::runtime_error("this dream was not started, or its last step was interrupted: restart it");
   actions_.assign(actions, actions + batch_);
   require_range("actions", actions_.data(), batch_, config.actions);
+  if (given != nullptr) {
+    given_.assign(given, given + tokens_.size());
+    require_range("next_tokens", given_.data(), given_.size(), config.vocabulary);
+  }
   if ((steps_ + 2) * config.tokens_per_block > std::numeric_limits<std::uint32_t>::max())
     throw std::overflow_error("a dream ends where its draws' positions exceed 32 bits, after " +
                               std::to_string(steps_) + " steps: restart it");
   const std::size_t passes = output.tokens != nullptr ? config.tokens_per_block : 1;
   const bool full = length_ + passes > config.max_tokens();
-  const Step step{output, empty_ || full, full ? config.slots() : length_.load()};
+  const Step step{output, given != nullptr ? given_.data() : tokens_.data(), empty_ || full,
+                  full ? config.slots() : length_.load()};
   broken_ = true;
   const std::size_t groups = (batch_ + group_ - 1) / group_;
   // Members of a team wait for each other, so all must run at once: there are no more of them than threads.
@@ -171,6 +197,7 @@ void TokenDream::State::step(const std::int64_t* actions, const DreamOutput& out
     step_group(step, first, std::min(group_, batch_ - first), *passes_[team_ > 1 ? group : worker], member);
   };
   pool_->run(groups * team_, task, stop);
+  if (given != nullptr && output.tokens != nullptr) tokens_.swap(given_);
   length_ = step.length + passes;
   ++steps_;
   empty_ = false;
@@ -185,6 +212,7 @@ void TokenDream::State::take_over(const Turn& turn) {
   abandon(passes_);
   passes_.resize(pool_->threads());
   abandon(actions_);
+  abandon(given_);
 }
 
 void TokenDream::State::make_pass(std::size_t index) {
@@ -196,7 +224,7 @@ void TokenDream::State::step_group(const Step& step, std::size_t first, std::siz
                                    const Member& member) {
   const TokenModelConfig& config = model_.config();
   const DreamOutput& output = step.output;
-  if (step.rebuild) rebuild(first, count, pass, member);
+  if (step.rebuild) rebuild(step.length - config.slots(), first, count, pass, member);
   member.context.check();
   std::vector<TokenPass::Row> rows(count);
   for (std::size_t r = 0; r < count; ++r)
@@ -224,7 +252,7 @@ void TokenDream::State::generate_frame(const Step& step, std::vector<TokenPass::
     member.context.check();
     member.wait();  // for the rows that others drew
     for (TokenPass::Row& row : rows) {
-      const std::int64_t token = tokens_[row.sequence * slots + slot];
+      const std::int64_t token = step.next[row.sequence * slots + slot];
       row.embedding = model_.token_embedding(static_cast<std::size_t>(token));
       row.position = step.length + 1 + slot;
       row.seen = row.position + 1;
@@ -232,10 +260,12 @@ void TokenDream::State::generate_frame(const Step& step, std::vector<TokenPass::
     pass.run(model_, rows, cache_, slot + 1 < slots, member);
   }
   if (member.rank == 0)
-    std::copy_n(tokens_.data() + first * slots, rows.size() * slots, step.output.tokens + first * slots);
+    std::copy_n(step.next + first * slots, rows.size() * slots, step.output.tokens + first * slots);
 }
 
-void TokenDream::State::rebuild(std::size_t first, std::size_t count, TokenPass& pass, const Member& member) {
+// Puts the current frame into the cache, from position `begin_at` on.
+void TokenDream::State::rebuild(std::size_t begin_at, std::size_t first, std::size_t count, TokenPass& pass,
+                                const Member& member) {
   const TokenModelConfig& config = model_.config();
   const std::size_t slots = config.slots(), together = pass.max_rows() / slots;
   std::vector<TokenPass::Row> rows;
@@ -244,8 +274,8 @@ void TokenDream::State::rebuild(std::size_t first, std::size_t count, TokenPass&
     rows.clear();
     for (std::size_t s = first + begin; s < first + std::min(count, begin + together); ++s)
       for (std::size_t slot = 0; slot < slots; ++slot)
-        rows.push_back({model_.token_embedding(static_cast<std::size_t>(tokens_[s * slots + slot])), s, slot,
-                        config.block_causal ? slots : slot + 1});
+        rows.push_back({model_.token_embedding(static_cast<std::size_t>(tokens_[s * slots + slot])), s,
+                        begin_at + slot, begin_at + (config.block_causal ? slots : slot + 1)});
     pass.run(model_, rows, cache_, false, member);
   }
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from iris_fast.models.frame_codec import DecoderDtype, FrameCodec
 from iris_fast.models.world_model import WorldModel
 from iris_fast.randomness import PhiloxDraws, Purpose
 
-from .dream import DreamStep
+from .dream import DreamStep, StepLogits
 from .engine import HalfOrFloat, ImaginationStart, Rollout, WeightsDtype, check_rollout
 
 if TYPE_CHECKING:
@@ -49,18 +49,6 @@ class CpuOptions:
     weights_dtype: WeightsDtype = "float32"
     decoder_dtype: DecoderDtype = "float32"
     simd: str = "auto"
-
-
-class StepLogits(NamedTuple):
-    """The logits of a step's draws, float32.
-
-    `rewards` `(batch, 3)`; `ends` `(batch, 2)`; `observations` `(batch, 16, vocab_size)`, None where no frame
-    was generated.
-    """
-
-    rewards: Tensor
-    ends: Tensor
-    observations: Tensor | None
 
 
 def pack_world_model(
@@ -144,21 +132,36 @@ class CpuDream:
         self.cpp.restart(_array(first_tokens), **_address(draws))
         self.tokens = first_tokens
 
-    def step(self, actions: Tensor, generate_frame: bool = True) -> DreamStep:
-        """Takes `actions` `(batch,)` int64; samples reward, end and, unless told not to, the next frame."""
-        return self._step(actions, generate_frame, want_logits=False)[0]
+    def replace(self, tokens: Tensor) -> None:
+        """Exchanges the current frame for `tokens` `(batch, 16)`; what came before it stays in the context."""
+        self.cpp.replace(_array(tokens))
+        self.tokens = tokens
 
-    def step_with_logits(self, actions: Tensor, generate_frame: bool = True) -> tuple[DreamStep, StepLogits]:
+    def step(
+        self, actions: Tensor, generate_frame: bool = True, next_tokens: Tensor | None = None
+    ) -> DreamStep:
+        """Takes `actions` `(batch,)` int64; samples reward, end and, unless told not to, the next frame.
+
+        `next_tokens` `(batch, 16)` int64: the next frame, in place of a sampled one.
+        """
+        return self._step(actions, generate_frame, next_tokens, want_logits=False)[0]
+
+    def step_with_logits(
+        self, actions: Tensor, generate_frame: bool = True, next_tokens: Tensor | None = None
+    ) -> tuple[DreamStep, StepLogits]:
         """As `step`, with the logits of the draws."""
-        outcome, logits = self._step(actions, generate_frame, want_logits=True)
+        outcome, logits = self._step(actions, generate_frame, next_tokens, want_logits=True)
         assert logits is not None
         return outcome, logits
 
     def _step(
-        self, actions: Tensor, generate_frame: bool, want_logits: bool
+        self, actions: Tensor, generate_frame: bool, next_tokens: Tensor | None, want_logits: bool
     ) -> tuple[DreamStep, StepLogits | None]:
         rewards, ends, tokens, logits_rewards, logits_ends, logits_observations = self.cpp.step(
-            _array(actions), generate_frame=generate_frame, want_logits=want_logits
+            _array(actions),
+            generate_frame=generate_frame,
+            want_logits=want_logits,
+            next_tokens=None if next_tokens is None else _array(next_tokens),
         )
         if tokens is not None:
             self.tokens = torch.from_numpy(tokens)
@@ -265,6 +268,10 @@ class CpuEngine:
 
     def _pack(self) -> TokenModel:
         return pack_world_model(self.agent.world_model, self.options.simd, self.options.weights_dtype)
+
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        """The policy's frames `(batch, 3, 64, 64)` in [0, 1] for tokens `(batch, 16)`."""
+        return self.codec.frames_of(tokens, remember=True)
 
     def dream(self, first_tokens: Tensor, draws: PhiloxDraws) -> CpuDream:
         """A new dream from `first_tokens` `(batch, 16)` int64, with the current weights."""

@@ -66,6 +66,7 @@ class ImaginationEngine(Protocol):
     """
 
     name: str
+    agent: Agent
 
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
         """Rolls the policy out for `horizon` steps; draws are addressed by `seed`. Raises as `check_rollout`."""

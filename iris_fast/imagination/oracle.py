@@ -62,9 +62,13 @@ class OracleEngine:
         with exact_on_cpu(self.agent.device):
             return self._roll_out(start, horizon, draws)
 
+    def dream(self, first_tokens: Tensor, draws: Draws) -> Dream:
+        """A new dream from `first_tokens` `(batch, 16)` int64."""
+        return Dream(self.agent.world_model, first_tokens, draws)
+
     def _roll_out(self, start: ImaginationStart, horizon: int, draws: Draws) -> Rollout:
         start_state = self.agent.actor_critic.burn_in(start.burn_in_frames, start.burn_in_mask)
-        dream = Dream(self.agent.world_model, start.first_tokens, draws)
+        dream = self.dream(start.first_tokens, draws)
         recorder = _Recorder()
         state = start_state
         for step in range(horizon):

@@ -35,7 +35,12 @@ def make_parser() -> CommandParser:
         metavar="N",
         help="attention heads of a public checkpoint, which its file does not give (default 4, the paper's)",
     )
-    parser.add_argument("--mode", choices=("real",), default="real", help="the game (default real)")
+    parser.add_argument(
+        "--mode",
+        choices=("real", "dream", "fork"),
+        default="real",
+        help="begin in the game, in the dream, or in both side by side (default real)",
+    )
     parser.add_argument(
         "--controls", choices=("agent", "person"), default="agent", help="who plays (default agent)"
     )

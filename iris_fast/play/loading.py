@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
+
+from torch import Tensor
 
 from iris_fast.acting import Policy
 from iris_fast.agent import Agent
@@ -15,7 +18,10 @@ from iris_fast.envs import make_vector_env
 from iris_fast.envs.games import CATCH
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.graphs import graphs_of
+from iris_fast.imagination.cpu_engine import CpuEngine
 from iris_fast.imagination.engine import ImaginationEngine
+from iris_fast.imagination.environment import DreamEnv, DreamingEngine
+from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.interop.files import heads_assumption
 from iris_fast.training.device import choose_device, engine_of
 from iris_fast.training.subject import read_subject
@@ -31,7 +37,7 @@ class Player:
     agent: Agent
     config: Config
     policy: Policy
-    engine: ImaginationEngine
+    engine: DreamingEngine
     action_names: tuple[str, ...]
     steps_per_second: int
     media: Path
@@ -45,10 +51,28 @@ class Player:
         """One game under the rules of the test environment, from ale-py, which shows the emulator's screen."""
         return game_of(self.config, seed)
 
+    def make_dream(self, first_tokens: Callable[[int], Tensor]) -> DreamEnv:
+        """The dream as an environment, from the frames whose tokens are given."""
+        return DreamEnv(
+            self.engine,
+            first_tokens,
+            self.game,
+            self.action_names,
+            size=self.config.env.test.size,
+            steps_per_second=self.steps_per_second,
+        )
+
 
 def game_of(config: Config, seed: int) -> FrameVectorEnv:
     backend = "catch" if config.game == CATCH else "ale"
     return make_vector_env(config.game, config.env.test, num_envs=1, seed=seed % 2**31, backend=backend)
+
+
+def _dreaming(engine: ImaginationEngine) -> DreamingEngine:
+    """The engine, or the oracle for one that only imagines whole rollouts."""
+    if isinstance(engine, (CpuEngine, OracleEngine)):
+        return engine
+    return OracleEngine(engine.agent)
 
 
 def load_player(
@@ -77,7 +101,7 @@ def load_player(
         agent,
         subject.config,
         Policy(agent, graphs),
-        engine_of(agent, subject.config.common),
+        _dreaming(engine_of(agent, subject.config.common)),
         env.action_meanings,
         round(env.metadata["render_fps"]),
         folder / "media",

@@ -9,7 +9,8 @@ from typing import Any
 
 from .interface import Message, MessageError, Update
 from .loading import Player
-from .worlds import Hands, Moment, Real
+from .thoughts import thoughts_of
+from .worlds import Dream, Fork, Hands, Real, World
 
 RATE_OVER = 15
 """Steps over which the rate of frames is measured."""
@@ -30,12 +31,14 @@ class Session:
     ):
         self.player = player
         self.hands = Hands(controls == "person", 0, temperature, seed)
-        self.paused = self.panels = self.thoughts = False
+        self.paused = False
         self.panels = panels
         self.save = save
         self.fps = player.steps_per_second
         self.mode = mode
-        self._world: Real | None = None
+        self._real: Real | None = None
+        self._dream: Dream | None = None
+        self._fork: Fork | None = None
         self._once = False  # a single step, though paused
         self._redraw = False
         self._shown: deque[float] = deque(maxlen=RATE_OVER)
@@ -55,7 +58,7 @@ class Session:
             "temperature": self.hands.temperature,
             "seed": self.hands.seed,
             "panels": self.panels,
-            "thoughts": self.thoughts,
+            "thoughts": self.hands.thoughts,
             "save": self.save,
             "recording": False,
             "game": self.player.game,
@@ -75,56 +78,60 @@ class Session:
     def advance(self) -> Update | None:
         with self.player.turn:
             if self.paused and not self._once:
-                return self._again() if self._redraw else None
+                return self._update() if self._redraw else None
             self._once = False
-            assert self._world is not None
-            self._count(self._world.step())
+            self._world.step()
             self._shown.append(time.perf_counter())
             return self._update()
 
     def close(self) -> None:
-        if self._world is not None:
-            self._world.close()
-        self._world = None
+        for world in (self._fork, self._dream, self._real):
+            if world is not None:
+                world.close()
+        self._fork = self._dream = self._real = None
+
+    @property
+    def _world(self) -> World | Fork:
+        """The world of the present mode."""
+        world = {"real": self._real, "dream": self._dream, "fork": self._fork}[self.mode]
+        assert world is not None, "the session is closed"
+        return world
 
     def _enter(self, mode: str) -> None:
-        if mode != "real":
-            raise MessageError(f"There is no mode {mode} yet.")
-        self.close()
+        """Goes to a mode. The game and the dream of before go on; a fork is a new one each time."""
+        if self._fork is not None:
+            self._fork.close()
+            self._fork = None
+        if mode == "dream" and self._dream is None:
+            self._dream = Dream(self.player, self.hands)
+        if mode != "dream" and self._real is None:
+            self._real = Real(self.player, self.hands)
+        if mode == "fork":
+            assert self._real is not None
+            self._fork = Fork(self._real)
         self.mode = mode
-        self._world = Real(self.player, self.hands)
-        self._begin(self._world.moment)
-
-    def _begin(self, moment: Moment) -> None:
-        self._steps, self._return = 0, 0.0
         self._shown.clear()
         self._redraw = True
 
-    def _count(self, moment: Moment) -> None:
-        if moment.action is None:
-            self._begin(moment)
-            return
-        self._steps += 1
-        self._return += moment.reward
-
-    def _again(self) -> Update:
-        return self._update()
-
     def _update(self) -> Update:
-        assert self._world is not None
         self._redraw = False
-        moment = self._world.moment
+        world, moment = self._world, self._world.moment
         info: Message = {
             "mode": self.mode,
-            "step": self._steps,
+            "step": world.steps,
             "action": moment.action,
             "action_name": None if moment.action is None else self.player.action_names[moment.action],
             "reward": moment.reward,
-            "return": self._return,
+            "return": world.total,
             "end": moment.end,
             "fps": self._rate(),
+            "context": moment.context,
         }
-        return Update(info, self._world.images(self.panels))
+        if moment.fork is not None:
+            info["fork"] = moment.fork
+        if self.hands.thoughts and (thoughts := thoughts_of(moment, self.hands.temperature)) is not None:
+            info["thoughts"] = thoughts
+        return Update(info, world.images(self.panels))
 
     def _rate(self) -> float:
         """Frames a second, over the last steps."""
@@ -134,14 +141,16 @@ class Session:
 
     def _on_set(self, message: dict[str, Any]) -> None:
         hands = self.hands
-        for name in ("paused", "fps", "panels", "thoughts"):
+        for name in ("paused", "fps", "panels"):
             setattr(self, name, message.get(name, getattr(self, name)))
         hands.temperature = float(message.get("temperature", hands.temperature))
+        hands.thoughts = message.get("thoughts", hands.thoughts)
         if "controls" in message:
             hands.person = message["controls"] == "person"
         self._redraw = True
-        if "seed" in message:
+        if "seed" in message:  # everything starts again from it
             hands.seed = message["seed"]
+            self.close()
         if "seed" in message or message.get("mode", self.mode) != self.mode:
             self._enter(message.get("mode", self.mode))
 
@@ -157,9 +166,16 @@ class Session:
         self._once = True
 
     def _on_reset(self, _: dict[str, Any]) -> None:
-        assert self._world is not None
-        self._begin(self._world.restart())
+        self._world.restart()
+        self._redraw = True
 
     def _on_handover(self, _: dict[str, Any]) -> None:
         self.hands.person = not self.hands.person
         self.hands.held = 0
+
+    def _on_token(self, message: dict[str, Any]) -> None:
+        self._world.replace_token(message["index"], message["code"])
+        self._redraw = True
+
+    def _on_fork(self, _: dict[str, Any]) -> None:
+        self._enter("fork")

@@ -1,18 +1,28 @@
-"""The worlds that a tab plays in, a step at a time."""
+"""The worlds that a tab plays in: the game, the dream, and the dream beside the game, in the one play loop."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from iris_fast.acting import ActingConfig, Actor
+from iris_fast.acting import ActingConfig, Actor, choose_actions
+from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.envs.playing import PlayLoop
+from iris_fast.imagination.dream import PlayedDream, StepLogits
+from iris_fast.imagination.environment import DreamEnv, SeenDream
 from iris_fast.models.actor_critic import ActorCriticOutput, LSTMState
+from iris_fast.models.frames import unit_frames
+from iris_fast.randomness import PhiloxDraws
 
+from .interface import MessageError
 from .loading import Player
+
+PARTED = 0.005
+"""The mean absolute difference (of brightness, from 0 to 1) above which two frames have parted."""
 
 
 @dataclass
@@ -24,6 +34,11 @@ class Hands:
     held: int = 0  # the person's action
     temperature: float = 1.0
     seed: int = 0
+    thoughts: bool = False  # whether the world model follows the game, to say what it expected
+
+    def chosen(self, actions: np.ndarray) -> np.ndarray:
+        """The agent's actions, or the person's in their place."""
+        return np.full_like(actions, self.held) if self.person else actions
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,8 @@ class Moment:
     """A frame, and the step that led to it.
 
     `frame`: `(3, 64, 64)` uint8; `action`: None at the first frame of an episode; `output`: the policy's, on the
-    frame before, from which the agent would choose.
+    frame before, from which the agent would choose; `tokens` `(16,)` int64 of the frame; `logits`: of what the
+    world model expected at this step.
     """
 
     frame: np.ndarray
@@ -40,66 +56,272 @@ class Moment:
     end: bool = False
     person: bool = False
     output: ActorCriticOutput | None = None
+    tokens: np.ndarray | None = None
+    logits: StepLogits | None = None
+    context: bool = False  # the dream has just rebuilt its context
+    fork: dict[str, Any] | None = None
+    dreamt: np.ndarray | None = None  # the dream's frame beside the game's
 
 
-class Real:
-    """The game itself, in the one play loop."""
+class World:
+    """An environment in the play loop, a step at a time."""
 
-    name = "real"
+    name: str
+    image: str
+    """The name of its frame on the page."""
 
-    def __init__(self, player: Player, hands: Hands):
+    def __init__(self, player: Player, hands: Hands, env: FrameVectorEnv):
         self.player = player
         self.hands = hands
-        self._actor = Actor(player.policy, ActingConfig(0.0, True, hands.temperature, 0), hands.seed)
-        self._env = player.make_env(hands.seed)
-        self._loop = PlayLoop(self._env, self._act)
+        self.steps, self.total = 0, 0.0  # of this episode: steps, and its return
+        self._env = env
+        self._loop = PlayLoop(env, self._act)
         self._loop.begin(hands.seed)
         self._loop.state = player.agent.actor_critic.initial_state(1)
-        self.moment = Moment(self._frame())
+        self._output: ActorCriticOutput | None = None
+        self.moment = self._first()
 
-    def _act(self, observations: np.ndarray, state: LSTMState, number: int) -> tuple[np.ndarray, LSTMState]:
-        hands, actor = self.hands, self._actor
-        actor.config = replace(actor.config, temperature=hands.temperature)
-        actions, state = actor(observations, state, number)
-        return (np.full_like(actions, hands.held) if hands.person else actions), state
+    def _act(self, frames: np.ndarray, state: LSTMState, number: int) -> tuple[np.ndarray, LSTMState]:
+        raise NotImplementedError
 
-    def _frame(self) -> np.ndarray:
+    def _first(self) -> Moment:
+        self.steps, self.total = 0, 0.0
         assert self._loop.observations is not None
-        return self._loop.observations[0]
+        return Moment(self._loop.observations[0])
 
-    def restart(self) -> Moment:
+    def restart(self) -> None:
         """Starts the next episode."""
         self._loop.restart(np.ones(1, bool))
-        self.moment = Moment(self._frame())
-        return self.moment
+        self.moment = self._first()
 
     @torch.no_grad()
-    def step(self) -> Moment:
+    def step(self) -> None:
         """One step; after the end of an episode, the first frame of the next."""
         if self.moment.end:
-            return self.restart()
+            self.restart()
+            return
         step = self._loop.step()
-        self.moment = Moment(
-            step.following[0],
-            int(step.actions[0]),
-            float(step.rewards[0]),
-            bool(step.ends[0]),
-            self.hands.person,
-            self._actor.output,
+        self.steps += 1
+        self.total += float(step.rewards[0])
+        self.moment = self._after(
+            Moment(
+                step.following[0],
+                int(step.actions[0]),
+                float(step.rewards[0]),
+                bool(step.ends[0]),
+                self.hands.person,
+                self._output,
+            )
         )
-        return self.moment
+
+    def _after(self, moment: Moment) -> Moment:
+        return moment
 
     def images(self, panels: bool) -> dict[str, np.ndarray]:
-        """The frame; with `panels` also the emulator's screen, and what the agent sees of the frame."""
-        frame = self.moment.frame
-        images = {"observation": picture(frame)}
-        if panels:
-            seen = self.player.agent.reconstruct(torch.from_numpy(frame[None]).to(self.player.agent.device))
-            images |= {"screen": self._env.screen(0), "reconstruction": picture(pixels(seen[0]))}
-        return images
+        """What the page draws, `(height, width, 3)` uint8 each."""
+        return {self.image: picture(self.moment.frame)}
+
+    def replace_token(self, index: int, code: int) -> None:
+        """Exchanges one token of the present frame of a dream."""
+        raise MessageError("The game's frames cannot be changed: replace tokens in a dream.")
 
     def close(self) -> None:
         self._env.close()
+
+
+class Real(World):
+    """The game itself. With thoughts the world model follows it: it is fed the game's own tokens, and says at each
+    step what it expected."""
+
+    name = "real"
+    image = "observation"
+
+    def __init__(self, player: Player, hands: Hands):
+        self._actor = Actor(player.policy, ActingConfig(0.0, True, hands.temperature, 0), hands.seed)
+        self._follower: PlayedDream | None = None
+        super().__init__(player, hands, player.make_env(hands.seed))
+
+    def _act(self, frames: np.ndarray, state: LSTMState, number: int) -> tuple[np.ndarray, LSTMState]:
+        actor = self._actor
+        actor.config = replace(actor.config, temperature=self.hands.temperature)
+        actions, state = actor(frames, state, number)
+        self._output = actor.output
+        return self.hands.chosen(actions), state
+
+    def _first(self) -> Moment:
+        self._follower = None
+        first = super()._first()
+        return replace(first, tokens=self._tokens_of(first.frame)[0].cpu().numpy())
+
+    def _after(self, moment: Moment) -> Moment:
+        if not self.hands.thoughts:
+            self._follower = None
+            return moment
+        if self._follower is None:
+            before = self._tokens_of(self.moment.frame)
+            self._follower = self.player.engine.dream(before, PhiloxDraws(0))
+        tokens = self._tokens_of(moment.frame)
+        actions = torch.tensor([moment.action], device=tokens.device)
+        _, logits = self._follower.step_with_logits(actions, next_tokens=tokens)
+        return replace(moment, tokens=tokens[0].cpu().numpy(), logits=logits)
+
+    def _tokens_of(self, frame: np.ndarray) -> Tensor:
+        return tokens_of(self.player, frame)
+
+    def images(self, panels: bool) -> dict[str, np.ndarray]:
+        """The frame; with `panels` also the emulator's screen, and what the agent sees of the frame."""
+        images = super().images(panels)
+        if panels:
+            seen = self.player.engine.frames_of(self._tokens_of(self.moment.frame))
+            images |= {"screen": self._env.screen(0), "reconstruction": picture(pixels(seen[0]))}
+        return images
+
+
+class Dream(World):
+    """Inside the world model. Each dream starts from the first frame of an episode of the game."""
+
+    name = image = "dream"
+
+    def __init__(self, player: Player, hands: Hands):
+        self._game = player.make_env(hands.seed)
+        super().__init__(player, hands, player.make_dream(self._first_tokens))
+
+    def _first_tokens(self, seed: int) -> Tensor:
+        frames, _ = self._game.reset(seed=seed % 2**31)
+        return tokens_of(self.player, frames[0])
+
+    @property
+    def dream(self) -> SeenDream:
+        """The dream under way."""
+        assert isinstance(self._env, DreamEnv)
+        return self._env.now
+
+    def _act(self, frames: np.ndarray, state: LSTMState, number: int) -> tuple[np.ndarray, LSTMState]:
+        dream, config = self.dream, ActingConfig(0.0, True, self.hands.temperature, 0)
+        self._output = output = self.player.policy.on_reconstructions(dream.seen, state)
+        logits = output.logits_actions.squeeze(1)
+        return self.hands.chosen(choose_actions(logits, config, dream.seed, dream.position)), output.state
+
+    def _first(self) -> Moment:
+        return _with_dream(super()._first(), self.dream)
+
+    def _after(self, moment: Moment) -> Moment:
+        return _with_dream(moment, self.dream)
+
+    def replace_token(self, index: int, code: int) -> None:
+        _replace_token(self.dream, index, code)
+        self.moment = _with_dream(replace(self.moment, frame=pixels(self.dream.seen[0])), self.dream)
+
+    def close(self) -> None:
+        super().close()
+        self._game.close()
+
+
+class Fork:
+    """The game, and beside it a dream that starts from its present frame and gets the same actions.
+
+    Rewards part at the first step whose rewards have different signs, ends at the first step that only one of them
+    ends, and frames at the first step at which the mean absolute difference between the dream's frame and the
+    reconstruction of the game's is above `PARTED`.
+    """
+
+    name = "fork"
+
+    def __init__(self, real: Real):
+        self.real = real
+        self.player = real.player
+        self._start()
+
+    def _start(self) -> None:
+        tokens = tokens_of(self.player, self.real.moment.frame)
+        self.dream: SeenDream | None = SeenDream(self.player.engine, tokens, self.real.hands.seed)
+        self.forked: dict[str, Any] = {
+            "steps": 0,
+            "first_reward": None,
+            "first_end": None,
+            "first_frame": None,
+            "difference": 0.0,
+        }
+        self._show(self.real.moment)
+
+    def _show(self, moment: Moment) -> None:
+        assert self.dream is not None
+        shown = _with_dream(moment, self.dream)
+        self.moment = replace(shown, fork=dict(self.forked), dreamt=pixels(self.dream.seen[0]))
+
+    @property
+    def steps(self) -> int:
+        return self.real.steps
+
+    @property
+    def total(self) -> float:
+        return self.real.total
+
+    def restart(self) -> None:
+        """Starts the next episode of the game, and a dream from its first frame."""
+        self.real.restart()
+        self._start()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step of both; after an end of the game, its next episode and a dream from there."""
+        if self.real.moment.end:
+            self.restart()
+            return
+        self.real.step()
+        moment = self.real.moment
+        assert self.dream is not None and moment.action is not None
+        outcome = self.dream.step(torch.tensor([moment.action], device=self.player.agent.device))
+        seen = self.player.engine.frames_of(tokens_of(self.player, moment.frame))
+        difference = float((seen - self.dream.seen).abs().mean())
+        self.forked["steps"] += 1
+        parted = {
+            "first_reward": np.sign(moment.reward) != float(outcome.rewards[0]),
+            "first_end": moment.end != bool(outcome.ends[0]),
+            "first_frame": difference > PARTED,
+        }
+        for name, apart in parted.items():
+            if apart and self.forked[name] is None:
+                self.forked[name] = self.forked["steps"]
+        self.forked["difference"] = difference
+        self._show(moment)
+
+    def images(self, panels: bool) -> dict[str, np.ndarray]:
+        """The game's frame and the dream's."""
+        assert self.moment.dreamt is not None
+        return {**self.real.images(panels), "dream": picture(self.moment.dreamt)}
+
+    def replace_token(self, index: int, code: int) -> None:
+        """Exchanges one token of the dream's present frame."""
+        assert self.dream is not None
+        _replace_token(self.dream, index, code)
+        self._show(self.real.moment)
+
+    def close(self) -> None:
+        """Ends the dream; the game goes on."""
+        self.dream = None
+
+
+def _with_dream(moment: Moment, dream: SeenDream) -> Moment:
+    tokens = dream.tokens[0].cpu().numpy()
+    return replace(moment, tokens=tokens, logits=dream.logits, context=dream.rebuilt)
+
+
+def _replace_token(dream: SeenDream, index: int, code: int) -> None:
+    codes = len(dream.dream.world_model.embedder.embedding_tables[1].weight)  # type: ignore[arg-type]
+    if code >= codes:
+        raise MessageError(f"There are {codes} codes, from 0: there is no code {code}.")
+    if index >= dream.tokens.shape[1]:
+        raise MessageError(f"A frame has {dream.tokens.shape[1]} tokens: there is no token {index}.")
+    tokens = dream.tokens.clone()
+    tokens[0, index] = code
+    dream.replace(tokens)
+
+
+def tokens_of(player: Player, frame: np.ndarray) -> Tensor:
+    """Tokens `(1, 16)` of a frame `(3, 64, 64)` uint8."""
+    frames = torch.from_numpy(frame[None]).to(player.agent.device)
+    return player.agent.coder.tokens_of(unit_frames(frames))
 
 
 def pixels(frame: Tensor) -> np.ndarray:

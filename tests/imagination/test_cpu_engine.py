@@ -105,6 +105,48 @@ def rows_of(played: tuple[DreamStep, StepLogits], rows: slice) -> tuple[DreamSte
     )
 
 
+@pytest.mark.parametrize("name", ["micro", "block_causal", "odd"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_given_and_replaced_frames_are_the_oracles(name: str, threads: int) -> None:
+    """Frames that are given and replaced, past the context too: logits and draws of both dreams agree."""
+    model = make_world_model(CONFIGS[name], VOCABULARY)
+    first, actions = inputs(model, 3, 9)
+    given = inputs(model, 3 * 9, 1, seed=1)[0].unflatten(0, (9, 3))
+    fast, oracle = make_dream(model, first, threads=threads), Dream(model, first, PhiloxDraws(0))
+    for step in range(9):
+        if step in (
+            0,
+            2,
+            3,
+            7,
+        ):  # before the first step, within the context, twice in a row, past the context
+            for dream in (fast, oracle):
+                dream.replace(given[step].roll(1, 1))
+        next_tokens = given[step] if step in (1, 2, 5) else None
+        found, logits = fast.step_with_logits(actions[:, step], next_tokens=next_tokens)
+        expected, wanted = oracle.step_with_logits(actions[:, step], next_tokens=next_tokens)
+        assert fast.length == oracle.length
+        for mine, theirs in zip(logits, wanted, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert torch.equal(mine, theirs)  # type: ignore[arg-type]
+        if next_tokens is not None:
+            assert torch.equal(fast.tokens, next_tokens)
+
+
+def test_a_replaced_frame_is_as_if_it_had_been_drawn() -> None:
+    model = make_world_model(CONFIGS["micro"], VOCABULARY)
+    first, actions = inputs(model, 2, 4)
+    given = inputs(model, 2, 1, seed=1)[0]
+    drawn, replaced = make_dream(model, first), make_dream(model, first)
+    drawn.step(actions[:, 0], next_tokens=given)
+    replaced.step(actions[:, 0])
+    replaced.replace(given)
+    for step in range(1, 4):
+        for mine, theirs in zip(drawn.step(actions[:, step]), replaced.step(actions[:, step]), strict=True):
+            assert torch.equal(mine, theirs)  # type: ignore[arg-type]
+
+
 class ForcedDraws(PhiloxDraws):
     """Gives recorded samples, and keeps the logits that they should have come from."""
 
@@ -329,6 +371,10 @@ def test_bad_tokens_and_actions_are_named() -> None:
     for bad in (VOCABULARY, -1):
         with pytest.raises(ValueError, match=f"first_tokens.*{bad} at index 0"):
             dream.restart(torch.full((3, 4), bad), PhiloxDraws(0))
+        with pytest.raises(ValueError, match="tokens must be in"):
+            dream.replace(torch.full((3, 4), bad))
+        with pytest.raises(ValueError, match="next_tokens must be in"):
+            dream.step(torch.zeros(3, dtype=torch.int64), next_tokens=torch.full((3, 4), bad))
     with pytest.raises(ValueError, match=r"first_tokens must have shape \(3, 4\)"):
         dream.restart(first[:, :3], PhiloxDraws(0))
     with pytest.raises(ValueError, match="batch"):

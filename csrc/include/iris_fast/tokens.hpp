@@ -82,10 +82,15 @@ class TokenDream {
   // Starts anew from frames' tokens (batch, slots). Row r of the batch draws at row `first_row` + r.
   void restart(const std::int64_t* tokens, std::uint64_t seed, std::uint32_t first_row);
 
-  // Takes actions (batch,). Past the context the cache is rebuilt from the current frame first. Throws
-  // std::invalid_argument for an action out of range, std::runtime_error when another thread is stepping this
-  // dream or it was not restarted after a failed step, Interrupted when `stop` returned true.
-  void step(const std::int64_t* actions, const DreamOutput& output, const std::function<bool()>& stop);
+  // Exchanges the current frame's tokens (batch, slots), in the cache too; what came before it stays.
+  void replace(const std::int64_t* tokens);
+
+  // Takes actions (batch,). Past the context the cache is rebuilt from the current frame first. `given`: the
+  // next frame's tokens (batch, slots), or null to draw them. Throws std::invalid_argument for an action or
+  // token out of range, std::runtime_error when another thread is stepping this dream or it was not restarted
+  // after a failed step, Interrupted when `stop` returned true.
+  void step(const std::int64_t* actions, const DreamOutput& output, const std::function<bool()>& stop,
+            const std::int64_t* given = nullptr);
 
   const TokenModel& model() const { return *model_; }
   std::size_t batch() const;
