@@ -12,6 +12,7 @@ import pytest
 from benchmarks.report.documentation import TABLES, with_tables
 from iris_fast import convert, evaluate, plot, train
 from iris_fast.config import apply_overrides, config_keys, preset_config
+from iris_fast.sweep import __main__ as sweep
 from tests.support.commands import Say, train_micro
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,7 @@ def test_train_commands_parse() -> None:
         ("evaluate", evaluate.make_parser().parse_args),
         ("plot", plot.make_parser().parse_args),
         ("convert", convert.build_parser().parse_args),
+        ("sweep", sweep.make_parser().parse_intermixed_args),
     ],
 )
 def test_other_commands_parse(module: str, parse: Callable[[list[str]], object]) -> None:

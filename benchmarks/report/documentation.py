@@ -24,6 +24,7 @@ from .measured import (
     learning_table,
     low_precision_table,
     steps_table,
+    sweep_table,
 )
 from .page import all_speeds_table, growth_table, slower_table, speed_table
 from .tables import markdown
@@ -153,6 +154,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ball": ball_table,
     "low_precision": low_precision_table,
     "int8_rollouts": int8_rollouts_table,
+    "sweep": sweep_table,
 }
 
 

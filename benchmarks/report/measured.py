@@ -103,6 +103,26 @@ def ball_table() -> str:
     return markdown(head, rows)
 
 
+def sweep_table() -> str:
+    """Seconds of runs as tasks of a sweep, beside their plain commands and beside each other."""
+    if not (RESULTS / "sweep.json").is_file():
+        return "Not recorded yet: `python -m benchmarks --only sweep --minutes 60 --json benchmarks/results/cpu`."
+    found = record("sweep")
+    rows = []
+    for size in found.result.sizes:
+        for side, spread in size.seconds.items():
+            median = f"{spread.median:.1f} ({spread.quartile_1:.1f} to {spread.quartile_3:.1f})"
+            rows.append([SWEEP_WHAT[size.table], side, median, str(spread.rounds)])
+    made, more = found.circumstances, found.result.facts
+    note = (
+        f"Ray's start, once a sweep: {more['ray_start_seconds']:.1f} s. {made.machine}, commit {made.commit}."
+    )
+    return f"{markdown(['what', 'how', 'seconds: median (quartiles)', 'rounds'], rows)}\n\n{note}"
+
+
+SWEEP_WHAT = {"overhead": "a run that does next to nothing", "two_runs": "two Catch runs of 2 epochs"}
+
+
 def _first(metrics: Sequence[dict[str, float]], key: str) -> float:
     return next(line[key] for line in metrics if key in line)
 

@@ -71,6 +71,10 @@ def _check_answer(address: str) -> None:
         raise UserError(f"nothing answers at --address {address} ({reason}): {_remedy(address)}") from None
 
 
+class _Late(BaseException):
+    """Ray tries again after any Exception."""
+
+
 @contextmanager
 def _limit(address: str) -> Iterator[None]:
     """A block that UserError ends when it takes too long, as where something else than Ray listens.
@@ -82,13 +86,15 @@ def _limit(address: str) -> Iterator[None]:
         return
 
     def late(number: int, frame: FrameType | None) -> None:
-        raise UserError(f"no Ray answers at {address}, where something listens: {_remedy(address)}")
+        raise _Late
 
     before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGTERM)}
     signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, START_SECONDS, 1.0)
     try:
         yield
+    except _Late:
+        raise UserError(f"no Ray answers at {address}, where something listens: {_remedy(address)}") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
