@@ -14,7 +14,6 @@ from benchmarks.harness import Work, measured_machine, timed_size
 from benchmarks.record import Label, Result, Size
 from benchmarks.registry import Run, case
 from benchmarks.timing import Side, time_sides
-from iris_fast._C import ThreadPool, keep_large_blocks
 from iris_fast.config import preset_config, resolve
 from iris_fast.models.frame_codec import FrameCodec
 from iris_fast.models.tokenizer import Tokenizer, in_pieces
@@ -85,6 +84,8 @@ def cpu_frame_codec(run: Run) -> Result:
     preset = "tiny" if run.quick else "paper"
     torch.manual_seed(0)
     tokenizer = Tokenizer(resolve(preset_config(preset, "Pong")).tokenizer).eval()
+    from iris_fast._C import ThreadPool, keep_large_blocks
+
     pool = ThreadPool(torch.get_num_threads())
     codec, of_int8 = FrameCodec(tokenizer, pool), FrameCodec(tokenizer, pool, decoder_dtype="int8")
     keeps = keep_large_blocks()  # as in training: otherwise PyTorch's time is mostly page faults

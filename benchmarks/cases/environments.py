@@ -14,7 +14,6 @@ from benchmarks.record import Ceilings, Label, Result, Size
 from benchmarks.registry import Run, case
 from benchmarks.timing import Round
 from iris_fast.envs import EnvConfig, make_vector_env
-from iris_fast.envs.interface import FrameVectorEnv
 
 CONFIG = EnvConfig(max_episode_steps=108_000, noop_max=1, done_on_life_loss=False)  # the test environment's
 COMPARED = 20  # steps with compared frames and rewards
@@ -25,7 +24,7 @@ class Player:
     """A vector environment and its actions, which are the same for every backend."""
 
     def __init__(self, backend: str, num_envs: int):
-        self.env: FrameVectorEnv = make_vector_env("Pong", CONFIG, num_envs=num_envs, seed=0, backend=backend)
+        self.env = make_vector_env("Pong", CONFIG, num_envs=num_envs, seed=0, backend=backend)
         self.actions = np.random.default_rng(0).integers(0, 6, (4096, num_envs))
         self.taken = 0
 

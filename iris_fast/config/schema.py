@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from iris_fast.agent import AgentConfig
-from iris_fast.envs.interface import EnvConfig
+from iris_fast.envs.config import EnvConfig
 from iris_fast.errors import UserError
 from iris_fast.imagination.engine import EngineName, HalfOrFloat, LayerLaunches, WeightsDtype
 from iris_fast.models.actor_critic import ActorCriticConfig

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from iris_fast.envs.interface import EnvConfig, FrameVectorEnv
+from iris_fast.envs.config import EnvConfig
+from iris_fast.envs.interface import FrameVectorEnv
 
 RAW_FRAMES_PER_SECOND = 60
 NOOP = -1  # used instead of an action index, because two games have no no-op among their minimal actions

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from iris_fast.envs.ale import AleEmulators
-from iris_fast.envs.atari import AtariVectorEnv, RawEmulators
-from iris_fast.envs.catch import CatchVectorEnv
-from iris_fast.envs.envpool_backend import EnvpoolEmulators, envpool_obstacle
+from iris_fast.envs.config import EnvConfig, checked_seed, whole_number
 from iris_fast.envs.games import CATCH, INSTALL_ATARI, resolve_game
-from iris_fast.envs.interface import EnvConfig, FrameVectorEnv, checked_seed, whole_number
 from iris_fast.errors import UserError
+
+if TYPE_CHECKING:
+    from iris_fast.envs.atari import RawEmulators
+    from iris_fast.envs.interface import FrameVectorEnv
 
 BACKENDS = ("auto", "envpool", "ale", "catch")
 _PACKAGES = {"envpool": "envpool", "ale": "ale_py"}
@@ -43,6 +44,8 @@ def choose_backend(game: str, backend: str = "auto") -> str:
     if game == CATCH:
         return "catch"
     if backend == "auto":
+        from iris_fast.envs.envpool_backend import envpool_obstacle
+
         backend = "envpool" if is_available("envpool") and envpool_obstacle(game) is None else "ale"
     if not is_available(backend):
         raise UserError(f"{game} needs {_PACKAGES[backend]} for env.backend={backend}: {INSTALL_ATARI}")
@@ -74,11 +77,20 @@ def make_vector_env(
         raise UserError(str(error)) from None
     if num_envs < 1:
         raise UserError(f"num_envs={num_envs} is not possible: at least one environment is needed")
+    # Only here: a backend needs gymnasium and packages of its own.
     if backend == "catch":
+        from iris_fast.envs.catch import CatchVectorEnv
+
         return CatchVectorEnv(num_envs=num_envs, seed=seed, size=config.size)
+    from iris_fast.envs.atari import AtariVectorEnv
+
     emulators: RawEmulators
     if backend == "envpool":
+        from iris_fast.envs.envpool_backend import EnvpoolEmulators
+
         emulators = EnvpoolEmulators(game, num_envs=num_envs, seed=seed)
     else:
+        from iris_fast.envs.ale import AleEmulators
+
         emulators = AleEmulators(game, num_envs=num_envs, seed=seed)
     return AtariVectorEnv(emulators, config, seed=seed)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iris_fast.agent import PARTS
 from iris_fast.config import Config
 
 from .checks import initial_parts
 from .schedule import PHASES, epoch_phases
-from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 
 def announced_start(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from iris_fast.envs.games import resolve_game
@@ -85,6 +84,8 @@ def across_runs(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats
 
 def _game_of(folder: Path) -> str:
     """The game in the run's configuration, or the name of its folder if the configuration has none."""
+    import yaml
+
     try:
         config: Any = yaml.safe_load((folder / CONFIG_FILE).read_text())
     except (OSError, yaml.YAMLError):

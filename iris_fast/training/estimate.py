@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from iris_fast.replay.store import EpisodeStore
 from .parts import make_parts
 from .progress import RunProgress, TimeLeft
 from .schedule import epoch_phases
-from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 ENVIRONMENT_SECONDS = 1e-3  # a guess for one step of one environment
 EPISODE_STEPS = {"Catch": 9}

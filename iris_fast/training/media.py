@@ -1,7 +1,8 @@
 """Pictures and videos of a run: sheets of reconstructions as PNG, episodes as mp4.
 
 Videos are made with PyAV, which encodes in this process. The usual alternative (imageio-ffmpeg) starts the
-ffmpeg program: one more process, whose failures (a full disk, say) arrive as a broken pipe.
+ffmpeg program: one more process, whose failures (a full disk, say) arrive as a broken pipe. PyAV and Pillow are
+imported where they are used, since training itself runs without them.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import av
 import numpy as np
 import torch
-from av.codec.codec import UnknownCodecError
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from iris_fast.errors import UserError
 from iris_fast.files import write_atomically
 from iris_fast.kernels.common.arguments import with_checked_types
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 Images: TypeAlias = torch.Tensor | NDArray[np.uint8] | NDArray[np.float32]
 Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3), or (count, height, width, 3)
@@ -68,6 +69,8 @@ def save_reconstructions(
         if index:
             parts.append(np.full((GAP if index % 2 else PAIR_GAP, width, 3), 255, np.uint8))
         parts.append(row)
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(parts)).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
@@ -91,6 +94,9 @@ def save_episode_video(
         NoFilmError: PyAV cannot encode it.
         OSError: the file cannot be written; no partial file remains.
     """
+    import av
+    from av.codec.codec import UnknownCodecError
+
     pixels = _to_pixels(frames, "frames")
     if captions is not None and len(captions) != len(pixels):
         raise ValueError(f"{len(captions)} captions for {len(pixels)} frames: give one per frame")
@@ -155,6 +161,8 @@ class _Header:
 
     def draw(self, index: int) -> Pixels:
         """The strip of frame `index`: (height, width, 3)."""
+        from PIL import Image, ImageDraw
+
         strip = Image.new("RGB", (self._width, self.height), HEADER_COLOUR)
         draw = ImageDraw.Draw(strip)
         for column, text in enumerate(self._columns[index]):
@@ -164,6 +172,8 @@ class _Header:
 
     def _largest_font(self) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int]:
         """The largest size at which every text fits its column (no smaller than can be read)."""
+        from PIL import ImageFont
+
         texts = {text for columns in self._columns for text in columns}
         for size in range(20, 8, -1):
             font = ImageFont.load_default(size)
@@ -195,6 +205,8 @@ def _image_row(images: Pixels, columns: int, scale: int) -> Pixels:
 
 def _label(text: str, height: int) -> Pixels:
     """A vertical label for a row of that height, as large as fits: (height, LABEL_WIDTH, 3)."""
+    from PIL import Image, ImageDraw, ImageFont
+
     for size in range(LABEL_WIDTH - 10, 4, -1):
         font = ImageFont.load_default(size)
         if font.getlength(text) <= height - 4:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 Schedule = Callable[[int], Mapping[str, float]]
 
 REFRESH_SECONDS = 0.1
@@ -281,6 +279,8 @@ class Bar:
         self._clock = clock
         self._refreshed = -math.inf
         width = terminal_width(stream) - 1
+        from tqdm import tqdm
+
         self._bar = tqdm(
             total=total,
             desc=titles[1],

@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from iris_fast.config import Config, from_dict, ignored_keys, to_dict
 from iris_fast.errors import UserError, quoted
 from iris_fast.files import lock_folder, nearest_entry, remove_partials, write_atomically
@@ -152,11 +150,15 @@ class RunFolder:
         self.write_config(config)
 
     def write_config(self, config: Config) -> None:
+        import yaml
+
         text = yaml.safe_dump(to_dict(config), sort_keys=False)
         write_atomically(self.config, text.encode())
 
     def read_config(self, say: Callable[[str], None] = lambda line: None) -> Config:
         """The run's configuration; UserError if it cannot be read. `say` is told of keys that are ignored."""
+        import yaml
+
         self.check_is_run()
         try:
             data = yaml.safe_load(self.config.read_text())

@@ -10,8 +10,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.imagination.cpu_engine import (
@@ -27,6 +25,7 @@ from iris_fast.models.transformer import TransformerConfig
 from iris_fast.models.world_model import WorldModel
 from iris_fast.randomness import PhiloxDraws, Purpose
 from tests.support.agents import NUM_ACTIONS, make_world_model, small_transformer
+from tests.support.properties import given, settings, st
 
 EXTENSION = require_extension()
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.kernels import cached_attention, cached_attention_reference
 from iris_fast.kernels.cached_attention import launch_cached_attention
 from iris_fast.models.transformer import TransformerConfig, attention_mask
+from tests.support.properties import given, settings, st
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
 

@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from iris_fast.kernels import lambda_returns
 from iris_fast.kernels.common.triton import INTERPRETED
@@ -15,6 +13,7 @@ from iris_fast.kernels.lambda_returns import (
     launch_lambda_returns,
     launch_lambda_returns_backward,
 )
+from tests.support.properties import given, settings, st
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
 

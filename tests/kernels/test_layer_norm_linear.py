@@ -5,8 +5,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.kernels.common.triton import INTERPRETED
@@ -17,6 +15,7 @@ from iris_fast.kernels.layer_norm_linear import (
     layer_norm_linear,
     layer_norm_linear_reference,
 )
+from tests.support.properties import given, settings, st
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
 

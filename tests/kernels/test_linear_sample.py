@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.kernels import (
@@ -17,6 +15,7 @@ from iris_fast.kernels import (
 )
 from iris_fast.kernels.common.registration import NAMESPACE
 from iris_fast.kernels.linear_sample import launch_linear_sample
+from tests.support.properties import given, settings, st
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
 

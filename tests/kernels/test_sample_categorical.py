@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.kernels import Sample, philox_uniform, sample_categorical, sample_categorical_reference
 from iris_fast.kernels.common.extension import find_extension
 from iris_fast.kernels.common.registration import NAMESPACE
 from iris_fast.kernels.sample_categorical import invert, launch_sample_categorical
+from tests.support.properties import given, settings, st
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
 

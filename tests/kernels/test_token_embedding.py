@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.kernels.common.triton import INTERPRETED
@@ -14,6 +12,7 @@ from iris_fast.kernels.token_embedding import (
     token_embedding,
     token_embedding_reference,
 )
+from tests.support.properties import given, settings, st
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.kernels import vq_lookup, vq_lookup_reference
 from iris_fast.kernels._vq.tiles import SearchConfig
 from iris_fast.kernels.vq_lookup import launch_vq_lookup, search_config, search_splits
+from tests.support.properties import given, settings, st
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
 

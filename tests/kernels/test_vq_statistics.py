@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.kernels import ema_update, vq_statistics, vq_statistics_reference
 from iris_fast.kernels.vq_statistics import _indexed_sums, launch_vq_statistics
+from tests.support.properties import given, settings, st
 
 from .harness import DEVICES, assert_as_exact_as, poisoned_outputs
 

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.config.presets import PRESETS
@@ -22,6 +20,7 @@ from iris_fast.models.actor_critic import (
 from iris_fast.models.cpu_policy import RECURRENT, CpuPolicy
 from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from tests.support.agents import redrawn
+from tests.support.properties import given, settings, st
 
 EXTENSION = require_extension()
 

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from iris_fast.config.presets import small, tiny
@@ -24,6 +22,7 @@ from iris_fast.models.cpu_weights import require_extension, weight_arrays
 from iris_fast.models.frame_codec import AgentCoder, DecoderDtype, FrameCodec, pack_tokenizer
 from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig, in_pieces, nearest_codeword
 from tests.support.agents import redrawn
+from tests.support.properties import given, settings, st
 
 EXTENSION = require_extension()
 
