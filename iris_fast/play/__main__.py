@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from iris_fast.command_line import CommandParser, loading, path_argument, run_command
+from iris_fast.command_line import CommandParser, file_argument, loading, path_argument, run_command
 
 DESCRIPTION = """\
 Watch a trained agent in its game and in its dream, and play there yourself, in the browser. The
@@ -15,7 +15,8 @@ tunnel, then the printed address:
 EXAMPLES = """\
 examples:
   python -m iris_fast.play outputs/catch
-  python -m iris_fast.play outputs/catch -r
+  python -m iris_fast.play outputs/catch --mode fork -r
+  python -m iris_fast.play outputs/catch --mode dream --steps 500 --record dream.mp4 --record dream.npz
   python -m iris_fast.play last.pt --game Breakout --port 9000 --no-browser
 """
 
@@ -37,9 +38,10 @@ def make_parser() -> CommandParser:
     )
     parser.add_argument(
         "--mode",
-        choices=("real", "dream", "fork"),
+        choices=("real", "dream", "fork", "episodes"),
         default="real",
-        help="begin in the game, in the dream, or in both side by side (default real)",
+        help="begin in the game (real, the default), in the dream, in both side by side (fork), or with the\n"
+        "run's films (episodes)",
     )
     parser.add_argument(
         "--controls", choices=("agent", "person"), default="agent", help="who plays (default agent)"
@@ -51,6 +53,9 @@ def make_parser() -> CommandParser:
     parser.add_argument(
         "-r", "--panels", action="store_true", help="also show the emulator's screen and the reconstruction"
     )
+    parser.add_argument(
+        "-s", "--save", action="store_true", help="ask after each episode whether to keep a recording of it"
+    )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     page = parser.add_argument_group("the page")
     page.add_argument(
@@ -61,6 +66,16 @@ def make_parser() -> CommandParser:
     )
     page.add_argument("--port", type=int, default=8000, help="port, or the next free one (default 8000)")
     page.add_argument("--no-browser", action="store_true", help="do not open the page here")
+    film = parser.add_argument_group("without a page")
+    film.add_argument(
+        "--record",
+        type=file_argument(".mp4", ".gif", ".npz", without=False),
+        action="append",
+        metavar="FILE",
+        help="play without a page, faster than the game runs, and save a film (.mp4 or .gif) or the frames\n"
+        "with actions, rewards, ends, tokens and values (.npz); may be given several times",
+    )
+    film.add_argument("--steps", type=int, metavar="N", help="steps that --record plays (default 500)")
     return parser
 
 

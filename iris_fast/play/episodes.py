@@ -1,251 +1,232 @@
-"""Browsing: the films that a run saved, and recordings, a frame at a time, two beside each other."""
+"""Films to look through: the episodes of a run, and recordings. Nothing outside the media folder is opened."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import av
 import numpy as np
 
-from iris_fast.errors import UserError
-from iris_fast.files import file_inside
+from .interface import Message, MessageError
+from .recording import FOLDER, film_of
 
-from .recording import ENDINGS, Recording, load_recording, read_summary
-
-FOLDERS = ("episodes", "recordings")
 KINDS = {"imagination": "dream", "train": "real", "test": "real"}
-KEPT = 32  # decoded frames of a film, for steps back
-FILM_ERRORS = (av.error.FFmpegError, OSError, IndexError)
+KEYFRAMES_APART = 250
+LARGEST_BYTES = 2**31
+"""Of a recording's frames in memory."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A frame `(height, width, 3)` uint8 and the step that led to it.
+class Film(Protocol):
+    """Frames of one file, and what is known of their steps."""
 
-    Numbers are None where the film does not have them: a run's films show them in the picture.
-    """
+    length: int
 
-    frame: np.ndarray
-    action_name: str | None = None
-    action: int | None = None
-    reward: float | None = None
-    total: float | None = None
-    end: bool = False
+    def frame(self, index: int) -> np.ndarray:
+        """Frame `(height, width, 3)` uint8."""
+        ...
 
-
-class Episode(Protocol):
-    """An opened film or recording."""
-
-    def __len__(self) -> int: ...
-
-    def shown(self, index: int) -> Shown: ...
+    def info(self, index: int) -> Message:
+        """What the page shows beside the frame."""
+        ...
 
     def close(self) -> None: ...
 
 
-class Recorded:
-    """An episode from a recording's data."""
+class RecordedFilm:
+    """A recording's .npz."""
 
-    def __init__(self, recording: Recording):
-        self._recording = recording
-        self._returns = recording.returns
+    def __init__(self, path: Path):
+        with np.load(path, allow_pickle=False) as arrays:
+            size = sum(np.prod(shape_of(arrays, name)) for name in ("frames", "dreams") if name in arrays)
+            if size > LARGEST_BYTES:
+                raise ValueError("too large")
+            self._frames = film_of({name: arrays[name] for name in ("frames", "dreams") if name in arrays})
+            names = ("actions", "rewards", "ends", "steps")
+            self._actions, self._rewards, self._ends, self._steps = (arrays[name] for name in names)
+            self._names = [str(name) for name in arrays["action_names"]]
+        self.length = len(self._frames)
+        if self._frames.shape[1] != 3 or self._frames.dtype != np.uint8 or not self.length:
+            raise ValueError("no frames")
+        if any(len(each) != self.length for each in (self._actions, self._rewards, self._ends, self._steps)):
+            raise ValueError("rows are missing")
 
-    def __len__(self) -> int:
-        return len(self._recording)
+    def frame(self, index: int) -> np.ndarray:
+        return np.ascontiguousarray(self._frames[index].transpose(1, 2, 0))
 
-    def shown(self, index: int) -> Shown:
-        of = self._recording
-        frame = of.frames[index]
-        if of.dreams is not None:
-            frame = np.concatenate([frame, of.dreams[index]], axis=1)
-        action = int(of.actions[index])
-        return Shown(
-            frame,
-            of.about.action_names[action] if action >= 0 else None,
-            action if action >= 0 else None,
-            float(of.rewards[index]),
-            float(self._returns[index]),
-            bool(of.ends[index]),
-        )
+    def info(self, index: int) -> Message:
+        action = int(self._actions[index])
+        begin = index - min(int(self._steps[index]), index)
+        return {
+            "action": action if action >= 0 else None,
+            "action_name": self._names[action] if 0 <= action < len(self._names) else None,
+            "reward": float(self._rewards[index]),
+            "return": float(self._rewards[begin : index + 1].sum()),
+            "end": bool(self._ends[index]),
+        }
 
     def close(self) -> None:
         pass
 
 
-class Film:
-    """An episode from a film, decoded as it is watched; only a few frames are kept."""
+class FilmFile:
+    """An .mp4, decoded as it is watched."""
+
+    _index: int  # of the frame decoded last
+    _frame: np.ndarray
 
     def __init__(self, path: Path):
-        self._name = path.name
-        try:
-            self._container = av.open(str(path))
-        except FILM_ERRORS as error:
-            raise self._broken() from error
-        try:
-            self._stream = self._container.streams.video[0]
-            self._length = self._count()
-            self._rate = self._stream.average_rate or Fraction(15)
-        except FILM_ERRORS as error:
-            self.close()
-            raise self._broken() from error
-        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._coming: Iterator[tuple[int, np.ndarray]] | None = None
-        self._next = 0  # the frame that `_coming` gives next
+        self._container = av.open(str(path))
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "NONE"  # a tab more is no thread more
+        self._rate = float(self._stream.average_rate or 1)
+        self.length = self._stream.frames or sum(1 for _ in self._container.decode(self._stream))
+        self._rewind(0)
+        if not self.length:
+            raise ValueError("no frames")
 
-    def __len__(self) -> int:
-        return self._length
+    def frame(self, index: int) -> np.ndarray:
+        if index != self._index and not self._index < index <= self._index + KEYFRAMES_APART:
+            self._rewind(index)
+        while self._index < index:
+            decoded = next(self._decoded, None)
+            if decoded is None:
+                break
+            self._frame = decoded.to_ndarray(format="rgb24") if self._at(decoded) >= index else self._frame
+            self._index = self._at(decoded)
+        return self._frame
 
-    def shown(self, index: int) -> Shown:
-        if index not in self._kept:
-            self._decode(index)
-        return Shown(self._kept[index])
+    def _at(self, decoded: av.VideoFrame) -> int:
+        assert decoded.pts is not None and decoded.time_base is not None
+        return round(float(decoded.pts * decoded.time_base) * self._rate)
+
+    def _rewind(self, index: int) -> None:
+        """To the last whole frame at or before `index`."""
+        assert self._stream.time_base is not None
+        self._container.seek(round(index / self._rate / float(self._stream.time_base)), stream=self._stream)
+        self._decoded: Iterator[av.VideoFrame] = self._container.decode(self._stream)
+        self._index = -1
+        self._frame = np.zeros((self._stream.height, self._stream.width, 3), np.uint8)
+
+    def info(self, index: int) -> Message:
+        last = index == self.length - 1
+        return {"action": None, "action_name": None, "reward": 0.0, "return": 0.0, "end": last}
 
     def close(self) -> None:
         self._container.close()
 
-    def _count(self) -> int:
-        count = self._stream.frames or sum(1 for _ in self._container.decode(self._stream))
-        if count < 1:
-            raise self._broken()
-        return count
 
-    def _decode(self, index: int) -> None:
-        """Decodes up to a frame, from the key frame before it if that is ahead of what comes next."""
-        try:
-            if self._coming is None or index < self._next or index > self._next + KEPT:
-                assert self._stream.time_base is not None
-                self._container.seek(
-                    int(index / self._rate / self._stream.time_base) + (self._stream.start_time or 0),
-                    stream=self._stream,
-                )
-                self._coming = self._frames()
-            frame = next(reversed(self._kept.values()), None)  # stands for one that the film lacks
-            for number, frame in self._coming:
-                self._next = number + 1
-                self._keep(number, frame)
-                if number >= index:
-                    break
-        except FILM_ERRORS as error:
-            raise self._broken() from error
-        if frame is None:
-            raise self._broken()
-        self._keep(index, frame)
-
-    def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
-        for frame in self._container.decode(self._stream):
-            since = (frame.pts or 0) - (self._stream.start_time or 0)
-            number = round(since * (self._stream.time_base or 0) * self._rate)
-            yield number, frame.to_ndarray(format="rgb24")
-
-    def _keep(self, index: int, frame: np.ndarray) -> None:
-        self._kept[index] = frame
-        self._kept.move_to_end(index)
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-
-    def _broken(self) -> UserError:
-        return UserError(f"{self._name} is not a film that can be read: choose another")
+def shape_of(arrays: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
+    """The shape of an array in an .npz, without reading the array."""
+    with arrays.zip.open(f"{name}.npy") as file:  # type: ignore[union-attr]
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        return read(file)[0]
 
 
-class Shelf:
-    """The episodes below a run's media folder: `episodes/` (of training) and `recordings/`.
-
-    An episode's id is its path in that folder. Nothing outside, and nothing behind a link that leads out, is read.
-    """
+class Episodes:
+    """The page's mode *episodes*: a film on each of two sides, at the same frame."""
 
     def __init__(self, media: Path):
         self.media = media
-        self._known: dict[tuple[Path, int, int], dict[str, Any]] = {}  # by path, time and size
-
-    def list(self) -> list[dict[str, object]]:
-        """A description of each, the newest first: id, name, kind, and steps and return where the file says them."""
-        paths = [path for folder in FOLDERS for path in (self.media / folder).rglob("*")]
-        found = [path for path in paths if not path.name.startswith(".") and self._path(self._id(path))]
-        data = {path.with_suffix("") for path in found if path.suffix == ".npz"}
-        once = [path for path in found if path.suffix == ".npz" or path.with_suffix("") not in data]
-        return [row for _, row in sorted(map(self._described, once), key=lambda item: item[0], reverse=True)]
-
-    def open(self, id: str) -> Episode:
-        """Opens an episode; UserError for an id that is none, or a broken file."""
-        path = self._path(id)
-        if path is None:
-            raise UserError(f"there is no episode {id[:80]!r}: choose one of the list")
-        return Recorded(load_recording(path)) if path.suffix == ".npz" else Film(path)
-
-    def _path(self, id: str) -> Path | None:
-        folder, _, name = id.partition("/")
-        return file_inside(self.media / folder, name, ENDINGS) if folder in FOLDERS else None
-
-    def _id(self, path: Path) -> str:
-        return path.relative_to(self.media).as_posix()
-
-    def _described(self, path: Path) -> tuple[int, dict[str, object]]:
-        """The time of the file's last change, and what the list says of it."""
-        status = path.stat()
-        key = (path, status.st_mtime_ns, status.st_size)
-        if key not in self._known:
-            self._known[key] = self._read(path)
-        row = {"id": self._id(path), "name": path.stem, "kind": self._kind(path), **self._known[key]}
-        return status.st_mtime_ns, row
-
-    def _kind(self, path: Path) -> str:
-        folder, *inside = path.relative_to(self.media).parts
-        return "recording" if folder == "recordings" else KINDS.get(inside[0], "real")
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        try:
-            if path.suffix == ".npz":
-                steps, total = read_summary(path)
-                return {"steps": steps, "return": total}
-            film = Film(path)
-            film.close()
-            return {"steps": len(film) - 1, "return": None}  # it begins with a frame to which no step led
-        except UserError:
-            return {"steps": None, "return": None}
-
-
-class Screening:
-    """One or two opened episodes at the same place in both; a shorter one stays at its last frame."""
-
-    def __init__(self, shelf: Shelf):
-        self.shelf = shelf
         self.index = 0
-        self._sides: dict[int, Episode] = {}
+        self._films: dict[int, Film] = {}
 
-    def open(self, side: int, id: str) -> None:
-        """Shows an episode on a side (0 or 1), both from the beginning."""
-        opened = self.shelf.open(id)
-        if side in self._sides:
-            self._sides.pop(side).close()
-        self._sides[side] = opened
+    def listed(self) -> list[Message]:
+        """Every episode and recording, the newest last, recordings at the end."""
+        root = self.media.resolve()
+        found = sorted((root / "episodes").rglob("*.mp4"))
+        recorded = sorted((root / FOLDER).rglob("*.npz"))
+        with_npz = {path.with_suffix("") for path in recorded}
+        recorded += [p for p in sorted((root / FOLDER).rglob("*.mp4")) if p.with_suffix("") not in with_npz]
+        rows = []
+        for path in (*found, *recorded):
+            with suppress(OSError):  # it has just gone
+                if path.resolve().is_relative_to(root):
+                    rows.append(_row(root, path, path.stat().st_mtime_ns))
+        return rows
+
+    def open(self, side: int, name: str) -> None:
+        """Shows a film, at its beginning; MessageError if there is none of this name, or it cannot be read."""
+        root = self.media.resolve()
+        try:
+            path = (root / name).resolve()
+            known = path.is_relative_to(root) and path.suffix in (".npz", ".mp4") and path.is_file()
+        except (OSError, ValueError, RuntimeError):
+            known = False
+        if not known:
+            raise MessageError(f"There is no episode {name[:80]!r}.")
+        film = _film(path)
+        if side in self._films:
+            self._films.pop(side).close()
+        self._films[side] = film
         self.index = 0
 
     @property
     def length(self) -> int:
-        """Frames of the longer one; 0 while none is open."""
-        return max(map(len, self._sides.values()), default=0)
-
-    @property
-    def at_end(self) -> bool:
-        return self.index >= self.length - 1
+        """Frames of the longer film."""
+        return max((film.length for film in self._films.values()), default=0)
 
     def seek(self, index: int) -> None:
-        """Goes to a frame, or to the last one."""
+        """Shows a frame, the last one beyond it."""
         self.index = max(0, min(index, self.length - 1))
 
-    def shown(self) -> dict[str, Shown]:
-        """What is shown at the present place: `left` for side 0, `right` for side 1."""
+    def step(self) -> bool:
+        """Goes on by one frame; False at the end."""
+        before = self.index
+        self.seek(self.index + 1)
+        return self.index != before
+
+    def info(self) -> Message:
+        """What is known of the step at the first side's frame."""
+        side = min(self._films)
+        film = self._films[side]
+        told = film.info(min(self.index, film.length - 1))
+        return {**told, "step": self.index, "length": self.length - 1}
+
+    def images(self) -> dict[str, np.ndarray]:
+        """The frames of both sides."""
         return {
-            ("left", "right")[side]: episode.shown(min(self.index, len(episode) - 1))
-            for side, episode in sorted(self._sides.items())
+            ("left", "right")[side]: film.frame(min(self.index, film.length - 1))
+            for side, film in sorted(self._films.items())
         }
 
     def close(self) -> None:
-        for episode in self._sides.values():
-            episode.close()
-        self._sides.clear()
+        for film in self._films.values():
+            film.close()
+        self._films.clear()
+
+
+BROKEN = (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, av.error.FFmpegError)
+
+
+def _film(path: Path) -> Film:
+    try:
+        return RecordedFilm(path) if path.suffix == ".npz" else FilmFile(path)
+    except BROKEN:
+        raise MessageError(
+            f"{path.name} cannot be read as a film: it is damaged, or of something else."
+        ) from None
+
+
+@lru_cache(maxsize=4096)
+def _row(root: Path, path: Path, changed: int) -> Message:
+    """A line of the list. `changed`: the file's time, so that a new file is read again."""
+    folder = path.parent.name
+    kind = KINDS.get(folder, "recording")
+    row: Message = {"id": str(path.relative_to(root)), "kind": kind, "steps": None, "return": None}
+    row["name"] = path.stem if kind == "recording" else f"{folder} {path.stem}"
+    with suppress(*BROKEN):
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                row |= {"steps": len(arrays["rewards"]) - 1, "return": float(arrays["rewards"].sum())}
+        else:
+            with av.open(str(path)) as container:
+                row["steps"] = max(0, container.streams.video[0].frames - 1)
+    return row

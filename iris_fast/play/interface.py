@@ -14,10 +14,14 @@ class MessageError(Exception):
 
 
 class Update(NamedTuple):
-    """What one step changed: `info` for the page's text, and frames by their names, (height, width, 3) uint8."""
+    """What one step changed: `info` for the page's text, and frames by their names, (height, width, 3) uint8.
+
+    `messages` are sent too, also where the frame is dropped.
+    """
 
     info: Message
     images: dict[str, np.ndarray]
+    messages: tuple[Message, ...] = ()
 
 
 class Session(Protocol):

@@ -6,9 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
+from iris_fast.errors import RunStopped, UserError
+
+from .episodes import Episodes
 from .interface import Message, MessageError, Update
 from .loading import Player
+from .recording import FOLDER, LONGEST, Recording, save_in
 from .thoughts import thoughts_of
 from .worlds import Dream, Fork, Hands, Real, World
 
@@ -39,6 +44,11 @@ class Session:
         self._real: Real | None = None
         self._dream: Dream | None = None
         self._fork: Fork | None = None
+        self._episodes = Episodes(player.media)
+        self._recording: Recording | None = None  # between the page's start and stop
+        self._episode: Recording | None = None  # of save mode: the episode under way
+        self._asking = False
+        self._said: list[Message] = []  # for the page, with the next frame
         self._once = False  # a single step, though paused
         self._redraw = False
         self._shown: deque[float] = deque(maxlen=RATE_OVER)
@@ -60,7 +70,7 @@ class Session:
             "panels": self.panels,
             "thoughts": self.hands.thoughts,
             "save": self.save,
-            "recording": False,
+            "recording": self._recording is not None,
             "game": self.player.game,
             "actions": list(self.player.action_names),
             "codes": self.player.config.tokenizer.vocab_size,
@@ -77,18 +87,69 @@ class Session:
 
     def advance(self) -> Update | None:
         with self.player.turn:
-            if self.paused and not self._once:
+            if self._asking or (self.paused and not self._once):
                 return self._update() if self._redraw else None
             self._once = False
-            self._world.step()
+            if not self.step():
+                return self._update() if self._redraw else None
             self._shown.append(time.perf_counter())
             return self._update()
+
+    def step(self) -> bool:
+        """One step of the mode, recorded where it is; False at the end of a film."""
+        if self.mode == "episodes":
+            return self._episodes.step()
+        self._world.step()
+        if self._recording is not None:
+            self._recording.add(self._world)
+            if len(self._recording.moments) == LONGEST:
+                self._said += self._stopped()
+        self._keep_episode()
+        return True
+
+    def start_recording(self) -> Recording:
+        """Begins a recording with the present frame."""
+        self._recording = self._new_recording()
+        return self._recording
+
+    def _new_recording(self) -> Recording:
+        hands = self.hands
+        made = Recording(self.player, self.mode, hands.seed, hands.temperature, self.fps)
+        made.add(self._world)
+        return made
+
+    def _keep_episode(self) -> None:
+        """Save mode: records the episode under way, and asks at its end."""
+        if not self.save:
+            return
+        if self._episode is None or self._world.moment.action is None:
+            self._episode = self._new_recording()
+        else:
+            self._episode.add(self._world)
+        self._asking = self._world.moment.end
+
+    def _saved(self, recording: Recording) -> list[Message]:
+        """Saves a recording, and tells the page where."""
+        media = self.player.media
+        try:
+            paths = save_in(media / FOLDER, recording)
+        except (UserError, RunStopped) as error:
+            raise MessageError(f"{error}.") from None
+        files = [{"name": path.name, "url": f"/files/{quote(f'{FOLDER}/{path.name}')}"} for path in paths]
+        return [{"type": "recorded", "id": f"{FOLDER}/{paths[0].name}", "files": files}]
+
+    def _stopped(self) -> list[Message]:
+        """Ends the recording under way, if there is one."""
+        recording, self._recording = self._recording, None
+        return [] if recording is None else self._saved(recording)
 
     def close(self) -> None:
         for world in (self._fork, self._dream, self._real):
             if world is not None:
                 world.close()
         self._fork = self._dream = self._real = None
+        self._episodes.close()
+        self._recording = self._episode = None
 
     @property
     def _world(self) -> World | Fork:
@@ -104,17 +165,28 @@ class Session:
             self._fork = None
         if mode == "dream" and self._dream is None:
             self._dream = Dream(self.player, self.hands)
-        if mode != "dream" and self._real is None:
+        if mode in ("real", "fork") and self._real is None:
             self._real = Real(self.player, self.hands)
         if mode == "fork":
             assert self._real is not None
             self._fork = Fork(self._real)
         self.mode = mode
+        self._episode, self._asking = None, False
+        if self.save and mode != "episodes":
+            self._keep_episode()
         self._shown.clear()
         self._redraw = True
 
-    def _update(self) -> Update:
+    def _update(self) -> Update | None:
         self._redraw = False
+        if self.mode == "episodes":
+            if not self._episodes.length:
+                return None
+            info = {**self._episodes.info(), "mode": self.mode, "fps": self._rate()}
+            return Update(info, self._episodes.images())
+        return self._update_of_world()
+
+    def _update_of_world(self) -> Update:
         world, moment = self._world, self._world.moment
         info: Message = {
             "mode": self.mode,
@@ -131,7 +203,10 @@ class Session:
             info["fork"] = moment.fork
         if self.hands.thoughts and (thoughts := thoughts_of(moment, self.hands.temperature)) is not None:
             info["thoughts"] = thoughts
-        return Update(info, world.images(self.panels))
+        said, self._said = self._said, []
+        if self._asking:
+            said.append({"type": "asked", "steps": world.steps, "return": world.total})
+        return Update(info, world.images(self.panels), tuple(said))
 
     def _rate(self) -> float:
         """Frames a second, over the last steps."""
@@ -139,7 +214,7 @@ class Session:
         span = times[-1] - times[0] if len(times) > 1 else 0.0
         return float((len(times) - 1) / span) if span else float(self.fps)
 
-    def _on_set(self, message: dict[str, Any]) -> None:
+    def _on_set(self, message: dict[str, Any]) -> list[Message]:
         hands = self.hands
         for name in ("paused", "fps", "panels"):
             setattr(self, name, message.get(name, getattr(self, name)))
@@ -148,11 +223,14 @@ class Session:
         if "controls" in message:
             hands.person = message["controls"] == "person"
         self._redraw = True
+        leaves = "seed" in message or message.get("mode", self.mode) != self.mode
+        replies = self._stopped() if leaves else []
         if "seed" in message:  # everything starts again from it
             hands.seed = message["seed"]
             self.close()
-        if "seed" in message or message.get("mode", self.mode) != self.mode:
+        if leaves:
             self._enter(message.get("mode", self.mode))
+        return replies
 
     def _on_action(self, message: dict[str, Any]) -> None:
         count = len(self.player.action_names)
@@ -166,7 +244,14 @@ class Session:
         self._once = True
 
     def _on_reset(self, _: dict[str, Any]) -> None:
-        self._world.restart()
+        if self.mode == "episodes":
+            self._episodes.seek(0)
+        else:
+            self._world.restart()
+            self._asking = False
+            if self._recording is not None:
+                self._recording.add(self._world)
+            self._keep_episode()
         self._redraw = True
 
     def _on_handover(self, _: dict[str, Any]) -> None:
@@ -174,8 +259,46 @@ class Session:
         self.hands.held = 0
 
     def _on_token(self, message: dict[str, Any]) -> None:
+        self._playing()
         self._world.replace_token(message["index"], message["code"])
         self._redraw = True
 
-    def _on_fork(self, _: dict[str, Any]) -> None:
+    def _on_fork(self, _: dict[str, Any]) -> list[Message]:
+        replies = self._stopped()
         self._enter("fork")
+        return replies
+
+    def _on_record(self, _: dict[str, Any]) -> list[Message]:
+        self._playing()
+        if self._recording is not None:
+            return self._stopped()
+        self.start_recording()
+        return []
+
+    def _on_keep(self, message: dict[str, Any]) -> list[Message]:
+        if not self._asking or self._episode is None:
+            raise MessageError("No episode waits to be kept.")
+        self._asking = False
+        episode, self._episode = self._episode, None
+        return self._saved(episode) if message["keep"] else []
+
+    def _on_list(self, _: dict[str, Any]) -> list[Message]:
+        return [{"type": "episodes", "episodes": self._episodes.listed()}]
+
+    def _on_open(self, message: dict[str, Any]) -> list[Message]:
+        replies = self._stopped()
+        self._episodes.open(message["side"], message["id"])
+        if self.mode != "episodes":
+            self._enter("episodes")
+        self._redraw = True
+        return replies
+
+    def _on_seek(self, message: dict[str, Any]) -> None:
+        if self.mode != "episodes":
+            raise MessageError("Only episodes and recordings can be sought in.")
+        self._episodes.seek(message["index"])
+        self._redraw = True
+
+    def _playing(self) -> None:
+        if self.mode == "episodes":
+            raise MessageError("An episode is a film: go to another mode first.")

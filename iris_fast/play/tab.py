@@ -85,6 +85,8 @@ class Tab:
             due = max(due + session.interval, time.perf_counter())  # late steps are not caught up
             if update is not None:
                 self._newest = update
+                for message in update.messages:
+                    self._send(message)
             self._show()
 
     def _answer(self, session: Session, wait: float) -> None:

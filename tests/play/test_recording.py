@@ -1,206 +1,269 @@
-"""Recordings as data and films, and browsing them: what was shown is what is read back."""
+"""Recordings: what is in them, the same dream again from its seed, films, save mode, and looking through them."""
 
 from __future__ import annotations
 
-import io
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from iris_fast.errors import UserError
-from iris_fast.play import recording as module
-from iris_fast.play.episodes import Recorded, Screening, Shelf
-from iris_fast.play.recording import (
-    SCALE,
-    About,
-    Recorder,
-    Recording,
-    load_recording,
-    new_name,
-    save_recording,
-)
+from iris_fast.play import __main__ as command
+from iris_fast.play import recording
+from iris_fast.play.interface import Message, MessageError, Update
+from iris_fast.play.loading import Player
+from iris_fast.play.session import Session
 from iris_fast.training.media import save_episode_video
-
-ABOUT = About("dream", "Catch", ("NOOP", "LEFT", "RIGHT"), seed=7, temperature=0.5, fps=15)
-
-
-def recorded(rows: int = 12, fork: bool = False) -> Recording:
-    """Two episodes: a bright row that falls; the second begins at row 8."""
-    recorder = Recorder(ABOUT)
-    for row in range(rows):
-        frame = np.zeros((64, 64, 3), np.uint8)
-        frame[row * 4 : row * 4 + 4] = 200
-        first = row in (0, 8)
-        recorder.add(
-            frame,
-            None if first else row % 3,
-            0.0 if first else 1.0,
-            row == 7,
-            np.arange(16) + row,
-            None if first else row / 10,
-            dream=255 - frame if fork else None,
-        )
-    return recorder.recording()
+from tests.support.commands import Say, refusal, run_command
 
 
-@pytest.mark.parametrize("fork", [False, True])
-def test_the_data_is_read_back_as_it_was(tmp_path: Path, fork: bool) -> None:
-    saved = recorded(fork=fork)
-    saved.save(tmp_path / "a.npz")
-    read = load_recording(tmp_path / "a.npz")
-    assert read.about == ABOUT and int(np.load(tmp_path / "a.npz")["seed"]) == 7
-    for name in ("frames", "actions", "rewards", "ends", "tokens", "values", "dreams"):
-        np.testing.assert_array_equal(getattr(read, name), getattr(saved, name), name)
-    assert read.actions.tolist() == [-1, 1, 2, 0, 1, 2, 0, 1, -1, 0, 1, 2] and read.steps == 10
-    assert read.returns.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]
-    assert np.isnan(read.values[[0, 8]]).all() and read.values[3] == np.float32(0.3)
-
-
-def test_an_mp4_decodes_to_the_frames_shown(tmp_path: Path) -> None:
-    saved = recorded(fork=True)
-    saved.save(tmp_path / "a.mp4")
-    with av.open(str(tmp_path / "a.mp4")) as container:
-        films = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        assert container.streams.video[0].average_rate == 15
-    shown = np.concatenate([saved.frames, saved.dreams], axis=2)  # type: ignore[list-item]
-    assert len(films) == len(saved)
-    for film, frame in zip(films, shown, strict=True):
-        decoded = film[-64 * SCALE :][SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
-        assert np.abs(decoded.astype(int) - frame).mean() < 2
-
-
-def test_a_gif_has_the_frames_shown(tmp_path: Path) -> None:
-    saved = recorded()
-    saved.save(tmp_path / "a.gif")
-    film = Image.open(tmp_path / "a.gif")
-    assert film.n_frames == len(saved) and film.info["duration"] == 70  # type: ignore[attr-defined]
-    for index, frame in enumerate(saved.frames):
-        film.seek(index)
-        assert np.array_equal(np.asarray(film.convert("RGB"))[::4, ::4], frame)
-
-
-def test_without_an_encoder_a_gif_is_saved_and_an_mp4_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "has_film_encoder", lambda: False)
-    with pytest.raises(UserError, match=r"no H.264 encoder: name a .gif or an .npz instead"):
-        recorded().save(tmp_path / "a.mp4")
-    assert [path.suffix for path in save_recording(recorded(), tmp_path)] == [".npz", ".gif"]
-
-
-def test_names_are_new(tmp_path: Path) -> None:
-    assert len({new_name(tmp_path, "dream") for _ in range(5)}) == 5
-
-
-def test_a_long_recording_keeps_its_first_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LONGEST", 5)
-    assert len(recorded()) == 5
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"\x93NUMPY nothing"])
-def test_a_broken_file_gets_a_sentence(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(UserError, match=r"a.npz is not a recording that can be read"):
-        load_recording(tmp_path / "a.npz")
-
-
-def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    recorded().save(tmp_path / "a.npz")
-    arrays = dict(np.load(tmp_path / "a.npz"))
-    for name, wrong in (("actions", arrays["actions"] + 9), ("frames", arrays["frames"][:3])):
-        file = io.BytesIO()
-        np.savez(file, **{**arrays, name: wrong})  # type: ignore[arg-type]
-        (tmp_path / "b.npz").write_bytes(file.getvalue())
-        with pytest.raises(UserError, match="not a recording"):
-            load_recording(tmp_path / "b.npz")
+def run_play(*arguments: object) -> int:
+    return run_command(command.main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture()
-def media(tmp_path: Path) -> Path:
-    """A run's films, a recording in three files, a broken film, and files that are none of the list's."""
-    media = tmp_path / "run" / "media"
-    frames = np.zeros((60, 3, 64, 64), np.uint8)
-    for index, frame in enumerate(frames):
-        frame[:, index] = 255
-    for kind in ("train", "test", "imagination"):
-        save_episode_video(media / "episodes" / kind / "epoch_0005_0.mp4", frames, captions=["text"] * 60)
-    for ending in (".npz", ".mp4", ".gif"):
-        recorded().save(media / "recordings" / f"mine{ending}")
-    (media / "recordings" / "broken.mp4").write_bytes(b"nothing")
-    (media / "recordings" / "notes.txt").write_text("no")
-    (media / "pictures").mkdir()
-    recorded().save(media / "pictures" / "a.npz")
-    recorded().save(tmp_path / "secret.npz")
-    (media / "recordings" / "link.npz").symlink_to(tmp_path / "secret.npz")
-    return media
+def own(player: Player, tmp_path: Path) -> Player:
+    """The player with a media folder of its own."""
+    return replace(player, media=tmp_path / "media")
 
 
-def test_the_list_has_every_film_and_recording_once(media: Path) -> None:
-    rows = {str(row["id"]): row for row in Shelf(media).list()}
-    kinds = {name: (row["kind"], row["steps"], row["return"]) for name, row in rows.items()}
-    assert kinds == {
-        "episodes/train/epoch_0005_0.mp4": ("real", 59, None),
-        "episodes/test/epoch_0005_0.mp4": ("real", 59, None),
-        "episodes/imagination/epoch_0005_0.mp4": ("dream", 59, None),
-        "recordings/mine.npz": ("recording", 10, 10.0),
-        "recordings/broken.mp4": ("recording", None, None),
-    }
-    assert Shelf(media / "missing").list() == []
+def step(session: Session) -> Update:
+    update = session.advance()
+    assert update is not None
+    return update
+
+
+def reply(replies: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    return next(message for message in replies if message["type"] == kind)
+
+
+def recorded(session: Session, steps: int) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """The frames shown while it was recorded, the one at its start included, and the reply."""
+    shown = [next(iter(session._world.images(False).values()))]
+    session.handle({"type": "record"})
+    assert session.state()["recording"] is True
+    shown += [next(iter(step(session).images.values())) for _ in range(steps)]
+    return shown, reply(session.handle({"type": "record"}), "recorded")
+
+
+def load(own: Player, answer: dict[str, Any]) -> dict[str, np.ndarray]:
+    with np.load(own.media / answer["id"]) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("mode", ["real", "dream", "fork"])
+def test_a_recording_has_the_frames_shown_and_their_steps(own: Player, mode: str) -> None:
+    session = Session(own, mode, seed=3)
+    step(session)
+    shown, answer = recorded(session, 12)
+    arrays = load(own, answer)
+    assert np.array_equal(arrays["frames"].transpose(0, 2, 3, 1), np.stack(shown))
+    assert arrays["seed"] == 3 and str(arrays["mode"]) == mode and str(arrays["game"]) == "Catch"
+    assert (arrays["actions"] >= 0).sum() + (arrays["actions"] == -1).sum() == 13
+    assert ((arrays["actions"] == -1) == (arrays["steps"] == 0)).all()
+    assert np.isfinite(arrays["values"][arrays["actions"] >= 0]).all()
+    if mode == "dream":
+        decoded = own.engine.frames_of(torch.from_numpy(arrays["tokens"]))
+        assert np.abs(decoded.numpy() * 255 - arrays["frames"]).max() <= 0.51
+    assert ("dreams" in arrays) == (mode == "fork")
+    session.close()
+
+
+def test_a_dream_that_an_agent_played_is_the_same_again_from_its_seed(own: Player) -> None:
+    first = Session(own, "dream", seed=11, temperature=0.7)
+    for _ in range(3):
+        step(first)
+    arrays = load(own, recorded(first, 40)[1])
+    again = Session(own, "dream", seed=int(arrays["seed"]), temperature=float(arrays["temperature"]))
+    assert (arrays["steps"] == 0).any(), "several dreams"
+    for _ in range(3):
+        step(again)
+    same = load(own, recorded(again, 40)[1])
+    for name in ("frames", "actions", "rewards", "ends", "tokens", "values"):
+        assert np.array_equal(arrays[name], same[name], equal_nan=name == "values"), name
+    other = Session(own, "dream", seed=12, temperature=0.7)
+    assert not np.array_equal(load(own, recorded(other, 40)[1])["tokens"][:30], arrays["tokens"][:30])
+
+
+def test_the_film_of_a_recording_shows_its_frames(own: Player) -> None:
+    session = Session(own, seed=1)
+    shown, answer = recorded(session, 5)
+    film = own.media / "recordings" / next(f["name"] for f in answer["files"] if f["name"].endswith(".mp4"))
+    with av.open(str(film)) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(decoded) == len(shown)
+    for large, small in zip(decoded, shown, strict=True):
+        picture = large[large.shape[0] - 384 :][3::6, 3::6]
+        assert np.abs(picture.astype(int) - small).mean() < 4
+
+
+def test_save_mode_asks_after_each_episode(own: Player) -> None:
+    session = Session(own, save=True)
+    asked = [message for _ in range(9) for message in step(session).messages]
+    assert [(message["type"], message["steps"]) for message in asked] == [("asked", 9)]
+    assert session.advance() is None
+    answer = reply(session.handle({"type": "keep", "keep": True}), "recorded")
+    assert len(load(own, answer)["frames"]) == 10 and load(own, answer)["ends"][-1]
+    for _ in range(10):
+        step(session)
+    replies = session.handle({"type": "keep", "keep": False})
+    assert [message["type"] for message in replies] == ["state"]
+    with pytest.raises(MessageError, match="No episode waits"):
+        session.handle({"type": "keep", "keep": True})
+    assert len(list((own.media / "recordings").glob("*.npz"))) == 1
+
+
+def test_leaving_a_mode_ends_its_recording(own: Player) -> None:
+    session = Session(own)
+    session.handle({"type": "record"})
+    step(session)
+    replies = session.handle({"type": "set", "mode": "dream"})
+    assert len(load(own, reply(replies, "recorded"))["frames"]) == 2
+    assert reply(replies, "state")["recording"] is False
+
+
+def test_without_an_encoder_a_gif_is_made(own: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "has_encoder", lambda: False)
+    shown, answer = recorded(Session(own), 4)
+    gif = next(file["name"] for file in answer["files"] if file["name"].endswith(".gif"))
+    with Image.open(own.media / "recordings" / gif) as image:
+        assert getattr(image, "n_frames", 0) >= 2 and image.size == (256, 256)
+    assert len(shown) == 5
+
+
+def test_episodes_are_listed_opened_sought_and_compared(own: Player) -> None:
+    rng = np.random.default_rng(0)
+    frames = np.zeros((300, 3, 64, 64), np.uint8)
+    frames[:] = rng.integers(0, 255, (300, 3, 1, 1), dtype=np.uint8)
+    save_episode_video(own.media / "episodes" / "test" / "epoch_0003_0.mp4", frames, scale=1)
+    session = Session(own)
+    shown, answer = recorded(session, 9)
+    session.handle({"type": "set", "mode": "episodes"})
+    assert session.advance() is None  # nothing is open yet
+    rows: Any = reply(session.handle({"type": "list"}), "episodes")["episodes"]
+    assert [(row["kind"], row["steps"]) for row in rows] == [("real", 299), ("recording", 9)]
+    assert rows[1]["id"] == answer["id"] and abs(rows[1]["return"]) == 1
+
+    session.handle({"type": "open", "side": 0, "id": answer["id"]})
+    session.handle({"type": "set", "paused": True})
+    update = step(session)
+    assert update.info["step"] == 0 and np.array_equal(update.images["left"], shown[0])
+    session.handle({"type": "open", "side": 1, "id": rows[0]["id"]})
+    for index in (5, 6, 299, 120, 3, 0, 251):
+        session.handle({"type": "seek", "index": index})
+        update = step(session)
+        assert update.info["step"] == index and update.info["length"] == 299
+        assert np.array_equal(update.images["left"], shown[min(index, 9)])
+        assert np.abs(update.images["right"].astype(int).mean((0, 1)) - frames[index, :, 0, 0]).max() < 6, (
+            index
+        )
+    session.handle({"type": "seek", "index": 10**6})
+    assert step(session).info["step"] == 299
+    session.handle({"type": "set", "paused": False})
+    step(session)
+    assert session.advance() is None  # its end
+    session.close()
 
 
 @pytest.mark.parametrize(
-    "id",
-    [
-        "recordings/link.npz",
-        "recordings/../../../secret.npz",
-        "recordings/../pictures/a.npz",
-        "pictures/a.npz",
-        "/etc/passwd",
-        "recordings/notes.txt",
-        "recordings",
-        "",
-        "recordings/\0.npz",
-    ],
+    "name", ["../secret.npz", "/etc/passwd", "link.npz", "episodes", "none.mp4", "x" * 500, "a\0"]
 )
-def test_nothing_else_is_opened(media: Path, id: str) -> None:
-    with pytest.raises(UserError, match="there is no episode"):
-        Shelf(media).open(id)
+def test_only_films_of_the_media_folder_can_be_opened(own: Player, name: str) -> None:
+    own.media.mkdir()
+    secret = own.media.parent / "secret.npz"
+    secret.write_bytes(b"x")
+    (own.media / "link.npz").symlink_to(secret)
+    session = Session(own)
+    with pytest.raises(MessageError, match="There is no episode"):
+        session.handle({"type": "open", "side": 0, "id": name})
+    assert session.mode == "real"
+    session.close()
 
 
-def test_a_broken_film_gets_a_sentence(media: Path) -> None:
-    with pytest.raises(UserError, match=r"broken.mp4 is not a film that can be read"):
-        Shelf(media).open("recordings/broken.mp4")
+@pytest.mark.parametrize("ending", [".npz", ".mp4"])
+def test_damaged_films_get_a_sentence(own: Player, ending: str) -> None:
+    (own.media / "recordings").mkdir(parents=True)
+    path = own.media / "recordings" / f"broken{ending}"
+    path.write_bytes(b"PK no film")
+    session = Session(own)
+    rows: Any = reply(session.handle({"type": "list"}), "episodes")["episodes"]
+    assert rows[0]["steps"] is None
+    with pytest.raises(MessageError, match="cannot be read as a film"):
+        session.handle({"type": "open", "side": 0, "id": f"recordings/broken{ending}"})
+    session.close()
 
 
-def test_a_film_is_shown_at_any_frame_in_any_order(media: Path) -> None:
-    film = Shelf(media).open("episodes/test/epoch_0005_0.mp4")
-    assert len(film) == 60
-    for index in (0, 1, 2, 59, 30, 29, 55, 3):
-        picture = film.shown(index).frame[-64 * 6 :]
-        assert picture[:, 100].mean(axis=1).argmax() // 6 == index
-    film.close()
+def test_an_episode_takes_no_actions_on_the_world(own: Player) -> None:
+    session = Session(own, "episodes")
+    messages: list[Message] = [{"type": "record"}, {"type": "token", "index": 0, "code": 0}]
+    for message in messages:
+        with pytest.raises(MessageError, match="film"):
+            session.handle(message)
+    with pytest.raises(MessageError, match="sought"):
+        Session(own).handle({"type": "seek", "index": 0})
 
 
-def test_two_are_compared_and_the_shorter_waits_at_its_end(media: Path) -> None:
-    screening = Screening(Shelf(media))
-    assert screening.length == 0 and screening.at_end and screening.shown() == {}
-    screening.open(0, "recordings/mine.npz")
-    screening.open(1, "episodes/test/epoch_0005_0.mp4")
-    screening.seek(20)
-    assert screening.length == 60 and not screening.at_end
-    shown = screening.shown()
-    recording = recorded()
-    assert np.array_equal(shown["left"].frame, recording.frames[-1])
-    assert (shown["left"].action_name, shown["left"].reward, shown["left"].total) == ("RIGHT", 1.0, 3.0)
-    assert shown["right"].action is None and shown["right"].reward is None
-    screening.seek(1000)
-    assert screening.index == 59 and screening.at_end
-    screening.close()
-    assert screening.length == 0
+def test_a_folder_that_cannot_be_written_is_said_on_the_page(own: Player) -> None:
+    own.media.write_text("a file in the way")
+    session = Session(own)
+    session.handle({"type": "record"})
+    step(session)
+    with pytest.raises(MessageError, match="cannot be written"):
+        session.handle({"type": "record"})
+    step(session)
+    session.close()
 
 
-def test_a_forks_recording_shows_both_side_by_side() -> None:
-    assert Recorded(recorded(fork=True)).shown(3).frame.shape == (64, 128, 3)
+@pytest.fixture(scope="module")
+def checkpoint(player: Player) -> Path:
+    return player.media.parent / "agent.pt"
+
+
+@pytest.mark.parametrize("mode", ["real", "dream", "fork"])
+def test_without_a_page_a_run_is_recorded(checkpoint: Path, tmp_path: Path, mode: str, capsys: Say) -> None:
+    paths = [tmp_path / f"film{ending}" for ending in (".npz", ".mp4", ".gif")]
+    files = [argument for path in paths for argument in ("--record", path)]
+    arguments = (checkpoint, "--game", "Catch", "--mode", mode, "--steps", 20, "--seed", 2, *files)
+    assert run_play(*arguments) == 0
+    assert all(f"wrote {path}" in capsys.readouterr().out or path.is_file() for path in paths)
+    with np.load(paths[0]) as arrays:
+        first = dict(arrays)
+    assert len(first["frames"]) == 21
+    assert run_play(*arguments) == 0
+    with np.load(paths[0]) as arrays:
+        for name in ("frames", "tokens", "actions", "rewards", "ends"):
+            assert np.array_equal(arrays[name], first[name]), name
+
+
+def test_bad_input_gets_one_sentence(
+    checkpoint: Path, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*arguments: object) -> str:
+        return refusal(run_play, capsys, *arguments)
+
+    catch = (checkpoint, "--game", "Catch")
+    assert "there is no checkpoint" in said(tmp_path / "none")
+    assert "does not name its game" in said(checkpoint)
+    assert "trained with 3 actions and Pong has 6" in said(checkpoint, "--game", "Pong")
+    assert "film.avi' ends in '.avi'" in said(*catch, "--record", tmp_path / "film.avi")
+    assert "cannot be written" in said(*catch, "--record", checkpoint / "film.mp4")
+    assert "--steps 0: give 1 to" in said(*catch, "--record", tmp_path / "f.gif", "--steps", 0)
+    assert "--steps 5 is of no use without --record" in said(*catch, "--steps", 5)
+    assert "needs the page" in said(*catch, "--record", tmp_path / "f.gif", "--controls", "person")
+    assert "nothing to record" in said(*catch, "--record", tmp_path / "f.gif", "--mode", "episodes")
+    assert "--temperature 0" in said(*catch, "--temperature", 0)
+    assert "--seed -1" in said(*catch, "--seed", -1)
+    assert "is not a port" in said(*catch, "--port", 70_000)
+    monkeypatch.setattr(recording, "has_encoder", lambda: False)
+    assert "name a .gif or .npz file" in said(*catch, "--record", tmp_path / "film.mp4")
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    assert "pip install 'iris_fast[play]'" in said(*catch)
+    assert run_play(*catch, "--record", tmp_path / "f.npz", "--steps", 2) == 0  # needs no extra
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    no_game = said(checkpoint, "--game", "Pong", "--record", tmp_path / "f.npz")
+    assert "Pong needs ale_py" in no_game and "pip install 'iris_fast[atari]'" in no_game
