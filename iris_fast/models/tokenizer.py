@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,11 @@ PIECE = {"cpu": 8, "cuda": 64}
 def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, pad: bool = False) -> Tensor:
     """Applies `function` to `rows` `(count, …)`, a piece at a time.
 
-    With `pad`, on a CPU, the last piece is padded with copies, so all have one size. Convolutions round differently
+    With `pad` the last piece is padded with copies, so all have one size. Convolutions round differently
     at another batch size; with one size, a row's result does not depend on other rows, and a run resumed in the
     middle of a phase computes the same numbers."""
     piece = PIECE[rows.device.type]
-    short = -len(rows) % piece if pad and rows.device.type == "cpu" else 0
+    short = -len(rows) % piece if pad else 0
     filled = torch.cat([rows, rows[-1:].expand(short, *rows.shape[1:])]) if short else rows
     return torch.cat([function(part) for part in filled.split(piece)])[: len(rows)]
 
@@ -126,6 +126,9 @@ class Tokenizer(Versioned):
             size = config.autoencoder.resolution
             self.register_buffer("background", torch.full((3, size, size), 0.5))
             self.register_buffer("background_known", torch.tensor(False))
+        self._has_background: bool | None = (
+            False  # None: weights were loaded since it was read from the device
+        )
         self.lpips: LPIPS | None = None
         channels_last(self)
 
@@ -161,6 +164,17 @@ class Tokenizer(Versioned):
         frames = (self.decoder(self.post_quant_conv(z_quantized)).float() + 1) / 2
         return frames - 0.5 + self.background if self.config.background else frames
 
+    @property
+    def has_background(self) -> bool:
+        """Whether the background is set. Reads the device once after weights were loaded, and not at each step."""
+        if self._has_background is None:
+            self._has_background = bool(self.background_known)
+        return self._has_background
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._has_background = None if self.config.background else False
+
     @torch.no_grad()
     def set_background(self, frames: Tensor) -> None:
         """Fixes the background, for good, as the per-pixel median of `frames` `(count, 3, 64, 64)` in [0, 1].
@@ -168,12 +182,13 @@ class Tokenizer(Versioned):
         Call it before the first gradient step. It scales the decoder's last layer down, so that at first every frame
         decodes to about the background. Raises ValueError if the background is already set, because the weights were
         learned with it."""
-        if self.background_known:
+        if self.has_background:
             raise ValueError(
                 "the background is already set, and the weights were learned with it: build a new tokenizer"
             )
         self.background.copy_(frames.median(dim=0).values)
         self.background_known.fill_(True)
+        self._has_background = True
         self.decoder.conv_out.weight.mul_(0.1)
         if self.decoder.conv_out.bias is not None:
             self.decoder.conv_out.bias.zero_()

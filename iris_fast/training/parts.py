@@ -105,7 +105,7 @@ class TokenizerPart(Part[dict[str, Tensor]]):
         Codes are not restarted once the world model trains: it would have to relearn their meaning.
         """
         inputs, config = self.inputs(seed), self.tokenizer.config
-        if config.background and not self.tokenizer.background_known:
+        if config.background and not self.tokenizer.has_background:
             self.tokenizer.set_background(self.inputs(seed, BACKGROUND_FRAMES)["frames"])
         every = config.restart_codes_every
         if every and epoch <= self.last_restarting_epoch and step % every == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from iris_fast.config import resolve
 from iris_fast.models.tokenizer import Tokenizer, far_vectors, in_pieces, nearest_codeword
@@ -145,6 +146,14 @@ def test_in_pieces_of_one_size(count: int) -> None:
     assert sum(sizes) == count
 
 
+def test_on_a_gpu_pieces_have_one_size_too() -> None:
+    sizes: list[int] = []
+    with FakeTensorMode():
+        rows = torch.empty(70, 2, device="cuda")
+        found = in_pieces(lambda part: sizes.append(len(part)) or part, rows, pad=True)  # type: ignore[func-returns-value]
+        assert found.shape == rows.shape and sizes == [64, 64]
+
+
 def test_a_frame_in_pieces_does_not_depend_on_its_company() -> None:
     tokenizer, frames = make_tokenizer(), some_frames(11)
 
@@ -257,6 +266,26 @@ def test_the_background_is_taken_once_and_kept_with_the_weights() -> None:
     assert other.background_known
     assert torch.equal(other.background, tokenizer.background)
     assert not any("background" in name for name in make_tokenizer().state_dict())
+
+
+def test_whether_there_is_a_background_is_read_from_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that reads it waits for the device."""
+    reads = 0
+    plain = Tensor.__bool__
+
+    def counted(tensor: Tensor) -> bool:
+        nonlocal reads
+        reads += 1
+        return plain(tensor)
+
+    weights = make_tokenizer("tokenizer.background=true").state_dict()
+    tokenizer, frames = make_tokenizer("tokenizer.background=true"), some_frames()
+    tokenizer.set_background(frames)
+    monkeypatch.setattr(Tensor, "__bool__", counted)
+    assert all(tokenizer.has_background for _ in range(3)) and reads == 0
+    tokenizer.load_state_dict(weights)
+    assert not any(tokenizer.has_background for _ in range(3)) and reads == 1
+    assert not make_tokenizer().has_background
 
 
 def test_far_vectors_are_those_apart_from_codes_and_each_other() -> None:
