@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -90,8 +91,12 @@ def sweep(run: Run) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         folder, number = Path(scratch), iter(range(10**6))
         began = time.perf_counter()
-        options = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": OBJECT_STORE}
-        ray.init(address="local", num_cpus=2, logging_level="ERROR", **options)
+        options: dict[str, Any] = {
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "object_store_memory": OBJECT_STORE,
+        }
+        ray.init(address="local", num_cpus=2, **options)
         started = time.perf_counter() - began
         try:
             swept(ray, plan_of(folder / "first", 2, 1, *NOTHING))  # starts a worker for each core

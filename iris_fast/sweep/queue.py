@@ -37,7 +37,12 @@ def run_all(plan: Plan, states: dict[PlannedRun, RunState], address: str | None)
             f"runs in {plan.output}, each with {plan.cpus:g} CPU and {plan.gpus:g} GPU; Ctrl-C stops and saves them"
         )
         queue = Queue(plan, states, tasks)
-        queue.work()
+        try:
+            queue.work()
+        except KeyboardInterrupt:  # the second Ctrl-C
+            raise RunStopped(
+                "at once: the same command goes on from each run's last checkpoint", queue.stop.exit_code
+            ) from None
     return _ended(queue)
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from iris_fast.command_line import run_command
+from iris_fast.config import resolve
 from iris_fast.envs.games import ATARI_100K
 from iris_fast.errors import UserError
 from iris_fast.sweep import __main__ as command
 from iris_fast.sweep.plan import Plan, chosen_games, chosen_seeds, make_plan
 from iris_fast.sweep.state import Watched, read_state
+from iris_fast.training.run_folder import RunFolder
 from tests.support.commands import Say, contents, refusal, train_micro
 from tests.support.micro import MICRO
 
@@ -204,3 +206,20 @@ def test_settings_that_the_command_no_longer_gives_are_refused(trained: Path, ca
     base = ("--games", "Catch", "--seeds", 1, "--preset", "tiny", "--output", trained, "--dry-run")
     said = refusal(run_sweep, capsys, *base, *fewer)
     assert "training.actor_critic.burn_in=2" in said and "--output" in said
+
+
+def test_a_sweep_that_is_done_gives_its_results(tmp_path: Path, capsys: Say) -> None:
+    """Without Ray or a process: each run has its evaluation, and the published methods are on the same game."""
+    words = ["--games", "Pong", "--seeds", "2", "--preset", "small", "--gpus-per-run", "0", "--episodes", "2"]
+    words += ["--output", str(tmp_path / "out"), "common.epochs=4"]
+    plan = make_plan(command.make_parser().parse_intermixed_args(words))
+    for run, score in zip(plan.runs, (14.6, -20.7), strict=True):  # the human's score and random play's
+        RunFolder(run.folder).create(resolve(plan.configs[run]))
+        result = {"game": "Pong", "epoch": 4, "returns": [score + run.seed, score - run.seed]}
+        (run.folder / "logs" / "evaluation.json").write_text(json.dumps(result))
+    assert run_sweep(*words) == 0
+    said = capsys.readouterr()
+    assert "all 2 runs are done" in said.err
+    assert "this sweep: 1 of 26 games: Pong (seeds 0, 1)" in said.out
+    (row,) = [line for line in said.out.splitlines() if line.startswith("| this sweep")]
+    assert "0.5" in row and "| IRIS" in said.out

@@ -210,6 +210,24 @@ def test_ctrl_c_saves_every_run_and_the_same_command_goes_on(address: str, tmp_p
 
 
 @pytest.mark.slow
+def test_a_second_ctrl_c_stops_at_once_and_leaves_no_process(tmp_path: Path) -> None:
+    """With a Ray of its own; a step of this run takes longer than the test."""
+    output = tmp_path / "out"
+    long = ("common.epochs=10000", "training.world_model.batch_num_samples=20000")
+    sweep = in_background(*words(output, *long, "--seeds", 1))
+    wait_for(lambda: (output / "Catch" / "seed_0" / "config" / "trainer.yaml").is_file())
+    sweep.send_signal(signal.SIGINT)
+    assert sweep.stderr is not None
+    while "every run finishes its step" not in sweep.stderr.readline():
+        assert sweep.poll() is None
+    sweep.send_signal(signal.SIGINT)
+    _, said = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130
+    assert "the same command goes on" in said
+    wait_for(lambda: not processes(output, 0))
+
+
+@pytest.mark.slow
 def test_a_killed_sweep_leaves_saved_runs_and_no_process(tmp_path: Path) -> None:
     """With a Ray of its own, which ends with it."""
     output = tmp_path / "out"
