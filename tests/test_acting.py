@@ -29,6 +29,21 @@ def test_captured_it_is_the_agents_policy_step_by_step() -> None:
         assert all(map(torch.equal, state, expected_state))
 
 
+def test_the_two_halves_of_a_step_are_the_whole_step() -> None:
+    agent = micro_agent()
+    captured, plain = Policy(agent, Uncaptured(torch.device("cpu"))), Policy(agent)
+    state = agent.actor_critic.initial_state(2)
+    for step in range(3):
+        whole = plain(frames(2, step), state)
+        for policy in (captured, plain):
+            tokens, seen = policy.look(frames(2, step))
+            assert torch.equal(tokens, agent.coder.tokens_of(torch.from_numpy(frames(2, step)) / 255))
+            assert torch.equal(seen, agent.reconstruct(torch.from_numpy(frames(2, step))))
+            found = policy.on_reconstructions(seen, state)
+            torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+        state = whole.state
+
+
 def test_what_is_captured_never_looks_at_a_number_nor_leaves_the_device() -> None:
     agent = micro_agent()
     policy = Policy(agent, Uncaptured(torch.device("cpu")))
@@ -38,6 +53,10 @@ def test_what_is_captured_never_looks_at_a_number_nor_leaves_the_device() -> Non
         inputs = {"frames": torch.empty((2, 3, 64, 64), dtype=torch.uint8, device=DEVICE), **state._asdict()}
         with OnDeviceAlone():
             assert policy._act(inputs)["logits_actions"].shape == (2, 1, 3)
+            looked = policy._look(inputs)
+            assert looked["tokens"].shape == (2, 16)
+            seen = inputs | {"frames": looked["seen"]}
+            assert policy._act_on_reconstructions(seen)["logits_actions"].shape == (2, 1, 3)
 
 
 def test_a_captured_function_takes_what_it_was_captured_with() -> None:

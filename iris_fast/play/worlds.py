@@ -21,8 +21,9 @@ from iris_fast.randomness import PhiloxDraws
 from .interface import MessageError
 from .loading import Player
 
-PARTED = 0.005
-"""The mean absolute difference (of brightness, from 0 to 1) above which two frames have parted."""
+PARTED = 0.002
+"""The mean absolute difference, of brightness from 0 to 1, above which two frames have parted: eight pixels of the
+64 × 64 that turn from black to white."""
 
 
 @dataclass
@@ -137,7 +138,8 @@ class Real(World):
     image = "observation"
 
     def __init__(self, player: Player, hands: Hands):
-        self._actor = Actor(player.policy, ActingConfig(0.0, True, hands.temperature, 0), hands.seed)
+        self._actor = Actor(self._policy, ActingConfig(0.0, True, hands.temperature, 0), hands.seed)
+        self._looked: tuple[np.ndarray, Tensor, Tensor] | None = None
         self._follower: PlayedDream | None = None
         super().__init__(player, hands, player.make_env(hands.seed))
 
@@ -148,31 +150,38 @@ class Real(World):
         self._output = actor.output
         return self.hands.chosen(actions), state
 
+    def look(self, frame: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Tokens `(1, 16)` and reconstruction of a frame; the last one's are remembered, for the policy, the panels
+        and the world model all ask for them."""
+        if self._looked is None or self._looked[0] is not frame:
+            self._looked = (frame, *self.player.policy.look(frame[None]))
+        return self._looked[1:]
+
+    def _policy(self, frames: np.ndarray, state: LSTMState) -> ActorCriticOutput:
+        _, seen = self.look(self.moment.frame)  # which `frames` holds
+        return self.player.policy.on_reconstructions(seen, state)
+
     def _first(self) -> Moment:
         self._follower = None
-        first = super()._first()
-        return replace(first, tokens=self._tokens_of(first.frame)[0].cpu().numpy())
+        return super()._first()
 
     def _after(self, moment: Moment) -> Moment:
         if not self.hands.thoughts:
             self._follower = None
             return moment
         if self._follower is None:
-            before = self._tokens_of(self.moment.frame)
+            before, _ = self.look(self.moment.frame)
             self._follower = self.player.engine.dream(before, PhiloxDraws(0))
-        tokens = self._tokens_of(moment.frame)
+        tokens, _ = self.look(moment.frame)
         actions = torch.tensor([moment.action], device=tokens.device)
         _, logits = self._follower.step_with_logits(actions, next_tokens=tokens)
         return replace(moment, tokens=tokens[0].cpu().numpy(), logits=logits)
-
-    def _tokens_of(self, frame: np.ndarray) -> Tensor:
-        return tokens_of(self.player, frame)
 
     def images(self, panels: bool) -> dict[str, np.ndarray]:
         """The frame; with `panels` also the emulator's screen, and what the agent sees of the frame."""
         images = super().images(panels)
         if panels:
-            seen = self.player.engine.frames_of(self._tokens_of(self.moment.frame))
+            _, seen = self.look(self.moment.frame)
             images |= {"screen": self._env.screen(0), "reconstruction": picture(pixels(seen[0]))}
         return images
 
@@ -222,7 +231,8 @@ class Fork:
 
     Rewards part at the first step whose rewards have different signs, ends at the first step that only one of them
     ends, and frames at the first step at which the mean absolute difference between the dream's frame and the
-    reconstruction of the game's is above `PARTED`.
+    reconstruction of the game's is above `PARTED`. The last frame of an episode is left out: the replay has no frame
+    after an end, so the world model has learned none.
     """
 
     name = "fork"
@@ -233,7 +243,7 @@ class Fork:
         self._start()
 
     def _start(self) -> None:
-        tokens = tokens_of(self.player, self.real.moment.frame)
+        tokens, _ = self.real.look(self.real.moment.frame)
         self.dream: SeenDream | None = SeenDream(self.player.engine, tokens, self.real.hands.seed)
         self.forked: dict[str, Any] = {
             "steps": 0,
@@ -272,13 +282,13 @@ class Fork:
         moment = self.real.moment
         assert self.dream is not None and moment.action is not None
         outcome = self.dream.step(torch.tensor([moment.action], device=self.player.agent.device))
-        seen = self.player.engine.frames_of(tokens_of(self.player, moment.frame))
+        _, seen = self.real.look(moment.frame)
         difference = float((seen - self.dream.seen).abs().mean())
         self.forked["steps"] += 1
         parted = {
             "first_reward": np.sign(moment.reward) != float(outcome.rewards[0]),
             "first_end": moment.end != bool(outcome.ends[0]),
-            "first_frame": difference > PARTED,
+            "first_frame": difference > PARTED and not moment.end,
         }
         for name, apart in parted.items():
             if apart and self.forked[name] is None:
