@@ -113,7 +113,7 @@ async def _receive(websocket: Any, tab: Tab) -> None:
         try:
             tab.take(parse_message(event.get("text")))
         except MessageError as error:
-            await websocket.send_text(json.dumps({"type": "error", "message": str(error)}))
+            tab.reply({"type": "error", "message": str(error)})
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from iris_fast.errors import UserError
 from iris_fast.play.interface import Message, MessageError, Session, Update
 from iris_fast.play.messages import pack_frame
 
+EARLIEST = 0.5
+"""The share of an interval after which a person's key takes the next step, instead of at the interval's end."""
 UNDER_WAY = 2
 """Frames that may be under way unseen. The newest later one waits for room; those before it are dropped."""
 WAITING = 64
@@ -28,6 +30,7 @@ class Tab:
         self._loop = loop
         self._inbox: queue.Queue[Message | None] = queue.Queue(WAITING)
         self._closed = threading.Event()
+        self._full = False  # the connection ends once the page has read what waits
         self._sent = self._seen = 0
         self._newest: Update | None = None
         self._thread = threading.Thread(target=self._run, name="iris_fast.play tab", daemon=True)
@@ -40,6 +43,10 @@ class Tab:
         except queue.Full:
             raise MessageError(f"More than {WAITING} messages wait: this one was dropped.") from None
 
+    def reply(self, message: Message) -> None:
+        """Sends an answer from the event loop's thread."""
+        self._put(message)
+
     def close(self) -> None:
         """Ends the thread after its present step; the session is closed there."""
         self._closed.set()
@@ -51,7 +58,8 @@ class Tab:
     def _put(self, message: Message | bytes | None) -> None:
         if self.outbox.qsize() < WAITING:
             self.outbox.put_nowait(message)
-        else:  # a page that sends and never reads
+        elif not self._full:  # a page that sends and never reads
+            self._full = True
             self.close()
             self.outbox.put_nowait(None)
 
@@ -74,13 +82,16 @@ class Tab:
                 self._send(None)
 
     def _steps(self, session: Session) -> None:
-        due = time.perf_counter()
+        due = last = time.perf_counter()
         while not self._closed.is_set():
             wait = due - time.perf_counter()
             if wait > 0 or not self._inbox.empty():
-                self._answer(session, max(wait, 0.0))
+                acts = self._answer(session, max(wait, 0.0))
                 due = min(due, time.perf_counter() + session.interval)  # a higher speed acts at once
+                if acts:
+                    due = min(due, last + EARLIEST * session.interval)
                 continue
+            last = time.perf_counter()
             update = session.advance()
             due = max(due + session.interval, time.perf_counter())  # late steps are not caught up
             if update is not None:
@@ -89,23 +100,25 @@ class Tab:
                     self._send(message)
             self._show()
 
-    def _answer(self, session: Session, wait: float) -> None:
-        """Waits at most `wait` seconds for a message, and answers it."""
+    def _answer(self, session: Session, wait: float) -> bool:
+        """Waits at most `wait` seconds for a message, and answers it; True if a person acted by it."""
         try:
             message = self._inbox.get(timeout=min(wait, 0.1)) if wait else self._inbox.get_nowait()
         except queue.Empty:
-            return
+            return False
         if message is None:
-            return
+            return False
         if message["type"] == "seen":
             self._seen = max(self._seen, min(int(str(message["n"])), self._sent))
             self._show()
-            return
+            return False
         try:
             for reply in session.handle(message):
                 self._send(reply)
         except MessageError as error:
             self._send({"type": "error", "message": str(error)})
+            return False
+        return message["type"] == "action" and session.state()["controls"] == "person"
 
     def _show(self) -> None:
         """Sends the newest frame, if there is room for it."""

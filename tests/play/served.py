@@ -1,4 +1,4 @@
-"""A server of fake sessions in a process of its own: `python -m tests.play.served FOLDER PORT`."""
+"""A server of fake sessions in a process of its own: `python -m tests.play.served FOLDER PORT [HOST]`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.play.fake_session import FakeSession
 
 
 def main(argv: list[str] | None = None) -> int:
-    folder, port = argv or sys.argv[1:]
+    folder, port, *host = argv or sys.argv[1:]
     place = Place(lambda: FakeSession(Path(folder)), Path(folder), limit=2)
-    serve(place, port=int(port), open_browser=False)
+    serve(place, host=host[0] if host else "127.0.0.1", port=int(port), open_browser=False)
     return 0
 
 

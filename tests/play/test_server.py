@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -11,36 +12,51 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import iris_fast.play.__main__ as play
+from iris_fast.command_line import run_command
 from iris_fast.play.guard import Guard, is_loopback
 from iris_fast.play.interface import MessageError
 from iris_fast.play.messages import LARGEST, parse_message
-from iris_fast.play.server import Place
+from iris_fast.play.server import LARGEST_BYTES, Place
+from iris_fast.play.tab import WAITING, Tab
 from tests.play.fake_session import FakeSession
 
-client = pytest.importorskip("websockets.sync.client", reason="needs the extra play")
+
+@contextmanager
+def served(folder: Path, *host: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
+    """A server of fake sessions, its port and the address that it printed."""
+    pytest.importorskip("uvicorn", reason="needs the extra play")
+    command = [sys.executable, "-m", "tests.play.served", str(folder), "0", *host]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"(http://\S+:(\d+)/\S*)", process.stdout.readline())
+        assert found is not None
+        yield process, int(found[2]), found[1]
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture()
 def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-m", "tests.play.served", str(tmp_path), "0"]
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    found = re.search(r":(\d+)/", process.stdout.readline())
-    assert found is not None
-    yield process, int(found[1])
-    process.kill()
-    process.communicate()
+    with served(tmp_path) as (process, port, _):
+        yield process, port
 
 
-def connect(port: int, origin: str | None = None) -> Any:
-    return client.connect(f"ws://127.0.0.1:{port}/tab", origin=origin or f"http://127.0.0.1:{port}")
+def connect(port: int, origin: str | None = None, **options: Any) -> Any:
+    client = pytest.importorskip("websockets.sync.client", reason="needs the extra play")
+    return client.connect(
+        f"ws://127.0.0.1:{port}/tab", origin=origin or f"http://127.0.0.1:{port}", **options
+    )
 
 
 def next_text(tab: Any, kind: str) -> dict[str, Any]:
@@ -132,6 +148,97 @@ def test_a_token_is_needed_beyond_this_machine() -> None:
         bad = {"type": "http", "query_string": query}
         assert not guard._allowed(bad, {}, guard._given(bad, {}))
     assert is_loopback("::1") and is_loopback("127.0.0.2") and not is_loopback("0.0.0.0")
+
+
+def test_a_served_host_answers_with_its_token_alone(tmp_path: Path) -> None:
+    with served(tmp_path, "0.0.0.0") as (_, port, address):
+        token = address.partition("?token=")[2]
+        assert status(port, "/") == status(port, "/static/main.js") == status(port, "/files/none.npz") == 403
+        assert status(port, f"/?token={token}") == 200
+        cookie = {"Cookie": f"iris_fast_play_{port}={token}"}
+        assert status(port, "/static/main.js", **cookie) == 200
+        with pytest.raises(Exception, match="403"):
+            connect(port)
+        with pytest.raises(Exception, match="403"):
+            connect(port, "http://evil.example", additional_headers=cookie)
+        with connect(port, additional_headers=cookie) as tab:
+            assert next_text(tab, "state")["mode"] == "real"
+
+
+def test_a_message_beyond_the_limit_ends_its_connection_alone(server: tuple[Any, int]) -> None:
+    _, port = server
+    with connect(port) as tab:
+        tab.send("x" * (LARGEST_BYTES + 1))
+        with pytest.raises(Exception, match="1009"):
+            next_text(tab, "never")
+    with connect(port) as tab:
+        next_text(tab, "state")
+
+
+def open_tab(test: Callable[[Tab], Awaitable[None]], folder: Path) -> None:
+    """Runs a test on a tab with a fake session, in an event loop of its own."""
+
+    async def run() -> None:
+        tab = Tab(lambda: FakeSession(folder), asyncio.get_running_loop())
+        try:
+            await test(tab)
+        finally:
+            tab.close()
+            tab._thread.join(10)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+async def frame_of(tab: Tab) -> dict[str, Any]:
+    """The header of the next frame, which is seen at once."""
+    while not isinstance(item := await tab.outbox.get(), bytes):
+        pass
+    header = json.loads(item[4 : 4 + int.from_bytes(item[:4], "little")])
+    tab.take({"type": "seen", "n": header["n"]})
+    return dict(header)
+
+
+def test_a_closed_tab_frees_its_session(tmp_path: Path) -> None:
+    closed = FakeSession.closed
+
+    async def test(tab: Tab) -> None:
+        await frame_of(tab)
+
+    open_tab(test, tmp_path)
+    assert FakeSession.closed == closed + 1
+
+
+def test_a_persons_key_does_not_wait_for_the_end_of_a_slow_step(tmp_path: Path) -> None:
+    async def test(tab: Tab) -> None:
+        tab.take({"type": "set", "controls": "person", "fps": 1})
+        while (await frame_of(tab))["action"] != 0:  # until the person's step
+            pass
+        shown = time.monotonic()
+        await asyncio.sleep(0.55)  # the next step is due after one second
+        tab.take({"type": "action", "action": 1})
+        assert (await frame_of(tab))["action"] == 1
+        assert time.monotonic() - shown < 0.9
+
+    open_tab(test, tmp_path)
+
+
+def test_a_page_that_never_reads_is_let_go(tmp_path: Path) -> None:
+    async def test(tab: Tab) -> None:
+        for _ in range(2 * WAITING):
+            tab.reply({"type": "error", "message": "A bad message."})
+        assert tab.outbox.qsize() <= WAITING + 1
+        while await tab.outbox.get() is not None:
+            pass
+
+    open_tab(test, tmp_path)
+
+
+def test_without_the_extra_the_command_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    assert run_command(play.main, [str(tmp_path)]) == 2
+    assert "pip install 'iris_fast[play]'" in capsys.readouterr().err
 
 
 def test_bad_messages_get_errors_and_the_tab_goes_on(server: tuple[Any, int]) -> None:

@@ -9,6 +9,10 @@ const get = (id) => document.getElementById(id);
 const view = new View();
 let state = { actions: [] };
 let lost = false;
+let before = {}; // the settings of a session that was lost
+const SETTINGS = ["mode", "controls", "paused", "fps", "temperature", "seed", "panels", "thoughts"];
+const HINT = new URL(location.href).hostname.match(/^(localhost|127\.|\[::1\])/) ? "" :
+  "A server that started again has a new token: open the address that it printed.";
 let quiet = 0; // the timer that takes an error away
 
 const stage = new Stage(get("stage"), (index, code) => {
@@ -23,11 +27,17 @@ const connection = new Connection({
   },
   onMessage: (message) => MESSAGES[message.type]?.(message),
   onStatus: (open) => {
-    if (!open) view.notice("No connection to the server: trying again. Is it running, at this address?");
-    else if (lost) view.notice("");
+    if (!open) {
+      before = lost ? before : settings(state);
+      view.notice(`No connection to the server: trying again. Is it running? ${HINT}`);
+    } else if (lost) {
+      view.notice("");
+      set(before); // a new connection has a new session
+    }
     lost = !open;
   },
 });
+const settings = (all) => Object.fromEntries(SETTINGS.filter((name) => name in all).map((name) => [name, all[name]]));
 const send = (type, fields) => connection.send(type, fields);
 const set = (fields) => send("set", fields);
 const controls = new Controls({ onAction: (action) => send("action", { action }) });

@@ -1,8 +1,11 @@
-// The frames: one canvas for each, pixels scaled by a whole number, and the 4×4 tokens over the first.
+// The frames: one canvas for each, pixels scaled by a whole number, and the 4×4 tokens over the dream's frame, or
+// over the first one where there is no dream.
 
 const TITLES = { observation: "real, 64×64", screen: "the emulator's screen", reconstruction: "what the agent sees",
   dream: "dream", left: "episode A", right: "episode B" };
 const GRID = 4;
+const TALLEST = 420; // pixels
+const NARROWEST = 250; // pixels of a figure in a row of more than two
 
 export class Stage {
   constructor(place, onToken) {
@@ -12,8 +15,11 @@ export class Stage {
   async draw(images, thoughts) {
     const pictures = await Promise.all(images.map(({ file }) => createImageBitmap(file)));
     this.thoughts = thoughts;
-    this.keepOnly(images.map(({ name }) => name));
-    images.forEach(({ name }, index) => this.paint(this.canvas(name), pictures[index], images.length, index === 0));
+    const names = images.map(({ name }) => name);
+    this.keepOnly(names);
+    const gridded = names.includes("dream") ? "dream" : names[0];
+    names.forEach((name, index) => this.paint(this.canvas(name), pictures[index], names.length, name === gridded));
+    this.order(names);
     this.count += 1;
     this.place.dataset.frames = this.count;
   }
@@ -22,6 +28,12 @@ export class Stage {
     for (const [name, figure] of this.figures) {
       if (!names.includes(name)) { figure.remove(); this.figures.delete(name); }
     }
+  }
+
+  order(names) { // as the server lists them, whichever was there first
+    if ([...this.figures.keys()].join() === names.join()) return;
+    this.figures = new Map(names.map((name) => [name, this.figures.get(name)]));
+    this.place.append(...this.figures.values());
   }
 
   canvas(name) {
@@ -55,16 +67,17 @@ export class Stage {
     });
   }
 
-  paint(canvas, picture, count, first) {
-    const room = Math.min(this.place.clientWidth - 32, this.place.clientWidth / Math.min(count, 2) - 40);
-    const scale = Math.max(1, Math.min(Math.floor(room / picture.width), Math.floor(420 / picture.height)));
+  paint(canvas, picture, count, gridded) {
+    const columns = this.place.clientWidth / count < NARROWEST ? Math.min(count, 2) : count;
+    const room = this.place.clientWidth / columns - (columns > 1 ? 46 : 32);
+    const scale = Math.max(1, Math.min(Math.floor(room / picture.width), Math.floor(TALLEST / picture.height)));
     const [width, height] = [picture.width * scale, picture.height * scale];
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     const pen = canvas.getContext("2d");
     pen.imageSmoothingEnabled = false;
     pen.drawImage(picture, 0, 0, width, height);
     picture.close();
-    const grid = first && Boolean(this.thoughts?.tokens);
+    const grid = gridded && Boolean(this.thoughts?.tokens);
     canvas.classList.toggle("grid", grid);
     if (grid) this.paintTokens(pen, width, height);
   }

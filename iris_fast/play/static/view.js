@@ -16,6 +16,7 @@ export class View {
     const person = state.controls === "person";
     get("handover").textContent = person ? "you play" : "agent plays";
     get("handover").classList.toggle("person", person);
+    get("pad").hidden = !person || state.mode === "episodes";
     get("pause").textContent = state.paused ? "Go on" : "Pause";
     get("record").textContent = state.recording ? "Stop recording" : "Record";
     get("recording").hidden = !state.recording;
@@ -52,7 +53,7 @@ export class View {
     if (info.fork) {
       for (const [name, text] of [["first_reward", "rewards"], ["first_end", "ends"], ["first_frame", "frames"]]) {
         const step = info.fork[name];
-        parts.push(step === null ? `${text} agree` : `${text} part after ${step}`);
+        parts.push(step === null ? `${text} agree` : `${text} part after ${step} ${step === 1 ? "step" : "steps"}`);
       }
       parts.push(`difference ${Number(info.fork.difference).toFixed(3)}`);
     }

@@ -2,95 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-CHROMIUM = Path("/usr/bin/chromium")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra test")
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs {CHROMIUM}: apt-get install chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+from tests.play.browser.driving import canvases, frames_change, served, wait
 
-
-def start(folder: Path, port: int = 0) -> tuple[subprocess.Popen[str], int]:
-    command = [sys.executable, "-m", "tests.play.served", str(folder), str(port)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    found = re.search(r"http://127.0.0.1:(\d+)/", process.stdout.readline())
-    assert found is not None
-    return process, int(found[1])
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield opened
-        opened.close()
+SERVER = "tests.play.served"
 
 
 @pytest.fixture()
 def address(tmp_path: Path) -> Iterator[str]:
-    process, port = start(tmp_path)
-    yield f"http://127.0.0.1:{port}/"
-    end(process)
+    pytest.importorskip("uvicorn", reason="needs the extra play")
+    with served(SERVER, str(tmp_path), "0") as (_, port):
+        yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture()
-def page(browser: Any, address: str, request: Any) -> Iterator[Any]:
-    context = browser.new_context(viewport=getattr(request, "param", {"width": 1280, "height": 900}))
-    page = context.new_page()
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.goto(address)
-    frames_change(page)
-    yield page
-    shots = os.environ.get("IRIS_FAST_SCREENSHOTS")
-    if shots:
-        page.screenshot(path=Path(shots) / f"{request.node.name}.png", full_page=True)
-    context.close()
-    assert not [text for text in problems if "WebSocket" not in text]
-
-
-def wait(page: Any, expression: str, seconds: float = 10) -> None:
-    """Waits until an expression is true, asked from outside: the page's policy forbids Playwright's own wait."""
-    deadline = time.monotonic() + seconds
-    while not page.evaluate(expression):
-        assert time.monotonic() < deadline, f"never true: {expression}"
-        page.wait_for_timeout(20)
-
-
-def frames_change(page: Any) -> None:
-    """Waits until three more frames are drawn."""
-    page.wait_for_selector("#stage[data-frames]")
-    before = int(page.get_attribute("#stage", "data-frames"))
-    wait(page, f"Number(document.getElementById('stage').dataset.frames) > {before + 2}")
+def page(visit: Callable[..., Any], address: str) -> Any:
+    return visit(address)
 
 
 @pytest.mark.parametrize(
-    ("key", "mode", "canvases"), [("1", "real", 1), ("2", "dream", 1), ("3", "fork", 2), ("4", "episodes", 1)]
+    ("key", "mode", "count"), [("1", "real", 1), ("2", "dream", 1), ("3", "fork", 2), ("4", "episodes", 1)]
 )
 def test_every_mode_shows_changing_frames_in_whole_number_scales(
-    page: Any, key: str, mode: str, canvases: int
+    page: Any, key: str, mode: str, count: int
 ) -> None:
     page.keyboard.press("t")
     page.keyboard.press(key)
     page.wait_for_selector(f'[data-mode="{mode}"][aria-pressed="true"]')
-    wait(page, f"document.querySelectorAll('#stage canvas').length === {canvases}")
+    canvases(page, count)
     frames_change(page)
     widths = page.eval_on_selector_all("#stage canvas", "all => all.map((canvas) => canvas.width)")
     assert all(width >= 128 and width % 64 == 0 for width in widths)
@@ -132,7 +77,7 @@ def test_an_episode_scrubs_and_two_compare(page: Any) -> None:
     page.keyboard.press("4")
     page.click('[aria-label="Show epoch 3 as episode A"]')
     page.click('[aria-label="Show epoch 6 as episode B"]')
-    wait(page, "document.querySelectorAll('#stage canvas').length === 2")
+    canvases(page, 2)
     page.evaluate("scrub.value = 30; scrub.dispatchEvent(new Event('input'))")
     wait(page, "document.getElementById('step').textContent === '30'")
 
@@ -157,19 +102,22 @@ def test_two_tabs_have_their_own_state(page: Any, address: str) -> None:
     assert page.get_attribute('[data-mode="real"]', "aria-pressed") == "true"
 
 
-def test_the_page_connects_again_after_a_restart(browser: Any, tmp_path: Path) -> None:
-    process, port = start(tmp_path)
-    page = browser.new_page()
-    page.goto(f"http://127.0.0.1:{port}/")
-    frames_change(page)
-    end(process)
+def test_the_page_connects_again_after_a_restart_with_its_settings(
+    visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    with served(SERVER, str(tmp_path), "0") as (_, port):
+        page = visit(f"http://127.0.0.1:{port}/")
+        page.keyboard.press("2")
+        page.keyboard.press("Tab")
+        page.wait_for_selector("#handover.person")
+        wait(page, "document.querySelector('[data-mode=dream]').getAttribute('aria-pressed') === 'true'")
     page.wait_for_selector("#notice:visible")
-    process, again = start(tmp_path, port)
-    assert again == port
-    frames_change(page)
-    page.wait_for_selector("#notice", state="hidden")
-    end(process)
-    page.close()
+    with served(SERVER, str(tmp_path), str(port)) as (_, again):
+        assert again == port
+        frames_change(page)
+        page.wait_for_selector("#notice", state="hidden")
+        page.wait_for_selector('[data-mode="dream"][aria-pressed="true"]')
+        page.wait_for_selector("#handover.person")
 
 
 def test_help_lists_every_key(page: Any) -> None:
@@ -178,9 +126,55 @@ def test_help_lists_every_key(page: Any) -> None:
     page.keyboard.press("Escape")
 
 
-@pytest.mark.parametrize("page", [{"width": 390, "height": 844}], indirect=True)
-def test_a_phone_shows_everything_without_scrolling_sideways(page: Any) -> None:
+def test_a_gamepad_acts(page: Any) -> None:
+    page.keyboard.press("Tab")
+    page.evaluate("""() => {
+        const pad = { axes: [1, 0], buttons: [] };
+        navigator.getGamepads = () => [pad];
+        window.letGo = () => { pad.axes = [0, 0]; };
+        window.dispatchEvent(new Event("gamepadconnected"));
+    }""")
+    wait(page, "document.getElementById('action').textContent === 'right'")
+    page.evaluate("letGo()")
+    wait(page, "document.getElementById('action').textContent === 'noop'")
+
+
+def test_the_tokens_of_a_fork_are_over_the_dream(page: Any) -> None:
+    page.keyboard.press("t")
     page.keyboard.press("3")
-    wait(page, "document.querySelectorAll('#stage canvas').length === 2")
+    canvases(page, 2)
+    page.wait_for_selector('#stage canvas.grid[aria-label="dream"]')
+    assert page.locator("#stage canvas.grid").count() == 1
+    assert page.locator("#stage figcaption").all_text_contents() == ["real, 64×64", "dream"]
+
+
+def test_a_hovered_token_says_its_probability(page: Any) -> None:
+    page.keyboard.press("t")
+    page.hover("#stage canvas.grid", position={"x": 60, "y": 60})
+    column = "stage.querySelector('canvas').getContext('2d').getImageData(5, 30, 40, 12).data"
+    bright = f"[...{column}].filter((value, at) => at % 4 < 3 && value > 200).length > 20"
+    wait(page, bright)  # text below the code
+
+
+def test_motion_is_reduced_on_request(visit: Callable[..., Any], address: str) -> None:
+    page = visit(address, reduced_motion="reduce")
+    page.keyboard.press(",")
+    page.wait_for_selector("#recording:visible")
+    blink = "getComputedStyle(document.getElementById('recording'), '::before').animationName"
+    assert page.evaluate(blink) == "none"
+
+
+def test_a_phone_shows_everything_and_is_played_by_touch(visit: Callable[..., Any], address: str) -> None:
+    page = visit(address, 390, 844, has_touch=True, is_mobile=True)
+    page.tap('[data-mode="fork"]')
+    canvases(page, 2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not page.locator("#pad").is_visible()  # the agent plays
+    page.tap("#handover")
+    page.wait_for_selector("#pad:visible")
     assert page.locator("#pad button").count() == 3
+    left = page.locator("#pad button", has_text="left")
+    left.dispatch_event("pointerdown")
+    wait(page, "document.getElementById('action').textContent === 'left'")
+    left.dispatch_event("pointerup")
+    wait(page, "document.getElementById('action').textContent === 'noop'")
