@@ -78,7 +78,7 @@ def directly(plan: Plan) -> float:
     return time.perf_counter() - began
 
 
-@case("sweep", minutes=8)
+@case("sweep", minutes=15, least=6)
 def sweep(run: Run) -> Result:
     """A run as a Ray task beside its plain commands, and two Catch runs at once beside one after the other."""
     if find_spec("ray") is None:
