@@ -22,6 +22,31 @@ class ThreadPool:
     def threads(self) -> int: ...
     def __reduce__(self) -> tuple[type[ThreadPool], tuple[int]]: ...
 
+def group_norm(
+    pool: ThreadPool,
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    epsilon: float,
+    swish: bool,
+    means: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None: ...
+def group_norm_backward(
+    pool: ThreadPool,
+    grad: NDArray[np.float32],
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    swish: bool,
+    means: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    grad_x: NDArray[np.float32],
+    grad_weight: NDArray[np.float32],
+    grad_bias: NDArray[np.float32],
+) -> None: ...
+
 class FrameModel:
     def __init__(
         self,

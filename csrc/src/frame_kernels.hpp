@@ -105,6 +105,17 @@ struct WinogradTransforms {
   void (*output)(const WinogradOutputArgs&);
 };
 
+// GroupNorm of one sample: (x - center[c]) · scale[c] + shift[c], then swish where asked for.
+struct GroupNormArgs {
+  const float* x;         // (positions, channels)
+  std::size_t positions;  //
+  std::size_t channels;   // a multiple of 16
+  const float* center;    // (channels,), as scale and shift
+  const float* scale;     //
+  const float* shift;     //
+  bool swish;             //
+};
+
 struct FrameKernels {
   std::size_t panel_vectors;  // columns / 16 of a full panel of packed weights
   void (*product)(const ProductArgs&);
@@ -115,6 +126,17 @@ struct FrameKernels {
   // sums[c] = Σ_p x[p][c], or Σ_p (x[p][c] - center[c])² where `center` is not null.
   void (*channel_sums)(const float* x, std::size_t positions, std::size_t channels, const float* center,
                        float* sums);
+  // sums[c] = Σ_p (x[p][c] - center[c]), squares[c] = Σ_p (x[p][c] - center[c])².
+  void (*channel_moments)(const float* x, std::size_t positions, std::size_t channels, const float* center,
+                          float* sums, float* squares);
+  void (*group_norm)(const GroupNormArgs& args, float* out);
+  // From `grad`, the gradient of group_norm's `out`, that before swish as `inner` (written only with swish),
+  // and of it totals[c] = Σ_p inner[p][c], products[c] = Σ_p inner[p][c] (x[p][c] - center[c]).
+  void (*group_norm_sums)(const GroupNormArgs& args, const float* grad, float* inner, float* totals,
+                          float* products);
+  // out = inner · scale[c] + (x - center[c]) · slope[c] + offset[c]; `out` may be `inner`.
+  void (*group_norm_gradient)(const GroupNormArgs& args, const float* inner, const float* slope,
+                              const float* offset, float* out);
   // out = x · scale[c] + shift[c], then x / (1 + exp(-x)) where `swish`.
   void (*normalize)(const float* x, std::size_t positions, std::size_t channels, const float* scale,
                     const float* shift, bool swish, float* out);

@@ -216,6 +216,36 @@ void channel_sums_are_exact_to_rounding() {
   }
 }
 
+void group_norm_gives_equal_bits_at_every_level() {
+  for (const std::size_t positions : {1, 3, 64, 65, 300}) {
+    const std::size_t channels = 48;
+    const auto x = noise(positions * channels, 23), grad = noise(positions * channels, 24);
+    const auto center = noise(channels, 25), scale = noise(channels, 26), shift = noise(channels, 27);
+    for (const bool swish : {false, true}) {
+      const GroupNormArgs args{x.data(),     positions,    channels, center.data(),
+                               scale.data(), shift.data(), swish};
+      const auto all = at_every_frame_level([&](const FrameKernels& kernels) {
+        std::vector<float> result(3 * x.size() + 4 * channels, 0.0f);
+        float *inner = &result[x.size()], *out = inner + x.size(), *sums = out + x.size();
+        kernels.group_norm(args, result.data());
+        kernels.group_norm_sums(args, grad.data(), inner, sums, sums + channels);
+        kernels.channel_moments(x.data(), positions, channels, center.data(), sums + 2 * channels,
+                                sums + 3 * channels);
+        kernels.group_norm_gradient(args, grad.data(), scale.data(), shift.data(), out);
+        return result;
+      });
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const std::size_t c = i % channels;
+        const double apart = static_cast<double>(x[i]) - center[c], normed = apart * scale[c] + shift[c];
+        const double expected = swish ? normed / (1.0 + std::exp(-normed)) : normed;
+        const double gradient = static_cast<double>(grad[i]) * scale[c] + apart * scale[c] + shift[c];
+        CHECK(std::fabs(all[i] - expected) <= 16 * kRounding);
+        CHECK(std::fabs(all[2 * x.size() + i] - gradient) <= 16 * kRounding);
+      }
+    }
+  }
+}
+
 void normalize_is_exact_to_rounding() {
   const std::size_t positions = 7, channels = 32;
   auto x = noise(positions * channels, 31), scale = noise(channels, 32);
@@ -298,6 +328,7 @@ int main() {
   products_are_exact_to_rounding();
   winograd_convolutions_are_exact_to_rounding();
   channel_sums_are_exact_to_rounding();
+  group_norm_gives_equal_bits_at_every_level();
   normalize_is_exact_to_rounding();
   pool_takes_the_largest_of_four_and_zero();
   softmax_is_exact_to_rounding();

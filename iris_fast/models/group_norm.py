@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_fast.kernels import group_norm_swish
-from iris_fast.kernels.group_norm_swish import channels_last_gradients
+from iris_fast.kernels.group_norm_swish import channels_last_gradients, fused_on_cpu
 
 EPS = 1e-6
 
@@ -42,12 +42,19 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cuda":
             return group_norm_swish(x, self.num_groups, self.weight, self.bias, EPS, swish=self.swish)
+        if self._in_one_operation(x):
+            return group_norm_swish(x, self.num_groups, self.weight, self.bias, EPS, swish=self.swish)
         exact = x.dtype in (torch.float32, torch.float64)  # the case for `channels_last_gradients`
         if x.device.type == "cpu" and exact and torch.is_grad_enabled() and len(x):
             normed = _ChannelsLast.apply(x, self.weight, self.bias, self.num_groups)
         else:
             normed = super().forward(x)
         return F.silu(normed) if self.swish else normed
+
+    def _in_one_operation(self, x: Tensor) -> bool:
+        """Whether the C++ extension does all of a training step's GroupNorm of x."""
+        training = torch.is_grad_enabled() and x.dim() == 4
+        return training and fused_on_cpu(x.flatten(2))
 
 
 class GroupNormSwish(GroupNorm):

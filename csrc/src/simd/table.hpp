@@ -3,6 +3,7 @@
 
 #include "attention.hpp"
 #include "exp.hpp"
+#include "group_norm.hpp"
 #include "int8_linear.hpp"
 #include "int8_product.hpp"
 #include "layer_norm.hpp"
@@ -60,6 +61,10 @@ inline constexpr FrameKernels frame_kernels = {
     {winograd_transforms<TwoOutputs>(), winograd_transforms<FourOutputs>(),
      winograd_transforms<TwoOutputsEnlarged>()},
     channel_sums,
+    channel_moments,
+    group_norm,
+    group_norm_sums,
+    group_norm_gradient,
     normalize,
     pool,
     softmax};

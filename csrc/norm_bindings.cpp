@@ -1,0 +1,88 @@
+#include <functional>
+
+#include "arguments.hpp"
+#include "bindings.hpp"
+#include "iris_fast/group_norm.hpp"
+#include "without_gil.hpp"
+
+namespace py = pybind11;
+
+namespace iris_fast {
+namespace {
+
+// Buffers of one call, all checked, which live as long as this.
+struct Buffers {
+  py::array_t<float> x, weight, bias, means, scales;
+  GroupNormSizes sizes;
+
+  Buffers(const py::array& maps, const py::array& gain, const py::array& shift, const py::array& mean,
+          const py::array& scale, bool swish)
+      : x(require<float>(maps, "x", 3)), means(require<float>(mean, "means", 2)) {
+    const auto size = [](const py::array& array, py::ssize_t axis) {
+      return static_cast<std::size_t>(array.shape(axis));
+    };
+    sizes = {size(x, 0), size(x, 1), size(x, 2), size(means, 1), swish};
+    weight = require_shape<float>(gain, "weight", {sizes.channels});
+    bias = require_shape<float>(shift, "bias", {sizes.channels});
+    means = require_shape<float>(mean, "means", {sizes.batch, sizes.groups});
+    scales = require_shape<float>(scale, "scales", {sizes.batch, sizes.groups});
+  }
+
+  GroupNormInputs inputs() const { return {x.data(), weight.data(), bias.data()}; }
+  py::array_t<float> as_x(const py::array& array, const char* name) const {
+    return require_shape<float>(array, name, {sizes.batch, sizes.positions, sizes.channels});
+  }
+};
+
+const KernelTable& fastest() {
+  static const KernelTable& found = kernels_for("auto");  // all give the same bits
+  return found;
+}
+
+void forward(ThreadPool& pool, const py::array& x, const py::array& weight, const py::array& bias,
+             double epsilon, bool swish, const py::array& means, const py::array& scales,
+             const py::array& out) {
+  Buffers buffers(x, weight, bias, means, scales, swish);
+  auto found = buffers.as_x(out, "out");
+  const GroupNormInputs inputs = buffers.inputs();
+  const GroupNormStatistics statistics{buffers.means.mutable_data(), buffers.scales.mutable_data()};
+  float* to = found.mutable_data();
+  without_gil([&](const std::function<bool()>& stop) {
+    group_norm(fastest(), pool, buffers.sizes, inputs, epsilon, statistics, to, stop);
+  });
+}
+
+void backward(ThreadPool& pool, const py::array& grad, const py::array& x, const py::array& weight,
+              const py::array& bias, bool swish, const py::array& means, const py::array& scales,
+              const py::array& grad_x, const py::array& grad_weight, const py::array& grad_bias) {
+  Buffers buffers(x, weight, bias, means, scales, swish);
+  const auto from = buffers.as_x(grad, "grad");
+  auto of_x = buffers.as_x(grad_x, "grad_x");
+  auto of_weight = require_shape<float>(grad_weight, "grad_weight", {buffers.sizes.channels});
+  auto of_bias = require_shape<float>(grad_bias, "grad_bias", {buffers.sizes.channels});
+  const GroupNormInputs inputs = buffers.inputs();
+  const GroupNormStatistics statistics{buffers.means.mutable_data(), buffers.scales.mutable_data()};
+  const float* gradient = from.data();
+  float *to_x = of_x.mutable_data(), *to_weight = of_weight.mutable_data(), *to_bias = of_bias.mutable_data();
+  without_gil([&](const std::function<bool()>& stop) {
+    group_norm_backward(fastest(), pool, buffers.sizes, inputs, statistics, gradient, to_x, to_weight,
+                        to_bias, stop);
+  });
+}
+
+}  // namespace
+}  // namespace iris_fast
+
+void bind_norms(py::module_& module) {
+  using namespace pybind11::literals;
+  module.def(
+      "group_norm", &iris_fast::forward, "pool"_a, "x"_a, "weight"_a, "bias"_a, "epsilon"_a, "swish"_a,
+      "means"_a, "scales"_a, "out"_a,
+      "GroupNorm of x (batch, positions, channels) float32 into `out`, with swish if asked for; means\n"
+      "and 1 / sqrt(variance + epsilon) into `means` and `scales` (batch, groups). Channels must be a\n"
+      "multiple of 16.");
+  module.def("group_norm_backward", &iris_fast::backward, "pool"_a, "grad"_a, "x"_a, "weight"_a, "bias"_a,
+             "swish"_a, "means"_a, "scales"_a, "grad_x"_a, "grad_weight"_a, "grad_bias"_a,
+             "The gradients of x, weight and bias from `grad`, that of group_norm's `out`, into the last\n"
+             "three.");
+}
