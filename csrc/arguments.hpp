@@ -20,9 +20,9 @@ template <typename T>
 pybind11::array_t<T> require(const pybind11::array& array, const std::string& name,
                              pybind11::ssize_t dimensions) {
   namespace py = pybind11;
-  const std::string wanted = py::str(py::dtype::of<T>()).cast<std::string>();
   if (!py::isinstance<py::array_t<T>>(array))
-    throw py::type_error(name + " must be " + wanted + ", got " + py::str(array.dtype()).cast<std::string>());
+    throw py::type_error(name + " must be " + py::str(py::dtype::of<T>()).cast<std::string>() + ", got " +
+                         py::str(array.dtype()).cast<std::string>());
   if (array.ndim() != dimensions)
     throw py::value_error(name + " must have " + std::to_string(dimensions) + " dimension(s), got shape " +
                           shape_text(array));
