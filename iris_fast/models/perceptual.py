@@ -84,14 +84,19 @@ class LPIPS(nn.Module):
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Distance of each pair, `(batch, 1, 1, 1)`."""
-        both = self.net(torch.cat([self.scaling_layer(prediction), self.scaling_layer(target)]))
+        predicted = self._unit_features(prediction)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and target.requires_grad):
+            wanted = self._unit_features(target)
         distance = prediction.new_zeros(())
-        for index, features in enumerate(both):
-            unit = features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
-            of_prediction, of_target = unit.chunk(2)
-            weighted = self.get_submodule(f"lin{index}")((of_prediction - of_target).square())
+        for index, (one, other) in enumerate(zip(predicted, wanted, strict=True)):
+            weighted = self.get_submodule(f"lin{index}")((one - other).square())
             distance = distance + weighted.mean((2, 3), keepdim=True)
         return distance
+
+    def _unit_features(self, x: Tensor) -> list[Tensor]:
+        """Each tapped layer's features of frames, of length one at every position."""
+        tapped = self.net(self.scaling_layer(x))
+        return [features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10) for features in tapped]
 
 
 def foreground_loss(prediction: Tensor, target: Tensor) -> Tensor:
