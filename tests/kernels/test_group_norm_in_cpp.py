@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from iris_fast.kernels import group_norm_swish
 from iris_fast.kernels._group_norm import in_cpp, on_cpu
 
 EPS = 1e-6
@@ -83,3 +85,43 @@ def test_it_takes_only_what_it_computes() -> None:
     assert in_cpp.takes(x)
     for other in (x.contiguous(), x.double(), x.bfloat16(), x[:0], make((2, 20, 7, 4))[0]):
         assert not in_cpp.takes(other)
+
+
+def test_nothing_between_gives_the_operators_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients of the public function, beside and through `torch.library`."""
+    inputs = [tensor.requires_grad_() for tensor in make(SHAPES[1])]
+    x, grad, weight, bias = inputs
+    found = []
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(in_cpp, "runs_at_once", lambda _: False)
+        y = group_norm_swish(x, 32, weight, bias)
+        assert y.grad_fn is not None
+        found.append([y, *torch.autograd.grad(y, (x, weight, bias), grad.detach())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_it_is_differentiable_once_and_without_forward_mode() -> None:
+    x, _, weight, bias = make(SHAPES[1])
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(group_norm_swish(x, 32, weight, bias).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(gradient.sum(), x)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x.detach(), torch.ones_like(x))
+        with pytest.raises(NotImplementedError, match="group_norm_swish"):
+            group_norm_swish(dual, 32, weight, bias)
+
+
+def test_what_traces_gets_the_operator() -> None:
+    x, _, weight, bias = make(SHAPES[1])
+    found: list[bool] = []
+
+    def seen(x: Tensor) -> Tensor:
+        found.append(in_cpp.runs_at_once(x))
+        return group_norm_swish(x, 32, weight, bias)
+
+    y, graph = seen(x), make_fx(seen)(x)
+    assert found == [True, False]
+    assert any("group_norm_swish" in str(node.target) for node in graph.graph.nodes)
+    assert torch.equal(graph(x), y)

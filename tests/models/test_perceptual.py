@@ -52,6 +52,17 @@ def test_lpips_by_its_formula(lpips: LPIPS) -> None:
     ]
 
 
+def test_lpips_has_a_gradient_by_either_frame_asked_for(lpips: LPIPS) -> None:
+    """The target's features are taken apart, without a graph where nobody asks for their gradient."""
+    prediction, target = (frames.requires_grad_() for frames in pair())
+    both = torch.autograd.grad(lpips(prediction, target).sum(), (prediction, target))
+    (alone,) = torch.autograd.grad(lpips(prediction, target.detach()).sum(), prediction)
+    assert torch.equal(alone, both[0])
+    assert both[1].abs().max() > 0
+    with torch.no_grad():
+        assert not lpips(prediction, target).requires_grad
+
+
 def test_lpips_is_frozen_and_tells_the_prediction_what_to_do(lpips: LPIPS) -> None:
     assert all(not parameter.requires_grad for parameter in lpips.parameters())
     prediction, target = pair()
