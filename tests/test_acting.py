@@ -51,7 +51,7 @@ def test_what_is_captured_never_looks_at_a_number_nor_leaves_the_device() -> Non
         without_data(agent)
         state = agent.actor_critic.initial_state(2)
         inputs = {"frames": torch.empty((2, 3, 64, 64), dtype=torch.uint8, device=DEVICE), **state._asdict()}
-        with OnDeviceAlone():
+        with OnDeviceAlone(), torch.no_grad():
             assert policy._act(inputs)["logits_actions"].shape == (2, 1, 3)
             looked = policy._look(inputs)
             assert looked["tokens"].shape == (2, 16)
