@@ -4,6 +4,7 @@ import { drawBars, drawCurve } from "./charts.js";
 
 const get = (id) => document.getElementById(id);
 const CURVE = 200; // steps of the running curve
+const number = (value) => (typeof value === "number" ? value.toFixed(1) : "–");
 
 export class View {
   constructor() { this.values = []; this.mode = null; }
@@ -22,7 +23,7 @@ export class View {
     get("recording").hidden = !state.recording;
     get("panels").setAttribute("aria-pressed", String(state.panels));
     get("think").setAttribute("aria-pressed", String(state.thoughts));
-    get("thoughts").hidden = !state.thoughts;
+    get("thoughts").hidden = !state.thoughts || state.mode === "episodes"; // films have none
     get("browser").hidden = state.mode !== "episodes";
     get("fork").disabled = state.mode !== "real";
     get("token-code").max = (state.codes ?? 1) - 1;
@@ -37,8 +38,8 @@ export class View {
   frame(info, actions) {
     get("step").textContent = info.step;
     get("action").textContent = (info.action_name ?? "–").toLowerCase();
-    get("reward").textContent = Number(info.reward).toFixed(1);
-    get("return").textContent = Number(info.return).toFixed(1);
+    get("reward").textContent = number(info.reward);
+    get("return").textContent = number(info.return);
     get("rate").textContent = Number(info.fps).toFixed(0);
     this.marks(info);
     if (document.activeElement !== get("scrub") && info.mode === "episodes") {
@@ -75,15 +76,19 @@ export class View {
   episodes(episodes, onOpen) {
     const shown = episodes.map((episode) => {
       const row = document.createElement("tr");
-      for (const text of [episode.name, episode.kind, episode.steps, episode.return]) {
-        row.insertCell().textContent = text ?? "–";
+      for (const text of [episode.name, episode.kind, episode.steps ?? "–", number(episode.return)]) {
+        row.insertCell().textContent = text;
       }
       const last = row.insertCell();
       ["A", "B"].forEach((letter, side) => {
         const button = document.createElement("button");
         button.textContent = letter;
         button.setAttribute("aria-label", `Show ${episode.name} as episode ${letter}`);
+        button.dataset.side = side;
         button.addEventListener("click", () => {
+          for (const other of document.querySelectorAll(`#rows [data-side="${side}"]`)) {
+            other.setAttribute("aria-pressed", String(other === button));
+          }
           get("scrub").max = Math.max(side ? Number(get("scrub").max) : 0, episode.steps ?? 0);
           onOpen(side, episode.id);
         });
