@@ -42,14 +42,16 @@ def play(arguments: argparse.Namespace) -> int:
 
 def _record(arguments: argparse.Namespace) -> int:
     steps = STEPS if arguments.steps is None else arguments.steps
-    if not 1 <= steps < LONGEST:
-        raise UserError(f"--steps {steps}: give 1 to {LONGEST - 1}")
+    if not 1 <= steps <= LONGEST:
+        raise UserError(f"--steps {steps}: give 1 to {LONGEST}")
     if arguments.controls == "person":
         raise UserError("--controls person needs the page: leave --record out, and record there")
+    if arguments.save:
+        raise UserError("--save asks on the page: leave it out, since --record keeps every step")
     if arguments.mode == "episodes":
         raise UserError("--mode episodes has nothing to record: choose real, dream or fork")
     for path in arguments.record:
-        check_recordable(path)
+        check_recordable(path, steps)
     session = _session(_player(arguments), arguments)
     try:
         record(session, steps, arguments.record)

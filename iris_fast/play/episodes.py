@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -11,6 +12,8 @@ from typing import Protocol
 
 import av
 import numpy as np
+
+from iris_fast.files import file_inside
 
 from .interface import Message, MessageError
 from .recording import FOLDER, film_of
@@ -92,12 +95,13 @@ class FilmFile:
     def frame(self, index: int) -> np.ndarray:
         if index != self._index and not self._index < index <= self._index + KEYFRAMES_APART:
             self._rewind(index)
-        while self._index < index:
-            decoded = next(self._decoded, None)
-            if decoded is None:
-                break
-            self._frame = decoded.to_ndarray(format="rgb24") if self._at(decoded) >= index else self._frame
-            self._index = self._at(decoded)
+        last = None
+        while self._index < index and (decoded := next(self._decoded, None)) is not None:
+            last, self._index = decoded, self._at(decoded)
+        if last is not None:
+            self._frame = last.to_ndarray(format="rgb24")
+        elif self._index < 0:
+            raise ValueError("no frame from here on")
         return self._frame
 
     def _at(self, decoded: av.VideoFrame) -> int:
@@ -113,8 +117,9 @@ class FilmFile:
         self._frame = np.zeros((self._stream.height, self._stream.width, 3), np.uint8)
 
     def info(self, index: int) -> Message:
+        """The picture itself says these: its strip has the action, the reward and the return."""
         last = index == self.length - 1
-        return {"action": None, "action_name": None, "reward": 0.0, "return": 0.0, "end": last}
+        return {"action": None, "action_name": None, "reward": None, "return": None, "end": last}
 
     def close(self) -> None:
         self._container.close()
@@ -154,13 +159,8 @@ class Episodes:
 
     def open(self, side: int, name: str) -> None:
         """Shows a film, at its beginning; MessageError if there is none of this name, or it cannot be read."""
-        root = self.media.resolve()
-        try:
-            path = (root / name).resolve()
-            known = path.is_relative_to(root) and path.suffix in (".npz", ".mp4") and path.is_file()
-        except (OSError, ValueError, RuntimeError):
-            known = False
-        if not known:
+        path = file_inside(self.media, name, (".npz", ".mp4"))
+        if path is None:
             raise MessageError(f"There is no episode {name[:80]!r}.")
         film = _film(path)
         if side in self._films:
@@ -191,11 +191,15 @@ class Episodes:
         return {**told, "step": self.index, "length": self.length - 1}
 
     def images(self) -> dict[str, np.ndarray]:
-        """The frames of both sides."""
-        return {
-            ("left", "right")[side]: film.frame(min(self.index, film.length - 1))
-            for side, film in sorted(self._films.items())
-        }
+        """The frames of both sides; MessageError for a film that is damaged here, which is then closed."""
+        found = {}
+        for side, film in sorted(self._films.items()):
+            try:
+                found[("left", "right")[side]] = film.frame(min(self.index, film.length - 1))
+            except BROKEN:
+                self._films.pop(side).close()
+                raise MessageError(f"The film at frame {self.index} is damaged: choose another.") from None
+        return found
 
     def close(self) -> None:
         for film in self._films.values():
@@ -203,7 +207,18 @@ class Episodes:
         self._films.clear()
 
 
-BROKEN = (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, av.error.FFmpegError)
+BROKEN = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    av.error.FFmpegError,
+)
+"""Errors from files that are damaged, or of something else."""
 
 
 def _film(path: Path) -> Film:
@@ -225,7 +240,10 @@ def _row(root: Path, path: Path, changed: int) -> Message:
     with suppress(*BROKEN):
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                row |= {"steps": len(arrays["rewards"]) - 1, "return": float(arrays["rewards"].sum())}
+                row |= {
+                    "steps": int((arrays["actions"] >= 0).sum()),
+                    "return": float(arrays["rewards"].sum()),
+                }
         else:
             with av.open(str(path)) as container:
                 row["steps"] = max(0, container.streams.video[0].frames - 1)

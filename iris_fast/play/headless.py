@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,23 +15,26 @@ from .session import Session
 
 
 def record(session: Session, steps: int, paths: Sequence[Path]) -> None:
-    """Plays `steps` steps of a session and saves them, with the frame before the first, in each of the files."""
-    recording = session.start_recording()
-    title = session.mode
-    bar = Bar(sys.stderr, (title, title), steps, "step", lambda: []) if sys.stderr.isatty() else None
+    """Plays `steps` steps of a session and saves them in each of the files, with the first frame of each episode."""
+    recording = session.new_recording()
+    done, title = 0, session.mode
+    started = time.perf_counter()
+    bar = Bar(sys.stderr, (title, title), steps, "step", list) if sys.stderr.isatty() else None
     try:
-        for _ in range(steps):
-            session.step()
+        while done < steps:
+            session.record_step(recording)
+            played = recording.rows[-1].action >= 0  # otherwise another episode begins
+            done += played
             if bar is not None:
-                bar.update(1)
+                bar.update(played)
     except KeyboardInterrupt as interrupt:
-        done = len(recording.moments) - 1
         raise RunStopped(
             f"interrupted after {done} of {steps} steps; nothing was written", interrupted_code(interrupt)
         ) from None
     finally:
         if bar is not None:
             bar.close()
+    print(f"{steps} steps, {steps / (time.perf_counter() - started):.0f} a second")
     for path in paths:
         recording.save(path)
         print(f"wrote {path}")

@@ -35,7 +35,10 @@ class Session(Protocol):
         """The replies to a message, whose form is right already; `MessageError` if it makes no sense now."""
 
     def advance(self) -> Update | None:
-        """Takes one step; None when nothing changes (paused, at an end, waiting for an answer)."""
+        """Takes one step; None when nothing changes (paused, at an end, waiting for an answer).
+
+        `MessageError` for what went wrong within it, which the next call does not try again.
+        """
 
     def state(self) -> Message:
         """What the page draws of the controls."""

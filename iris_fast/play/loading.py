@@ -31,7 +31,7 @@ from iris_fast.training.subject import read_subject
 class Player:
     """A trained agent at its game.
 
-    `media`: the folder of its run's films and recordings; beside the file for a checkpoint on its own.
+    `media`: the folder of its run's films and recordings (`media_of`).
     """
 
     agent: Agent
@@ -61,6 +61,12 @@ class Player:
             size=self.config.env.test.size,
             steps_per_second=self.steps_per_second,
         )
+
+
+def media_of(path: Path) -> Path:
+    """The folder of films and recordings: in the run, also for a checkpoint in it; beside any other checkpoint."""
+    folder = path if path.is_dir() else path.parent
+    return (folder.parent if folder.name == "checkpoints" else folder) / "media"
 
 
 def game_of(config: Config, seed: int) -> FrameVectorEnv:
@@ -96,7 +102,6 @@ def load_player(
     if assumption:
         print(assumption, file=sys.stderr)
     graphs = graphs_of(place) if subject.config.training.cuda_graphs else None
-    folder = path if path.is_dir() else path.parent
     return Player(
         agent,
         subject.config,
@@ -104,6 +109,6 @@ def load_player(
         _dreaming(engine_of(agent, subject.config.common)),
         env.action_meanings,
         round(env.metadata["render_fps"]),
-        folder / "media",
+        media_of(path),
         nullcontext() if graphs is None else Lock(),
     )

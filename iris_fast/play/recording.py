@@ -8,77 +8,101 @@ from __future__ import annotations
 
 import io
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
+import torch
 from av.codec.codec import UnknownCodecError
 from PIL import Image
 
 from iris_fast.errors import UserError
 from iris_fast.files import check_ending, check_writable, explained_writing, open_atomically, write_atomically
+from iris_fast.models.frames import unit_frames
 from iris_fast.training.media import save_episode_video
 
 from .loading import Player
-from .worlds import Fork, Moment, World, tokens_of
+from .worlds import Fork, World
 
 ENDINGS = (".mp4", ".gif", ".npz")
 FOLDER = "recordings"
 LONGEST = 50_000
-"""Frames of the longest recording, some 600 MB of memory."""
+"""Frames of the longest recording that a page makes: 600 MB while it is saved, and before that some 50 MB."""
+LONGEST_GIF = 5_000
+SHORTEST_GIF_FRAME = 2  # hundredths of a second; browsers slow down what is shorter
+BATCH = 256  # frames encoded at once
 SCALE = {".mp4": 6, ".gif": 4}
 """Side in pixels of the square drawn for one pixel."""
 
 
+class Row(NamedTuple):
+    """The step that led to a frame; at the first frame of an episode `action` is -1 and `value` NaN."""
+
+    action: int
+    reward: float
+    end: bool
+    person: bool
+    value: float
+    step: int
+
+
 @dataclass
 class Recording:
-    """The frames of one world from some moment on, each with the step that led to it."""
+    """The frames of one world from some moment on, each with the step that led to it. Frames are kept compressed."""
 
     player: Player
     mode: str
     seed: int
     temperature: float
     fps: int
-    moments: list[Moment] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    _frames: list[bytes] = field(default_factory=list)
+    _dreams: list[bytes] = field(default_factory=list)
+    _tokens: dict[int, np.ndarray] = field(default_factory=dict)  # by row, where the world said them
 
-    def add(self, world: World | Fork) -> None:
-        self.moments.append(world.moment)
-        self.steps.append(world.steps)
+    def __len__(self) -> int:
+        return len(self.rows)
 
     @property
-    def total(self) -> float:
-        """The sum of the rewards."""
-        return float(sum(moment.reward for moment in self.moments))
+    def steps(self) -> int:
+        """Frames to which a step led."""
+        return sum(row.action >= 0 for row in self.rows)
+
+    def add(self, world: World | Fork) -> None:
+        """The present frame, and the step that led to it."""
+        moment = world.moment
+        if moment.tokens is not None:
+            self._tokens[len(self)] = moment.tokens
+        self._frames.append(zlib.compress(moment.frame.tobytes(), 1))
+        if moment.dreamt is not None:
+            self._dreams.append(zlib.compress(moment.dreamt.tobytes(), 1))
+        action = -1 if moment.action is None else moment.action
+        value = float("nan") if moment.output is None else float(moment.output.values[0, -1])
+        self.rows.append(Row(action, moment.reward, moment.end, moment.person, value, world.steps))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The content of the .npz file, a row a frame.
 
         `frames` `(n, 3, 64, 64)` uint8, in a fork also `dreams`; `actions`, -1 at the first frame of an episode;
-        `rewards`; `ends`; `tokens` `(n, 16)`; `values`, of the frame
-        before, NaN where there is none; `persons`: whether a
-        person acted; `steps`: the number of each in its episode; and seed, temperature, mode, game, fps and
-        action_names.
+        `rewards`; `ends`; `tokens` `(n, 16)`, in a fork the dream's; `values`, of the frame before, NaN where
+        there is none; `persons`: whether a person acted; `steps`: the number of each in its episode; and seed,
+        temperature, mode, game, fps and action_names.
         """
-        moments = self.moments
-        tokens = [
-            moment.tokens
-            if moment.tokens is not None
-            else tokens_of(self.player, moment.frame)[0].cpu().numpy()
-            for moment in moments
-        ]
-        values = [np.nan if m.output is None else float(m.output.values[0, -1]) for m in moments]
-        found = {
-            "frames": np.stack([moment.frame for moment in moments]),
-            "actions": np.array([-1 if m.action is None else m.action for m in moments], np.int64),
-            "rewards": np.array([moment.reward for moment in moments], np.float32),
-            "ends": np.array([moment.end for moment in moments]),
-            "tokens": np.stack(tokens),
+        actions, rewards, ends, persons, values, steps = zip(*self.rows, strict=True)
+        frames = self._frame_arrays()
+        return {
+            **frames,
+            "actions": np.array(actions, np.int64),
+            "rewards": np.array(rewards, np.float32),
+            "ends": np.array(ends),
+            "tokens": self._all_tokens(frames["frames"]),
             "values": np.array(values, np.float32),
-            "persons": np.array([moment.person for moment in moments]),
-            "steps": np.array(self.steps, np.int64),
+            "persons": np.array(persons),
+            "steps": np.array(steps, np.int64),
             "seed": np.array(self.seed),
             "temperature": np.array(self.temperature),
             "mode": np.array(self.mode),
@@ -86,10 +110,16 @@ class Recording:
             "fps": np.array(self.fps),
             "action_names": np.array(self.player.action_names),
         }
-        dreams = [moment.dreamt for moment in moments if moment.dreamt is not None]
-        if len(dreams) == len(moments):
-            found["dreams"] = np.stack(dreams)
-        return found
+
+    def _all_tokens(self, frames: np.ndarray) -> np.ndarray:
+        """The tokens of all frames; those that the world did not say are found here, many at once."""
+        missing = [row for row in range(len(self)) if row not in self._tokens]
+        found = dict(self._tokens)
+        for first in range(0, len(missing), BATCH):
+            rows = missing[first : first + BATCH]
+            batch = unit_frames(torch.from_numpy(frames[rows]).to(self.player.agent.device))
+            found |= zip(rows, self.player.agent.coder.tokens_of(batch).cpu().numpy(), strict=True)
+        return np.stack([found[row] for row in range(len(self))])
 
     def save(self, path: Path) -> None:
         """Writes the format that the path's ending names; UserError in a sentence if it cannot be written."""
@@ -107,28 +137,39 @@ class Recording:
 
     def _save_mp4(self, path: Path) -> None:
         captions, total = [], 0.0
-        for moment, step in zip(self.moments, self.steps, strict=True):
-            total = total + moment.reward if step else 0.0
-            action = "START" if moment.action is None else self.player.action_names[moment.action]
-            captions.append(f"{action}\treward {moment.reward:g}\treturn {total:g}")
-        save_episode_video(path, self._film(), fps=self.fps, scale=SCALE[".mp4"], captions=captions)
+        for row in self.rows:
+            total = total + row.reward if row.step else 0.0
+            action = "START" if row.action < 0 else self.player.action_names[row.action]
+            captions.append(f"{action}\treward {row.reward:g}\treturn {total:g}")
+        film = film_of(self._frame_arrays())
+        save_episode_video(path, film, fps=self.fps, scale=SCALE[".mp4"], captions=captions)
 
     def _save_gif(self, path: Path) -> None:
+        _check_gif(path, self.steps)
         scale = SCALE[".gif"]
-        frames = self._film().transpose(0, 2, 3, 1).repeat(scale, axis=1).repeat(scale, axis=2)
-        first, *rest = (Image.fromarray(frame) for frame in frames)
+        film = film_of(self._frame_arrays()).transpose(0, 2, 3, 1)
+        first, *rest = (Image.fromarray(frame.repeat(scale, 0).repeat(scale, 1)).quantize() for frame in film)
+        hundredths = max(SHORTEST_GIF_FRAME, round(100 / self.fps))  # a gif counts these
         file = io.BytesIO()
-        first.save(file, "gif", save_all=True, append_images=rest, duration=round(1000 / self.fps), loop=0)
+        first.save(file, "gif", save_all=True, append_images=rest, duration=10 * hundredths, loop=0)
         write_atomically(path, file.getvalue())
 
-    def _film(self) -> np.ndarray:
-        """The frames `(n, 3, height, width)`; in a fork the game's and the dream's side by side."""
-        return film_of({name: array for name, array in self._frames().items() if array is not None})
+    def _frame_arrays(self) -> dict[str, np.ndarray]:
+        """`frames` `(n, 3, height, width)`; of a fork also `dreams`."""
+        size = self.player.config.env.test.size
+        found = {"frames": self._frames, "dreams": self._dreams}
+        return {
+            name: np.stack(
+                [np.frombuffer(zlib.decompress(one), np.uint8).reshape(3, size, size) for one in packed]
+            )
+            for name, packed in found.items()
+            if packed
+        }
 
-    def _frames(self) -> dict[str, np.ndarray | None]:
-        dreams = [moment.dreamt for moment in self.moments if moment.dreamt is not None]
-        beside = np.stack(dreams) if len(dreams) == len(self.moments) else None
-        return {"frames": np.stack([moment.frame for moment in self.moments]), "dreams": beside}
+
+def _check_gif(path: Path, steps: int) -> None:
+    if steps > LONGEST_GIF:
+        raise UserError(f"{path} is for at most {LONGEST_GIF} steps, not {steps}: name an .mp4 or .npz file")
 
 
 def film_of(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -145,10 +186,12 @@ def has_encoder() -> bool:
     return True
 
 
-def check_recordable(path: Path) -> None:
+def check_recordable(path: Path, steps: int) -> None:
     """UserError for a file that `Recording.save` could not write, before there is anything to write."""
     check_ending(path, ENDINGS, without=False)
     check_writable(path)
+    if path.suffix.lower() == ".gif":
+        _check_gif(path, steps)
     if path.suffix.lower() == ".mp4" and not has_encoder():
         raise UserError(
             f"{path} cannot be made, since this PyAV has no H.264 encoder: name a .gif or .npz file"
@@ -156,12 +199,16 @@ def check_recordable(path: Path) -> None:
 
 
 def save_in(folder: Path, recording: Recording) -> list[Path]:
-    """Saves a recording under a new name in a folder, as .npz and as .mp4 (or .gif without an encoder)."""
+    """Saves a recording under a new name in a folder, as .npz and as .mp4 (without an encoder as .gif)."""
     name = f"{recording.mode}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     with explained_writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         path = _taken(folder, name)
-    paths = [path, path.with_suffix(".mp4" if has_encoder() else ".gif")]
+    paths = [path]
+    if has_encoder():
+        paths.append(path.with_suffix(".mp4"))
+    elif recording.steps <= LONGEST_GIF:
+        paths.append(path.with_suffix(".gif"))
     try:
         for each in paths:
             recording.save(each)

@@ -102,17 +102,18 @@ class Session:
         self._world.step()
         if self._recording is not None:
             self._recording.add(self._world)
-            if len(self._recording.moments) == LONGEST:
+            if len(self._recording) == LONGEST:
                 self._said += self._stopped()
         self._keep_episode()
         return True
 
-    def start_recording(self) -> Recording:
-        """Begins a recording with the present frame."""
-        self._recording = self._new_recording()
-        return self._recording
+    def record_step(self, recording: Recording) -> None:
+        """One step without a page, added to a recording."""
+        self.step()
+        recording.add(self._world)
 
-    def _new_recording(self) -> Recording:
+    def new_recording(self) -> Recording:
+        """A recording that begins with the present frame."""
         hands = self.hands
         made = Recording(self.player, self.mode, hands.seed, hands.temperature, self.fps)
         made.add(self._world)
@@ -123,8 +124,8 @@ class Session:
         if not self.save:
             return
         if self._episode is None or self._world.moment.action is None:
-            self._episode = self._new_recording()
-        else:
+            self._episode = self.new_recording()
+        elif len(self._episode) < LONGEST:  # of a dream that never ends the beginning is kept
             self._episode.add(self._world)
         self._asking = self._world.moment.end
 
@@ -272,7 +273,7 @@ class Session:
         self._playing()
         if self._recording is not None:
             return self._stopped()
-        self.start_recording()
+        self._recording = self.new_recording()
         return []
 
     def _on_keep(self, message: dict[str, Any]) -> list[Message]:
@@ -286,8 +287,8 @@ class Session:
         return [{"type": "episodes", "episodes": self._episodes.listed()}]
 
     def _on_open(self, message: dict[str, Any]) -> list[Message]:
-        replies = self._stopped()
         self._episodes.open(message["side"], message["id"])
+        replies = self._stopped()
         if self.mode != "episodes":
             self._enter("episodes")
         self._redraw = True

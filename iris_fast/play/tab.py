@@ -92,13 +92,20 @@ class Tab:
                     due = min(due, last + EARLIEST * session.interval)
                 continue
             last = time.perf_counter()
-            update = session.advance()
+            update = self._advanced(session)
             due = max(due + session.interval, time.perf_counter())  # late steps are not caught up
             if update is not None:
                 self._newest = update
                 for message in update.messages:
                     self._send(message)
             self._show()
+
+    def _advanced(self, session: Session) -> Update | None:
+        try:
+            return session.advance()
+        except MessageError as error:
+            self._send({"type": "error", "message": str(error)})
+            return None
 
     def _answer(self, session: Session, wait: float) -> bool:
         """Waits at most `wait` seconds for a message, and answers it; True if a person acted by it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from PIL import Image
 
 from iris_fast.play import __main__ as command
 from iris_fast.play import recording
+from iris_fast.play import session as play_session
 from iris_fast.play.interface import Message, MessageError, Update
-from iris_fast.play.loading import Player
+from iris_fast.play.loading import Player, media_of
 from iris_fast.play.session import Session
 from iris_fast.training.media import save_episode_video
 from tests.support.commands import Say, refusal, run_command
@@ -132,8 +134,49 @@ def test_without_an_encoder_a_gif_is_made(own: Player, monkeypatch: pytest.Monke
     shown, answer = recorded(Session(own), 4)
     gif = next(file["name"] for file in answer["files"] if file["name"].endswith(".gif"))
     with Image.open(own.media / "recordings" / gif) as image:
-        assert getattr(image, "n_frames", 0) >= 2 and image.size == (256, 256)
-    assert len(shown) == 5
+        assert (
+            getattr(image, "n_frames", 0) == len(shown) and image.info["duration"] == 200
+        )  # Catch: 5 a second
+        for index, frame in enumerate(shown):
+            image.seek(index)
+            assert np.array_equal(np.asarray(image.convert("RGB"))[::4, ::4], frame)
+    monkeypatch.setattr(recording, "LONGEST_GIF", 3)
+    assert [Path(file["name"]).suffix for file in recorded(Session(own), 4)[1]["files"]] == [".npz"]
+
+
+def test_a_long_recording_ends_by_itself_and_a_long_episode_is_cut(
+    own: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(play_session, "LONGEST", 5)
+    session = Session(own, save=True)
+    session.handle({"type": "record"})
+    told = [message for _ in range(9) for message in step(session).messages]
+    assert [message["type"] for message in told] == ["recorded", "asked"]
+    assert len(load(own, told[0])["frames"]) == 5 and session.state()["recording"] is False
+    kept = reply(session.handle({"type": "keep", "keep": True}), "recorded")
+    assert len(load(own, kept)["frames"]) == 5
+
+
+def test_a_long_recording_that_cannot_be_written_is_said_once(
+    own: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(play_session, "LONGEST", 3)
+    own.media.write_text("a file in the way")
+    session = Session(own)
+    session.handle({"type": "record"})
+    step(session)
+    with pytest.raises(MessageError, match="cannot be written"):
+        session.advance()
+    assert step(session).info["step"] == 3
+
+
+def test_a_recording_keeps_no_more_than_it_writes(own: Player) -> None:
+    """Not the logits of the step, which are larger than its frame, and frames only compressed."""
+    session = Session(own, "dream")
+    made = session.new_recording()
+    for _ in range(20):
+        session.record_step(made)
+    assert len(pickle.dumps((made.rows, made._frames, made._tokens))) < 20 * 64 * 64 * 3
 
 
 def test_episodes_are_listed_opened_sought_and_compared(own: Player) -> None:
@@ -162,6 +205,9 @@ def test_episodes_are_listed_opened_sought_and_compared(own: Player) -> None:
         assert np.abs(update.images["right"].astype(int).mean((0, 1)) - frames[index, :, 0, 0]).max() < 6, (
             index
         )
+    session.handle({"type": "open", "side": 0, "id": rows[0]["id"]})
+    update = step(session)  # a film's numbers are in its picture
+    assert update.info["reward"] is None and update.info["return"] is None
     session.handle({"type": "seek", "index": 10**6})
     assert step(session).info["step"] == 299
     session.handle({"type": "set", "paused": False})
@@ -185,11 +231,40 @@ def test_only_films_of_the_media_folder_can_be_opened(own: Player, name: str) ->
     session.close()
 
 
+def test_a_film_that_is_damaged_further_on_is_closed_with_a_sentence(own: Player) -> None:
+    path = own.media / "episodes" / "test" / "epoch_0001_0.mp4"
+    frames = np.random.default_rng(0).integers(0, 255, (600, 3, 64, 64), dtype=np.uint8)
+    save_episode_video(path, frames, scale=1)
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"mdat") + 4
+    content[begin : content.index(b"moov") - 4] = bytes(content.index(b"moov") - 4 - begin)
+    path.write_bytes(content)
+    session = Session(own, "episodes")
+    session.handle({"type": "open", "side": 0, "id": "episodes/test/epoch_0001_0.mp4"})
+    with pytest.raises(MessageError, match="is damaged: choose another"):
+        session.advance()
+    assert session.advance() is None
+    session.close()
+
+
+def test_a_checkpoints_films_are_its_runs(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for path in (
+        tmp_path / "run",
+        tmp_path / "run" / "checkpoints" / "last.pt",
+        tmp_path / "run" / "copy.pt",
+    ):
+        assert media_of(path) == tmp_path / "run" / "media"
+
+
 @pytest.mark.parametrize("ending", [".npz", ".mp4"])
 def test_damaged_films_get_a_sentence(own: Player, ending: str) -> None:
     (own.media / "recordings").mkdir(parents=True)
     path = own.media / "recordings" / f"broken{ending}"
-    path.write_bytes(b"PK no film")
+    for content in (b"", b"PK\x03\x04 no film", b"\x93NUMPY no film", b"PK no film"):
+        path.write_bytes(content)
+        with pytest.raises(MessageError, match="cannot be read as a film"):
+            Session(own).handle({"type": "open", "side": 0, "id": f"recordings/broken{ending}"})
     session = Session(own)
     rows: Any = reply(session.handle({"type": "list"}), "episodes")["episodes"]
     assert rows[0]["steps"] is None
@@ -233,7 +308,7 @@ def test_without_a_page_a_run_is_recorded(checkpoint: Path, tmp_path: Path, mode
     assert all(f"wrote {path}" in capsys.readouterr().out or path.is_file() for path in paths)
     with np.load(paths[0]) as arrays:
         first = dict(arrays)
-    assert len(first["frames"]) == 21
+    assert (first["actions"] >= 0).sum() == 20  # the first frames of episodes come on top
     assert run_play(*arguments) == 0
     with np.load(paths[0]) as arrays:
         for name in ("frames", "tokens", "actions", "rewards", "ends"):
@@ -255,6 +330,8 @@ def test_bad_input_gets_one_sentence(
     assert "--steps 0: give 1 to" in said(*catch, "--record", tmp_path / "f.gif", "--steps", 0)
     assert "--steps 5 is of no use without --record" in said(*catch, "--steps", 5)
     assert "needs the page" in said(*catch, "--record", tmp_path / "f.gif", "--controls", "person")
+    assert "--save asks on the page" in said(*catch, "--record", tmp_path / "f.gif", "-s")
+    assert "at most 5000 steps" in said(*catch, "--record", tmp_path / "f.gif", "--steps", 5001)
     assert "nothing to record" in said(*catch, "--record", tmp_path / "f.gif", "--mode", "episodes")
     assert "--temperature 0" in said(*catch, "--temperature", 0)
     assert "--seed -1" in said(*catch, "--seed", -1)

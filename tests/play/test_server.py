@@ -22,7 +22,7 @@ import pytest
 import iris_fast.play.__main__ as play
 from iris_fast.command_line import run_command
 from iris_fast.play.guard import Guard, is_loopback
-from iris_fast.play.interface import MessageError
+from iris_fast.play.interface import MessageError, Update
 from iris_fast.play.messages import LARGEST, parse_message
 from iris_fast.play.server import LARGEST_BYTES, Place
 from iris_fast.play.tab import WAITING, Tab
@@ -301,3 +301,28 @@ def test_a_port_in_use_leads_to_the_next(server: tuple[Any, int], tmp_path: Path
     second.kill()
     second.communicate()
     assert line.startswith(f"port {port} is in use: serving on ")
+
+
+class Failing(FakeSession):
+    """Its third step fails."""
+
+    def advance(self) -> Update | None:
+        update = super().advance()
+        if self.step == 3:
+            raise MessageError("This film is damaged.")
+        return update
+
+
+def test_a_step_that_fails_is_said_and_the_tab_goes_on(tmp_path: Path) -> None:
+    async def played() -> list[object]:
+        tab = Tab(lambda: Failing(tmp_path), asyncio.get_running_loop())
+        tab.take({"type": "set", "fps": 60})
+        said: list[object] = []
+        while sum(isinstance(item, bytes) for item in said) < 5:
+            said.append(await asyncio.wait_for(tab.outbox.get(), 10))
+            tab.take({"type": "seen", "n": 100})
+        tab.close()
+        return said
+
+    errors = [item for item in asyncio.run(played()) if isinstance(item, dict) and item["type"] == "error"]
+    assert errors == [{"type": "error", "message": "This film is damaged."}]
