@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,9 +20,9 @@ from benchmarks.plan import Cost
 from benchmarks.record import Label, Result, Size
 from benchmarks.registry import Run, case
 from benchmarks.timing import Round
-from iris_fast.sweep.__main__ import make_parser
-from iris_fast.sweep.cluster import OBJECT_STORE, Tasks
-from iris_fast.sweep.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from iris_fast.sweep.plan import Plan
 
 NOTHING = (
     *("common.epochs=1", "training.should=false", "evaluation.should=false"),
@@ -37,6 +37,9 @@ SHORT = (
 
 def plan_of(folder: Path, runs: int, cores: int, *overrides: str) -> Plan:
     """A sweep of so many Catch runs."""
+    from iris_fast.sweep.__main__ import make_parser
+    from iris_fast.sweep.plan import make_plan
+
     words = [
         "--games",
         "Catch",
@@ -57,6 +60,8 @@ def plan_of(folder: Path, runs: int, cores: int, *overrides: str) -> Plan:
 
 def swept(ray: object, plan: Plan) -> float:
     """Seconds from the first run's start to the last one's end, as Ray tasks."""
+    from iris_fast.sweep.cluster import Tasks
+
     tasks = Tasks(ray, plan)
     began = time.perf_counter()
     for run in plan.runs:
@@ -81,6 +86,8 @@ def directly(plan: Plan) -> float:
 @case("sweep", minutes=15, least=6)
 def sweep(run: Run) -> Result:
     """A run as a Ray task beside its plain commands, and two Catch runs at once beside one after the other."""
+    from iris_fast.sweep.cluster import OBJECT_STORE
+
     if find_spec("ray") is None:
         return Result(left_out="Ray is not installed: pip install 'iris_fast[sweep]'")
     if run.device.type != "cpu":
