@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import tarfile
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from benchmarks.__main__ import build_parser, chosen_cases
+from benchmarks.first_contact import SECTIONS
 from benchmarks.registry import CASES
 from iris_fast import train
 from iris_fast.config import apply_overrides, preset_config, resolve
 from iris_fast.config.validation import validate
+from tests.benchmarks.test_lacking_packages import LACKING
+from tests.support.lacking import lacking
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
@@ -25,7 +31,12 @@ case "$*" in *"$FAILS"*) exit 3;; esac
 """
 
 
-def commands(tmp_path: Path, *arguments: str, fails: str = "nothing", **environment: str) -> list[list[str]]:
+CALLS = ("first", "figures", "compare")
+
+
+def commands(
+    tmp_path: Path, call: str, *arguments: str, fails: str = "nothing", **environment: str
+) -> list[list[str]]:
     """What the script calls python3 with, none of which is run."""
     stubs, notes = tmp_path / "stubs", tmp_path / "notes"
     stubs.mkdir(exist_ok=True)
@@ -34,15 +45,15 @@ def commands(tmp_path: Path, *arguments: str, fails: str = "nothing", **environm
         (stubs / name).chmod(0o755)
     notes.write_text("")
     result = subprocess.run(
-        ["bash", str(SCRIPT), str(tmp_path / "results"), *arguments],
+        ["bash", str(SCRIPT), call, str(tmp_path / "results"), *arguments],
         env=os.environ
         | {"PATH": f"{stubs}{os.pathsep}{os.environ['PATH']}", "NOTES": str(notes), "FAILS": fails}
         | environment,
         capture_output=True,
         text=True,
     )
-    failed = (tmp_path / "results" / "failures.log").exists()
-    assert result.returncode == failed and result.stderr == "", result.stderr
+    assert result.stderr == "" and result.returncode in (0, 1), result.stderr
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {f"{call}.tar.gz", f"{call}.txt"}
     called = [block.strip("\n").split("\n") for block in notes.read_text().split("\n\n")]
     return [command for command in called if command[:1] in (["-m"], ["setup.py"])]
 
@@ -54,7 +65,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def called(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> list[list[str]]:
-    return commands(tmp_path_factory.mktemp("all"), str(checkout))
+    return [one for call in CALLS for one in commands(tmp_path_factory.mktemp(call), call, str(checkout))]
 
 
 def arguments_of(called: list[list[str]], module: str) -> list[list[str]]:
@@ -63,9 +74,19 @@ def arguments_of(called: list[list[str]], module: str) -> list[list[str]]:
 
 def test_every_module_is_there(called: list[list[str]]) -> None:
     modules = {command[1] for command in called if command[0] == "-m"}
-    assert {"pytest", "benchmarks", "benchmarks.report.captured_projection", "iris_fast.train"} == modules
+    ours = {
+        "benchmarks",
+        "benchmarks.first_contact",
+        "benchmarks.report.captured_projection",
+        "iris_fast.train",
+    }
+    assert modules == {"pytest"} | ours
     assert all(find_spec(module) for module in modules)
-    assert called[0] == ["setup.py", "-q", "build_ext", "--inplace"] and (ROOT / "setup.py").is_file()
+    assert ["setup.py", "-q", "build_ext", "--inplace"] in called and (ROOT / "setup.py").is_file()
+    sections = [
+        name for arguments in arguments_of(called, "benchmarks.first_contact") for name in arguments[1:]
+    ]
+    assert sorted(sections) == sorted(SECTIONS)
 
 
 def test_cases_and_options_of_the_benchmarks_are_there(called: list[list[str]], checkout: Path) -> None:
@@ -101,37 +122,70 @@ def test_every_gpu_test_is_run_and_every_path_has_some(called: list[list[str]]) 
     assert all(any(path.is_relative_to(given) for path in marked) for given in paths)
 
 
-def test_what_fails_leaves_the_others_alone_and_is_said(tmp_path: Path, called: list[list[str]]) -> None:
-    found = commands(tmp_path, fails="training_steps")
-    assert len(found) == len(called)
-    assert "--reference" not in [argument for command in found for argument in command]
-    failures = (tmp_path / "results" / "failures.log").read_text()
-    assert failures.startswith("training_steps: exit 3 after ") and failures.count("\n") == 1
+def printed(folder: Path) -> str:
+    return (folder / "results" / "first.txt").read_text()
+
+
+def test_what_fails_leaves_the_others_alone_and_is_said(tmp_path: Path) -> None:
+    found = commands(tmp_path, "first", fails="exact")
+    assert len(found) == 7
+    failures = {line.partition(" after ")[0] for line in printed(tmp_path).splitlines() if ": exit " in line}
+    assert failures == {"exact: exit 3"}
+
+
+def test_a_step_that_hangs_is_ended_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    hanging = NOTES.replace("exit 3", "exec sleep 60")
+    with mock.patch.dict(globals(), NOTES=hanging):
+        found = commands(tmp_path, "first", fails="rollouts", MOST="2")
+    assert len(found) == 7 and "rollouts: exit 124 after " in printed(tmp_path)
+
+
+def test_where_nothing_can_be_kept_facts_are_printed(tmp_path: Path) -> None:
+    (tmp_path / "results" / "first.tar.gz" / "taken").mkdir(parents=True)
+    found = subprocess.run(
+        ["bash", str(SCRIPT), "first", str(tmp_path / "results")],
+        env=os.environ | {"STEPS": "nothing"},
+        capture_output=True,
+        text=True,
+    )
+    assert "results were not kept" in found.stdout and "done" in found.stdout
+
+
+def test_the_first_call_in_small_on_a_machine_that_lacks_packages(tmp_path: Path) -> None:
+    """The chip and the parts, run for real, uncaptured: facts as lines, and as JSON in the archive."""
+    environment = lacking(LACKING, tmp_path / "site")
+    found = subprocess.run(
+        ["bash", str(SCRIPT), "first", str(tmp_path / "out")],
+        env=environment | {"STEPS": "chip parts"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "parts: policy step, ms" in found.stdout and "FAILED" not in found.stdout
+    with tarfile.open(tmp_path / "out" / "first.tar.gz") as archive:
+        kept = archive.extractfile("first/parts.json")
+        assert kept is not None and "draw of a token, us" in json.load(kept)
 
 
 def test_a_checkout_that_is_not_there_is_refused(tmp_path: Path) -> None:
     result = subprocess.run(
-        ["bash", str(SCRIPT), str(tmp_path), str(tmp_path / "nowhere")], capture_output=True
+        ["bash", str(SCRIPT), "compare", str(tmp_path), str(tmp_path / "nowhere")], capture_output=True
     )
     assert result.returncode == 2 and b"nowhere" in result.stderr
 
 
 def test_chosen_steps_run_alone(tmp_path: Path) -> None:
-    found = commands(tmp_path, STEPS="kernels same_learning")
-    assert [command[1] for command in found] == ["-q", "benchmarks", "benchmarks"]
-    assert "same_learning" in found[1] and found[2][found[2].index("--only") + 1] == "kernel_*"
+    found = commands(tmp_path, "compare", STEPS="kernels")
+    assert [command[1] for command in found] == ["-q", "benchmarks"]
+    assert found[1][found[1].index("--only") + 1] == "kernel_*"
 
 
 def test_under_the_sanitizer_the_kernels_tests_run_alone(tmp_path: Path) -> None:
-    assert commands(tmp_path, SANITIZE="1") == [["setup.py", "-q", "build_ext", "--inplace"]]
+    assert commands(tmp_path, "first", SANITIZE="1") == []
     notes = (tmp_path / "notes").read_text()
     assert notes.count("--tool\n") == 2 and notes.count("tests/kernels\n") == 2
 
 
-def test_the_order_leaves_time_for_what_matters() -> None:
-    """No step may take what those of the engine and of training, which come first, are expected to need."""
-    text = SCRIPT.read_text()
-    assert "limit=530" in text
-    limits = {line.split()[1]: int(line.split()[2]) for line in text.splitlines() if line.startswith("step ")}
-    assert list(limits)[-2:] == ["kernel_tests", "kernels"], "what can wait for a second call comes last"
-    assert sum(limits[name] for name in ("engine_tests", "training_steps", "compare")) < 530 - 120
+def test_a_call_that_there_is_not_is_refused_with_the_calls_that_there_are(tmp_path: Path) -> None:
+    found = subprocess.run(["bash", str(SCRIPT), "all", str(tmp_path)], capture_output=True, text=True)
+    assert found.returncode == 2 and all(call in found.stderr for call in CALLS)
