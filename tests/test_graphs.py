@@ -120,7 +120,7 @@ def test_warm_up_and_capture_have_one_stream_and_all_graphs_one_pool(notes: Note
     assert notes.calls == expected
     del replay
     graphs.capture(notes.run)
-    assert pools(notes) == [pool, pool] and second
+    assert pools(notes) == [pool, pool] and second is not None
 
 
 def test_where_every_graph_of_a_pool_is_gone_the_next_has_another(notes: Notes) -> None:

@@ -89,8 +89,9 @@ def test_parts_of_the_batch(
     agent: Agent, start: ImaginationStart, expected: Rollout, rows: slice, threads: int
 ) -> None:
     torch.set_num_threads(threads)
-    parts = (start.burn_in_frames, start.burn_in_mask, start.first_tokens)
-    part = ImaginationStart(*(of_whole[rows] for of_whole in parts), first_row=rows.start)
+    part = ImaginationStart(
+        start.burn_in_frames[rows], start.burn_in_mask[rows], start.first_tokens[rows], rows.start
+    )
     assert_equal(CpuEngine(agent).imagine(part, HORIZON, SEED), expected, rows)
 
 

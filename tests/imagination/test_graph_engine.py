@@ -67,7 +67,9 @@ def test_a_part_of_a_batch_is_imagined_as_in_the_whole(horizon: int) -> None:
     engine, start = uncaptured(agent), make_start()
     whole = OracleEngine(agent).imagine(start, horizon, seed=7)
     for which in (slice(0, 2), slice(2, 4)):
-        expected = Rollout(*(value[which] for value in whole[:-1]), LSTMState(*(s[which] for s in whole[-1])))
+        expected = whole._make(
+            [*(value[which] for value in whole[:-1]), LSTMState(*(s[which] for s in whole[-1]))]
+        )
         assert_same_trajectory(engine.imagine(rows(start, which), horizon, seed=7), expected)
 
 
@@ -267,8 +269,9 @@ def test_the_check_finds_looks_and_copies() -> None:
 
 
 def on_gpu(start: ImaginationStart) -> ImaginationStart:
-    parts = (start.burn_in_frames, start.burn_in_mask, start.first_tokens)
-    return ImaginationStart(*(part.cuda() for part in parts))
+    return ImaginationStart(
+        start.burn_in_frames.cuda(), start.burn_in_mask.cuda(), start.first_tokens.cuda(), start.first_row
+    )
 
 
 @pytest.mark.gpu

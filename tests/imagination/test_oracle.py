@@ -28,8 +28,9 @@ def make_start(batch: int = BATCH, seed: int = 0) -> ImaginationStart:
 
 
 def rows(start: ImaginationStart, which: slice) -> ImaginationStart:
-    parts = (start.burn_in_frames, start.burn_in_mask, start.first_tokens)
-    return ImaginationStart(*(part[which] for part in parts), first_row=which.start)
+    return ImaginationStart(
+        start.burn_in_frames[which], start.burn_in_mask[which], start.first_tokens[which], which.start
+    )
 
 
 def tensors(rollout: Rollout) -> dict[str, Tensor]:
