@@ -146,7 +146,9 @@ def rollouts() -> Facts:
             options = GraphOptions(dtype=BFLOAT16, launches_per_layer=launches)  # type: ignore[arg-type]
             engine = CudaGraphEngine(agent, options, graphs())
             seconds = timed(
-                lambda _, engine=engine, start=start: engine.imagine(start, HORIZON, 1), REPEATS, DEVICE
+                lambda _, engine=engine, start=start: engine.imagine(start, HORIZON, 1),
+                REPEATS,
+                DEVICE,  # type: ignore[misc]
             )
             yield (
                 f"rollout {batch} × {HORIZON}, {launches} launches, ms",
