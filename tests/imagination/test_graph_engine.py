@@ -67,7 +67,7 @@ def test_a_part_of_a_batch_is_imagined_as_in_the_whole(horizon: int) -> None:
     engine, start = uncaptured(agent), make_start()
     whole = OracleEngine(agent).imagine(start, horizon, seed=7)
     for which in (slice(0, 2), slice(2, 4)):
-        expected = whole._make(
+        expected = Rollout._make(
             [*(value[which] for value in whole[:-1]), LSTMState(*(s[which] for s in whole[-1]))]
         )
         assert_same_trajectory(engine.imagine(rows(start, which), horizon, seed=7), expected)
