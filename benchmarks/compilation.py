@@ -18,8 +18,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -70,7 +73,7 @@ def absent_gpu(architecture: int, compiled: list[Any]) -> Iterator[None]:
     from triton.runtime.jit import JITFunction
 
     class AbsentDriver:
-        get_current_device = staticmethod(lambda: 0)
+        get_current_device = staticmethod(lambda: architecture)  # by which Triton keeps what it has compiled
         get_current_stream = staticmethod(lambda device=0: 0)
         get_current_target = staticmethod(lambda: GPUTarget("cuda", architecture, 32))
 
@@ -160,20 +163,19 @@ def _assemblers() -> list[Path]:
     return [path for path in (folder / "ptxas-blackwell", folder / "ptxas") if path.exists()]
 
 
-def compile_in_process(operation: str, architecture: int, hot: bool = False) -> list[Compiled]:
-    """`compile_operation` in a new process without the interpreter: Triton decides at import whether it interprets.
+@cache
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"))
 
-    Raises RuntimeError with what that process printed when it failed.
+
+def compile_in_process(operation: str, architecture: int, hot: bool = False) -> list[Compiled]:
+    """`compile_operation` in a process without the interpreter: Triton decides at import whether it interprets.
+
+    One process serves all calls: it imports PyTorch and Triton once.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    root = str(Path(__file__).resolve().parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "benchmarks.compilation", str(architecture), operation]
-    command += ["--hot"] if hot else []
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
-    if result.returncode:
-        raise RuntimeError(f"{operation} does not compile for sm_{architecture}:\n{result.stderr[-4000:]}")
-    return [Compiled(**entry) for entry in json.loads(result.stdout)]
+    with mock.patch.dict(os.environ):
+        os.environ.pop("TRITON_INTERPRET", None)
+        return _process().submit(compile_operation, operation, architecture, hot).result()
 
 
 def main(argv: list[str] | None = None) -> int:
