@@ -24,7 +24,7 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build_dir = Path(self.build_temp).resolve() / "cmake"
+        build_dir = self.build_folder() / "cmake"
         pybind11_dir = require_tools()
         forget_configuration(build_dir)
         configuration = "Debug" if self.debug else "Release"
@@ -47,6 +47,15 @@ class CMakeBuild(build_ext):
             "--target",
             ext.name.rpartition(".")[2],
         )
+
+    def build_folder(self) -> Path:
+        """The folder of compiled objects, which stays for the next build.
+
+        For an editable install setuptools names one that it deletes afterwards; this is the one of all other builds.
+        """
+        if self.editable_mode:
+            return ROOT / "build" / f"temp.{self.plat_name}-{sys.implementation.cache_tag}"
+        return Path(self.build_temp).resolve()
 
 
 def require_tools() -> str:

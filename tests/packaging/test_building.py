@@ -17,7 +17,8 @@ cmake_minimum_required(VERSION 3.18)
 project(stub CXX)
 find_package(Python REQUIRED COMPONENTS Interpreter Development.Module)
 find_package(pybind11 REQUIRED)
-pybind11_add_module(_C stub.cpp)
+add_library(_C MODULE stub.cpp)
+set_target_properties(_C PROPERTIES PREFIX "")
 """
 
 
@@ -32,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
         (folder / package).mkdir()
         (folder / package / "__init__.py").touch()
     (folder / "CMakeLists.txt").write_text(STUB)
-    (folder / "stub.cpp").write_text("#include <pybind11/pybind11.h>\nPYBIND11_MODULE(_C, m) {}\n")
+    (folder / "stub.cpp").write_text("int value() { return 1; }\n")
     return folder
 
 

@@ -65,9 +65,22 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def distributions(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the source distribution and the wheel that `python -m build` makes from it."""
+    """A folder with the source distribution of `source` and the wheel that is built from it.
+
+    The wheel is built at the checkout's own path, and the checkout then gets the folder of compiled objects: so the
+    extension is compiled once for this file.
+    """
     target = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", target, source, cwd=source)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", target]
+    run(*build, "--sdist", source, cwd=target)
+    (archive,) = target.glob("*.tar.gz")
+    aside = source.rename(source.with_name("aside"))
+    shutil.unpack_archive(archive, target / "unpacked")
+    next((target / "unpacked").iterdir()).rename(source)
+    run(*build, "--wheel", source, cwd=target)
+    (source / "build").rename(aside / "build")
+    shutil.rmtree(source)
+    aside.rename(source)
     return target
 
 
@@ -115,9 +128,19 @@ def test_wheel_from_the_source_distribution_works(distributions: Path, tmp_path:
     assert run(python, "-c", USE_THE_PACKAGE, cwd=tmp_path).startswith(str(tmp_path / "venv"))
 
 
-def test_editable_install_works(source: Path, tmp_path: Path) -> None:
+def test_editable_install_works_and_compiles_nothing_again(
+    source: Path, distributions: Path, tmp_path: Path
+) -> None:
+    def objects() -> dict[Path, int]:
+        return {
+            path: path.stat().st_mtime_ns
+            for path in source.glob("build/temp*/**/iris_fast_engine.dir/**/*.o")
+        }
+
+    compiled = objects()
     python = environment(tmp_path / "venv")
     install = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--ignore-installed"]
     run(python, *install, "--editable", source, cwd=tmp_path)
     assert run(python, "-c", USE_THE_PACKAGE, cwd=tmp_path).startswith(str(source))
     assert len(list((source / "iris_fast").glob("_C.*.so"))) == 1
+    assert compiled and objects() == compiled
