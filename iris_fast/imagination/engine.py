@@ -10,6 +10,9 @@ from torch import Tensor
 from iris_fast.agent import Agent
 from iris_fast.models.actor_critic import LSTMState
 from iris_fast.models.frames import check_frames
+from iris_fast.randomness import PhiloxDraws
+
+from .dream import PlayedDream
 
 EngineName = Literal["auto", "oracle", "cpu", "cuda_graph"]
 HalfOrFloat = Literal["float32", "float16"]
@@ -70,6 +73,14 @@ class ImaginationEngine(Protocol):
 
     def imagine(self, start: ImaginationStart, horizon: int, seed: int) -> Rollout:
         """Rolls the policy out for `horizon` steps; draws are addressed by `seed`. Raises as `check_rollout`."""
+        ...
+
+    def dream(self, first_tokens: Tensor, draws: PhiloxDraws) -> PlayedDream:
+        """A new dream from `first_tokens` `(batch, 16)` int64, to be stepped from outside."""
+        ...
+
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        """The policy's frames `(batch, 3, 64, 64)` in [0, 1] for tokens `(batch, 16)`."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +12,8 @@ from torch import Tensor
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.randomness import PhiloxDraws, derive_seed
 
-from .dream import DreamStep, PlayedDream, StepLogits
-
-
-class DreamingEngine(Protocol):
-    """What an engine has for dreams that are stepped from outside."""
-
-    def dream(self, first_tokens: Tensor, draws: PhiloxDraws) -> PlayedDream:
-        """A new dream from `first_tokens` `(batch, 16)` int64."""
-        ...
-
-    def frames_of(self, tokens: Tensor) -> Tensor:
-        """The policy's frames `(batch, 3, 64, 64)` in [0, 1] for tokens `(batch, 16)`."""
-        ...
+from .dream import DreamStep, StepLogits
+from .engine import ImaginationEngine
 
 
 class SeenDream:
@@ -36,7 +25,7 @@ class SeenDream:
         rebuilt: whether the last step rebuilt the context from its frame alone.
     """
 
-    def __init__(self, engine: DreamingEngine, first_tokens: Tensor, seed: int):
+    def __init__(self, engine: ImaginationEngine, first_tokens: Tensor, seed: int):
         self.engine = engine
         self.seed = seed
         self.dream = engine.dream(first_tokens, PhiloxDraws(seed))
@@ -78,7 +67,7 @@ class DreamEnv(FrameVectorEnv):
 
     def __init__(
         self,
-        engine: DreamingEngine,
+        engine: ImaginationEngine,
         first_tokens: Callable[[int], Tensor],
         game: str,
         action_meanings: Sequence[str],

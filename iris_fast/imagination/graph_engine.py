@@ -8,6 +8,7 @@ host. The graph has not yet run on a GPU.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +21,9 @@ from iris_fast.graphs import CudaGraphs, GraphedCall, Graphs, Tensors
 from iris_fast.kernels.common.arguments import with_checked_types
 from iris_fast.models.actor_critic import LSTMState
 from iris_fast.models.versioned import Version
+from iris_fast.randomness import PhiloxDraws
 
+from .device_dream import DeviceDream, DreamRoom
 from .device_rollout import DeviceRollout, Stretch, stretches
 from .engine import ImaginationStart, Rollout, check_rollout
 from .frame_decoder import FrameDecoder
@@ -59,6 +62,8 @@ class CudaGraphEngine:
         self._versions: dict[str, Version] = {}  # of the weights in use
         self._calls: dict[Stretch, GraphedCall] = {}
         self._passes: dict[int, TokenPasses] = {}
+        self._rooms: dict[int, list[DreamRoom]] = {}  # of dreams that are over, by batch
+        self._decodings: dict[int, GraphedCall] = {}  # by batch
         self._prepare()
 
     def __reduce__(self) -> tuple[type[CudaGraphEngine], tuple[Agent, GraphOptions, Graphs]]:
@@ -90,6 +95,26 @@ class CudaGraphEngine:
         }
         return Rollout(**steps, start_state=LSTMState(found[0]["start_hx"], found[0]["start_cx"]))
 
+    @torch.no_grad()
+    def frames_of(self, tokens: Tensor) -> Tensor:
+        """The policy's frames `(batch, 3, 64, 64)` in [0, 1] for tokens `(batch, 16)`."""
+        self._bring_up_to_date()
+        call = self._decodings.setdefault(
+            len(tokens),
+            GraphedCall(lambda inputs: {"frames": self._decoder.frames_of(inputs["tokens"])}, self.graphs),
+        )
+        return call({"tokens": tokens})["frames"].clone()
+
+    def dream(self, first_tokens: Tensor, draws: PhiloxDraws) -> DeviceDream:
+        """A new dream from `first_tokens` `(batch, 16)` int64, with the current weights. Each has a cache of its own;
+        a new dream takes over that of one which is no longer used, with its captures."""
+        self._bring_up_to_date()
+        free = self._rooms.setdefault(len(first_tokens), [])
+        room = free.pop() if free else DreamRoom(self._new_passes(len(first_tokens)), self.graphs)
+        dream = DeviceDream(self.agent.world_model, room, first_tokens, draws)
+        weakref.finalize(dream, free.append, room)
+        return dream
+
     def _run(self, stretch: Stretch, inputs: Mapping[str, Tensor | int]) -> Tensors:
         """A stretch's outputs, copied out of the graph's memory."""
         if stretch not in self._calls:
@@ -99,10 +124,11 @@ class CudaGraphEngine:
     def rollout(self, stretch: Stretch) -> DeviceRollout:
         """The captured call of a stretch. Calls of one batch size share a cache; each starts by emptying it."""
         if stretch.batch not in self._passes:
-            self._passes[stretch.batch] = TokenPasses(
-                self._weights, stretch.batch, self.options.precision, self.options.launches_per_layer
-            )
+            self._passes[stretch.batch] = self._new_passes(stretch.batch)
         return DeviceRollout(stretch, self.agent.actor_critic, self._decoder, self._passes[stretch.batch])
+
+    def _new_passes(self, batch: int) -> TokenPasses:
+        return TokenPasses(self._weights, batch, self.options.precision, self.options.launches_per_layer)
 
     def _bring_up_to_date(self) -> None:
         versions, before = self.agent.versions, self._versions
@@ -120,6 +146,8 @@ class CudaGraphEngine:
         dtype = getattr(torch, self.options.dtype)
         self._calls.clear()
         self._passes.clear()
+        self._rooms = {}  # a dream that goes on keeps its old weights, and its room goes with it
+        self._decodings.clear()
         self._weights = InferenceWeights(self.agent.world_model, dtype)
         self._decoder = FrameDecoder(self.agent.tokenizer, dtype)
         self._versions = self.agent.versions

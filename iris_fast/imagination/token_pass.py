@@ -234,9 +234,8 @@ class TokenPasses:
         `seed`, `position`: () int64 on the device; `rows`: `(batch,)` int64, by default 0, 1, …; the draw equals the
         oracle's at that address.
         """
-        hidden = self._linear(x, head.first, self.weights.ln_f, activation="relu")
         return linear_sample(
-            hidden,
+            self._hidden(head, x),
             *head.last,
             seed=seed,
             position=position,
@@ -244,3 +243,10 @@ class TokenPasses:
             row=rows,
             precision=self.precision,
         )
+
+    def logits(self, head: HeadWeights, x: Tensor) -> Tensor:
+        """The logits `(batch, classes)` float32 that `draw` samples from."""
+        return self._linear(self._hidden(head, x), head.last).float()
+
+    def _hidden(self, head: HeadWeights, x: Tensor) -> Tensor:
+        return self._linear(x, head.first, self.weights.ln_f, activation="relu")

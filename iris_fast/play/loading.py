@@ -18,10 +18,8 @@ from iris_fast.envs import make_vector_env
 from iris_fast.envs.games import CATCH
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.graphs import graphs_of
-from iris_fast.imagination.cpu_engine import CpuEngine
 from iris_fast.imagination.engine import ImaginationEngine
-from iris_fast.imagination.environment import DreamEnv, DreamingEngine
-from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.imagination.environment import DreamEnv
 from iris_fast.interop.files import heads_assumption
 from iris_fast.training.device import choose_device, engine_of
 from iris_fast.training.subject import read_subject
@@ -37,7 +35,7 @@ class Player:
     agent: Agent
     config: Config
     policy: Policy
-    engine: DreamingEngine
+    engine: ImaginationEngine
     action_names: tuple[str, ...]
     steps_per_second: int
     media: Path
@@ -74,13 +72,6 @@ def game_of(config: Config, seed: int) -> FrameVectorEnv:
     return make_vector_env(config.game, config.env.test, num_envs=1, seed=seed % 2**31, backend=backend)
 
 
-def _dreaming(engine: ImaginationEngine) -> DreamingEngine:
-    """The engine, or the oracle for one that only imagines whole rollouts."""
-    if isinstance(engine, (CpuEngine, OracleEngine)):
-        return engine
-    return OracleEngine(engine.agent)
-
-
 def load_player(
     path: Path, game: str | None = None, device: str = "auto", num_heads: int | None = None
 ) -> Player:
@@ -106,7 +97,7 @@ def load_player(
         agent,
         subject.config,
         Policy(agent, graphs),
-        _dreaming(engine_of(agent, subject.config.common)),
+        engine_of(agent, subject.config.common),
         env.action_meanings,
         round(env.metadata["render_fps"]),
         media_of(path),
