@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,11 +14,16 @@ from tests.support.agents import micro_agent
 
 
 @pytest.fixture(scope="session")
-def player(tmp_path_factory: pytest.TempPathFactory) -> Player:
+def agent_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     agent = micro_agent()
     with torch.no_grad():  # dreams that end after some thirty steps, not after two
         agent.world_model.head_ends.head_module[2].bias[0] += 4  # type: ignore[operator,index]
     path = tmp_path_factory.mktemp("agent") / "agent.pt"
     state = {name: value for name, value in agent.state_dict().items() if name.split(".")[0] in PARTS}
     write_weights(path, state, agent.config, agent.num_actions)
-    return load_player(path, "Catch", "cpu")
+    return path
+
+
+@pytest.fixture(scope="session")
+def player(agent_file: Path) -> Player:
+    return load_player(agent_file, "Catch", "cpu")

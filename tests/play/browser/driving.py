@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).parents[3]
 
@@ -47,3 +49,30 @@ def frames_change(page: Any) -> None:
 def canvases(page: Any, count: int) -> None:
     """Waits until that many frames are beside each other."""
     wait(page, f"document.querySelectorAll('#stage canvas').length === {count}")
+
+
+def pixels(page: Any, number: int = 0) -> np.ndarray:
+    """The frame in a canvas, `(64, 64, 3)` uint8: of each square that is drawn for a pixel, its middle."""
+    values = page.evaluate(
+        """(number) => {
+            const canvas = document.querySelectorAll("#stage canvas")[number];
+            const scale = canvas.width / 64;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            const found = [];
+            for (let at = 0; at < 4096; at += 1) {
+                const [y, x] = [Math.floor(at / 64), at % 64].map((place) => Math.floor((place + 0.5) * scale));
+                found.push(...data.slice(4 * (y * canvas.width + x), 4 * (y * canvas.width + x) + 3));
+            }
+            return found;
+        }""",
+        number,
+    )
+    return np.array(values, np.uint8).reshape(64, 64, 3)
+
+
+def until(page: Any, found: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    """Waits until a function of the test is true."""
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline, f"never true: {what}"
+        page.wait_for_timeout(20)
