@@ -71,7 +71,7 @@ def distributions(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     extension is compiled once for this file.
     """
     target = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", target]
+    build: list[str | Path] = [sys.executable, "-m", "build", "--no-isolation", "--outdir", target]
     run(*build, "--sdist", source, cwd=target)
     (archive,) = target.glob("*.tar.gz")
     aside = source.rename(source.with_name("aside"))
