@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def loading(package: str) -> Iterator[None]:
 
     Commands import slow packages after parsing arguments, so `--help` and mistakes are answered at once.
     """
-    if sys.modules.get(package) is None:
+    if sys.modules.get(package) is None and os.environ.get("RANK", "0") == "0":  # of torchrun's processes
         print(f"loading {PACKAGES[package]} …", file=sys.stderr, flush=True)
     end_at_interrupt()
     try:

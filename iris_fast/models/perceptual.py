@@ -5,6 +5,9 @@ LPIPS: Zhang et al., *The Unreasonable Effectiveness of Deep Features as a Perce
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -99,7 +102,28 @@ class LPIPS(nn.Module):
         return [features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10) for features in tapped]
 
 
-def foreground_loss(prediction: Tensor, target: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class WholeBatch:
+    """What the losses of moving things need of a batch of which only a part is here.
+
+    `background`: `(channels, height, width)`, the per-pixel median of the batch's targets; `mean`: of a number over
+    the parts, all of one size. So the mean of the parts' losses is the loss of the batch.
+    """
+
+    background: Tensor
+    mean: Callable[[Tensor], Tensor]
+
+
+def _background(target: Tensor, whole: WholeBatch | None) -> Tensor:
+    return target.median(dim=0, keepdim=True).values if whole is None else whole.background[None]
+
+
+def _adding_to_one(weight: Tensor, whole: WholeBatch | None) -> Tensor:
+    total = weight.sum() if whole is None else whole.mean(weight.sum())
+    return weight / total.clamp_min(1e-6)
+
+
+def foreground_loss(prediction: Tensor, target: Tensor, whole: WholeBatch | None = None) -> Tensor:
     """Mean squared error of the pixels that stand out from the batch's background.
 
     A plain mean hides a ball of a few pixels among 4,096. Here a pixel's weight is its distance from the background
@@ -110,10 +134,9 @@ def foreground_loss(prediction: Tensor, target: Tensor) -> Tensor:
     `prediction`, `target`: `(batch, channels, height, width)`; returns a scalar.
     """
     with torch.no_grad():
-        background = target.median(dim=0, keepdim=True).values
+        background = _background(target, whole)
         distance = torch.maximum((target - background).abs(), (prediction - background).abs())
-        weight = distance.amax(dim=1, keepdim=True).expand_as(target)
-        weight = weight / weight.sum().clamp_min(1e-6)
+        weight = _adding_to_one(distance.amax(dim=1, keepdim=True).expand_as(target), whole)
     return ((prediction - target).square() * weight).sum()
 
 
@@ -121,7 +144,7 @@ OBJECT_THRESHOLD = 0.1  # of the range from -1 to 1; smaller differences count a
 OBJECT_WINDOW = 15  # side in pixels of the neighbourhood that shares one weight
 
 
-def objects_loss(prediction: Tensor, target: Tensor) -> Tensor:
+def objects_loss(prediction: Tensor, target: Tensor, whole: WholeBatch | None = None) -> Tensor:
     """Mean squared error of the pixels that stand out, with the same total weight for every object.
 
     As in `foreground_loss`, a pixel's weight is its distance d from the per-pixel median of the batch, in the target
@@ -131,10 +154,9 @@ def objects_loss(prediction: Tensor, target: Tensor) -> Tensor:
     total weight, whatever its size and brightness. The weights of the batch sum to one. `prediction`, `target`:
     `(batch, channels, height, width)` in [-1, 1]; returns a scalar."""
     with torch.no_grad():
-        background = target.median(dim=0, keepdim=True).values
+        background = _background(target, whole)
         distance = torch.maximum((target - background).abs(), (prediction - background).abs())
         distance = (distance.amax(dim=1, keepdim=True) - OBJECT_THRESHOLD).clamp_min(0)
         around = F.avg_pool2d(distance, OBJECT_WINDOW, stride=1, padding=OBJECT_WINDOW // 2)
-        weight = distance / (around + 1e-3)
-        weight = weight / weight.sum().clamp_min(1e-6)
+        weight = _adding_to_one(distance / (around + 1e-3), whole)
     return ((prediction - target).square().mean(dim=1, keepdim=True) * weight).sum()

@@ -13,7 +13,7 @@ from iris_fast.kernels import vq_lookup
 from iris_fast.kernels.common.arithmetic import exact_on_cpu
 
 from .autoencoder import AutoencoderConfig, Decoder, Encoder, EncoderConfig, channels_last
-from .perceptual import LPIPS, foreground_loss, objects_loss
+from .perceptual import LPIPS, WholeBatch, foreground_loss, objects_loss
 from .versioned import Versioned
 
 PerceptualKind = Literal["lpips", "foreground", "objects", "none"]
@@ -235,8 +235,11 @@ class Tokenizer(Versioned):
         self.weights_changed(in_place=True)
         return len(rows)
 
-    def losses(self, frames: Tensor) -> dict[str, Tensor]:
-        """The tokenizer's losses on frames `(batch, 3, 64, 64)` in [0, 1]; their sum is minimised."""
+    def losses(self, frames: Tensor, whole: WholeBatch | None = None) -> dict[str, Tensor]:
+        """The tokenizer's losses on frames `(batch, 3, 64, 64)` in [0, 1]; their sum is minimised.
+
+        `whole`: the batch in [-1, 1] of which the frames are a part, if they are.
+        """
         encoding = self.encode(frames, commitment=True)
         assert encoding.commitment_loss is not None
         target = frames * 2 - 1
@@ -245,19 +248,19 @@ class Tokenizer(Versioned):
             "reconstruction_loss": (target - prediction).abs().mean(),
             "commitment_loss": encoding.commitment_loss,
         }
-        perceptual = self._perceptual_loss(prediction, target)
+        perceptual = self._perceptual_loss(prediction, target, whole)
         if perceptual is not None:
             losses["perceptual_loss"] = self.config.perceptual_weight * perceptual
         return losses
 
-    def _perceptual_loss(self, prediction: Tensor, target: Tensor) -> Tensor | None:
+    def _perceptual_loss(self, prediction: Tensor, target: Tensor, whole: WholeBatch | None) -> Tensor | None:
         """The perceptual loss of frames in [-1, 1] as a scalar; None if the configuration has none."""
         match self.config.perceptual:
             case "lpips":
                 return self.lpips(prediction, target).float().mean() if self.lpips is not None else None
             case "foreground":
-                return foreground_loss(prediction, target)
+                return foreground_loss(prediction, target, whole)
             case "objects":
-                return objects_loss(prediction, target)
+                return objects_loss(prediction, target, whole)
             case _:
                 return None

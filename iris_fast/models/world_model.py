@@ -111,11 +111,18 @@ class WorldModel(Versioned):
         )
 
     def losses(
-        self, tokens: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor, mask_padding: Tensor
+        self,
+        tokens: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        ends: Tensor,
+        mask_padding: Tensor,
+        counts: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The three cross-entropies of a batch of segments, padded steps ignored; their sum is minimised.
 
-        `tokens` `(batch, time, 16)` int64; `actions`, `rewards`, `ends`, `mask_padding` `(batch, time)`.
+        `tokens` `(batch, time, 16)` int64; `actions`, `rewards`, `ends`, `mask_padding` `(batch, time)`. `counts`
+        `(2,)` float32: what to divide the sums over predicted tokens, and over steps, by, instead of their numbers.
         """
         output = self(tokens, actions)
         padded = ~mask_padding
@@ -123,15 +130,19 @@ class WorldModel(Versioned):
         token_labels = tokens.masked_fill(padded.unsqueeze(2), IGNORED).flatten(1)[:, 1:]
         reward_labels = (rewards.sign() + 1).long().masked_fill(padded, IGNORED)
         end_labels = ends.long().masked_fill(padded, IGNORED)
+        of_tokens, of_steps = (None, None) if counts is None else counts.unbind()
         return {
-            "loss_obs": _cross_entropy(output.logits_observations[:, :-1], token_labels),
-            "loss_rewards": _cross_entropy(output.logits_rewards, reward_labels),
-            "loss_ends": _cross_entropy(output.logits_ends, end_labels),
+            "loss_obs": _cross_entropy(output.logits_observations[:, :-1], token_labels, of_tokens),
+            "loss_rewards": _cross_entropy(output.logits_rewards, reward_labels, of_steps),
+            "loss_ends": _cross_entropy(output.logits_ends, end_labels, of_steps),
         }
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+def _cross_entropy(logits: Tensor, labels: Tensor, count: Tensor | None) -> Tensor:
+    logits, labels = logits.flatten(0, 1), labels.flatten()
+    if count is None:
+        return F.cross_entropy(logits, labels, ignore_index=IGNORED)
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / count
 
 
 def initialise(module: nn.Module) -> None:

@@ -36,6 +36,8 @@ def announced_start(
         f"preset: {config.preset}, device: {device}, precision: {config.common.precision}, "
         f"imagination: {trainer.engine.name}, seed: {config.common.seed}"
     )
+    if (processes := trainer.group.size) > 1:
+        lines.append(f"processes: {processes}, each with 1/{processes} of the rows of every batch")
     if device.type == "cuda":
         lines.append(f"gradient steps: {steps_announcement(config)}")
     if config.training.should:

@@ -26,6 +26,7 @@ from .announcements import announced_start
 from .checkpoint import explained_disk_errors, load_checkpoint
 from .checks import check_run, initial_parts
 from .collector import saved_backend
+from .distributed import ALONE, Group
 from .estimate import estimate_seconds_per_unit
 from .provenance import add_provenance
 from .run_folder import RunFolder
@@ -59,28 +60,35 @@ def attach_perceptual(
     return replace(config, tokenizer=tokenizer)
 
 
-def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say) -> Trainer:
+def build_trainer(
+    config: Config, device: torch.device, run: RunFolder, resume: bool, say: Say, group: Group = ALONE
+) -> Trainer:
     """A trainer in its run folder, locked for this process; a refused run releases the lock.
 
-    Bad input is refused first, before anything is written.
+    Bad input is refused first, before anything is written. Of several processes the first alone reads and writes
+    files.
     """
     with ExitStack() as refused:
         refused.callback(run.unlock)
-        content = _resumed_content(run) if resume else None
+        content = group.from_first(lambda: _resumed_content(run) if resume else None)
         check_run(config, run, content)
         env = make_train_env(config, content)
-        agent, weights = make_agent(config, device, env, fresh=content is None)
+        agent, weights = make_agent(config, device, env, fresh=content is None and group.first)
         carried = weights.state_dict if weights is not None else content and content["agent"]
-        found = attach_perceptual(agent, config, carried, say)
-        with _written(run), nullcontext() if resume else run.creating(found):
+        found = group.from_first(lambda: attach_perceptual(agent, config, carried, say))
+        if group.size > 1:
+            share_weights(agent, found, group)
+        with _written(run), run.creating(found) if group.first and not resume else nullcontext():
             frames = 0 if content is None else sum(content["dataset"]["written"].values())
-            trainer = Trainer(found, agent, env, engine_of(agent, found.common), run, frames)
+            run.path = group.from_first(lambda: run.path)  # under the name that it got
+            trainer = Trainer(found, agent, env, engine_of(agent, found.common), run, frames, group)
             restored = content is None or trainer.load(content)
-            if resume:
-                run.write_config(found)  # so that a later resume keeps these overrides
-                if content is None:
-                    trainer.logger.truncate_after(0)
-            add_provenance(run.provenance, device, trainer.position.epoch)
+            if group.first:
+                if resume:
+                    run.write_config(found)  # so that a later resume keeps these overrides
+                    if content is None:
+                        trainer.logger.truncate_after(0)
+                add_provenance(run.provenance, device, trainer.position.epoch, group.size)
         backend_before = saved_backend(content["collector"]) if content is not None and not restored else None
         started_from = None if weights is None else weights.path
         begins_anew = resume and content is None
@@ -89,6 +97,16 @@ def build_trainer(config: Config, device: torch.device, run: RunFolder, resume: 
         trainer.priors = estimate_seconds_per_unit(trainer)
         refused.pop_all()
     return trainer
+
+
+def share_weights(agent: Agent, found: Config, group: Group) -> None:
+    """Gives the agents of the other processes the first one's weights, and the perceptual network of `found`."""
+    if not group.first:
+        agent.tokenizer.config = found.tokenizer
+        if found.tokenizer.perceptual == "lpips" and found.training.should:
+            agent.tokenizer.attach_lpips(LPIPS().to(agent.device))
+    group.copy_from_first([*agent.parameters(), *agent.buffers()])
+    agent.weights_changed(in_place=True)
 
 
 def _resumed_content(run: RunFolder) -> dict[str, Any] | None:

@@ -26,6 +26,8 @@ from iris_fast.replay.store import EpisodeStore
 
 from .run_folder import RunFolder
 
+COLUMNS = ("frames", "actions", "rewards", "ends")  # of a store and of its files
+
 
 @dataclass
 class DatasetLog:
@@ -38,10 +40,22 @@ class DatasetLog:
     files: list[str] = field(default_factory=list)
     written: dict[int, int] = field(default_factory=dict)
     _closed: set[int] = field(default_factory=set, init=False, repr=False)  # recorded in the files
+    _evictions: int = field(default=0, init=False, repr=False)  # likewise, of the store's
 
     def save(self, folder: Path, store: EpisodeStore, epoch: int) -> None:
         """Writes the frames since the last save to a new file; no file if there are none."""
-        evicted = list(store.evicted)
+        parts = self.news(store)
+        if parts is None:
+            return
+        name = f"{epoch:06d}_{len(self.files)}.npz"
+        with open_atomically(folder / name) as file:
+            np.savez_compressed(file, **parts)  # type: ignore[arg-type]
+        self.files.append(name)
+        self.has_recorded(store)
+
+    def news(self, store: EpisodeStore) -> dict[str, np.ndarray] | None:
+        """What happened in the store since the last record, for `play_back`; None if nothing did."""
+        evicted = store.evicted[self._evictions :]
         # An open episode may have been evicted and then continued: nothing of it is written yet.
         written = {key: count for key, count in self.written.items() if key not in evicted}
         fresh = {
@@ -51,26 +65,22 @@ class DatasetLog:
         }
         closed = [key for key, episode in store.episodes.items() if episode.closed]
         if not fresh and not evicted and self._closed.issuperset(closed):
-            return
+            return None
         slots = np.concatenate([*fresh.values(), np.empty(0, np.int64)]).astype(np.int64)
-        name = f"{epoch:06d}_{len(self.files)}.npz"
         index = torch.from_numpy(slots).to(store.frames.device)
-        with open_atomically(folder / name) as file:
-            np.savez_compressed(
-                file,
-                episode_ids=np.array(list(fresh), np.int64),
-                counts=np.array([len(part) for part in fresh.values()], np.int64),
-                closed=np.array(closed, np.int64),
-                evicted=np.array(evicted, np.int64),
-                frames=store.frames[index].cpu().numpy(),
-                actions=store.actions[index].cpu().numpy(),
-                rewards=store.rewards[index].cpu().numpy(),
-                ends=store.ends[index].cpu().numpy(),
-            )
-        self.files.append(name)
-        store.evicted.clear()  # now recorded in the files
-        self.written = written | {key: store.episodes[key].length for key in fresh}
-        self._closed = set(closed)
+        stored = {name: getattr(store, name)[index].cpu().numpy() for name in COLUMNS}
+        return stored | {
+            "episode_ids": np.array(list(fresh), np.int64),
+            "counts": np.array([len(part) for part in fresh.values()], np.int64),
+            "closed": np.array(closed, np.int64),
+            "evicted": np.array(evicted, np.int64),
+        }
+
+    def has_recorded(self, store: EpisodeStore) -> None:
+        """Notes that everything in the store is recorded, so that `news` begins here."""
+        self.written = {key: episode.length for key, episode in store.episodes.items()}
+        self._closed = {key for key, episode in store.episodes.items() if episode.closed}
+        self._evictions = len(store.evicted)
 
     def state_dict(self) -> dict[str, Any]:
         return {"files": self.files, "written": self.written}
@@ -85,27 +95,25 @@ class DatasetLog:
                     parts = {key: file[key] for key in file.files}
             except (OSError, ValueError, zipfile.BadZipFile, EOFError):
                 raise UserError(f"{folder / name} is missing or damaged: the run cannot be resumed") from None
-            self._play_back(parts, store)
+            play_back(parts, store)
         store.evicted.clear()
-        self.written = {key: episode.length for key, episode in store.episodes.items()}
-        self._closed = {key for key, episode in store.episodes.items() if episode.closed}
+        self.has_recorded(store)
 
-    @staticmethod
-    def _play_back(parts: dict[str, np.ndarray], store: EpisodeStore) -> None:
-        for key in parts["evicted"].tolist():
-            if key in store.episodes:
-                store.evict(key)
-        closed = set(parts["closed"].tolist())
-        start = 0
-        for key, count in zip(parts["episode_ids"].tolist(), parts["counts"].tolist(), strict=True):
-            piece = slice(start, start + count)
-            frames, actions, rewards, ends = (
-                parts[k][piece] for k in ("frames", "actions", "rewards", "ends")
-            )
-            store.extend(key, frames, actions, rewards, ends, closed=key in closed)
-            start += count
-        for key in closed & set(store.episodes):
-            store.close(key)
+
+def play_back(parts: dict[str, np.ndarray], store: EpisodeStore) -> None:
+    """Repeats in `store` what happened in another one, from its `DatasetLog.news`."""
+    for key in parts["evicted"].tolist():
+        if key in store.episodes:
+            store.evict(key)
+    closed = set(parts["closed"].tolist())
+    start = 0
+    for key, count in zip(parts["episode_ids"].tolist(), parts["counts"].tolist(), strict=True):
+        piece = slice(start, start + count)
+        frames, actions, rewards, ends = (parts[name][piece] for name in COLUMNS)
+        store.extend(key, frames, actions, rewards, ends, closed=key in closed)
+        start += count
+    for key in closed & set(store.episodes):
+        store.close(key)
 
 
 def save_checkpoint(
@@ -142,13 +150,13 @@ class explained_disk_errors:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if not is_disk_full(error):
             return
-        kept = (
-            "the last checkpoint is whole"
-            if self.run.checkpoint.is_file()
-            else "no checkpoint was written yet"
-        )
         resume = quoted("--resume", self.run.path)
         raise RunStopped(
-            f"the disk with {self.run.path} is full: {kept}; make room and go on with {resume}",
+            f"the disk with {self.run.path} is full: {kept(self.run)}; make room and go on with {resume}",
             exit_code=4,
         ) from error
+
+
+def kept(run: RunFolder) -> str:
+    """What a run that ends without saving has kept."""
+    return "the last checkpoint is whole" if run.checkpoint.is_file() else "no checkpoint was written yet"

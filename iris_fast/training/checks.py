@@ -26,6 +26,22 @@ def check_run(config: Config, run: RunFolder, content: Mapping[str, Any] | None)
         check_perceptual(config)
 
 
+def check_shares(config: Config, processes: int) -> None:
+    """UserError for a batch that several processes cannot share evenly."""
+    if processes == 1 or not config.training.should:
+        return
+    for name in PARTS:
+        part = getattr(config.training, name)
+        pieces = getattr(part, "pieces", 1)
+        if part.batch_num_samples % (processes * pieces):
+            each, less = (f"each of training.{name}.pieces={pieces} of ", f", or training.{name}.pieces=1")
+            raise UserError(
+                f"training.{name}.batch_num_samples={part.batch_num_samples}: {processes} processes cannot share "
+                f"{each if pieces > 1 else ''}it evenly; give a multiple of {processes * pieces}"
+                f"{less if pieces > 1 else ''}"
+            )
+
+
 def check_unfinished(config: Config, run: RunFolder, content: Mapping[str, Any]) -> None:
     """Ends a complete run with one sentence and exit code 0, before anything is built or changed."""
     epochs, done = config.common.epochs, content["position"]["epoch"] - 1

@@ -80,7 +80,7 @@ def _training_seconds(trainer: Trainer, names: list[str]) -> dict[str, float]:
     """Seconds of a step of each part, including the gathering of its data and its rollout."""
     agent, config = trainer.agent, trainer.config
     cache = FrameCache(agent.coder, _made_up_store(trainer), max_bytes=10**9)
-    parts, found = make_parts(agent, config, cache, trainer.engine), {}
+    parts, found = make_parts(agent, config, cache, trainer.engine, group=trainer.group), {}
     for name in names:
         agent.eval()
         parts[name].module.train()  # as captured for all later steps

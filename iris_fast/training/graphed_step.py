@@ -69,14 +69,20 @@ class GraphedPartTrainer(PartTrainer):
     Inputs are gathered before each replay and are not captured. Losses that are not finite end the run within
     `CHECK_EVERY` steps, before anything is saved. With `grad_acc_steps` above 1, dropout is seeded once for all
     batches of a step. fp16 is not supported, because its loss scaling stays eager.
+
+    With several processes a step is two captures, and between them the collective.
     """
 
     def __init__(self, part: Part[Any], graphs: Graphs):
         if part.precision == "fp16":
             raise ValueError("gradient steps in fp16 are not captured: use PartTrainer, or bf16")
+        if not part.capturable:
+            raise ValueError(
+                f"the losses of the {part.name} have a collective, so PartTrainer takes their steps"
+            )
         super().__init__(part, captured=True)
         self.graphs = graphs
-        self._call = self._new_call()
+        self._new_calls()
 
     def step(self, run_seed: int, epoch: int, step: int) -> Losses:
         """One optimizer step; its losses, their sum and the gradient norm before clipping."""
@@ -93,39 +99,65 @@ class GraphedPartTrainer(PartTrainer):
         """
         seeds = self.batch_seeds(0, 0, 0)
         with preserved(self.part.module, self.optimizer):
-            self.replay(seeds, part.inputs)
-            return seconds_of(lambda: self.replay(seeds, part.inputs))
+            self.replay(seeds, part.inputs, together=False)
+            return seconds_of(lambda: self.replay(seeds, part.inputs, together=False))
 
-    def replay(self, seeds: list[int], inputs: Callable[[int], Any]) -> Losses:
+    def replay(self, seeds: list[int], inputs: Callable[[int], Any], together: bool = True) -> Losses:
         """One optimizer step on the result of `inputs` for each batch's seed; the gradient is in the parameters'
-        `grad`."""
+        `grad`. Unless `together`, the other processes' gradients are left out."""
         torch.manual_seed(seeds[0])  # dropout, as in an eager step
         batches = {str(batch): inputs(seed) for batch, seed in enumerate(seeds)}
-        metrics = {name: value.clone() for name, value in self._call(batches).items()}
+        with self.group.dropout(seeds[0], self.device):
+            found = self._call(batches)
+        if self.group.size > 1:
+            flat = self.group.add_up(found["flat"]) if together else found["flat"]
+            found = self._finish({"flat": flat})
+        metrics = {name: value.clone() for name, value in found.items()}
         # A replay runs none of the code that it was captured from.
         self.part.module.weights_changed(in_place=True)
         return metrics
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._call = self._new_call()  # the optimizer's state lies elsewhere now
+        self._new_calls()  # the optimizer's state lies elsewhere now
 
-    def _new_call(self) -> GraphedCall:
-        return GraphedCall(self._body, self.graphs, lambda: preserved(self.part.module, self.optimizer))
+    def _new_calls(self) -> None:
+        preserve = lambda: preserved(self.part.module, self.optimizer)  # noqa: E731
+        alone = self.group.size == 1
+        self._call = GraphedCall(self._body if alone else self._gradient, self.graphs, preserve)
+        self._finish = GraphedCall(self._rest, self.graphs, preserve)
+        self._metrics: Losses = {}  # of `_gradient`, by their names
 
     def _body(self, batches: dict[str, Any]) -> Tensors:
+        metrics = self._losses_of(batches)
+        self._clip(metrics)
+        self._update()
+        return metrics
+
+    def _gradient(self, batches: dict[str, Any]) -> Tensors:
+        self._metrics = self._losses_of(batches)
+        return {"flat": self._given(self._metrics)}
+
+    def _rest(self, inputs: Tensors) -> Tensors:
+        metrics = dict(self._metrics)
+        self._take(inputs["flat"], metrics)
+        self._clip(metrics)
+        self._update()
+        return metrics
+
+    def _losses_of(self, batches: dict[str, Any]) -> Losses:
+        """The losses of the batches, whose gradient is then in the parameters' `grad`."""
         for parameter in self.parameters:
             parameter.grad = None  # so that the backward pass writes gradients rather than adds to them
         metrics: Losses = {}
         for inputs in batches.values():
             self._accumulate(self.part.losses(inputs), metrics)
-        self._clip(metrics)
-        self._update()
         return metrics
 
 
 def make_part_trainer(part: Part[Any], graphs: Graphs | None) -> PartTrainer:
-    """A trainer with steps captured by `graphs`; eager steps if `graphs` is None or in fp16."""
-    if graphs is None or part.precision == "fp16":
+    """A trainer with steps captured by `graphs`; eager steps if `graphs` is None, in fp16, or for losses with a
+    collective."""
+    if graphs is None or part.precision == "fp16" or not part.capturable:
         return PartTrainer(part)
     return GraphedPartTrainer(part, graphs)

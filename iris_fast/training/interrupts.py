@@ -18,15 +18,15 @@ class StopRequest:
     """While entered, signals set `requested` instead of ending the process.
 
     Ignored signals, such as SIGHUP under nohup, stay ignored. Outside the main thread it does nothing, because
-    signals arrive only there.
+    signals arrive only there. `quiet`: without a word, for all but the first of several processes.
     """
 
     SIGNALS = (signal.SIGINT, *ENDING)
     AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, work: str = "finishing this step and saving") -> None:
-        """`work`: what is done before the stop, in the line that answers the first signal."""
-        self.work = work
+    def __init__(self, work: str = "finishing this step and saving", quiet: bool = False) -> None:
+        """`work`: what is done before the stop, in the line that answers the first signal, unless `quiet`."""
+        self.work, self.quiet = work, quiet
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -60,5 +60,6 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.signal = number
-        name = signal.Signals(number).name
-        say_in_handler(f"\n{name}: {self.work} (press again to stop at once)\n")
+        if not self.quiet:
+            name = signal.Signals(number).name
+            say_in_handler(f"\n{name}: {self.work} (press again to stop at once)\n")

@@ -18,8 +18,11 @@ from iris_fast.interop.files import architecture
 from iris_fast.terminal import interrupted_code
 
 from .announcements import announced_schedule
-from .builder import build_trainer
+from .builder import Say, build_trainer
+from .checkpoint import kept
+from .checks import check_shares
 from .device import choose_device, plain_defaults, prepare
+from .distributed import Group, LostProcess, joined_processes
 from .estimate import estimated_run_time
 from .run_folder import RunFolder
 from .trainer import Trainer
@@ -27,33 +30,46 @@ from .trainer import Trainer
 
 @plain_defaults()
 def train(arguments: argparse.Namespace) -> int:
-    """Trains according to the command's arguments."""
-    config, run = _resumed(arguments) if arguments.resume else _fresh(arguments)
+    """Trains according to the command's arguments, together with the processes that torchrun started."""
+    with joined_processes() as group:
+        return _train_as_one_of(group, arguments)
+
+
+def _train_as_one_of(group: Group, arguments: argparse.Namespace) -> int:
+    read = _resumed if arguments.resume else _fresh
+    config, run = group.from_first(lambda: read(arguments))
     config, device = prepare(config)
+    device = group.device(device)
+    check_shares(config, group.size)
+    resume, say = arguments.resume is not None, _say if group.first else _say_nothing
     try:
-        trainer = build_trainer(config, device, run, resume=arguments.resume is not None, say=_say)
+        trainer = build_trainer(config, device, run, resume, say, group)
     except KeyboardInterrupt as interrupt:
         # A folder that was made whole stays, as of a run without a step; one that was not is gone.
         begin = f"; begin with {quoted('--resume', run.path)}" if run.config.is_file() else ""
         raise RunStopped(f"interrupted before training began{begin}", interrupted_code(interrupt)) from None
     if arguments.resume is None and arguments.preset is None:
-        _say(f"chosen: preset {config.preset} for {config.game} on {device} (others: --preset, --device)")
-    return _train(trainer)
+        say(f"chosen: preset {config.preset} for {config.game} on {device} (others: --preset, --device)")
+    return _train(trainer, say)
 
 
-def _train(trainer: Trainer) -> int:
+def _train(trainer: Trainer, say: Say) -> int:
     """Trains for the rest of the run."""
     folder, epoch, epochs = trainer.run_folder.path, trainer.position.epoch, trainer.config.common.epochs
     try:
         time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
         for line in announced_schedule(trainer.config):
-            _say(line)
-        _say(f"run folder: {folder}, epochs {epoch} to {epochs}, about {time_left} (a rough estimate)")
+            say(line)
+        say(f"run folder: {folder}, epochs {epoch} to {epochs}, about {time_left} (a rough estimate)")
         trainer.run()
     except KeyboardInterrupt as interrupt:  # the second Ctrl-C, or one outside the steps
         code = trainer.stop.exit_code if trainer.stop.requested else interrupted_code(interrupt)
         raise RunStopped(
             f"at once; go on from the last checkpoint with {quoted('--resume', folder)}", code
+        ) from None
+    except LostProcess as lost:
+        raise LostProcess(
+            f"{lost}: {kept(trainer.run_folder)}; go on with {quoted('--resume', folder)}"
         ) from None
     finally:
         with ExitStack() as clean_up:  # each of them, even if another one fails
@@ -61,7 +77,7 @@ def _train(trainer: Trainer) -> int:
             clean_up.callback(trainer.env.close)
             clean_up.callback(trainer.logger.close)
     evaluation = quoted("python", "-m", "iris_fast.evaluate", folder, "--episodes", 100)
-    _say(f"done: {folder}; {evaluation}")
+    say(f"done: {folder}; {evaluation}")
     return 0
 
 
@@ -190,3 +206,7 @@ def key_lines(config: Config) -> list[str]:
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
+
+
+def _say_nothing(message: str) -> None:
+    """All but the first of several processes are silent."""

@@ -134,6 +134,22 @@ class MetricLogger:
                 writer.close()
 
 
+class SilentLogger(MetricLogger):
+    """Writes nothing: the logger of all but the first of several processes."""
+
+    def __init__(self) -> None:
+        pass
+
+    def log(self, metrics: Mapping[str, SupportsFloat], *, epoch: int, env_steps: int) -> None:
+        pass
+
+    def truncate_after(self, epoch: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _drop_torn_line(path: Path) -> None:
     """Removes a killed run's partial last line, to which a resumed run would append its first line."""
     data = path.read_bytes() if path.is_file() else b""

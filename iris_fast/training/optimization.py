@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from iris_fast.errors import RunStopped
 from iris_fast.randomness import derive_seed
 
+from .distributed import flattened, laid_out
 from .parts import Losses, Part
 
 # A batch predicted to take at most this is timed whole: small batches on a GPU, bound by launches, predict too
@@ -50,8 +51,8 @@ class PartTrainer:
     """Takes eager gradient steps on a part of the agent.
 
     All randomness of a step is drawn from its address. The objective is the sum of the losses, averaged over the
-    step's batches and their pieces. Raises RunStopped when a loss or gradient is not finite, before any weight
-    changes on a CPU (on a GPU within `CHECK_EVERY` steps, before anything is saved).
+    step's batches, their pieces and, where several train, the processes. Raises RunStopped when a loss or gradient is
+    not finite, before any weight changes on a CPU (on a GPU within `CHECK_EVERY` steps, before anything is saved).
     """
 
     CHECK_EVERY = 20
@@ -59,6 +60,7 @@ class PartTrainer:
     def __init__(self, part: Part[Any], captured: bool = False):
         """`captured`: whether a CUDA graph will capture the optimizer's step."""
         self.part = part
+        self.group = part.group
         self.parameters = part.parameters
         self.optimizer = part.optimizer(captured)
         self.device = self.parameters[0].device
@@ -70,7 +72,11 @@ class PartTrainer:
         metrics: Losses = {}
         for seed in self.batch_seeds(run_seed, epoch, step):
             torch.manual_seed(seed)  # dropout
-            self._accumulate(self.part.losses(self.part.training_inputs(seed, epoch, step)), metrics)
+            inputs = self.part.training_inputs(seed, epoch, step)
+            with self.group.dropout(seed, self.device):
+                self._accumulate(self.part.losses(inputs), metrics)
+        if self.group.size > 1:
+            self._take(self.group.add_up(self._given(metrics)), metrics)
         self._clip(metrics)
         if self.device.type == "cpu" or step % self.CHECK_EVERY == 0:
             self.check_finite(metrics, epoch, step)
@@ -80,6 +86,7 @@ class PartTrainer:
     def rehearse(self, part: Part[Any], seconds_of: Callable[[Callable[[], object]], float]) -> float:
         """Seconds of a step, measured by `seconds_of` on the data of `part` (this part with other data).
 
+        Several processes measure their own rows, without their collective, since each may measure more or less often.
         The weights do not change. A slow batch is extrapolated from a sixteenth of it.
         """
 
@@ -87,7 +94,7 @@ class PartTrainer:
             self._accumulate(part.losses(part.inputs(0, batch)), {})
             self.optimizer.zero_grad(set_to_none=True)
 
-        whole = part.config.batch_num_samples
+        whole = part.config.batch_num_samples // self.group.size
         few = max(1, whole // 16)
         gradient(few)
         seconds = seconds_of(lambda: gradient(few)) * whole / few
@@ -104,13 +111,25 @@ class PartTrainer:
 
     def _accumulate(self, pieces: Iterable[Losses], metrics: Losses) -> None:
         """Adds the gradient of a batch's losses to the parameters', and the losses to `metrics`."""
-        share = 1 / (self.part.config.grad_acc_steps * self.part.pieces)
+        share = 1 / (self.part.config.grad_acc_steps * self.part.pieces * self.group.size)
         for losses in pieces:
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
             self.scaler.scale(total * share).backward()
             losses["total_loss"] = total
             for name, loss in losses.items():
                 metrics[name] = metrics.get(name, 0) + loss.detach() * share
+
+    def _given(self, metrics: Losses) -> Tensor:
+        """This process's gradient and losses in one tensor, to be added up over processes."""
+        return flattened([p.grad for p in self.parameters if p.grad is not None] + list(metrics.values()))
+
+    def _take(self, flat: Tensor, metrics: Losses) -> None:
+        """Makes the sums over processes the parameters' gradients and the numbers in `metrics`."""
+        trained = [parameter for parameter in self.parameters if parameter.grad is not None]
+        sums = laid_out(flat, [*trained, *metrics.values()])
+        for parameter, gradient in zip(trained, sums, strict=False):
+            parameter.grad = gradient
+        metrics.update(zip(metrics, sums[len(trained) :], strict=True))
 
     def _clip(self, metrics: Losses) -> None:
         self.scaler.unscale_(self.optimizer)

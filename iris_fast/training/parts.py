@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,11 +20,14 @@ from iris_fast.config.schema import ActorCriticPartConfig, Config, PartConfig
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart, Rollout
 from iris_fast.kernels import lambda_returns
 from iris_fast.models.actor_critic import ActorCritic
+from iris_fast.models.perceptual import WholeBatch
 from iris_fast.models.versioned import Versioned
 from iris_fast.randomness import derive_seed, numpy_generator
 from iris_fast.replay.cache import FrameCache
+from iris_fast.replay.store import EpisodeStore, Segments, on_device
 
 from .device import autocast
+from .distributed import ALONE, Group
 
 Losses = dict[str, Tensor]
 Inputs = TypeVar("Inputs")
@@ -34,14 +38,18 @@ class Part(ABC, Generic[Inputs]):
     """One part of the agent, with everything a trainer needs.
 
     `inputs` gathers a batch on the host and the device, in the form of `GraphedCall`. `losses` depends on that batch
-    alone and reads no number back to the host, so it can be captured.
+    alone and reads no number back to the host, so it can be captured. Where several processes train, both are of this
+    process's rows, and the mean of the losses over processes is the loss of the batch.
     """
 
     name: str  # the agent's attribute, and `training.NAME` in the configuration
 
-    def __init__(self, module: Versioned, config: PartConfig, precision: str, pieces: int = 1):
+    def __init__(
+        self, module: Versioned, config: PartConfig, precision: str, pieces: int = 1, group: Group = ALONE
+    ):
         """`pieces`: number of equal pieces of a batch; `precision`: of the differentiated passes."""
         self.module = module
+        self.group = group
         self.config = config
         self.precision = precision
         self.pieces = pieces
@@ -57,11 +65,28 @@ class Part(ABC, Generic[Inputs]):
 
     @abstractmethod
     def inputs(self, seed: int, batch: int | None = None) -> Inputs:
-        """A batch drawn from `seed`, of `batch` samples or the configured number."""
+        """A batch drawn from `seed`: this process's rows of the configured number, or all rows of `batch` samples."""
 
     def training_inputs(self, seed: int, epoch: int, step: int) -> Inputs:
         """`inputs` for a step of the run; it may change the part before the gradient is computed."""
         return self.inputs(seed)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph may capture the losses and their gradient."""
+        return True
+
+    def _segments(
+        self, store: EpisodeStore, seed: int, batch: int | None, length: int, from_start: bool
+    ) -> tuple[Segments, Segments]:
+        """The segments of a batch, and those of this process's rows, which are rows of every piece."""
+        count = self.config.batch_num_samples if batch is None else batch
+        whole = store.sample(numpy_generator(seed, "segments"), count, length, from_start=from_start)
+        if batch is not None or self.group.size == 1:
+            return whole, whole
+        rows = np.arange(count).reshape(self.pieces, -1)
+        own = rows[:, self.group.rows(rows.shape[1])].reshape(-1)
+        return whole, Segments(whole.slots[own], whole.mask[own])
 
     def losses(self, inputs: Inputs) -> Iterator[Losses]:
         """The losses of a batch, piece by piece, so that each piece reuses the memory of the last."""
@@ -83,21 +108,40 @@ class Part(ABC, Generic[Inputs]):
 
 
 class TokenizerPart(Part[dict[str, Tensor]]):
-    """Single frames `(batch, 3, size, size)` in [0, 1]."""
+    """Single frames `(batch, 3, size, size)` in [0, 1].
+
+    With `foreground` or `objects` and several processes, also each piece's `backgrounds` `(pieces, 3, size, size)`;
+    these losses then have a collective of their own, because their weights add up to one over the whole piece.
+    """
 
     name = "tokenizer"
 
-    def __init__(self, agent: Agent, config: Config, cache: FrameCache, precision: str | None = None):
+    def __init__(
+        self,
+        agent: Agent,
+        config: Config,
+        cache: FrameCache,
+        precision: str | None = None,
+        group: Group = ALONE,
+    ):
         part = config.training.tokenizer
-        super().__init__(agent.tokenizer, part, precision or config.common.precision, part.pieces)
+        super().__init__(agent.tokenizer, part, precision or config.common.precision, part.pieces, group)
         self.tokenizer = agent.tokenizer
         self.store = cache.store
         self.last_restarting_epoch = config.training.world_model.start_after_epochs
 
     def inputs(self, seed: int, batch: int | None = None) -> dict[str, Tensor]:
-        count = self.config.batch_num_samples if batch is None else batch
-        segments = self.store.sample(numpy_generator(seed, "segments"), count, 1, from_start=True)
-        return {"frames": self.store.gather_frames(segments.slots[:, 0])}
+        whole, own = self._segments(self.store, seed, batch, 1, from_start=True)
+        inputs = {"frames": self.store.gather_frames(own.slots[:, 0])}
+        if own is not whole and not self.capturable:
+            frames = self.store.gather_frames(whole.slots[:, 0])
+            inputs["backgrounds"] = frames.unflatten(0, (self.pieces, -1)).median(dim=1).values * 2 - 1
+        return inputs
+
+    @property
+    def capturable(self) -> bool:
+        """Not with a collective within the losses."""
+        return self.group.size == 1 or self.tokenizer.config.perceptual not in ("foreground", "objects")
 
     def training_inputs(self, seed: int, epoch: int, step: int) -> dict[str, Tensor]:
         """A batch; sets the background at the first one, and restarts unused codes on schedule.
@@ -109,14 +153,21 @@ class TokenizerPart(Part[dict[str, Tensor]]):
             self.tokenizer.set_background(self.inputs(seed, BACKGROUND_FRAMES)["frames"])
         every = config.restart_codes_every
         if every and epoch <= self.last_restarting_epoch and step % every == 0:
-            self.tokenizer.restart_unused_codes(inputs["frames"])
+            # Each process looks at all frames of the batch: to gather their latents would take longer.
+            whole = inputs if self.group.size == 1 else self.inputs(seed, self.config.batch_num_samples)
+            self.tokenizer.restart_unused_codes(whole["frames"])
         return inputs
 
     def _split(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        return [{"frames": frames} for frames in inputs["frames"].chunk(self.pieces)]
+        pieces = [{"frames": frames} for frames in inputs["frames"].chunk(self.pieces)]
+        for piece, background in zip(pieces, inputs.get("backgrounds", ()), strict=False):
+            piece["background"] = background
+        return pieces
 
     def _losses(self, piece: dict[str, Tensor]) -> Losses:
-        return self.tokenizer.losses(piece["frames"])
+        background = piece.get("background")
+        whole = None if background is None else WholeBatch(background, self.group.mean)
+        return self.tokenizer.losses(piece["frames"], whole)
 
 
 class WorldModelPart(Part[dict[str, Tensor]]):
@@ -124,9 +175,16 @@ class WorldModelPart(Part[dict[str, Tensor]]):
 
     name = "world_model"
 
-    def __init__(self, agent: Agent, config: Config, cache: FrameCache, precision: str | None = None):
+    def __init__(
+        self,
+        agent: Agent,
+        config: Config,
+        cache: FrameCache,
+        precision: str | None = None,
+        group: Group = ALONE,
+    ):
         part = config.training.world_model
-        super().__init__(agent.world_model, part, precision or config.common.precision)
+        super().__init__(agent.world_model, part, precision or config.common.precision, group=group)
         self.world_model = agent.world_model
         self.cache = cache
         self.length = config.common.sequence_length or 1
@@ -137,16 +195,23 @@ class WorldModelPart(Part[dict[str, Tensor]]):
         return adamw(self.module, self.config.learning_rate or 0.0, self.weight_decay, captured)
 
     def inputs(self, seed: int, batch: int | None = None) -> dict[str, Tensor]:
-        count, store = self.config.batch_num_samples if batch is None else batch, self.cache.store
-        segments = store.sample(numpy_generator(seed, "segments"), count, self.length, from_start=True)
-        data = store.batch(segments)
-        return {
-            "tokens": self.cache.tokens(segments.slots),
+        whole, own = self._segments(self.cache.store, seed, batch, self.length, from_start=True)
+        data = self.cache.store.batch(own)
+        inputs = {
+            "tokens": self.cache.tokens(own.slots),
             "actions": data.actions,
             "rewards": data.rewards,
             "ends": data.ends,
             "mask_padding": data.mask_padding,
         }
+        if own is not whole:  # segments of this process may hold more or fewer steps than those of another
+            steps = whole.mask.sum()
+            tokens = (
+                steps * self.world_model.frame_tokens - whole.mask[:, 0].sum()
+            )  # without each first token
+            counts = np.array([tokens, steps], np.float32) / self.group.size
+            inputs["counts"] = on_device(counts, self.cache.store.model_device)
+        return inputs
 
     def _losses(self, piece: dict[str, Tensor]) -> Losses:
         return self.world_model.losses(**piece)
@@ -164,18 +229,20 @@ class ActorCriticPart(Part[Rollout]):
         cache: FrameCache,
         engine: ImaginationEngine,
         precision: str | None = None,
+        group: Group = ALONE,
     ):
         part = config.training.actor_critic
-        super().__init__(agent.actor_critic, part, precision or config.common.precision)
+        super().__init__(agent.actor_critic, part, precision or config.common.precision, group=group)
         self.agent = agent
         self.cache = cache
         self.engine = engine
         self.own = part
 
     def start(self, seed: int, batch: int | None = None) -> ImaginationStart:
-        """The start of a batch of trajectories."""
-        count = self.config.batch_num_samples if batch is None else batch
-        return imagination_start(self.cache, count, self.own.burn_in, seed)
+        """The start of a batch of trajectories; the rows here address their draws as in the whole batch."""
+        whole, own = self._segments(self.cache.store, seed, batch, self.own.burn_in + 1, from_start=False)
+        first_row = 0 if own is whole else self.group.rank * len(own.slots)
+        return start_at(self.cache, own, first_row)
 
     def inputs(self, seed: int, batch: int | None = None) -> Rollout:
         self.agent.eval()
@@ -199,22 +266,29 @@ def make_parts(
     cache: FrameCache,
     engine: ImaginationEngine,
     precision: str | None = None,
+    group: Group = ALONE,
 ) -> dict[str, Part[Any]]:
     """The three parts of a resolved `config` on the data of `cache`; `precision` overrides the configured one."""
     return {
-        "tokenizer": TokenizerPart(agent, config, cache, precision),
-        "world_model": WorldModelPart(agent, config, cache, precision),
-        "actor_critic": ActorCriticPart(agent, config, cache, engine, precision),
+        "tokenizer": TokenizerPart(agent, config, cache, precision, group),
+        "world_model": WorldModelPart(agent, config, cache, precision, group),
+        "actor_critic": ActorCriticPart(agent, config, cache, engine, precision, group),
     }
 
 
 def imagination_start(cache: FrameCache, batch: int, burn_in: int, seed: int) -> ImaginationStart:
     """`batch` segments of `burn_in` + 1 frames, to end: all but the last frame burn in, and the rollout starts at the
     last."""
-    segments = cache.store.sample(numpy_generator(seed, "segments"), batch, burn_in + 1, from_start=False)
+    generator = numpy_generator(seed, "segments")
+    return start_at(cache, cache.store.sample(generator, batch, burn_in + 1, from_start=False))
+
+
+def start_at(cache: FrameCache, segments: Segments, first_row: int = 0) -> ImaginationStart:
+    """The start of a rollout at the end of each segment; `first_row`: as in `ImaginationStart`."""
     mask = cache.store.batch(segments).mask_padding
     first_tokens = cache.tokens(segments.slots[:, -1])
-    return ImaginationStart(cache.reconstructions(segments.slots[:, :-1]), mask[:, :-1], first_tokens)
+    seen = cache.reconstructions(segments.slots[:, :-1])
+    return ImaginationStart(seen, mask[:, :-1], first_tokens, first_row)
 
 
 def actor_critic_losses(

@@ -21,9 +21,9 @@ from iris_fast.files import write_atomically
 PACKAGES = ("torch", "numpy", "triton", "gymnasium", "ale-py", "envpool", "av")
 
 
-def add_provenance(path: Path, device: torch.device, epoch: int) -> None:
-    """Adds a record of this process, from `epoch` on, to the run's provenance.json."""
-    records = [*read_provenance(path), {"epoch": epoch} | circumstances(device)]
+def add_provenance(path: Path, device: torch.device, epoch: int, processes: int = 1) -> None:
+    """Adds a record of this process, from `epoch` on, to the run's provenance.json; `processes`: how many train."""
+    records = [*read_provenance(path), {"epoch": epoch, "processes": processes} | circumstances(device)]
     write_atomically(path, (json.dumps(records, indent=1) + "\n").encode())
 
 

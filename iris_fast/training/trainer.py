@@ -21,13 +21,14 @@ from iris_fast.randomness import derive_seed
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
-from .checkpoint import DatasetLog, explained_disk_errors, save_checkpoint
+from .checkpoint import DatasetLog, explained_disk_errors, play_back, save_checkpoint
 from .collector import Collector
 from .device import peak_memory
+from .distributed import ALONE, Group
 from .evaluation import Evaluator, save_steps
 from .graphed_step import make_part_trainer
 from .interrupts import StopRequest
-from .loggers import MetricLogger
+from .loggers import MetricLogger, SilentLogger
 from .optimization import MetricMeans
 from .parts import make_parts
 from .progress import RunProgress
@@ -63,18 +64,16 @@ class Trainer:
         engine: ImaginationEngine,
         run: RunFolder,
         frames_saved: int = 0,
+        group: Group = ALONE,
     ):
-        """`config` must be resolved; `frames_saved`: of a checkpoint to come, for which the replay has room."""
+        """`config` must be resolved; `frames_saved`: of a checkpoint to come, for which the replay has room; `group`:
+        the processes that train the agent, each with a trainer, of which the first one's plays and writes."""
         self.config = config
         self.agent = agent
         self.env = env
         self.run_folder = run
-        self.logger = MetricLogger(
-            run.path,
-            tensorboard=config.logging.tensorboard,
-            wandb=to_dict(config.wandb) if config.wandb.mode != "disabled" else None,
-            run_config=to_dict(config),
-        )
+        self.group = group
+        self.logger = self._make_logger() if group.first else SilentLogger()
         self.priors: dict[str, float] = {}  # expected seconds per unit of each phase, for the time left
         self.seed = config.common.seed
         self.store = self._make_store(frames_saved)
@@ -94,19 +93,29 @@ class Trainer:
             keep_last=config.collection.train.num_episodes_to_save,
         )
         self.engine = engine
-        parts = make_parts(agent, config, self.cache, engine)
+        parts = make_parts(agent, config, self.cache, engine, group=group)
         self.parts = {name: make_part_trainer(part, self.graphs) for name, part in parts.items()}
         self.evaluator = Evaluator(config, agent, engine, run, env.backend, policy)
         self.dataset_log = DatasetLog()
+        self.shared = DatasetLog()  # what the other processes have of the store
         self.position = Position()
         self.env_steps = 0
-        self.stop = StopRequest()
+        self.stop = StopRequest(quiet=not group.first)
         self._clocks: dict[str, float] = {}  # start times of the epoch and the current phase
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
             f"a Trainer cannot be copied or pickled: go on from its checkpoint with "
             f"{quoted('--resume', self.run_folder.path)}, or copy its agent"
+        )
+
+    def _make_logger(self) -> MetricLogger:
+        config = self.config
+        return MetricLogger(
+            self.run_folder.path,
+            tensorboard=config.logging.tensorboard,
+            wandb=to_dict(config.wandb) if config.wandb.mode != "disabled" else None,
+            run_config=to_dict(config),
         )
 
     def _make_store(self, frames_saved: int) -> EpisodeStore:
@@ -136,6 +145,7 @@ class Trainer:
             schedule=lambda epoch: epoch_phases(self.config, epoch),
             start_epoch=self.position.epoch,
             priors=self.priors,
+            enabled=self.group.first,
         )
         with self.stop, explained_disk_errors(self.run_folder):
             while self.position.epoch <= self.config.common.epochs:
@@ -151,7 +161,7 @@ class Trainer:
             if name in phases:
                 self._phase(name, phases[name], progress)
             position.step, position.means, position.finished = 0, None, None
-            if self.stop.requested and name != PHASES[-1]:
+            if name != PHASES[-1] and self._stopping():
                 position.phase = PHASES[PHASES.index(name) + 1]
                 self._save_and_stop()
         metrics = position.metrics
@@ -159,7 +169,7 @@ class Trainer:
         metrics["replay/frames"], metrics["replay/episodes"] = self.store.num_frames, len(self.store.episodes)
         self._stop_clock("epoch")
         self.position = Position(epoch=epoch + 1)
-        if self.config.common.do_checkpoint or self.stop.requested or epoch == self.config.common.epochs:
+        if self._stopping() or self.config.common.do_checkpoint or epoch == self.config.common.epochs:
             began = time.perf_counter()
 
             def log_first() -> None:
@@ -170,8 +180,15 @@ class Trainer:
         else:
             self.logger.log(metrics, epoch=epoch, env_steps=self.env_steps)
         progress.epoch_summary(epoch, metrics)
-        if self.stop.requested and epoch < self.config.common.epochs:
+        if epoch < self.config.common.epochs and self._stopping():
             raise self._stopped()
+
+    def _stopping(self) -> bool:
+        """Whether a signal asked this process or another to stop; all ask at the same places and get one answer."""
+        found = self.group.largest(self.stop.signal or 0)
+        if found:
+            self.stop.signal = self.stop.signal or found
+        return bool(found)
 
     def _phase(self, name: str, total: int, progress: RunProgress) -> None:
         self._clocks[name] = time.perf_counter()
@@ -195,24 +212,16 @@ class Trainer:
         return seconds
 
     def _collect(self, total: int, phase: Any) -> None:
-        position = self.position
+        position, evictions = self.position, len(self.store.evicted)
         self.agent.eval()
-
-        def on_step(steps: int) -> bool:
-            position.step += steps
-            self.env_steps += steps
-            phase.update(steps)
-            return self.stop.requested
-
         if position.finished is None:
             position.finished = {"return": [], "length": []}
-        resumed = position.step > 0
-        ended = self.collector.collect(total - position.step, on_step, resumed=resumed)
-        if self.store.evicted:  # slots were reused
+        if self.group.first:
+            self._play(total, phase)
+        stopping = self._share_played()
+        if len(self.store.evicted) > evictions:  # slots were reused
             self.cache.invalidate()
-        for key, values in ended.items():
-            position.finished[key] += values
-        if self.stop.requested and position.step < total:
+        if stopping and position.step < total:
             self._save_and_stop()
         returns, lengths = position.finished["return"], position.finished["length"]
         position.metrics["collection/train/episodes"] = len(returns)
@@ -220,8 +229,47 @@ class Trainer:
             position.metrics["collection/train/return"] = sum(returns) / len(returns)
             position.metrics["collection/train/length"] = sum(lengths) / len(lengths)
 
+    def _play(self, total: int, phase: Any) -> None:
+        position = self.position
+
+        def on_step(steps: int) -> bool:
+            position.step += steps
+            self.env_steps += steps
+            phase.update(steps)
+            return self.stop.requested
+
+        assert position.finished is not None
+        resumed = position.step > 0
+        ended = self.collector.collect(total - position.step, on_step, resumed=resumed)
+        for key, values in ended.items():
+            position.finished[key] += values
+
+    def _share_played(self) -> bool:
+        """Gives the other processes the new frames and the position after them; returns whether to stop there."""
+        if self.group.size == 1:
+            return self.stop.requested
+        position = self.position
+        news, position.step, position.finished, self.env_steps, stopping = self.group.from_first(
+            lambda: (
+                self.shared.news(self.store),
+                position.step,
+                position.finished,
+                self.env_steps,
+                self.stop.requested,
+            )
+        )
+        if self.group.first:
+            self.shared.has_recorded(self.store)
+        elif news is not None:
+            play_back(news, self.store)
+        return stopping
+
     def _train_part(self, name: str, total: int, phase: Any) -> None:
         trainer, position = self.parts[name], self.position
+        if self.group.size > 1:  # the same already, but for processors that round differently
+            module = trainer.part.module
+            self.group.copy_from_first([*module.parameters(), *module.buffers()])
+            module.weights_changed(in_place=True)
         self.agent.eval()
         trainer.part.module.train()
         if name == "tokenizer":
@@ -236,7 +284,7 @@ class Trainer:
             position.step += 1
             phase.set(loss=metrics["total_loss"])
             phase.update(1)
-            if self.stop.requested and position.step < total:
+            if position.step < total and self._stopping():
                 trainer.check_finite(means.sums, position.epoch, position.step)
                 position.means = means.state_dict()
                 self._save_and_stop()
@@ -246,6 +294,14 @@ class Trainer:
         position.metrics |= trainer.part.more_metrics(position.metrics)
 
     def _evaluate(self, phase: Any) -> None:
+        metrics = self.group.from_first(lambda: self._metrics_of_evaluation(phase))
+        if metrics is None:
+            self._save_and_stop()
+        else:
+            self.position.metrics |= metrics
+
+    def _metrics_of_evaluation(self, phase: Any) -> dict[str, float] | None:
+        """The metrics of test episodes, whose media it saves; None after a request to stop."""
         trained = {
             name
             for name in PARTS
@@ -266,9 +322,9 @@ class Trainer:
                 self.position.epoch, lambda episode: phase.update(1), on_step, trained, phase.note
             )
         except StopPlaying:
-            self._save_and_stop()
-        self.position.metrics |= metrics
+            return None
         self._save_train_episode()
+        return metrics
 
     def _save_train_episode(self) -> None:
         """Saves videos of the last ended training episodes."""
@@ -287,10 +343,12 @@ class Trainer:
                 )
 
     def save(self, before_replacing: Callable[[], None] | None = None) -> None:
-        """Writes a checkpoint with everything needed to continue from this position.
+        """Writes a checkpoint with everything needed to continue from this position, in the first process.
 
         `before_replacing` is called when it is written, right before it replaces the one before.
         """
+        if not self.group.first:
+            return
         between_epochs = self.position.phase == PHASES[0] and self.position.step == 0
         played = self.position.epoch - between_epochs  # the epoch of the new frames
         with explained_disk_errors(self.run_folder):
@@ -306,15 +364,21 @@ class Trainer:
         save_checkpoint(self.run_folder, self.agent, extra, before_replacing)
 
     def load(self, content: dict[str, Any]) -> bool:
-        """Restores a checkpoint's content; returns False if the environments had to be restarted."""
+        """Restores a checkpoint's content; returns False if the environments had to be restarted.
+
+        Only the first of several processes reads files; the others get their frames from it.
+        """
         self.agent.load_parts(content["agent"])
         for name, part in self.parts.items():
             part.load_state_dict(content["parts"][name])
         self.position = Position(**content["position"])
         self.env_steps = content["env_steps"]
-        self.dataset_log = DatasetLog(**content["dataset"])
-        self.dataset_log.load(self.run_folder.dataset, self.store)
-        restored = self.collector.load_state_dict(content["collector"])
+        restored = True
+        if self.group.first:
+            self.dataset_log = DatasetLog(**content["dataset"])
+            self.dataset_log.load(self.run_folder.dataset, self.store)
+            restored = self.collector.load_state_dict(content["collector"])
+        self._share_played()
         self.logger.truncate_after(self.position.epoch - 1)
         return restored
 
@@ -325,6 +389,8 @@ class Trainer:
         raise self._stopped()
 
     def _stopped(self) -> RunStopped:
+        self._stopping()  # so that all processes have the signal
+        self.group.from_first(lambda: None)  # has saved
         position = self.position
         return RunStopped(
             f"saved at epoch {position.epoch}, {position.phase}, step {position.step}; go on with "
