@@ -23,6 +23,7 @@ from .measured import (
     int8_rollouts_table,
     learning_table,
     low_precision_table,
+    play_table,
     steps_table,
     sweep_table,
 )
@@ -155,6 +156,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "low_precision": low_precision_table,
     "int8_rollouts": int8_rollouts_table,
     "sweep": sweep_table,
+    "play": play_table,
 }
 
 

@@ -197,3 +197,24 @@ def int8_rollouts_table() -> str:
     return (
         f"{markdown(head, rows)}\n\n{what}: {found['rollouts']:,} rollouts of {found['horizon']} steps a row."
     )
+
+
+def play_table() -> str:
+    """Frames a second of the page of play by mode, and milliseconds from a key to the frame that shows its action."""
+    if not (RESULTS / "play.json").is_file():
+        return (
+            "Not recorded yet: `python -m benchmarks --only play --device cpu --json benchmarks/results/cpu`."
+        )
+    found = record("play")
+    rows = [
+        [mode, shown, f"{rate:.0f}", *_key_cells(found.result.facts["key_seconds"].get(mode, {}).get(shown))]
+        for mode, sides in found.result.facts["frames_a_second"].items()
+        for shown, rate in sides.items()
+    ]
+    made = found.circumstances
+    head = ["mode", "page", "frames a second (60 asked)", "key to frame, ms: median", "p95"]
+    return f"{markdown(head, rows)}\n\n{made.machine}, commit {made.commit}."
+
+
+def _key_cells(times: dict[str, float] | None) -> list[str]:
+    return ["", ""] if times is None else [f"{1000 * times[name]:.0f}" for name in ("median", "p95")]
