@@ -39,7 +39,9 @@ def address() -> Iterator[str]:
         "include_dashboard": False,
         "object_store_memory": cluster.OBJECT_STORE,
     }
+    before = signal.getsignal(signal.SIGTERM)
     started = Cluster(initialize_head=True, head_node_args=small)
+    signal.signal(signal.SIGTERM, before)  # Ray's own handler would end the tests that come after
     yield started.address
     started.shutdown()
 
