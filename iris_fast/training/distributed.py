@@ -81,7 +81,10 @@ class Group:
         return number
 
     def from_first(self, make: Callable[[], Made]) -> Made:
-        """What `make` gives in the first process, for all of them, which wait for it as long as it takes."""
+        """What `make` gives in the first process, for all of them, which wait for it as long as it takes.
+
+        If it refuses or stops there, every process raises that error.
+        """
         return make()
 
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
@@ -165,9 +168,16 @@ class Joined(Group):
         return int(found)
 
     def from_first(self, make: Callable[[], Made]) -> Made:
-        sent: list[Any] = [make() if self.first else None]
+        sent: list[Any] = [None, None]
+        if self.first:
+            try:
+                sent[0] = make()
+            except (UserError, RunStopped) as error:
+                sent[1] = error
         with _lost():
             dist.broadcast_object_list(sent, src=0, group=self._waiting)
+        if sent[1] is not None:
+            raise sent[1]
         made: Made = sent[0]
         return made
 

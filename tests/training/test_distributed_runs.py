@@ -1,0 +1,174 @@
+"""Whole runs by several processes: the files of one process, resumed by another number, and one end for all."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from iris_fast.errors import UserError
+from iris_fast.train import main
+from iris_fast.training.checks import check_shares
+from iris_fast.training.distributed import Joined
+from iris_fast.training.loggers import read_metrics
+from iris_fast.training.run_folder import RunFolder
+from tests.support.micro import MICRO, micro_config
+from tests.support.processes import ends, start_processes
+from tests.support.stopping import numbers, wait_for
+
+EVEN = [f"training.{part}.batch_num_samples=4" for part in ("tokenizer", "world_model", "actor_critic")]
+GAME = ["--game", "Catch", "--device", "cpu", *MICRO, *EVEN]
+FOREVER = "common.epochs=2000"
+
+
+def by(size: int, *arguments: object) -> list[subprocess.Popen[str]]:
+    return start_processes(size, ["-m", "iris_fast.train", *arguments])
+
+
+def begun(folder: Path) -> tuple[Path, list[subprocess.Popen[str]]]:
+    """A run by two processes after its first epoch."""
+    run = folder / "run"
+    processes = by(2, *GAME, "--run-dir", run, FOREVER, "evaluation.should=false")
+    wait_for(lambda: RunFolder(run).checkpoint.is_file() or processes[0].poll() is not None)
+    return run, processes
+
+
+def saved(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(RunFolder(run).checkpoint, weights_only=True)
+    return content
+
+
+def assert_nearly_the_same(run: Path, other: Path) -> None:
+    ours, theirs = numbers(run), numbers(other)
+    assert len(ours) == len(theirs)
+    for line, expected in zip(ours, theirs, strict=True):
+        assert line.keys() == expected.keys()
+        for key, value in line.items():
+            assert value == pytest.approx(expected[key], rel=1e-3, abs=1e-5), key
+
+
+def speakers(found: list[tuple[int, str]]) -> list[str]:
+    """What each process that said something said last."""
+    return [error.strip().splitlines()[-1] for _, error in found if error.strip()]
+
+
+def test_a_run_by_two_processes_is_that_by_one_and_goes_on_by_one(tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    processes = by(2, *GAME, "--run-dir", together, "common.epochs=2")
+    assert main([*GAME, "--run-dir", str(alone)]) == 0
+    (first, said), (second, silent) = ends(processes)
+    assert (first, second) == (0, 0), said + silent
+    assert "processes: 2, each with 1/2 of the rows of every batch" in said
+    assert silent == ""
+    assert len(read_metrics(together)) == 2
+    assert main(["--resume", str(together), "common.epochs=3"]) == 0
+    assert_nearly_the_same(together, alone)
+
+
+def test_interrupted_processes_save_once_and_another_number_goes_on(tmp_path: Path) -> None:
+    run, processes = begun(tmp_path)
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    found = ends(processes)
+    assert [code for code, _ in found] == [130, 130], found
+    (last,) = speakers(found)
+    assert "stopped: saved at epoch " in last
+    assert "--resume" in last
+    epoch = saved(run)["position"]["epoch"]
+    assert main(["--resume", str(run), f"common.epochs={epoch}"]) == 0
+    assert [line["epoch"] for line in read_metrics(run)] == list(range(1, epoch + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_signal_to_one_process_stops_all(tmp_path: Path, which: int) -> None:
+    run, processes = begun(tmp_path)
+    processes[which].send_signal(signal.SIGTERM)
+    found = ends(processes)
+    assert [code for code, _ in found] == [143, 143], found
+    (last,) = speakers(found)
+    assert "stopped: saved at epoch " in last
+    assert saved(run)["position"]["epoch"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_killed_process_ends_the_others_with_one_sentence_and_a_whole_checkpoint(
+    tmp_path: Path, which: int
+) -> None:
+    run, processes = begun(tmp_path)
+    processes[which].kill()
+    found = ends(processes)
+    assert found[1 - which][0] == 1
+    assert found[1 - which][1].strip().splitlines()[-1] == (
+        "stopped: another process of this run ended or does not answer: the last checkpoint is whole; go on with "
+        f"--resume {run}"
+    )
+    epoch = saved(run)["position"]["epoch"]
+    again = by(2, "--resume", run, f"common.epochs={epoch}")
+    assert [code for code, _ in ends(again)] == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_diverging_loss_ends_all_processes_alike(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    rate = "training.tokenizer.learning_rate=1e6"
+    found = ends(by(2, *GAME, "--run-dir", run, rate, "training.tokenizer.steps_per_epoch=50"))
+    assert [code for code, _ in found] == [3, 3], found
+    (last,) = speakers(found)
+    assert "became" in last
+    assert "in epoch 1" in last
+
+
+@pytest.mark.slow
+def test_a_refusal_is_said_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for words in (["training.world_model.batch_num_samples=3"], ["common.colour=red"]):
+        found = ends(by(2, *GAME, "--run-dir", run, *words))
+        assert [code for code, _ in found] == [2, 2], found
+        (last,) = speakers(found)
+        assert last.startswith("error: ")
+        assert not run.exists()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_catch(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    found = ends(by(2, "--game", "Catch", "--preset", "tiny", "--device", "cpu", "--run-dir", run), 3600)
+    assert [code for code, _ in found] == [0, 0], found
+    returns = [line["collection/train/return"] for line in read_metrics(run)]
+    assert sum(returns[-3:]) / 3 > 0.8 > 0 > returns[0]
+
+
+def test_batches_that_cannot_be_shared_are_refused() -> None:
+    with pytest.raises(UserError) as refused:
+        check_shares(micro_config(*EVEN, "training.actor_critic.batch_num_samples=5"), 2)
+    assert str(refused.value) == (
+        "training.actor_critic.batch_num_samples=5: 2 processes cannot share it evenly; give a multiple of 2"
+    )
+    with pytest.raises(UserError) as refused:
+        check_shares(micro_config(*EVEN, "training.tokenizer.pieces=4"), 2)
+    assert str(refused.value) == (
+        "training.tokenizer.batch_num_samples=4: 2 processes cannot share each of training.tokenizer.pieces=4 of it "
+        "evenly; give a multiple of 8, or training.tokenizer.pieces=1"
+    )
+    check_shares(micro_config(*EVEN), 4)
+    check_shares(micro_config(), 1)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Joined.__new__(Joined)
+    group.rank, group.size = 1, 4
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError) as refused:
+        group.device(torch.device("cuda"))
+    assert str(refused.value) == (
+        "4 processes were started on a machine with 1 GPU: use --nproc-per-node 1, or --device cpu"
+    )
+    with pytest.raises(UserError, match="--device cuda:0 is one GPU, and 4 processes want one each: use"):
+        group.device(torch.device("cuda:0"))
+    assert group.device(torch.device("cpu")) == torch.device("cpu")
