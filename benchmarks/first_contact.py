@@ -30,6 +30,7 @@ from iris_fast.agent import PARTS, Agent
 from iris_fast.config import apply_overrides, preset_config, resolve
 from iris_fast.files import write_atomically
 from iris_fast.graphs import CudaGraphs, Graphs, Uncaptured
+from iris_fast.imagination.engine import ImaginationStart, Rollout
 from iris_fast.imagination.frame_decoder import FrameDecoder
 from iris_fast.imagination.graph_engine import CudaGraphEngine, GraphOptions
 from iris_fast.imagination.oracle import OracleEngine
@@ -145,15 +146,15 @@ def rollouts() -> Facts:
         for launches in LAUNCHES:
             options = GraphOptions(dtype=BFLOAT16, launches_per_layer=launches)  # type: ignore[arg-type]
             engine = CudaGraphEngine(agent, options, graphs())
-            seconds = timed(
-                lambda _, engine=engine, start=start: engine.imagine(start, HORIZON, 1),
-                REPEATS,
-                DEVICE,  # type: ignore[misc]
-            )
+            seconds = timed(partial(rolled, engine, start), REPEATS, DEVICE)
             yield (
                 f"rollout {batch} × {HORIZON}, {launches} launches, ms",
                 {name: round(1e3 * value, 2) for name, value in seconds.items()},
             )
+
+
+def rolled(engine: CudaGraphEngine, start: ImaginationStart, seed: int) -> Rollout:
+    return engine.imagine(start, HORIZON, seed)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +112,17 @@ def test_frames_change_and_a_recording_has_those_shown(page: Any, mode: str) -> 
         assert np.abs(picture.astype(int) - small).mean() < 4
 
 
+def is_paddle(page: Any, column: int) -> bool:
+    return tuple(pixels(page)[62, column]) == PADDLE
+
+
 def test_keys_move_the_paddle_and_tab_hands_over_and_back(page: Any) -> None:
     speed(page, 60)
     page.keyboard.press("Tab")
     page.wait_for_selector("#handover.person")
     for key, action, column in (("ArrowLeft", "left", 6), ("d", "right", 57)):
         page.keyboard.down(key)
-        until(
-            page, lambda place=column: tuple(pixels(page)[62, place]) == PADDLE, f"the paddle goes {action}"
-        )  # type: ignore[misc]
+        until(page, partial(is_paddle, page, column), f"the paddle goes {action}")
         wait(page, f"document.getElementById('action').textContent === '{action}'")
         page.keyboard.up(key)
     page.keyboard.press("Tab")
