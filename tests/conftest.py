@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.interpreter import patch_language_once
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+    patch_language_once()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
