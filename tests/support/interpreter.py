@@ -12,8 +12,10 @@ def patch_language_once() -> None:
 
     It does so again at each call of a device function, which took half of the time of a launch.
     """
-    from triton.runtime import interpreter
-
+    try:
+        from triton.runtime import interpreter
+    except ModuleNotFoundError:
+        return
     language = (interpreter.tl, interpreter.tl.core)
     patch = interpreter._patch_lang
 
