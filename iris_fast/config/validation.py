@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ class Range:
 
     def complaint(self, number: float) -> str | None:
         """The error of a number, or None."""
-        if math.isnan(number):
+        if number != number:  # NaN; `math.isnan` takes no huge integers
             return "it must be a number"
         if (self.lowest, self.highest) == (0, 1) and not 0 <= number <= 1:
             return "it must lie between 0 and 1"

@@ -50,12 +50,23 @@ class RecordedFilm:
                 raise ValueError("too large")
             self._frames = film_of({name: arrays[name] for name in ("frames", "dreams") if name in arrays})
             names = ("actions", "rewards", "ends", "steps")
-            self._actions, self._rewards, self._ends, self._steps = (arrays[name] for name in names)
+            kinds = (np.int64, np.float64, np.bool_, np.int64)
+            self._actions, self._rewards, self._ends, self._steps = (
+                arrays[name].astype(kind, casting="same_kind")
+                for name, kind in zip(names, kinds, strict=True)
+            )
             self._names = [str(name) for name in arrays["action_names"]]
         self.length = len(self._frames)
-        if self._frames.shape[1] != 3 or self._frames.dtype != np.uint8 or not self.length:
+        if (
+            self._frames.ndim != 4
+            or self._frames.shape[1] != 3
+            or self._frames.dtype != np.uint8
+            or not self.length
+        ):
             raise ValueError("no frames")
-        if any(len(each) != self.length for each in (self._actions, self._rewards, self._ends, self._steps)):
+        if any(
+            each.shape != (self.length,) for each in (self._actions, self._rewards, self._ends, self._steps)
+        ):
             raise ValueError("rows are missing")
 
     def frame(self, index: int) -> np.ndarray:

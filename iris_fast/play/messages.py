@@ -30,8 +30,8 @@ def _flag(value: object) -> bool:
     return type(value) is bool
 
 
-def _temperature(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 < value <= 10  # type: ignore[arg-type,operator]
+def _positive(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
 
 
 def _one_of(*words: str) -> Check:
@@ -51,7 +51,7 @@ REQUIRED: dict[str, dict[str, Check]] = {
     "handover": {},
     "record": {},
     "keep": {"keep": _flag},
-    "token": {"index": _whole(0, 15), "code": _whole(0, ANY)},
+    "token": {"index": _whole(0, ANY), "code": _whole(0, ANY)},
     "fork": {},
     "list": {},
     "open": {"side": _whole(0, 1), "id": _name},
@@ -63,7 +63,7 @@ SETTINGS: dict[str, Check] = {
     "controls": _one_of(*CONTROLS),
     "paused": _flag,
     "fps": _whole(1, 60),
-    "temperature": _temperature,
+    "temperature": _positive,
     "seed": _whole(0, ANY),
     "panels": _flag,
     "thoughts": _flag,
@@ -102,6 +102,22 @@ def png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def as_json(message: object) -> str:
+    """A message's text. Numbers that JSON does not have (NaN, infinities) are null."""
+    try:
+        return json.dumps(message, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(message), allow_nan=False)
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def pack_frame(number: int, update: Update) -> bytes:
     """A frame's bytes: the header's length as uint32 (little-endian), the header as JSON, the images as PNG."""
     pictures = {name: png(image) for name, image in update.images.items()}
@@ -110,5 +126,5 @@ def pack_frame(number: int, update: Update) -> bytes:
         for name, image in update.images.items()
     ]
     info = {**update.info, "type": "frame", "n": number, "images": sizes}
-    header = json.dumps(info, allow_nan=False).encode()
+    header = as_json(info).encode()
     return struct.pack("<I", len(header)) + header + b"".join(pictures.values())

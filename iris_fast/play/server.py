@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import secrets
 import socket
 import webbrowser
@@ -22,7 +21,7 @@ from iris_fast.errors import UserError
 from iris_fast.files import file_inside
 from iris_fast.play.guard import Guard, is_loopback
 from iris_fast.play.interface import MessageError, Session
-from iris_fast.play.messages import parse_message
+from iris_fast.play.messages import as_json, parse_message
 from iris_fast.play.tab import Tab
 
 STATIC = Path(__file__).parent / "static"
@@ -82,7 +81,7 @@ async def serve_tab(websocket: Any, place: Place) -> None:
     await websocket.accept()
     if len(place.tabs) >= place.limit:
         text = f"{place.limit} tabs are open already, which is the limit: close one, then reload this page."
-        await websocket.send_text(json.dumps({"type": "error", "message": text}))
+        await websocket.send_text(as_json({"type": "error", "message": text}))
         await websocket.close(FULL)
         return
     tab = Tab(place.make_session, asyncio.get_running_loop())
@@ -105,7 +104,7 @@ async def _send(websocket: Any, tab: Tab) -> None:
         if isinstance(item, bytes):
             await websocket.send_bytes(item)
         else:
-            await websocket.send_text(json.dumps(item))
+            await websocket.send_text(as_json(item))
 
 
 async def _receive(websocket: Any, tab: Tab) -> None:

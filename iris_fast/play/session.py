@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+from iris_fast.config.validation import check_number
 from iris_fast.errors import RunStopped, UserError
 
 from .episodes import Episodes
@@ -102,8 +103,8 @@ class Session:
         self._world.step()
         if self._recording is not None:
             self._recording.add(self._world)
-            if len(self._recording) == LONGEST:
-                self._said += self._stopped()
+            if len(self._recording) >= LONGEST:
+                self._said += [*self._stopped(), {"type": "state", **self.state()}]
         self._keep_episode()
         return True
 
@@ -216,10 +217,14 @@ class Session:
         return float((len(times) - 1) / span) if span else float(self.fps)
 
     def _on_set(self, message: dict[str, Any]) -> list[Message]:
-        hands = self.hands
+        hands, temperature = self.hands, message.get("temperature", self.hands.temperature)
+        try:
+            check_number("temperature", f"Temperature {str(temperature)[:40]}", temperature)
+        except UserError as error:
+            raise MessageError(f"{error}.") from None
+        hands.temperature = float(temperature)
         for name in ("paused", "fps", "panels"):
             setattr(self, name, message.get(name, getattr(self, name)))
-        hands.temperature = float(message.get("temperature", hands.temperature))
         hands.thoughts = message.get("thoughts", hands.thoughts)
         if "controls" in message:
             hands.person = message["controls"] == "person"

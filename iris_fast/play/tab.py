@@ -104,8 +104,13 @@ class Tab:
         try:
             return session.advance()
         except MessageError as error:
-            self._send({"type": "error", "message": str(error)})
+            self._refuse(session, error)
             return None
+
+    def _refuse(self, session: Session, error: MessageError) -> None:
+        """Says what went wrong, and how things are now: what failed may have done a part."""
+        self._send({"type": "error", "message": str(error)})
+        self._send({"type": "state", **session.state()})
 
     def _answer(self, session: Session, wait: float) -> bool:
         """Waits at most `wait` seconds for a message, and answers it; True if a person acted by it."""
@@ -123,7 +128,7 @@ class Tab:
             for reply in session.handle(message):
                 self._send(reply)
         except MessageError as error:
-            self._send({"type": "error", "message": str(error)})
+            self._refuse(session, error)
             return False
         return message["type"] == "action" and session.state()["controls"] == "person"
 

@@ -74,7 +74,7 @@ def _read(folder: Path) -> EvaluatedRun:
         clipped, lives = bool(env.get("clip_reward")), bool(env.get("done_on_life_loss"))
         if not isinstance(game, str) or not isinstance(epoch, int | None):
             raise TypeError
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise UserError(
             f"{path} is not a whole evaluation with finite returns: run `{command}` to make it anew"
         ) from None

@@ -151,7 +151,8 @@ def test_a_long_recording_ends_by_itself_and_a_long_episode_is_cut(
     session = Session(own, save=True)
     session.handle({"type": "record"})
     told = [message for _ in range(9) for message in step(session).messages]
-    assert [message["type"] for message in told] == ["recorded", "asked"]
+    assert [message["type"] for message in told] == ["recorded", "state", "asked"]
+    assert told[1]["recording"] is False
     assert len(load(own, told[0])["frames"]) == 5 and session.state()["recording"] is False
     kept = reply(session.handle({"type": "keep", "keep": True}), "recorded")
     assert len(load(own, kept)["frames"]) == 5
@@ -255,6 +256,42 @@ def test_a_checkpoints_films_are_its_runs(tmp_path: Path) -> None:
         tmp_path / "run" / "copy.pt",
     ):
         assert media_of(path) == tmp_path / "run" / "media"
+
+
+def test_a_recordings_arrays_have_their_shapes_and_types(own: Player) -> None:
+    path = own.media / "recordings" / "other.npz"
+    path.parent.mkdir(parents=True)
+    count = 4
+    good: dict[str, Any] = {
+        "frames": np.zeros((count, 3, 64, 64), np.uint8),
+        "actions": np.zeros(count, np.int32),
+        "rewards": np.full(count, np.nan, np.float32),
+        "ends": np.zeros(count, bool),
+        "steps": np.arange(count),
+        "action_names": np.array(["NOOP"]),
+    }
+    session = Session(own)
+
+    def opened(**other: Any) -> None:
+        np.savez(path, **{**good, **other})
+        session.handle({"type": "open", "side": 0, "id": "recordings/other.npz"})
+
+    opened()
+    assert step(session).info["action_name"] == "NOOP"
+    for other in (
+        {"frames": np.zeros((count, 64), np.uint8)},
+        {"frames": np.zeros((count, 3, 64, 64))},
+        {"frames": np.zeros((0, 3, 64, 64), np.uint8)},
+        {"actions": np.zeros((count, 2), np.int64)},
+        {"actions": np.array(["a"] * count)},
+        {"rewards": np.zeros(count, complex)},
+        {"ends": np.zeros(count)},
+        {"steps": np.zeros(count + 1, np.int64)},
+        {"steps": np.array(3)},
+    ):
+        with pytest.raises(MessageError, match="cannot be read as a film"):
+            opened(**other)
+    session.close()
 
 
 @pytest.mark.parametrize("ending", [".npz", ".mp4"])

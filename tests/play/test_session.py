@@ -101,6 +101,10 @@ def test_a_seed_is_the_same_game_again(session: Session) -> None:
 def test_what_makes_no_sense_gets_a_sentence(session: Session) -> None:
     with pytest.raises(MessageError, match="Catch has 3 actions: there is no action 9"):
         session.handle({"type": "action", "action": 9})
+    for temperature in (1e7, 10**400):
+        with pytest.raises(MessageError, match="it must be at most 1e\\+06"):
+            session.handle({"type": "set", "temperature": temperature, "fps": 60})
+    assert session.fps != 60  # nothing of it was done
 
 
 def test_a_closed_session_frees_its_environment(player: Player) -> None:

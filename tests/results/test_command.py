@@ -88,6 +88,8 @@ def test_summarize_prints_the_aggregates(tmp_path: Path, capsys: Say) -> None:
         '{"game": "Pong", "returns": []}',
         '{"game": "Pong", "returns": [NaN]}',
         '{"game": "Pong", "returns": [1e999]}',
+        '{"game": "Pong", "returns": [1' + "0" * 400 + "]}",
+        '{"game": "Pong", "returns": [1e308, 1e308]}',
         '{"game": "Pong", "returns": [true]}',
         '{"game": "Pong", "returns": "123"}',
         '{"game": "Pong", "returns": 1}',

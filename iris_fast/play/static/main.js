@@ -29,6 +29,7 @@ const connection = new Connection({
   onStatus: (open) => {
     if (!open) {
       before = lost ? before : settings(state);
+      get("keep").close(); // who asked is gone
       view.notice(`No connection to the server: trying again. Is it running? ${HINT}`);
     } else if (lost) {
       view.notice("");

@@ -1,11 +1,12 @@
-// The frames: one canvas for each, pixels scaled by a whole number, and the 4×4 tokens over the dream's frame, or
+// The frames: one canvas for each, pixels scaled by a whole number, and the square of tokens over the dream's frame, or
 // over the first one where there is no dream.
 
 const TITLES = { observation: "real, 64×64", screen: "the emulator's screen", reconstruction: "what the agent sees",
   dream: "dream", left: "episode A", right: "episode B" };
-const GRID = 4;
 const TALLEST = 420; // pixels
 const NARROWEST = 250; // pixels of a figure in a row of more than two
+
+const fixed = (value, digits) => (typeof value === "number" ? value.toFixed(digits) : "–");
 
 export class Stage {
   constructor(place, onToken) {
@@ -53,12 +54,15 @@ export class Stage {
     return figure.querySelector("canvas");
   }
 
+  side() { return Math.round(Math.sqrt(this.thoughts?.tokens?.length ?? 1)); } // of the square of tokens
+
   watch(canvas) {
     const token = (event) => {
       const box = canvas.getBoundingClientRect();
-      const column = Math.floor(((event.clientX - box.left) / box.width) * GRID);
-      const row = Math.floor(((event.clientY - box.top) / box.height) * GRID);
-      return Math.max(0, Math.min(GRID - 1, row)) * GRID + Math.max(0, Math.min(GRID - 1, column));
+      const side = this.side();
+      const column = Math.floor(((event.clientX - box.left) / box.width) * side);
+      const row = Math.floor(((event.clientY - box.top) / box.height) * side);
+      return Math.max(0, Math.min(side - 1, row)) * side + Math.max(0, Math.min(side - 1, column));
     };
     canvas.addEventListener("pointermove", (event) => { this.hovered = token(event); });
     canvas.addEventListener("pointerleave", () => { this.hovered = -1; });
@@ -84,14 +88,15 @@ export class Stage {
 
   paintTokens(pen, width, height) {
     const { tokens, token_probabilities: chances, token_entropies: entropies } = this.thoughts;
-    const [w, h] = [width / GRID, height / GRID];
+    const side = this.side();
+    const [w, h] = [width / side, height / side];
     pen.font = "11px ui-monospace, monospace";
     tokens.forEach((code, index) => {
-      const [x, y] = [(index % GRID) * w, Math.floor(index / GRID) * h];
+      const [x, y] = [(index % side) * w, Math.floor(index / side) * h];
       pen.strokeStyle = index === this.hovered ? "#fbbf24" : "rgb(148 160 189 / 45%)";
       pen.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
       const lines = [String(code)];
-      if (index === this.hovered && chances) lines.push(`p ${chances[index].toFixed(2)}`, `H ${entropies[index].toFixed(2)}`);
+      if (index === this.hovered && chances) lines.push(`p ${fixed(chances[index], 2)}`, `H ${fixed(entropies[index], 2)}`);
       pen.fillStyle = "rgb(11 16 32 / 70%)";
       pen.fillRect(x + 2, y + 2, Math.max(...lines.map((line) => pen.measureText(line).width)) + 6, lines.length * 13 + 3);
       pen.fillStyle = "#e6ebf7";

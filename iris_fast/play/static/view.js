@@ -4,7 +4,7 @@ import { drawBars, drawCurve } from "./charts.js";
 
 const get = (id) => document.getElementById(id);
 const CURVE = 200; // steps of the running curve
-const number = (value) => (typeof value === "number" ? value.toFixed(1) : "–");
+const number = (value, digits = 1) => (typeof value === "number" ? value.toFixed(digits) : "–");
 
 export class View {
   constructor() { this.values = []; this.mode = null; }
@@ -66,8 +66,8 @@ export class View {
 
   thoughts(thoughts, action, actions) {
     this.values = [...this.values, thoughts.value].slice(-CURVE);
-    get("value").textContent = thoughts.value.toFixed(2);
-    get("entropy").textContent = thoughts.entropy.toFixed(2);
+    get("value").textContent = number(thoughts.value, 2);
+    get("entropy").textContent = number(thoughts.entropy, 2);
     drawBars(get("bars"), actions.map((name) => name.toLowerCase()), thoughts.probabilities, action);
     drawCurve(get("curve"), this.values);
     drawBars(get("outcomes"), ["reward −1", "reward 0", "reward +1", "goes on", "ends"], [...thoughts.reward, ...thoughts.end]);
