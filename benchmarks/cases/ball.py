@@ -16,6 +16,7 @@ from iris_fast.config.schema import PartConfig
 from iris_fast.envs import EnvConfig, make_vector_env
 from iris_fast.models.tokenizer import Tokenizer, TokenizerConfig, in_pieces
 from iris_fast.randomness import derive_seed, numpy_generator
+from iris_fast.training.measures import Sums
 from iris_fast.training.media import save_reconstructions
 from iris_fast.training.optimization import PartTrainer
 from iris_fast.training.parts import BACKGROUND_FRAMES, Losses, Part
@@ -69,7 +70,7 @@ class BallPart(Part[torch.Tensor]):
             self.tokenizer.restart_unused_codes(frames)
         return frames
 
-    def _losses(self, piece: torch.Tensor) -> Losses:
+    def _losses(self, piece: torch.Tensor, sums: Sums | None) -> Losses:
         return self.tokenizer.losses(piece)
 
 

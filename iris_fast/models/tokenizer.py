@@ -73,6 +73,15 @@ class Encoding:
     commitment_loss: Tensor | None = None
 
 
+@dataclass
+class Reconstruction:
+    """Frames `(batch, 3, 64, 64)` in [-1, 1], what their tokens decode to, and their encoding."""
+
+    target: Tensor
+    prediction: Tensor
+    encoding: Encoding
+
+
 def nearest_codeword(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the codeword nearest to each vector in squared Euclidean distance, the lowest on ties.
 
@@ -240,15 +249,21 @@ class Tokenizer(Versioned):
 
         `whole`: the batch in [-1, 1] of which the frames are a part, if they are.
         """
+        return self.losses_of(self.reconstruction(frames), whole)
+
+    def reconstruction(self, frames: Tensor) -> Reconstruction:
+        """What `losses_of` compares, of frames `(batch, 3, 64, 64)` in [0, 1]."""
         encoding = self.encode(frames, commitment=True)
-        assert encoding.commitment_loss is not None
-        target = frames * 2 - 1
-        prediction = self.decode(encoding.z_quantized) * 2 - 1
+        return Reconstruction(frames * 2 - 1, self.decode(encoding.z_quantized) * 2 - 1, encoding)
+
+    def losses_of(self, found: Reconstruction, whole: WholeBatch | None = None) -> dict[str, Tensor]:
+        """The losses of a reconstruction; `whole` as in `losses`."""
+        assert found.encoding.commitment_loss is not None
         losses = {
-            "reconstruction_loss": (target - prediction).abs().mean(),
-            "commitment_loss": encoding.commitment_loss,
+            "reconstruction_loss": (found.target - found.prediction).abs().mean(),
+            "commitment_loss": found.encoding.commitment_loss,
         }
-        perceptual = self._perceptual_loss(prediction, target, whole)
+        perceptual = self._perceptual_loss(found.prediction, found.target, whole)
         if perceptual is not None:
             losses["perceptual_loss"] = self.config.perceptual_weight * perceptual
         return losses

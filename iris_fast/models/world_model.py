@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,24 @@ class WorldModelOutput:
     logits_observations: Tensor
     logits_rewards: Tensor
     logits_ends: Tensor
+
+
+class Prediction(NamedTuple):
+    """Log-probabilities `(rows, classes)` of a batch of segments, and the labels `(rows,)`, IGNORED where padded.
+
+    `segments`: their number, each of equally many rows in order.
+    """
+
+    log_probabilities: Tensor
+    labels: Tensor
+    segments: int
+
+    def loss(self, count: Tensor | None = None) -> Tensor:
+        """The mean cross-entropy of the labels; with `count`, their sum divided by it."""
+        log_probabilities, labels, _ = self
+        if count is None:
+            return F.nll_loss(log_probabilities, labels, ignore_index=IGNORED)
+        return F.nll_loss(log_probabilities, labels, ignore_index=IGNORED, reduction="sum") / count
 
 
 class Embedder(nn.Module):
@@ -110,6 +129,26 @@ class WorldModel(Versioned):
             self.head_ends(at_action),
         )
 
+    def predictions(
+        self, tokens: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor, mask_padding: Tensor
+    ) -> dict[str, Prediction]:
+        """What is predicted of a batch of segments, and what came: `obs`, `rewards` and `ends`.
+
+        `tokens` `(batch, time, 16)` int64; `actions`, `rewards`, `ends`, `mask_padding` `(batch, time)`. Rows of
+        `obs` begin with the second token of each segment: the first is not predicted.
+        """
+        output = self(tokens, actions)
+        padded = ~mask_padding
+        # Prediction i is of flat frame token i + 1; the prediction at the last action has no target.
+        token_labels = tokens.masked_fill(padded.unsqueeze(2), IGNORED).flatten(1)[:, 1:]
+        reward_labels = (rewards.sign() + 1).long().masked_fill(padded, IGNORED)
+        end_labels = ends.long().masked_fill(padded, IGNORED)
+        return {
+            "obs": _prediction(output.logits_observations[:, :-1], token_labels),
+            "rewards": _prediction(output.logits_rewards, reward_labels),
+            "ends": _prediction(output.logits_ends, end_labels),
+        }
+
     def losses(
         self,
         tokens: Tensor,
@@ -121,28 +160,26 @@ class WorldModel(Versioned):
     ) -> dict[str, Tensor]:
         """The three cross-entropies of a batch of segments, padded steps ignored; their sum is minimised.
 
-        `tokens` `(batch, time, 16)` int64; `actions`, `rewards`, `ends`, `mask_padding` `(batch, time)`. `counts`
-        `(2,)` float32: what to divide the sums over predicted tokens, and over steps, by, instead of their numbers.
+        The arguments of `predictions`, and `counts` as in `losses_of`.
         """
-        output = self(tokens, actions)
-        padded = ~mask_padding
-        # Prediction i is of flat frame token i + 1; the prediction at the last action has no target.
-        token_labels = tokens.masked_fill(padded.unsqueeze(2), IGNORED).flatten(1)[:, 1:]
-        reward_labels = (rewards.sign() + 1).long().masked_fill(padded, IGNORED)
-        end_labels = ends.long().masked_fill(padded, IGNORED)
+        return self.losses_of(self.predictions(tokens, actions, rewards, ends, mask_padding), counts)
+
+    @staticmethod
+    def losses_of(predictions: dict[str, Prediction], counts: Tensor | None = None) -> dict[str, Tensor]:
+        """The losses of `predictions`.
+
+        `counts` `(2,)` float32: what to divide the sums over predicted tokens, and over steps, by, instead of their
+        numbers.
+        """
         of_tokens, of_steps = (None, None) if counts is None else counts.unbind()
         return {
-            "loss_obs": _cross_entropy(output.logits_observations[:, :-1], token_labels, of_tokens),
-            "loss_rewards": _cross_entropy(output.logits_rewards, reward_labels, of_steps),
-            "loss_ends": _cross_entropy(output.logits_ends, end_labels, of_steps),
+            f"loss_{name}": prediction.loss(of_tokens if name == "obs" else of_steps)
+            for name, prediction in predictions.items()
         }
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, count: Tensor | None) -> Tensor:
-    logits, labels = logits.flatten(0, 1), labels.flatten()
-    if count is None:
-        return F.cross_entropy(logits, labels, ignore_index=IGNORED)
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / count
+def _prediction(logits: Tensor, labels: Tensor) -> Prediction:
+    return Prediction(logits.flatten(0, 1).log_softmax(dim=1), labels.flatten(), len(labels))
 
 
 def initialise(module: nn.Module) -> None:

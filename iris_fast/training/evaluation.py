@@ -22,6 +22,7 @@ from iris_fast.randomness import derive_seed
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
+from .measures import Sums, totals_of
 from .media import NoFilmError, episode_captions, save_episode_video, save_reconstructions
 from .parts import imagination_start, make_parts
 from .run_folder import RunFolder
@@ -150,21 +151,25 @@ class Evaluator:
 
     @torch.no_grad()
     def _losses(self, store: EpisodeStore, seed: int, trained: set[str]) -> dict[str, float]:
-        """Mean losses of the trained parts on `num_batches` batches of test data."""
+        """Mean losses and other metrics of the trained parts on `num_batches` batches of test data."""
         cache = FrameCache(self.agent.coder, store)
         parts = make_parts(self.agent, self.config, cache, self.engine, precision="float32")
-        batches, sums = self.config.evaluation.num_batches, dict[str, float]()
+        batches, metrics = self.config.evaluation.num_batches, dict[str, float]()
+        sums: dict[str, Sums] = {name: {} for name in EVALUATED_PARTS if name in trained}
         for batch in range(batches):
             batch_seed = derive_seed(seed, "batch", batch)
-            for name in (part for part in EVALUATED_PARTS if part in trained):
+            for name, of_part in sums.items():
                 part = parts[name]
-                pieces = list(part.losses(part.inputs(batch_seed)))
+                pieces = list(part.losses(part.inputs(batch_seed), of_part))
                 losses = {key: torch.stack([piece[key] for piece in pieces]).mean() for key in pieces[0]}
                 losses["total_loss"] = torch.stack(list(losses.values())).sum()
                 for key, loss in losses.items():
                     metric = f"{name}/eval/{key}"
-                    sums[metric] = sums.get(metric, 0.0) + float(loss) / batches
-        return sums
+                    metrics[metric] = metrics.get(metric, 0.0) + float(loss) / batches
+        for name, of_part in sums.items():
+            if of_part:
+                metrics |= parts[name].metrics(totals_of(of_part), f"{name}/eval")
+        return metrics
 
     def _save_played(self, episodes: list[PlayedEpisode], env: FrameVectorEnv, epoch: int) -> None:
         with_frames = [episode for episode in episodes if episode.steps.frames]

@@ -85,7 +85,7 @@ class GraphedPartTrainer(PartTrainer):
         self._new_calls()
 
     def step(self, run_seed: int, epoch: int, step: int) -> Losses:
-        """One optimizer step; its losses, their sum and the gradient norm before clipping."""
+        """As `PartTrainer.step`."""
         seeds = self.batch_seeds(run_seed, epoch, step)
         metrics = self.replay(seeds, lambda seed: self.part.training_inputs(seed, epoch, step))
         if step % self.CHECK_EVERY == 0:
@@ -151,7 +151,7 @@ class GraphedPartTrainer(PartTrainer):
             parameter.grad = None  # so that the backward pass writes gradients rather than adds to them
         metrics: Losses = {}
         for inputs in batches.values():
-            self._accumulate(self.part.losses(inputs), metrics)
+            self._accumulate(inputs, metrics)
         return metrics
 
 

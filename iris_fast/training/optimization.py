@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from iris_fast.errors import RunStopped
 from iris_fast.randomness import derive_seed
 
 from .distributed import flattened, laid_out
+from .measures import Sums, Totals, totals_of
 from .parts import Losses, Part
 
 # A batch predicted to take at most this is timed whole: small batches on a GPU, bound by launches, predict too
@@ -20,6 +21,7 @@ from .parts import Losses, Part
 REHEARSED_SECONDS = {"cpu": 3.0, "cuda": 30.0}
 # The optimizer settings taken from the configuration and the device, not from the checkpoint.
 SETTINGS = ("lr", "weight_decay", "capturable")
+SUM = "sum/"  # begins the names of a step's sums, among its losses
 
 
 class MetricMeans:
@@ -36,10 +38,21 @@ class MetricMeans:
         self.count += 1
 
     def means(self, prefix: str) -> dict[str, float]:
-        return {f"{prefix}/{name}": float(value) / self.count for name, value in self.sums.items()}
+        """The means of the losses and of other numbers of a step."""
+        return {
+            f"{prefix}/{name}": float(value) / self.count
+            for name, value in self.sums.items()
+            if not name.startswith(SUM)
+        }
+
+    def totals(self) -> Totals:
+        """The phase's sums of what its batches say besides, by their names in `measures`."""
+        return totals_of(
+            {name.removeprefix(SUM): value for name, value in self.sums.items() if name.startswith(SUM)}
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "sums": {name: float(value) for name, value in self.sums.items()}}
+        return {"count": self.count, "sums": {name: value.tolist() for name, value in self.sums.items()}}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         dtype = torch.float64 if device.type == "cpu" else torch.float32
@@ -67,14 +80,15 @@ class PartTrainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=part.precision == "fp16")
 
     def step(self, run_seed: int, epoch: int, step: int) -> Losses:
-        """One optimizer step; returns its losses, their sum and the gradient norm before clipping."""
+        """One optimizer step; returns its losses, their sum, the gradient norm before clipping, and after `SUM` what
+        its batches say besides."""
         self.optimizer.zero_grad(set_to_none=True)
         metrics: Losses = {}
         for seed in self.batch_seeds(run_seed, epoch, step):
             torch.manual_seed(seed)  # dropout
             inputs = self.part.training_inputs(seed, epoch, step)
             with self.group.dropout(seed, self.device):
-                self._accumulate(self.part.losses(inputs), metrics)
+                self._accumulate(inputs, metrics)
         if self.group.size > 1:
             self._take(self.group.add_up(self._given(metrics)), metrics)
         self._clip(metrics)
@@ -91,7 +105,7 @@ class PartTrainer:
         """
 
         def gradient(batch: int) -> None:
-            self._accumulate(part.losses(part.inputs(0, batch)), {})
+            self._accumulate(part.inputs(0, batch), {}, part)
             self.optimizer.zero_grad(set_to_none=True)
 
         whole = part.config.batch_num_samples // self.group.size
@@ -109,18 +123,24 @@ class PartTrainer:
             for batch in range(self.part.config.grad_acc_steps)
         ]
 
-    def _accumulate(self, pieces: Iterable[Losses], metrics: Losses) -> None:
-        """Adds the gradient of a batch's losses to the parameters', and the losses to `metrics`."""
+    def _accumulate(self, inputs: Any, metrics: Losses, part: Part[Any] | None = None) -> None:
+        """Adds the gradient of a batch's losses to the parameters', and losses and sums to `metrics`.
+
+        `part`: the one whose losses are taken, if not this trainer's.
+        """
         share = 1 / (self.part.config.grad_acc_steps * self.part.pieces * self.group.size)
-        for losses in pieces:
+        sums: Sums = {}
+        for losses in (part or self.part).losses(inputs, sums):
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
             self.scaler.scale(total * share).backward()
             losses["total_loss"] = total
             for name, loss in losses.items():
                 metrics[name] = metrics.get(name, 0) + loss.detach() * share
+        for name, value in sums.items():
+            metrics[SUM + name] = metrics.get(SUM + name, 0) + value
 
     def _given(self, metrics: Losses) -> Tensor:
-        """This process's gradient and losses in one tensor, to be added up over processes."""
+        """This process's gradient, losses and sums in one tensor, to be added up over processes."""
         return flattened([p.grad for p in self.parameters if p.grad is not None] + list(metrics.values()))
 
     def _take(self, flat: Tensor, metrics: Losses) -> None:

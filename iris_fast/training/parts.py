@@ -8,7 +8,7 @@ the CUDA-graph engine: with bf16 and fp16 its world model and decoder run in bfl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -28,6 +28,17 @@ from iris_fast.replay.store import EpisodeStore, Segments, on_device
 
 from .device import autocast
 from .distributed import ALONE, Group
+from .measures import (
+    Sums,
+    Totals,
+    actor_critic_metrics,
+    add_sums,
+    measure_imagined,
+    measure_predictions,
+    measure_tokens,
+    tokenizer_metrics,
+    world_model_metrics,
+)
 
 Losses = dict[str, Tensor]
 Inputs = TypeVar("Inputs")
@@ -88,22 +99,28 @@ class Part(ABC, Generic[Inputs]):
         own = rows[:, self.group.rows(rows.shape[1])].reshape(-1)
         return whole, Segments(whole.slots[own], whole.mask[own])
 
-    def losses(self, inputs: Inputs) -> Iterator[Losses]:
-        """The losses of a batch, piece by piece, so that each piece reuses the memory of the last."""
+    def losses(self, inputs: Inputs, sums: Sums | None = None) -> Iterator[Losses]:
+        """The losses of a batch, piece by piece, so that each piece reuses the memory of the last.
+
+        What the batch says besides is added to `sums`, if they are given.
+        """
         for piece in self._split(inputs):
             with autocast(self.precision, self.parameters[0].device):
-                losses = self._losses(piece)
+                losses = self._losses(piece, sums)
             yield losses
 
     def _split(self, inputs: Inputs) -> list[Inputs]:
         return [inputs]
 
     @abstractmethod
-    def _losses(self, piece: Inputs) -> Losses:
+    def _losses(self, piece: Inputs, sums: Sums | None) -> Losses:
         """The losses; their sum is minimised."""
 
-    def more_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Further metrics computed from an epoch's mean losses (by their logged names)."""
+    def metrics(self, totals: Totals, prefix: str) -> dict[str, float]:
+        """The metrics of the sums of `losses` over an epoch's batches, under `prefix`."""
+        return {f"{prefix}/{name}": value for name, value in self._metrics(totals).items()} if totals else {}
+
+    def _metrics(self, totals: Totals) -> dict[str, float]:
         return {}
 
 
@@ -164,10 +181,16 @@ class TokenizerPart(Part[dict[str, Tensor]]):
             piece["background"] = background
         return pieces
 
-    def _losses(self, piece: dict[str, Tensor]) -> Losses:
+    def _losses(self, piece: dict[str, Tensor], sums: Sums | None) -> Losses:
         background = piece.get("background")
         whole = None if background is None else WholeBatch(background, self.group.mean)
-        return self.tokenizer.losses(piece["frames"], whole)
+        found = self.tokenizer.reconstruction(piece["frames"])
+        if sums is not None:
+            add_sums(sums, measure_tokens(found.encoding.tokens, self.tokenizer.config.vocab_size))
+        return self.tokenizer.losses_of(found, whole)
+
+    def _metrics(self, totals: Totals) -> dict[str, float]:
+        return tokenizer_metrics(totals)
 
 
 class WorldModelPart(Part[dict[str, Tensor]]):
@@ -213,8 +236,16 @@ class WorldModelPart(Part[dict[str, Tensor]]):
             inputs["counts"] = on_device(counts, self.cache.store.model_device)
         return inputs
 
-    def _losses(self, piece: dict[str, Tensor]) -> Losses:
-        return self.world_model.losses(**piece)
+    def _losses(self, piece: dict[str, Tensor], sums: Sums | None) -> Losses:
+        piece = dict(piece)
+        counts = piece.pop("counts", None)
+        predictions = self.world_model.predictions(**piece)
+        if sums is not None:
+            add_sums(sums, measure_predictions(predictions, self.world_model.frame_tokens))
+        return self.world_model.losses_of(predictions, counts)
+
+    def _metrics(self, totals: Totals) -> dict[str, float]:
+        return world_model_metrics(totals)
 
 
 class ActorCriticPart(Part[Rollout]):
@@ -250,14 +281,11 @@ class ActorCriticPart(Part[Rollout]):
         assert horizon is not None  # filled by resolve()
         return self.engine.imagine(self.start(seed, batch), horizon, derive_seed(seed, "imagination"))
 
-    def _losses(self, piece: Rollout) -> Losses:
-        return actor_critic_losses(self.agent.actor_critic, piece, self.own)
+    def _losses(self, piece: Rollout, sums: Sums | None) -> Losses:
+        return actor_critic_losses(self.agent.actor_critic, piece, self.own, sums)
 
-    def more_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The entropy of the policy."""
-        weight = self.own.entropy_weight
-        loss = metrics["actor_critic/train/loss_entropy"]
-        return {"actor_critic/train/entropy": -loss / weight} if weight else {}
+    def _metrics(self, totals: Totals) -> dict[str, float]:
+        return actor_critic_metrics(totals, self.agent.num_actions)
 
 
 def make_parts(
@@ -295,6 +323,7 @@ def actor_critic_losses(
     actor_critic: ActorCritic,
     rollout: Rollout,
     config: ActorCriticPartConfig = ActorCriticPartConfig(),  # noqa: B008
+    sums: Sums | None = None,
 ) -> Losses:
     """Policy, value and entropy losses (docs/iris.md, part 6); their sum is minimised. The last step has no term.
 
@@ -309,11 +338,13 @@ def actor_critic_losses(
     log_probabilities = output.logits_actions[:, :-1].log_softmax(dim=2)
     of_actions = log_probabilities.gather(2, rollout.actions[:, :-1, None]).squeeze(2)
     values = values[:, :-1]
-    entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=2).mean()
+    entropies = -(log_probabilities.exp() * log_probabilities).sum(dim=2)
+    if sums is not None:
+        add_sums(sums, measure_imagined(rollout.rewards, rollout.ends, returns, values, entropies))
     return {
         "loss_actions": -(of_actions * (returns - values.detach())).mean(),
         "loss_values": (values - returns).square().mean(),
-        "loss_entropy": -config.entropy_weight * entropy,
+        "loss_entropy": -config.entropy_weight * entropies.mean(),
     }
 
 

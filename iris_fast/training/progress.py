@@ -29,9 +29,13 @@ WORDS_ALONE = "{desc} {percentage:3.0f}%"
 # The metrics in the line of an epoch, in order, if present: (metric, label, format).
 SUMMARY = (
     ("tokenizer/train/total_loss", "tokenizer", ".4f"),
+    ("tokenizer/train/codes_used", "codes", ".0f"),
     ("world_model/train/total_loss", "world model", ".4f"),
+    ("world_model/train/rewards_vs_base_rate", "rewards/base rate", ".2f"),
+    ("world_model/train/rewards_recall", "recall", ".2f"),
     ("actor_critic/train/total_loss", "actor-critic", ".4f"),
     ("actor_critic/train/entropy", "entropy", ".3f"),
+    ("actor_critic/train/explained_variance", "explained variance", ".2f"),
     ("collection/train/return", "train return", ".4g"),
     ("collection/test/return", "test return", ".4g"),
 )

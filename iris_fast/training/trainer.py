@@ -291,7 +291,7 @@ class Trainer:
         trainer.check_finite(means.sums, position.epoch, total)
         self.agent.eval()
         position.metrics |= means.means(f"{name}/train")
-        position.metrics |= trainer.part.more_metrics(position.metrics)
+        position.metrics |= trainer.part.metrics(means.totals(), f"{name}/train")
 
     def _evaluate(self, phase: Any) -> None:
         metrics = self.group.from_first(lambda: self._metrics_of_evaluation(phase))

@@ -12,6 +12,7 @@ from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.models.versioned import Versioned
 from iris_fast.replay.cache import FrameCache
+from iris_fast.training.measures import Sums
 from iris_fast.training.parts import Losses, Part, make_parts
 from tests.support.micro import micro_config
 
@@ -50,8 +51,8 @@ class GivenPart(Part[Any]):
     def inputs(self, seed: int, batch: int | None = None) -> Any:
         return self.inputs_of(seed)
 
-    def losses(self, inputs: Any) -> Iterator[Losses]:
+    def losses(self, inputs: Any, sums: Sums | None = None) -> Iterator[Losses]:
         yield from self.losses_of(inputs)
 
-    def _losses(self, piece: Any) -> Losses:
+    def _losses(self, piece: Any, sums: Sums | None) -> Losses:
         raise NotImplementedError

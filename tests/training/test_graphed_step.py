@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from benchmarks.group_norms import group_norm_of
 from iris_fast.agent import PARTS, Agent
@@ -144,7 +144,7 @@ def test_what_is_captured_never_looks_at_a_number(part: str) -> None:
         values = [value for value in leaves(inputs).values() if isinstance(value, Tensor)]
         example = [torch.empty(value.shape, dtype=value.dtype) for value in values]
         metrics = trainer._body({"0": with_leaves(inputs, iter(example))})
-        assert metrics and all(value.shape == () for value in metrics.values())
+        assert metrics and all(isinstance(value, FakeTensor) for value in metrics.values())
         assert len(trainer.optimizer.state) > 1
 
 
