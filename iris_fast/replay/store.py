@@ -97,6 +97,7 @@ class EpisodeStore:
         self.rewards = torch.zeros(rows, dtype=torch.float32, device=device)
         self.ends = torch.zeros(rows, dtype=torch.bool, device=device)
         self.episodes: dict[int, Episode] = {}
+        self._before = np.arange(rows)  # the slot of the frame before; a first frame's own
         self.num_frames = 0
         self._unused = 1  # slots from here on have never held a frame
         self._freed: list[np.ndarray] = []
@@ -131,6 +132,8 @@ class EpisodeStore:
             (self.ends, ends),
         ):
             storage[index] = torch.as_tensor(values, dtype=storage.dtype).to(storage.device)
+        last = episode.held[-1:] if episode.length else slots[:1]
+        self._before[slots] = np.concatenate([last, slots[:-1]])
         episode.extend(slots)
         episode.closed = closed
         episode.episode_return += float(np.sum(rewards))
@@ -179,6 +182,13 @@ class EpisodeStore:
         device = self.frames.device
         index = slots.to(device) if isinstance(slots, Tensor) else on_device(slots, device)
         return self.frames[index].to(self.model_device).float().div_(255)
+
+    def change(self, slots: np.ndarray) -> Tensor:
+        """Absolute difference, uint8 `(*slots.shape, 3, size, size)`, of frames to those before them, on the models'
+        device; zeros for an episode's first frame."""
+        device = self.frames.device
+        frames, before = (self.frames[on_device(index, device)] for index in (slots, self._before[slots]))
+        return (torch.maximum(frames, before) - torch.minimum(frames, before)).to(self.model_device)
 
     def _allocate(self, count: int, growing: int) -> np.ndarray:
         """Free slots; evicts the oldest episodes whole until there are enough."""

@@ -114,15 +114,15 @@ def measure_tokens(tokens: Tensor, num_codes: int) -> Sums:
 
 
 @torch.no_grad()
-def measure_moving(error: Tensor, change: Tensor) -> Sums:
-    """Errors where frames differ from the frames before them.
+def measure_moving(target: Tensor, prediction: Tensor, change: Tensor) -> Sums:
+    """Absolute errors where frames differ from the frames before them.
 
-    `error` `(batch, 3, height, width)`: absolute, of frames in [-1, 1]; `change`: uint8, absolute difference to the
-    frame before, in levels of 255. A pixel moves if any of its channels changes.
+    `target`, `prediction`: `(batch, 3, height, width)` in [-1, 1]; `change`: uint8, absolute difference of the target
+    to the frame before, in levels of 255. A pixel moves if any of its channels changes.
     """
     moving = (change > 0).any(dim=1, keepdim=True).expand_as(change)
     return {
-        "moving_error": (error * moving).sum().float(),
+        "moving_error": ((target - prediction).abs() * moving).sum(dtype=torch.float32),
         "moving_change": change.sum(dtype=torch.float32) * (2 / 255),
         "moving": moving.sum(dtype=torch.float32),
         "pixels": torch.full((), moving.numel(), dtype=torch.float32, device=moving.device),
@@ -139,9 +139,10 @@ def tokenizer_metrics(totals: Totals) -> dict[str, float]:
         "tokens_entropy": float(frequency_nats(codes).sum() / max(1.0, codes[0].sum())),
     }
     if "moving" in totals:
-        metrics |= _ratio("moving_pixels", totals["moving"], totals["pixels"])
-        metrics |= _ratio("reconstruction_loss_moving", totals["moving_error"], totals["moving"])
-        metrics |= _ratio("moving_vs_previous_frame", totals["moving_error"], totals["moving_change"])
+        error, moving = totals["moving_error"], totals["moving"]
+        metrics |= _ratio("moving_pixels", moving, totals["pixels"])
+        metrics |= _ratio("reconstruction_loss_moving", error, moving)
+        metrics |= _ratio("moving_vs_previous_frame", error, totals["moving_change"])
     return metrics
 
 

@@ -34,6 +34,7 @@ from .measures import (
     actor_critic_metrics,
     add_sums,
     measure_imagined,
+    measure_moving,
     measure_predictions,
     measure_tokens,
     tokenizer_metrics,
@@ -125,7 +126,7 @@ class Part(ABC, Generic[Inputs]):
 
 
 class TokenizerPart(Part[dict[str, Tensor]]):
-    """Single frames `(batch, 3, size, size)` in [0, 1].
+    """Single frames `(batch, 3, size, size)` in [0, 1], and by how much they differ from the frames before them.
 
     With `foreground` or `objects` and several processes, also each piece's `backgrounds` `(pieces, 3, size, size)`;
     these losses then have a collective of their own, because their weights add up to one over the whole piece.
@@ -149,7 +150,8 @@ class TokenizerPart(Part[dict[str, Tensor]]):
 
     def inputs(self, seed: int, batch: int | None = None) -> dict[str, Tensor]:
         whole, own = self._segments(self.store, seed, batch, 1, from_start=True)
-        inputs = {"frames": self.store.gather_frames(own.slots[:, 0])}
+        slots = own.slots[:, 0]
+        inputs = {"frames": self.store.gather_frames(slots), "change": self.store.change(slots)}
         if own is not whole and not self.capturable:
             frames = self.store.gather_frames(whole.slots[:, 0])
             inputs["backgrounds"] = frames.unflatten(0, (self.pieces, -1)).median(dim=1).values * 2 - 1
@@ -176,7 +178,8 @@ class TokenizerPart(Part[dict[str, Tensor]]):
         return inputs
 
     def _split(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        pieces = [{"frames": frames} for frames in inputs["frames"].chunk(self.pieces)]
+        by_piece = (inputs[name].chunk(self.pieces) for name in ("frames", "change"))
+        pieces = [{"frames": frames, "change": change} for frames, change in zip(*by_piece, strict=True)]
         for piece, background in zip(pieces, inputs.get("backgrounds", ()), strict=False):
             piece["background"] = background
         return pieces
@@ -187,6 +190,7 @@ class TokenizerPart(Part[dict[str, Tensor]]):
         found = self.tokenizer.reconstruction(piece["frames"])
         if sums is not None:
             add_sums(sums, measure_tokens(found.encoding.tokens, self.tokenizer.config.vocab_size))
+            add_sums(sums, measure_moving(found.target, found.prediction, piece["change"]))
         return self.tokenizer.losses_of(found, whole)
 
     def _metrics(self, totals: Totals) -> dict[str, float]:

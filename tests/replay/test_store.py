@@ -213,3 +213,18 @@ def test_a_replay_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_more_than_any_memory_is_refused() -> None:
     with pytest.raises(UserError, match=r"do not fit on cpu: use a lower datasets\.train\.max_ram_usage"):
         EpisodeStore(10**11, 64, torch.device("cpu"))
+
+
+def test_change_is_the_difference_to_the_frame_before() -> None:
+    """Across calls of `extend`, in slots that are used again, and none in a first frame or in padding."""
+    store = EpisodeStore(9, SIZE, CPU)
+    fill(store, 0, 4)
+    first, second = fill(store, 1, 2, closed=False)[0], fill(store, 1, 3, seed=1)[0]
+    third = fill(store, 2, 3)[0]  # evicts episode 0
+    assert list(store.episodes) == [1, 2]
+    for key, frames in ((1, np.concatenate([first, second])), (2, third)):
+        expected = np.abs(np.diff(frames.astype(int), axis=0, prepend=frames[:1].astype(int)))
+        found = store.change(store.episodes[key].held)
+        assert found.dtype == torch.uint8
+        np.testing.assert_array_equal(found.numpy(), expected)
+    assert not store.change(np.array([PADDING_SLOT])).any()

@@ -18,6 +18,7 @@ from iris_fast.training.measures import (
     actor_critic_metrics,
     add_sums,
     measure_imagined,
+    measure_moving,
     measure_predictions,
     measure_tokens,
     tokenizer_metrics,
@@ -213,3 +214,43 @@ def test_imagined_steps_after_an_end_do_not_count() -> None:
     zeros = torch.zeros(2, 3)
     sums = measure_imagined(rewards, ends, zeros, zeros, zeros)
     assert actor_critic_metrics(totals_of(sums), 6)["imagined_rewarded_steps"] == pytest.approx(3 / 6)
+
+
+def test_error_of_moving_pixels() -> None:
+    """A ball of 2 pixels, brighter than the background by 102 levels of 255, moves by 2 pixels."""
+    before, after = torch.full((1, 3, 8, 8), 51.0), torch.full((1, 3, 8, 8), 51.0)
+    before[..., 4, 0:2] += 102
+    after[..., 4, 2:4] += 102
+    change = (after - before).abs().to(torch.uint8)
+    background = torch.full((1, 3, 8, 8), 51.0)
+    found = {}
+    for name, drawn in {"exact": after, "without": background, "as before": before}.items():
+        target, prediction = after / 255 * 2 - 1, drawn / 255 * 2 - 1
+        found[name] = tokenizer_metrics(
+            totals_of(
+                measure_moving(target, prediction, change) | measure_tokens(torch.zeros(1, 16).long(), 4)
+            )
+        )
+    assert found["exact"]["moving_pixels"] == pytest.approx(4 / 64)
+    losses = {name: metrics["reconstruction_loss_moving"] for name, metrics in found.items()}
+    assert losses == {"exact": 0, "without": pytest.approx(0.4), "as before": pytest.approx(0.8)}
+    shares = {name: metrics["moving_vs_previous_frame"] for name, metrics in found.items()}
+    assert shares == {"exact": 0, "without": pytest.approx(0.5), "as before": pytest.approx(1)}
+
+
+def test_what_the_tokenizers_batch_says_is_of_its_frames_and_those_before() -> None:
+    """Noise moves in nearly all pixels, and in none of an episode's first frame."""
+    agent, store = micro_agent(), noise_store(2, 12)
+    part = micro_parts(agent, FrameCache(agent.coder, store), "training.tokenizer.pieces=2")["tokenizer"]
+    inputs, sums = part.inputs(0, 8), Sums()
+    assert len(list(part.losses(inputs, sums))) == 2
+    first = [store.frames[int(episode.held[0])] for episode in store.episodes.values()]
+    frames = inputs["frames"]
+    moving = [not any(torch.equal((frame * 255).round(), one.float()) for one in first) for frame in frames]
+    assert 0 < sum(moving) < 8
+    assert float(sums["pixels"]) == 8 * 3 * 64 * 64 and float(sums["codes"].sum()) == 8 * 16
+    metrics = part.metrics(totals_of(sums), "tokenizer/train")
+    assert metrics["tokenizer/train/moving_pixels"] == pytest.approx(sum(moving) / 8, rel=1e-3)
+    found = agent.tokenizer.reconstruction(frames[torch.tensor(moving)])
+    error = (found.target - found.prediction).abs().mean().item()
+    assert metrics["tokenizer/train/reconstruction_loss_moving"] == pytest.approx(error, rel=1e-3)
