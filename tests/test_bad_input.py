@@ -396,9 +396,14 @@ def test_evaluate_refuses(
 def test_evaluate_refuses_what_is_no_run(trained: Path, here: Path, capsys: Say) -> None:
     new = here / "new"
     RunFolder(new).create(micro_config())
-    checkpoint = weights_file(here / "weights.pt")
+    checkpoint, diverged = weights_file(here / "weights.pt"), here / "nan.pt"
+    agent = Agent(micro_config().agent, 3)
+    with torch.no_grad():
+        agent.actor_critic.lstm.weight_hh[1, 2] = torch.nan
+    write_weights(diverged, agent.state_dict(), micro_config().agent, 3)
     before = contents(here)
     for arguments, word in (
+        ((diverged, "--game", "Catch"), "not finite, first in actor_critic.lstm.weight_hh: use an earlier"),
         ((), "required: RUN"),
         (("gone",), "there is no checkpoint gone"),
         ((".",), "not a run folder"),

@@ -28,7 +28,8 @@ class Subject:
     epoch: int | None  # whole epochs of training, if the file gives them
 
     def agent(self, num_actions: int, device: torch.device) -> Agent:
-        """The agent in evaluation mode; UserError if the weights are of a game with another number of actions."""
+        """The agent in evaluation mode; UserError if the weights are of a game with another number of actions, or are
+        not finite: such an agent would act all the same, and its scores and dreams would mean nothing."""
         weights = self.weights
         if weights.num_actions != num_actions:
             raise UserError(
@@ -38,6 +39,11 @@ class Subject:
         agent = Agent(config_from_dict(weights.agent_config), num_actions)
         check_fits(weights, agent)
         agent.load_parts(weights.state_dict)
+        for name, value in agent.state_dict().items():
+            if not value.isfinite().all():
+                raise UserError(
+                    f"{weights.path} holds weights that are not finite, first in {name}: use an earlier checkpoint"
+                )
         return agent.to(device).eval()
 
 
