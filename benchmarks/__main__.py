@@ -31,7 +31,7 @@ from .report.tables import text_of
 from .systems.client import Systems
 
 
-def build_parser() -> CommandParser:
+def make_parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m benchmarks",
         description="Measure iris_fast on this machine, beside others. `python -m benchmarks report` makes tables\n"
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         from .report.page import main as report
 
         return report(argv[1:])
-    arguments = build_parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     if arguments.list:
         for entry in CASES.values():
             star = "*" if entry.default else " "

@@ -34,7 +34,7 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self._settings = settings
+        self.settings = settings
         version = f"iris_fast {__version__}"
         self.add_argument("--version", action="version", version=version, help="print the version and exit")
 
@@ -48,7 +48,7 @@ class CommandParser(argparse.ArgumentParser):
             return ""
         option, _, value = unknown.split()[0].partition("=")
         word = option.lstrip("-").replace("-", "_")
-        same = [key for key in self._settings if key == word or key.endswith(f".{word}")]
+        same = [key for key in self.settings if key == word or key.endswith(f".{word}")]
         if same:
             shown = ", ".join(f"{key}={value or '…'}" for key in same[:3])
             return f": it is a setting, which is written {shown}"

@@ -7,7 +7,7 @@ import sys
 from iris_fast.command_line import CommandParser, file_argument, loading, path_argument, run_command
 
 
-def build_parser() -> CommandParser:
+def make_parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m iris_fast.convert",
         description="Convert a checkpoint of an IRIS agent between iris_fast and the public implementation\n"
@@ -42,7 +42,7 @@ def build_parser() -> CommandParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     with loading("torch"):
         from iris_fast.interop.conversion import convert
 

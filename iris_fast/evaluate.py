@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from iris_fast.command_line import CommandParser, file_argument, loading, path_argument, run_command
+from iris_fast.front import CommandModule
 
 EXAMPLES = """\
 examples:
@@ -75,8 +77,11 @@ def main(argv: list[str] | None = None) -> int:
     with loading("torch"):
         from iris_fast.training.final_evaluation import evaluate
 
-    return evaluate(arguments)
+    evaluate(arguments, say=partial(print, flush=True))
+    return 0
 
+
+sys.modules[__name__].__class__ = CommandModule
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from iris_fast.command_line import CommandParser, loading, path_argument, run_command
+from iris_fast.front import CommandModule
 
 EXAMPLES = """\
 examples:
@@ -101,8 +102,11 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.list_keys:
         print("\n".join(launch.key_lines(launch.listed_config(arguments))))
         return 0
-    return launch.train(arguments)
+    launch.train(arguments)
+    return 0
 
+
+sys.modules[__name__].__class__ = CommandModule
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

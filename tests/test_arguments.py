@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from iris_fast import convert, evaluate, plot, train
+import iris_fast.evaluate as evaluate
+import iris_fast.train as train
+from iris_fast import convert, plot
 from iris_fast.command_line import CommandParser, run_command
 from iris_fast.config import apply_overrides, config_keys, preset_config
 from iris_fast.errors import UserError
@@ -26,7 +28,7 @@ PARSERS: dict[str, Callable[[], CommandParser]] = {
     "train": train.make_parser,
     "evaluate": evaluate.make_parser,
     "plot": plot.make_parser,
-    "convert": convert.build_parser,
+    "convert": convert.make_parser,
     "results": results.make_parser,
     "sweep": sweep.make_parser,
 }

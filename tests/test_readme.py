@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import iris_fast.evaluate as evaluate
+import iris_fast.train as train
 from benchmarks.report.documentation import TABLES, with_tables
-from iris_fast import convert, evaluate, plot, train
+from iris_fast import convert, plot
 from iris_fast.config import apply_overrides, config_keys, preset_config
 from iris_fast.sweep import __main__ as sweep
 from tests.support.commands import Say, train_micro
@@ -74,7 +76,7 @@ def test_train_commands_parse() -> None:
     [
         ("evaluate", evaluate.make_parser().parse_args),
         ("plot", plot.make_parser().parse_args),
-        ("convert", convert.build_parser().parse_args),
+        ("convert", convert.make_parser().parse_args),
         ("sweep", sweep.make_parser().parse_intermixed_args),
     ],
 )

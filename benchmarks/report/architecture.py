@@ -24,7 +24,11 @@ class Room:
 
 ROOMS = (
     Room("sweep", "games × seeds as processes, on Ray or Slurm", ("sweep",)),
-    Room("commands", "parse, build, call", ("__main__", "convert", "evaluate", "plot", "train")),
+    Room(
+        "commands",
+        "parse, build, call",
+        ("__main__", "convert", "doctor", "evaluate", "front", "plot", "train"),
+    ),
     Room("play", "the page, its server, one tab", ("play",)),
     Room("results", "published scores, statistics, tables, figures", ("results",)),
     Room("training", "trainer, parts, checkpoints, run folder", ("training",)),

@@ -58,7 +58,7 @@ def find_lpips(
     if explicit is not None:
         return load_lpips(explicit)
     folders = search_folders() if folders is None else folders
-    found = _find_files(folders)
+    found = find_files(folders)
     if found is None and allow_download:
         found = _download(folders, say or _say_on_stderr)
     return None if found is None else _assemble(*found)
@@ -78,7 +78,7 @@ def load_lpips(path: Path) -> LPIPS:
     """
     path = Path(path)
     if path.is_dir() and not (path / "checkpoints").is_dir():
-        found = _find_files((path,))
+        found = find_files((path,))
         if found is None:
             raise UserError(f"{path} lacks {VGG_FILE} or {LINEAR_NAMES[1]}: put both files of LPIPS there")
         return _assemble(*found)
@@ -103,7 +103,7 @@ def load_lpips(path: Path) -> LPIPS:
     return _build(path, own)
 
 
-def _find_files(folders: tuple[Path, ...]) -> tuple[Path, Path] | None:
+def find_files(folders: tuple[Path, ...]) -> tuple[Path, Path] | None:
     vgg, linear = _first_file(folders, (VGG_FILE,)), _first_file(folders, LINEAR_NAMES)
     return (vgg, linear) if vgg and linear else None
 

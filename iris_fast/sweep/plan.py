@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from iris_fast import train
 from iris_fast.config import Config, resolve, unresolve, validate
 from iris_fast.config.overrides import PATH_KEYS
 from iris_fast.envs.games import ATARI_100K, resolve_game
 from iris_fast.errors import UserError, quoted
 from iris_fast.files import explained_writing
+from iris_fast.train import make_parser
 from iris_fast.training.launch import choose_preset, listed_config, preset_of
 
 from .runs import PlannedRun
@@ -114,7 +114,7 @@ def check_folder(plan: Plan, run: PlannedRun) -> None:
 
 def _config(run: PlannedRun, resume: bool) -> Config:
     """The configuration that `train` would have with the run's arguments."""
-    return listed_config(train.make_parser().parse_intermixed_args(run.train_arguments(resume)))
+    return listed_config(make_parser().parse_intermixed_args(run.train_arguments(resume)))
 
 
 def _differences(found: Any, wanted: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

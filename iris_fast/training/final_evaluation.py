@@ -7,6 +7,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ RESULT_FILE = Path("logs") / "evaluation.json"
 
 
 @plain_defaults()
-def evaluate(arguments: argparse.Namespace) -> int:
-    """Plays according to the command's arguments, prints the result and writes it."""
+def evaluate(arguments: argparse.Namespace, say: Callable[[str], object] | None = None) -> dict[str, Any]:
+    """Plays according to the command's arguments, writes the result, and returns it; `say` is given its table."""
     _check_numbers(arguments)
     device = choose_device(arguments.device)
     for path in filter(None, (arguments.json, arguments.video)):
@@ -66,8 +67,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
             if subject.run is not None:
                 said.append(_keep(result, subject.run))
     finally:
-        print("\n".join([table(result), *said]), flush=True)
-    return 0
+        if say is not None:
+            say("\n".join([table(result), *said]))
+    return result
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:

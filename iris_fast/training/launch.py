@@ -6,6 +6,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -29,13 +30,14 @@ from .trainer import Trainer
 
 
 @plain_defaults()
-def train(arguments: argparse.Namespace) -> int:
-    """Trains according to the command's arguments, together with the processes that torchrun started."""
+def train(arguments: argparse.Namespace) -> Path:
+    """Trains according to the command's arguments, together with the processes that torchrun started; returns the
+    run's folder."""
     with joined_processes() as group:
         return _train_as_one_of(group, arguments)
 
 
-def _train_as_one_of(group: Group, arguments: argparse.Namespace) -> int:
+def _train_as_one_of(group: Group, arguments: argparse.Namespace) -> Path:
     read = _resumed if arguments.resume else _fresh
     config, run = group.from_first(lambda: read(arguments))
     config, device = prepare(config)
@@ -50,10 +52,11 @@ def _train_as_one_of(group: Group, arguments: argparse.Namespace) -> int:
         raise RunStopped(f"interrupted before training began{begin}", interrupted_code(interrupt)) from None
     if arguments.resume is None and arguments.preset is None:
         say(f"chosen: preset {config.preset} for {config.game} on {device} (others: --preset, --device)")
-    return _train(trainer, say)
+    _train(trainer, say)
+    return run.path
 
 
-def _train(trainer: Trainer, say: Say) -> int:
+def _train(trainer: Trainer, say: Say) -> None:
     """Trains for the rest of the run."""
     folder, epoch, epochs = trainer.run_folder.path, trainer.position.epoch, trainer.config.common.epochs
     try:
@@ -78,7 +81,6 @@ def _train(trainer: Trainer, say: Say) -> int:
             clean_up.callback(trainer.logger.close)
     evaluation = quoted("python", "-m", "iris_fast.evaluate", folder, "--episodes", 100)
     say(f"done: {folder}; {evaluation}")
-    return 0
 
 
 def listed_config(arguments: argparse.Namespace) -> Config:

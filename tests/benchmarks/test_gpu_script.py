@@ -12,12 +12,13 @@ from unittest import mock
 
 import pytest
 
-from benchmarks.__main__ import build_parser, chosen_cases
+from benchmarks.__main__ import chosen_cases
+from benchmarks.__main__ import make_parser as benchmarks_parser
 from benchmarks.first_contact import SECTIONS
 from benchmarks.registry import CASES
-from iris_fast import train
 from iris_fast.config import apply_overrides, preset_config, resolve
 from iris_fast.config.validation import validate
+from iris_fast.train import make_parser
 from tests.benchmarks.test_lacking_packages import LACKING
 from tests.support.lacking import lacking
 
@@ -90,7 +91,7 @@ def test_every_module_is_there(called: list[list[str]]) -> None:
 
 
 def test_cases_and_options_of_the_benchmarks_are_there(called: list[list[str]], checkout: Path) -> None:
-    parsed = [build_parser().parse_args(arguments) for arguments in arguments_of(called, "benchmarks")]
+    parsed = [benchmarks_parser().parse_args(arguments) for arguments in arguments_of(called, "benchmarks")]
     cases = [case for arguments in parsed for case in chosen_cases(arguments.only)]
     assert {"training_steps", "same_learning", "rollout", "gradient_steps", "projection"} <= set(cases)
     assert {name for name in CASES if name.startswith("kernel_")} <= set(cases), "a kernel is left out"
@@ -104,7 +105,7 @@ def test_cases_and_options_of_the_benchmarks_are_there(called: list[list[str]], 
 
 def test_the_short_training_is_a_run_that_there_is(called: list[list[str]]) -> None:
     (arguments,) = arguments_of(called, "iris_fast.train")
-    parsed = train.make_parser().parse_intermixed_args(arguments)
+    parsed = make_parser().parse_intermixed_args(arguments)
     config = apply_overrides(preset_config(parsed.preset, parsed.game), parsed.overrides)
     validate(config)
     config = resolve(config)

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from iris_fast import evaluate, train
 from iris_fast.command_line import run_command
+from iris_fast.evaluate import main as evaluate
+from iris_fast.train import main as train
 from tests.support.micro import MICRO
 
 Say = pytest.CaptureFixture[str]
 
 
 def run_train(*arguments: object) -> int:
-    return run_command(train.main, [str(argument) for argument in arguments])
+    return run_command(train, [str(argument) for argument in arguments])
 
 
 def run_evaluate(*arguments: object) -> int:
-    return run_command(evaluate.main, [str(argument) for argument in arguments])
+    return run_command(evaluate, [str(argument) for argument in arguments])
 
 
 def train_micro(run: Path, *arguments: object, game: str = "Catch") -> int:
