@@ -125,21 +125,27 @@ def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] 
 def _exit_code(main: Callable[[list[str] | None], int | None], argv: list[str] | None) -> int:
     try:
         return main(argv) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunStopped as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
-        return stopped.exit_code
-    except KeyboardInterrupt as interrupt:
-        print("stopped: interrupted", file=sys.stderr)
-        return interrupted_code(interrupt)
-    except OSError as error:
-        named = f" with {error.filename}" if error.filename else ""
-        if is_disk_full(error):
-            print(f"stopped: the disk{named} is full: make room and start again", file=sys.stderr)
-            return 4
-        if not error.filename:
+    except (Exception, KeyboardInterrupt) as error:
+        sentence, code = last_words(error)
+        if sentence is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        print(sentence, file=sys.stderr)
+        return code
+
+
+def last_words(error: BaseException) -> tuple[str | None, int]:
+    """What a command that ends with `error` says, None where that is a traceback, and its exit code."""
+    match error:
+        case UserError():
+            return f"error: {error}", 2
+        case RunStopped():
+            return f"stopped: {error}", error.exit_code
+        case KeyboardInterrupt():
+            return "stopped: interrupted", interrupted_code(error)
+        case OSError() if is_disk_full(error):
+            named = f" with {error.filename}" if error.filename else ""
+            return f"stopped: the disk{named} is full: make room and start again", 4
+        case OSError() if error.filename:
+            return f"error: {error.filename}: {error.strerror}", 2
+        case _:
+            return None, 1

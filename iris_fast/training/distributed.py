@@ -25,13 +25,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from iris_fast.command_line import last_words
 from iris_fast.errors import RunStopped, UserError
 from iris_fast.randomness import derive_seed
-from iris_fast.terminal import interrupted_code
 
-STEP_LIMIT = timedelta(
-    minutes=10
-)  # for the other processes to come to the same collective of a gradient step
+JOIN_LIMIT = timedelta(minutes=10)  # for all processes to start
+STEP_LIMIT = timedelta(minutes=10)  # for the others to come to the same collective of a gradient step
 NO_LIMIT = timedelta(days=30)  # while the first process plays, evaluates or saves; its end is noticed at once
 LAST_WORDS = timedelta(seconds=20)  # for the first process to say why the run ends
 
@@ -172,7 +171,7 @@ class Joined(Group):
         if self.first:
             try:
                 sent[0] = make()
-            except (UserError, RunStopped) as error:
+            except (UserError, RunStopped, OSError) as error:
                 sent[1] = error
         with _lost():
             dist.broadcast_object_list(sent, src=0, group=self._waiting)
@@ -239,28 +238,37 @@ def _counted(number: int, noun: str) -> str:
 def joined_processes() -> Iterator[Group]:
     """The processes that torchrun, or another launcher that sets its variables, has started with this one.
 
-    When the block ends with an error, one process says why, and the others end silently with the same exit code.
+    When the block ends with an error, one process says why, and the others end silently.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    announced = os.environ.get("WORLD_SIZE") or "1"
+    if announced == "1":
         yield ALONE
         return
-    if not dist.is_available():
-        raise UserError("this build of PyTorch has no torch.distributed: start one process, without torchrun")
-    try:
-        store, rank, size = next(iter(dist.rendezvous("env://")))
-    except ValueError as error:
-        raise UserError(
-            f"WORLD_SIZE={size} announces several processes, but {str(error).rstrip('.')}: start them with torchrun, "
-            "or unset WORLD_SIZE"
-        ) from None
-    group = Joined(rank, size, store)
+    group = _joined(announced)
     try:
         yield group
-    except (UserError, RunStopped, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if group.last_words():
             raise
-        if isinstance(error, KeyboardInterrupt):
-            sys.exit(interrupted_code(error))
-        sys.exit(error.exit_code if isinstance(error, RunStopped) else 2)
+        sys.exit(last_words(error)[1])
     dist.destroy_process_group()
+
+
+def _joined(announced: str) -> Joined:
+    """This process among the `announced` number; UserError if it cannot be one of them, or if not all come."""
+    if not dist.is_available():
+        raise UserError("this build of PyTorch has no torch.distributed: start one process, without torchrun")
+    start = "start them with torchrun, or unset WORLD_SIZE"
+    try:
+        store, rank, size = next(iter(dist.rendezvous("env://", timeout=JOIN_LIMIT)))
+    except ValueError as error:
+        reason = str(error).rstrip(".")
+        raise UserError(
+            f"WORLD_SIZE={announced} announces several processes, but {reason}: {start}"
+        ) from None
+    except RuntimeError:
+        raise UserError(
+            f"WORLD_SIZE={announced} announces several processes, but not all came to {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']} within {JOIN_LIMIT.total_seconds():g} s: {start}"
+        ) from None
+    return Joined(rank, size, store)

@@ -9,12 +9,17 @@ import sys
 from collections.abc import Sequence
 
 
-def start_processes(size: int, arguments: Sequence[object]) -> list[subprocess.Popen[str]]:
-    """Starts `python ARGUMENTS` as `size` processes of one group on this machine, one thread each."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    everyone = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        port: int = free.getsockname()[1]
+    return port
+
+
+def start_processes(size: int, arguments: Sequence[object]) -> list[subprocess.Popen[str]]:
+    """Starts `python ARGUMENTS` as `size` processes of one group on this machine, one thread each."""
+    everyone = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    everyone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     command = [sys.executable, *map(str, arguments)]
     return [
         subprocess.Popen(

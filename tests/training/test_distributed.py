@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from iris_fast.config import resolve
+from iris_fast.graphs import Uncaptured
 from iris_fast.imagination.cpu_engine import CpuEngine
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FrameCache
 from iris_fast.training.distributed import ALONE, Group, joined_processes
-from iris_fast.training.optimization import PartTrainer
+from iris_fast.training.graphed_step import GraphedPartTrainer, make_part_trainer
 from iris_fast.training.parts import make_parts
 from tests.support.agents import micro_agent
 from tests.support.episodes import noise_store
@@ -27,7 +28,8 @@ EVEN = [
     "training.actor_critic.batch_num_samples=4",
 ]
 # What is trained how often, with what is not a plain mean over rows: dropout, steps of segments that are shorter than
-# others, weights and medians over the batch, codes restarted from the batch, a gradient that is clipped.
+# others, weights and medians over the batch, codes restarted from the batch, a gradient that is clipped. "captured":
+# by the functions of CUDA graphs, before and after the collective, beside an eager process alone.
 TRAINED = {
     "plain": ("tokenizer", 5, ["tokenizer.perceptual=none", "training.tokenizer.max_grad_norm=0.1"]),
     "pieces": ("tokenizer", 5, ["training.tokenizer.pieces=2", "training.tokenizer.grad_acc_steps=2"]),
@@ -37,6 +39,9 @@ TRAINED = {
     "world_model": ("world_model", 50, ["common.sequence_length=4"]),
     "bf16": ("world_model", 10, ["common.precision=bf16", "training.world_model.grad_acc_steps=2"]),
     "actor_critic": ("actor_critic", 50, ["training.actor_critic.max_grad_norm=0.1"]),
+    "captured tokenizer": ("tokenizer", 4, ["tokenizer.perceptual=none", "training.tokenizer.pieces=2"]),
+    "captured world model": ("world_model", 10, ["training.world_model.max_grad_norm=0.1"]),
+    "captured actor-critic": ("actor_critic", 4, ["training.actor_critic.grad_acc_steps=2"]),
 }
 
 
@@ -50,7 +55,9 @@ def trained(case: str, group: Group) -> dict[str, Tensor]:
         torch.manual_seed(0)
         agent.tokenizer.attach_lpips(LPIPS())
     cache = FrameCache(agent.coder, noise_store(1, 2, 12), max_bytes=10**9)
-    trainer = PartTrainer(make_parts(agent, config, cache, CpuEngine(agent), group=group)[name])
+    graphs = Uncaptured(torch.device("cpu")) if case.startswith("captured") and group is not ALONE else None
+    trainer = make_part_trainer(make_parts(agent, config, cache, CpuEngine(agent), group=group)[name], graphs)
+    assert isinstance(trainer, GraphedPartTrainer) == (graphs is not None)
     agent.eval()
     trainer.part.module.train()
     every = [trainer.step(0, 1, step) for step in range(steps)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 
 from iris_fast.errors import UserError
 from iris_fast.train import main
+from iris_fast.training import distributed
 from iris_fast.training.checks import check_shares
-from iris_fast.training.distributed import Joined
+from iris_fast.training.distributed import Joined, joined_processes
 from iris_fast.training.loggers import read_metrics
 from iris_fast.training.run_folder import RunFolder
 from tests.support.micro import MICRO, micro_config
-from tests.support.processes import ends, start_processes
+from tests.support.processes import ends, free_port, start_processes
 from tests.support.stopping import numbers, wait_for
 
 EVEN = [f"training.{part}.batch_num_samples=4" for part in ("tokenizer", "world_model", "actor_critic")]
@@ -142,6 +144,85 @@ def test_two_processes_learn_catch(tmp_path: Path) -> None:
     assert [code for code, _ in found] == [0, 0], found
     returns = [line["collection/train/return"] for line in read_metrics(run)]
     assert sum(returns[-3:]) / 3 > 0.8 > 0 > returns[0]
+
+
+ENDING = """
+import sys
+from datetime import timedelta
+from iris_fast.command_line import run_command
+from iris_fast.errors import UserError
+from iris_fast.training import distributed
+
+distributed.LAST_WORDS = timedelta(seconds=1)
+
+def main(argv):
+    with distributed.joined_processes() as group:
+        if group.rank == {rank}:
+            {does}
+        group.from_first(lambda: group.largest(0))
+
+sys.exit(run_command(main))
+"""
+
+
+def ends_of(rank: int, does: str) -> list[tuple[int, str]]:
+    """How two processes end of which one does something while the other waits for it."""
+    return ends(start_processes(2, ["-c", ENDING.format(rank=rank, does=does)]))
+
+
+def test_a_refusal_of_one_process_is_said_by_it_alone() -> None:
+    (waited, silent), (code, said) = ends_of(1, 'raise UserError("there is no room here")')
+    assert (code, said.strip()) == (2, "error: there is no room here")
+    assert (waited, silent) == (1, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("does", "code", "last"),
+    [
+        ('open("/nowhere/file")', 2, "error: /nowhere/file: No such file or directory"),
+        ('raise ValueError("a fault")', 1, "ValueError: a fault"),
+        ("sys.modules['os'].abort()", -6, ""),
+    ],
+)
+def test_any_end_of_one_process_is_said_once(rank: int, does: str, code: int, last: str) -> None:
+    found = ends_of(rank, does)
+    assert found[rank][0] == code
+    assert found[1 - rank][0] == 1
+    (said,) = speakers(found)
+    assert said.endswith(last or "stopped: another process of this run ended or does not answer")
+
+
+@pytest.mark.slow
+def test_a_file_that_the_first_process_cannot_read_ends_all_alike() -> None:
+    found = ends_of(
+        0, 'group.from_first(lambda: open("/nowhere/file"))\n        else: group.from_first(None)'
+    )
+    assert [code for code, _ in found] == [2, 2], found
+    assert speakers(found) == ["error: /nowhere/file: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ({}, r"not all came to 127\.0\.0\.1:\d+ within 0\.1 s"),
+        ({"WORLD_SIZE": "two"}, "invalid literal .* 'two'"),
+        ({"RANK": ""}, "RANK expected, but not set"),
+    ],
+)
+def test_processes_that_do_not_meet_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], why: str
+) -> None:
+    usual = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in (usual | variables).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(distributed, "JOIN_LIMIT", timedelta(seconds=0.1))
+    with (
+        pytest.raises(UserError, match=f"announces several processes, but .*{why}: start them with torchrun"),
+        joined_processes(),
+    ):
+        pass
 
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:
