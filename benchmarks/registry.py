@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from .harness import Machine, Work, measured_machine, timed_size
 from .plan import Cost, Expected, Plan
 from .record import Label, Result, Size
-from .systems.client import Systems
+from .systems.client import Systems, Worker
 from .timing import Round, Timing, in_turn
 
 # In this order, because `projection` uses the cases before it, and earlier cases get their rounds first.
@@ -61,6 +62,12 @@ class Run:
         """A size with the rounds that were asked for instead of its usual ones; two at the most with `quick`."""
         rounds = self.rounds or size.rounds
         return size._replace(rounds=min(rounds, 2) if self.quick else rounds)
+
+    def asked(
+        self, sides: Iterable[str], ask: Callable[[Worker, int], float | list[float]]
+    ) -> dict[str, Round]:
+        """What times each side: `ask` of its process, from the number of a round to seconds."""
+        return {side: partial(ask, self.systems.worker(side)) for side in sides}
 
     def in_turn(self, sides: Mapping[str, Round], sizes: Sequence[Cost]) -> dict[str, Timing]:
         """Times sides for as many rounds as the plan allows; `sizes`: the current size and the next ones."""

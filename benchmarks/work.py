@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from iris_fast.agent import Agent, AgentConfig
@@ -80,26 +80,28 @@ def frame_bytes(agent: Agent, parts: Iterable[str], batch: int) -> float:
     return 4.0 * (weights + 2 * batch * 3 * resolution**2)
 
 
+def losses_of(agent: Agent, part: str, rows: int, frames: int) -> dict[str, Tensor]:
+    """A part's losses on a made-up batch of so many rows, each of so many frames, on the default device."""
+    size = agent.config.tokenizer.autoencoder.resolution
+    seen, steps = torch.rand(rows, frames, 3, size, size), torch.zeros(rows, frames)
+    if part == "tokenizer":
+        return agent.tokenizer.losses(seen.flatten(0, 1))
+    if part == "world_model":
+        tokens = torch.zeros(rows, frames, agent.world_model.frame_tokens, dtype=torch.int64)
+        return agent.world_model.losses(tokens, steps.long(), steps, steps, steps.bool().logical_not())
+    state = agent.actor_critic.initial_state(rows)
+    rollout = Rollout(seen, steps.long(), steps.long(), steps, steps.bool(), steps, steps, state)
+    return actor_critic_losses(agent.actor_critic, rollout)
+
+
 @lru_cache
 def _loss_flops(config: AgentConfig, part: str, frames: int) -> float:
     """Operations of loss and gradient for one row of a batch, of so many frames, on tensors without data."""
-    size = config.tokenizer.autoencoder.resolution
     with torch.device("meta"):
         agent = Agent(config, 6).eval()
         agent.tokenizer.attach_lpips(LPIPS())
-        steps = torch.zeros(1, frames)
         with FlopCounterMode(display=False) as counter:
-            if part == "tokenizer":
-                losses = agent.tokenizer.losses(torch.zeros(frames, 3, size, size))
-            elif part == "world_model":
-                tokens = torch.zeros(1, frames, agent.world_model.frame_tokens, dtype=torch.int64)
-                losses = agent.world_model.losses(tokens, steps.long(), steps, steps, steps.bool())
-            else:
-                seen = torch.zeros(1, frames, 3, size, size)
-                state = agent.actor_critic.initial_state(1)
-                rollout = Rollout(seen, steps.long(), steps.long(), steps, steps.bool(), steps, steps, state)
-                losses = actor_critic_losses(agent.actor_critic, rollout)
-            torch.stack(list(losses.values())).sum().backward()
+            torch.stack(list(losses_of(agent, part, 1, frames).values())).sum().backward()
     return float(counter.get_total_flops())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -74,8 +75,7 @@ def rollouts_of(agent: Agent, batch: int, horizon: int, rounds: int) -> Size:
     engines = {name: CpuEngine(agent, options) for name, options in ENGINES.items()}
     what: dict[str, Label] = {"batch": batch, "horizon": horizon}
     calls: dict[str, Round] = {
-        name: lambda seed, engine=engine: _seconds(engine, start, horizon, seed)  # type: ignore[misc]
-        for name, engine in engines.items()
+        name: partial(rollout_seconds, engine, start, horizon) for name, engine in engines.items()
     }
     size = timed(what, calls, rounds, "rollouts")
     if any(engine.frames_remembered for engine in engines.values()):
@@ -90,7 +90,7 @@ def timed(what: dict[str, Label], calls: dict[str, Round], rounds: int, table: s
     return timed_size(what, in_turn(calls, lambda _: rounds), Work(), table=table)
 
 
-def _seconds(engine: CpuEngine, start: ImaginationStart, horizon: int, seed: int) -> float:
+def rollout_seconds(engine: CpuEngine, start: ImaginationStart, horizon: int, seed: int) -> float:
     engine.codec.forget_frames()
     began = time.perf_counter()
     engine.imagine(start, horizon, seed)
@@ -103,7 +103,7 @@ def token_passes(config: Config, model: WorldModel, batch: int, rounds: int) -> 
     first = torch.randint(config.agent.tokenizer.vocab_size, (batch, 16), generator=generator)
     actions = torch.randint(ACTIONS, (batch, model.config.max_blocks - 1), generator=generator)
     calls: dict[str, Round] = {
-        name: lambda number, dream=dream: seconds_of(dream, first, actions, number)  # type: ignore[misc]
+        name: partial(seconds_of, dream, first, actions)
         for name, dream in dreams_of(model, first, torch.get_num_threads()).items()
     }
     return timed({"batch": batch, "steps": actions.shape[1]}, calls, rounds, "sizes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -12,7 +13,6 @@ from benchmarks.harness import Work
 from benchmarks.plan import Cost
 from benchmarks.record import Ceilings, Label, Result, Size
 from benchmarks.registry import Run, case
-from benchmarks.timing import Round
 from iris_fast.envs import EnvConfig, make_vector_env
 
 CONFIG = EnvConfig(max_episode_steps=108_000, noop_max=1, done_on_life_loss=False)  # the test environment's
@@ -41,7 +41,8 @@ class Player:
                 observations, _ = self.env.reset(options={"reset_mask": ended | truncated})
         return [observations, np.stack(rewards)]
 
-    def seconds(self, steps: int) -> float:
+    def seconds(self, steps: int, number: int = 0) -> float:
+        """Seconds of `steps` steps, in every round."""
         began = time.perf_counter()
         self.play(steps)
         return time.perf_counter() - began
@@ -57,10 +58,7 @@ def measure(run: Run, backends: Sequence[str], num_envs: int, steps: int, costs:
         for ours, theirs in zip(seen[0], seen[-1], strict=True):
             if not np.array_equal(ours, theirs):
                 return Size(what, missing="the backends' frames or rewards differ: not timed")
-        calls: dict[str, Round] = {
-            name: lambda _, player=player: player.seconds(steps)  # type: ignore[misc]
-            for name, player in players.items()
-        }
+        calls = {name: partial(Player.seconds, player, steps) for name, player in players.items()}
         times = run.in_turn(calls, costs)
     finally:
         for player in players.values():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks.agreement import other_models, weights_of
-from benchmarks.cases.rollout import agreeing
+from benchmarks.cases.rollout import agreeing, rollouts
 from benchmarks.harness import Work
 from benchmarks.plan import Cost
 from benchmarks.record import Label, Result, Size
@@ -123,7 +124,7 @@ def measure_part(run: Run, part: str, sides: list[str], costs: list[Cost]) -> Si
         return answer["seconds"]
 
     timed = [*kept[:1], *(["ours_cached"] if part != "tokenizer" else []), *kept[1:]]
-    calls: dict[str, Round] = {side: lambda number, side=side: call(side, number) for side in timed}  # type: ignore[misc]
+    calls: dict[str, Round] = {side: partial(call, side) for side in timed}
     times = run.in_turn(calls, costs)
     if error := remembered(answers):
         return Size(what, missing=error)
@@ -159,10 +160,7 @@ def remembered(answers: Mapping[str, Sequence[Mapping[str, float]]]) -> str | No
 def _rollout_seconds(run: Run, sides: list[str], batch: int, horizon: int, rounds: int) -> dict[str, float]:
     """Medians of the rollout alone, without the step's burn-in and gradient."""
     frames = noise_frames(batch, seed=batch)
-    calls: dict[str, Round] = {
-        side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]  # type: ignore[misc]
-        for side in sides
-    }
+    calls = rollouts(run, sides, frames, horizon)
     if run.device.type == "cuda":  # without burn-in a graph of its own, captured at its first call
         for call in calls.values():
             call(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -56,8 +57,7 @@ def measure(agent: Agent, graphs: Graphs, precision: str, batch: int, horizon: i
         return Size(what, missing=f"the features of the two forms differ by {error:.2g}: not timed")
     engines = {form: CudaGraphEngine(agent, one, graphs) for form, one in options.items()}
     sides: dict[str, Side] = {
-        f"{form} launches": lambda engine=engine: engine.imagine(start, horizon, 1)  # type: ignore[misc]
-        for form, engine in engines.items()
+        f"{form} launches": partial(engine.imagine, start, horizon, 1) for form, engine in engines.items()
     }
     times = time_sides(sides, agent.device, rounds=rounds)
     return timed_size(what, times, Work(), more={"difference": error})

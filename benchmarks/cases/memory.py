@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.record import Result
 from benchmarks.registry import Run, case
+from benchmarks.work import losses_of
 from iris_fast.agent import Agent
 from iris_fast.config import Config, preset_config, resolve
 from iris_fast.config.schema import memory_bytes
@@ -19,7 +20,6 @@ from iris_fast.imagination.token_pass import InferenceWeights
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.models.tokenizer import PIECE
 from iris_fast.replay.store import EpisodeStore
-from iris_fast.training.parts import actor_critic_losses
 
 ACTIONS = 18  # the largest action set
 FRAMES = 100_000  # of Atari 100k
@@ -58,30 +58,17 @@ def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
     agent = Agent(config.agent, ACTIONS)
     agent.tokenizer.attach_lpips(LPIPS())
     training, size = config.training, config.env.train.size
-    length = config.common.sequence_length or 1
     trained = sum(p.numel() for p in agent.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in agent.parameters() if not p.requires_grad)
 
-    def tokenizer(rows: int) -> Any:
-        with torch.autocast("cpu", torch.bfloat16) if low_precision else nullcontext():
-            return agent.tokenizer.losses(torch.rand(rows, 3, size, size))
+    def saved(part: str, frames: int) -> float:
+        """Bytes for each row of so many frames."""
 
-    def world_model(rows: int) -> Any:
-        tokens = torch.zeros((rows, length, config.tokenizer.tokens_per_frame), dtype=torch.int64)
-        steps = torch.zeros((rows, length))
-        with torch.autocast("cpu", torch.bfloat16) if low_precision else nullcontext():
-            return agent.world_model.losses(tokens, steps.long(), steps, steps, steps.bool().logical_not())
+        def losses(rows: int) -> Any:
+            with torch.autocast("cpu", torch.bfloat16) if low_precision else nullcontext():
+                return losses_of(agent, part, rows, frames)
 
-    def actor_critic(rows: int) -> Any:
-        from iris_fast.imagination.engine import Rollout
-
-        horizon = training.actor_critic.imagine_horizon or 1
-        steps = torch.zeros((rows, horizon))
-        state = agent.actor_critic.initial_state(rows)
-        frames = torch.rand(rows, horizon, 3, size, size)
-        rollout = Rollout(frames, steps.long(), steps.long(), steps, steps.bool(), steps, steps, state)
-        with torch.autocast("cpu", torch.bfloat16) if low_precision else nullcontext():
-            return actor_critic_losses(agent.actor_critic, rollout)
+        return saved_per_row(agent, losses)
 
     agent.train()
     element = 2 if low_precision else 4
@@ -96,9 +83,10 @@ def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
         "weights_gradients_adam": trained * 4 * 4,
         "perceptual_network": frozen * 4,
         "replay": FRAMES * EpisodeStore.frame_bytes(size),
-        "tokenizer_step": saved_per_row(agent, tokenizer) * tokenizer_rows,
-        "world_model_step": saved_per_row(agent, world_model) * training.world_model.batch_num_samples,
-        "actor_critic_step": saved_per_row(agent, actor_critic) * batch,
+        "tokenizer_step": saved("tokenizer", 1) * tokenizer_rows,
+        "world_model_step": saved("world_model", config.common.sequence_length or 1)
+        * training.world_model.batch_num_samples,
+        "actor_critic_step": saved("actor_critic", horizon) * batch,
         "kv_cache": cache * batch,
         "engine_weights": engine_weights(agent, low_precision),
         # Copies of frames: as the engine makes them, stacked, returned, and in the captured step. Burn-in frames: as

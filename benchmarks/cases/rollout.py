@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from benchmarks.agreement import FLOAT32, agreement_of, difference, other_models, refusals, weights_of
 from benchmarks.harness import Work
@@ -63,11 +65,13 @@ def measure_rollout(run: Run, sides: list[str], batch: int, horizon: int, costs:
     rows = run.systems.worker("ours").call("rollout", frames, horizon, 0)[1]["tokens"].flatten(0, 1)
     if (share := len(rows.unique(dim=0)) / len(rows)) < 1:
         return Size(what, missing=f"only {share:.0%} of the frames are distinct: not timed")
-    calls: dict[str, Round] = {
-        side: lambda number, side=side: run.systems.worker(side).call("rollout", frames, horizon, number)[0]  # type: ignore[misc]
-        for side in sides
-    }
-    return run.timed(what, run.in_turn(calls, costs), rollout_work(run, batch, horizon), costs[0])
+    times = run.in_turn(rollouts(run, sides, frames, horizon), costs)
+    return run.timed(what, times, rollout_work(run, batch, horizon), costs[0])
+
+
+def rollouts(run: Run, sides: Iterable[str], frames: Tensor, horizon: int) -> dict[str, Round]:
+    """Rollouts of each side, whose seed is the number of the round."""
+    return run.asked(sides, lambda worker, number: worker.call("rollout", frames, horizon, number)[0])
 
 
 def agreeing(run: Run) -> tuple[list[str], Result]:
@@ -167,16 +171,8 @@ def decoded(run: Run, sides: list[str], batch: int, costs: list[Cost]) -> Size:
     what: dict[str, Label] = {"batch": batch}
     if "ours" in not_timed:
         return Size(what, missing=not_timed["ours"])
-
-    def call(side: str, number: int) -> float:
-        seconds: float = run.systems.worker(side).call("decode", tokens[number])[0]
-        return seconds
-
-    calls: dict[str, Round] = {
-        side: lambda number, side=side: call(side, number)  # type: ignore[misc]
-        for side in sides
-        if side not in not_timed
-    }
+    right = [side for side in sides if side not in not_timed]
+    calls = run.asked(right, lambda worker, number: worker.call("decode", tokens[number])[0])
     work = frame_work(run, ("decode",), batch)
     return run.timed(what, run.in_turn(calls, costs), work, costs[0], not_timed=not_timed)
 

@@ -13,7 +13,6 @@ from benchmarks.plan import Cost
 from benchmarks.record import Result, Size
 from benchmarks.registry import Run, case
 from benchmarks.systems.weights import ACTIONS
-from benchmarks.timing import Round
 from benchmarks.work import token_work
 
 # By batch, rounds of 19 steps; with --full at least 3.
@@ -27,10 +26,7 @@ def measure_batch(run: Run, sides: list[str], batch: int, steps: int, costs: lis
     generator = torch.Generator().manual_seed(batch)
     first = torch.randint(agent.config.tokenizer.vocab_size, (batch, 16), generator=generator)
     actions = torch.randint(ACTIONS, (batch, steps), generator=generator)
-    calls: dict[str, Round] = {
-        side: lambda number, side=side: run.systems.worker(side).call("generate", first, actions)  # type: ignore[misc]
-        for side in sides
-    }
+    calls = run.asked(sides, lambda worker, number: worker.call("generate", first, actions))
     for side in sides:
         run.systems.worker(side).call("generate", first, actions[:, :1])  # warms up
     times = run.in_turn(calls, costs)

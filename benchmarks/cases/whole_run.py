@@ -15,7 +15,6 @@ from benchmarks.record import Label, Result, Size
 from benchmarks.registry import Run, case
 from benchmarks.report.projection import project
 from benchmarks.systems.weights import noise_frames
-from benchmarks.timing import Round
 
 # The quantity, its method, and the number of frames. `projection` needs each of SIZES: one
 # environment in collection, 8 in tests, the policy of 64 rollouts.
@@ -64,11 +63,8 @@ def measure(run: Run, sides: list[str], what: str, method: str, batch: int, cost
     refused = other_frames(run, sides, frames) if method == "reconstruct" else {}
     if "ours" in refused:
         return Size(label, missing=refused["ours"])
-    calls: dict[str, Round] = {
-        side: lambda _, side=side: seconds_in(run.systems.worker(side).call(method, frames))  # type: ignore[misc]
-        for side in sides
-        if side not in refused
-    }
+    right = [side for side in sides if side not in refused]
+    calls = run.asked(right, lambda worker, number: seconds_in(worker.call(method, frames)))
     for call in calls.values():
         call(0)
     work = frame_work(run, PARTS_OF[method], batch)

@@ -12,6 +12,7 @@ from ..record import Record, Size
 from .tables import markdown
 
 RESULTS = Path(__file__).parents[1] / "results" / "cpu"
+NOT_YET = "Not recorded yet: `python -m benchmarks --only {} --json benchmarks/results/cpu`."
 
 
 def record(name: str) -> Record:
@@ -80,8 +81,6 @@ def _pong_row() -> list[str]:
 
 def ball_table() -> str:
     """Errors on Pong's ball after the same steps with each choice of perceptual loss."""
-    if not (RESULTS / "ball.json").is_file():
-        return "Not recorded yet: `python -m benchmarks --only ball --json benchmarks/results/cpu` does it."
     found = facts("ball")
     names = {
         "objects": "`objects` with `tokenizer.background` (`small`)",
@@ -106,7 +105,7 @@ def ball_table() -> str:
 def sweep_table() -> str:
     """Seconds of runs as tasks of a sweep, beside their plain commands and beside each other."""
     if not (RESULTS / "sweep.json").is_file():
-        return "Not recorded yet: `python -m benchmarks --only sweep --minutes 60 --json benchmarks/results/cpu`."
+        return NOT_YET.format("sweep --minutes 60")
     found = record("sweep")
     rows = []
     for size in found.result.sizes:
@@ -202,9 +201,7 @@ def int8_rollouts_table() -> str:
 def play_table() -> str:
     """Frames a second of the page of play by mode, and milliseconds from a key to the frame that shows its action."""
     if not (RESULTS / "play.json").is_file():
-        return (
-            "Not recorded yet: `python -m benchmarks --only play --device cpu --json benchmarks/results/cpu`."
-        )
+        return NOT_YET.format("play --device cpu")
     found = record("play")
     rows = [
         [mode, shown, f"{rate:.0f}", *_key_cells(found.result.facts["key_seconds"].get(mode, {}).get(shown))]

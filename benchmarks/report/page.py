@@ -1,4 +1,4 @@
-"""`python -m benchmarks report`: tables and plots of existing results, and the README's speed table."""
+"""`python -m benchmarks report`: tables and plots of existing results; of our own, the documentation's tables too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from .tables import ceilings, duration, label_of, markdown, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu"
-BEGIN, END = "<!-- table:speed -->\n", "<!-- end:speed -->"
 NOT_YET = "No comparison is recorded yet: `python -m benchmarks --json benchmarks/results/cpu` writes one."
 # Of the table of all speeds: the case, its sizes' words, and the seconds of one unit.
 ROWS = (
@@ -55,9 +54,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--out", type=path_argument, help="where report.md and plots go (default: the same folder)"
     )
-    parser.add_argument(
-        "--readme", type=path_argument, default=ROOT / "README.md", help="whose speed table to replace"
-    )
     arguments = parser.parse_args(argv)
     records = read_records(arguments.folder)
     if not records:
@@ -73,10 +69,10 @@ def main(argv: list[str]) -> int:
         plots = draw_all({name: record.result for name, record in records.items()}, out)
         write_atomically(report, report_text(records, plots).encode())
     print("\n".join(str(path) for path in (report, *plots)))
-    if arguments.folder.resolve() == RESULTS or arguments.readme != ROOT / "README.md":
-        text = arguments.readme.read_text(encoding="utf-8")
-        with explained_writing(arguments.readme, "choose another with --readme"):
-            write_atomically(arguments.readme, with_speed_table(text, arguments.folder).encode())
+    if arguments.folder.resolve() == RESULTS:
+        from .documentation import main as write_documentation  # here, since it imports this file
+
+        write_documentation()
     return 0
 
 
@@ -235,12 +231,3 @@ def slower_table(folder: Path = RESULTS) -> str:
         if rows
         else "Nowhere in the results that are there."
     )
-
-
-def with_speed_table(text: str, folder: Path = RESULTS) -> str:
-    """The text with what stands between the marks made anew; UserError where there are no marks."""
-    before, begun, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not begun or not ended:
-        raise UserError(f"no speed table to replace: put {BEGIN.strip()} and {END} where it goes")
-    return f"{before}{BEGIN}{speed_table(folder)}\n{END}{after}"
