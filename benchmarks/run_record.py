@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_fast.training.loggers import read_metrics
-from iris_fast.training.plots import PANELS
+from iris_fast.training.plots import BOTTLENECK, PANELS
 
 from .record import Circumstances, Record, Result
 
@@ -20,7 +20,7 @@ DIGITS = 5
 
 def shown(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
     """The columns used by plots and tables, with the digits shown."""
-    drawn = {f"{part}/train/{name}" for _, part, _, lines in PANELS for name, _, _ in lines}
+    drawn = {metric for _, _, lines in (*PANELS, *BOTTLENECK) for metric, _, _ in lines}
     drawn |= {f"collection/{kind}/return" for kind in ("train", "test")}
     return [
         {

@@ -13,7 +13,8 @@ from iris_fast.training.curves import PICTURE_ENDINGS, load_run
 def make_parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m iris_fast.plot",
-        description="Draws the learning curve (returns against environment steps) and the losses of a run.\n"
+        description="Draws the learning curve (returns against environment steps) and the losses of a run, and the\n"
+        "metrics that say which part is the bottleneck.\n"
         "Several runs of one game are drawn as their mean and range, with a thin line for each.",
     )
     parser.add_argument("runs", type=path_argument, metavar="RUN", nargs="+", help="folder of a run")

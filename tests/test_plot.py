@@ -188,8 +188,9 @@ def test_every_point_of_every_metric_lies_within_its_axes(tmp_path: Path, which:
         assert len(points)
         for values, (low, high) in zip(points.T, (axes.get_xlim(), axes.get_ylim()), strict=True):
             assert low <= values.min() and values.max() <= high, axes.get_title(loc="left")
-    for panel, (_, part, _, metrics) in zip(losses.axes, plots.PANELS, strict=True):
-        names = [f"{part}/{kind}/{metric}" for kind in ("train", "eval") for metric, _, _ in metrics]
+    for panel, (_, _, metrics) in zip(losses.axes, plots.PANELS, strict=True):
+        kinds = ("/train/", "/eval/")
+        names = [metric.replace("/train/", kind) for kind in kinds for metric, _, _ in metrics]
         ends = [x.max() for run in runs for name in names if len(x := run.series(name, "epoch")[0])]
         assert drawn_points(panel)[:, 0].max() == max(ends)
 
@@ -269,3 +270,49 @@ def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
+
+
+def measured_run(folder: Path) -> Path:
+    """A run resumed by a version that logs which part is the bottleneck, from its fifth epoch on."""
+    run = make_run(folder, epochs=4)
+    logger = MetricLogger(run, tensorboard=False, run_config={})
+    names = [metric for _, _, lines in plots.BOTTLENECK for metric, _, _ in lines]
+    for epoch in range(5, 9):
+        metrics = dict.fromkeys(names, epoch / 10)
+        metrics |= {
+            "world_model/eval/obs_vs_marginal": 0.9,
+            "world_model/eval/obs_vs_marginal_position/03": 0.9,
+        }
+        logger.log(metrics, epoch=epoch, env_steps=200 * epoch)
+    logger.close()
+    return run
+
+
+def test_the_bottleneck_has_a_picture_where_it_was_logged(tmp_path: Path) -> None:
+    run = measured_run(tmp_path / "run")
+    plot.main([str(run)])
+    names = {path.name for path in (run / "media" / "plots").iterdir()}
+    assert names == {"learning_curve.png", "losses.png", "bottleneck.png"}
+    assert is_drawn(run / "media" / "plots" / "bottleneck.png")
+    heights = []
+    for name, folder in {"before.png": make_run(tmp_path / "before"), "with.png": run}.items():
+        plot.main([str(folder), "--out", str(tmp_path / name)])
+        heights.append(Image.open(tmp_path / name).height)
+    assert heights[0] < heights[1]
+
+
+def test_the_bottleneck_has_a_panel_from_the_tokenizer_to_the_policy(tmp_path: Path) -> None:
+    figure, run = Figure(), load_run(measured_run(tmp_path / "run"))
+    plots.draw_losses(figure, [run], 1, plots.BOTTLENECK)
+    assert len(figure.axes) == len(plots.BOTTLENECK)
+    for axes, (title, _, lines) in zip(figure.axes, plots.BOTTLENECK, strict=True):
+        assert axes.get_title(loc="left") == title
+        solid = [line for line in axes.get_lines() if line.get_linestyle() == "-"]
+        assert len(solid) == len(lines)
+        for line in solid:
+            np.testing.assert_array_equal(xs(line), np.arange(5, 9))
+    by_position = figure.axes[
+        [title for title, _, _ in plots.BOTTLENECK].index("observations by token position")
+    ]
+    dashed = [line for line in by_position.get_lines() if line.get_linestyle() == "--"]
+    assert len(dashed) == 1, "positions have no second line"

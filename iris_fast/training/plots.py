@@ -22,51 +22,106 @@ PLOTS_FOLDER = Path("media") / "plots"
 
 Canvas: TypeAlias = Figure | SubFigure
 
+TOKENS_SHOWN = 16  # positions of a frame's tokens that have a line
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6b6b6b"
-# Panels of losses: (title, part, vertical axis, [(metric after PART/train/, label, colour)]).
-PANELS = (
+Line: TypeAlias = tuple[str, str | None, str]
+Panel: TypeAlias = tuple[str, str, Sequence[Line]]
+# Panels of losses: (title, vertical axis, [(metric, label, colour)]).
+PANELS: tuple[Panel, ...] = (
     (
-        "tokenizer",
         "tokenizer",
         "loss",
         [
-            ("total_loss", "total", "black"),
-            ("reconstruction_loss", "reconstruction", BLUE),
-            ("perceptual_loss", "perceptual", ORANGE),
-            ("commitment_loss", "commitment", GREEN),
+            ("tokenizer/train/total_loss", "total", "black"),
+            ("tokenizer/train/reconstruction_loss", "reconstruction", BLUE),
+            ("tokenizer/train/perceptual_loss", "perceptual", ORANGE),
+            ("tokenizer/train/commitment_loss", "commitment", GREEN),
         ],
     ),
     (
         "world model",
-        "world_model",
         "loss (nats)",
         [
-            ("total_loss", "total", "black"),
-            ("loss_obs", "observations", BLUE),
-            ("loss_rewards", "rewards", ORANGE),
-            ("loss_ends", "ends", GREEN),
+            ("world_model/train/total_loss", "total", "black"),
+            ("world_model/train/loss_obs", "observations", BLUE),
+            ("world_model/train/loss_rewards", "rewards", ORANGE),
+            ("world_model/train/loss_ends", "ends", GREEN),
         ],
     ),
     (
         "actor-critic",
-        "actor_critic",
         "loss",
         [
-            ("total_loss", "total", "black"),
-            ("loss_actions", "actions", BLUE),
-            ("loss_values", "values", ORANGE),
+            ("actor_critic/train/total_loss", "total", "black"),
+            ("actor_critic/train/loss_actions", "actions", BLUE),
+            ("actor_critic/train/loss_values", "values", ORANGE),
         ],
     ),
-    ("policy entropy", "actor_critic", "nats", [("entropy", "entropy", GREEN)]),
+    ("policy entropy", "nats", [("actor_critic/train/entropy", "entropy", GREEN)]),
+)
+# Panels that say which part is the bottleneck, from the tokenizer to the policy.
+BOTTLENECK: tuple[Panel, ...] = (
+    (
+        "codes",
+        "codes",
+        [
+            ("tokenizer/train/codes_used", "in use", BLUE),
+            ("tokenizer/train/codebook_perplexity", "perplexity", ORANGE),
+        ],
+    ),
+    (
+        "reconstruction of what moves",
+        "absolute error",
+        [
+            ("tokenizer/train/reconstruction_loss_moving", "moving pixels", ORANGE),
+            ("tokenizer/train/reconstruction_loss", "all pixels", BLUE),
+        ],
+    ),
+    (
+        "predictions",
+        "loss over that of the base rate",
+        [
+            ("world_model/train/rewards_vs_base_rate", "rewards", ORANGE),
+            ("world_model/train/ends_vs_base_rate", "ends", GREEN),
+            ("world_model/train/obs_vs_marginal", "observations", BLUE),
+        ],
+    ),
+    (
+        "rewards",
+        "share",
+        [
+            ("world_model/train/rewards_recall", "of rewards found", ORANGE),
+            ("world_model/train/rewarded_steps", "of replayed steps with one", "black"),
+            ("actor_critic/train/imagined_rewarded_steps", "of imagined steps", BLUE),
+        ],
+    ),
+    (
+        "observations by token position",
+        "loss over that of the marginal",
+        [
+            (f"world_model/train/obs_vs_marginal_position/{position:02}", None, GREY)
+            for position in range(TOKENS_SHOWN)
+        ]
+        + [("world_model/train/obs_vs_marginal", "all positions", BLUE)],
+    ),
+    (
+        "policy",
+        "share",
+        [
+            ("actor_critic/train/explained_variance", "of returns explained by values", BLUE),
+            ("actor_critic/train/entropy_vs_maximum", "entropy of its maximum", GREEN),
+        ],
+    ),
 )
 
 
 def draw_runs(runs: Sequence[Run], *, out: Path | None = None, smooth: int | None = None) -> list[Path]:
-    """Draws a learning curve and the losses for each game of `runs`; returns the files written.
+    """Draws a learning curve, the losses and, where they were logged, the metrics that say which part is the
+    bottleneck, for each game of `runs`; returns the files written.
 
     Args:
         runs: runs of one game or of several.
-        out: a folder, or a picture file (.png, .pdf, .svg) for both; by default the run's folder media/plots, or the
+        out: a folder, or a picture file (.png, .pdf, .svg) for all; by default the run's folder media/plots, or the
         current folder for several runs. smooth: points in the running mean of the curves; by default a fiftieth of
         them.
     """
@@ -81,10 +136,13 @@ def draw_runs(runs: Sequence[Run], *, out: Path | None = None, smooth: int | Non
                 f"{out} is one picture for {len(games)} games ({', '.join(games)}): give a folder as --out"
             )
         (of_one_game,) = games.values()
-        figure = _figure(10, 12)
-        halves: Any = figure.subfigures(2, 1, height_ratios=(5, 7))
-        draw_learning_curve(halves[0], of_one_game, smooth)
-        draw_losses(halves[1], of_one_game, smooth)
+        heights = (5, 7, 10)[: 3 if has_bottleneck(of_one_game) else 2]
+        figure = _figure(10, sum(heights))
+        parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
+        draw_learning_curve(parts[0], of_one_game, smooth)
+        draw_losses(parts[1], of_one_game, smooth)
+        if len(heights) > 2:
+            draw_losses(parts[2], of_one_game, smooth, BOTTLENECK)
         return [_save(figure, out)]
     written = []
     for game, of_game in games.items():
@@ -95,6 +153,10 @@ def draw_runs(runs: Sequence[Run], *, out: Path | None = None, smooth: int | Non
         losses = _figure(11, 7.5)
         draw_losses(losses, of_game, smooth)
         written.append(_save(losses, out / f"losses{suffix}.png"))
+        if has_bottleneck(of_game):
+            bottleneck = _figure(11, 11)
+            draw_losses(bottleneck, of_game, smooth, BOTTLENECK)
+            written.append(_save(bottleneck, out / f"bottleneck{suffix}.png"))
     return written
 
 
@@ -116,14 +178,26 @@ def draw_learning_curve(canvas: Canvas, runs: Sequence[Run], smooth: int | None)
     _finish_axes(axes, f"{runs[0].game}{many}")
 
 
-def draw_losses(canvas: Canvas, runs: Sequence[Run], smooth: int | None) -> None:
-    """The losses of runs of one game against epochs, a panel per part; evaluation losses are dashed."""
-    panels = canvas.subplots(2, 2, sharex=True)
-    for axes, (title, part, label, metrics) in zip(panels.flat, PANELS, strict=True):
+def has_bottleneck(runs: Sequence[Run]) -> bool:
+    """Whether a run has a metric that the panels of `BOTTLENECK` alone show; runs of earlier versions have none."""
+    shown, new = (
+        {metric for _, _, lines in panels for metric, _, _ in lines} for panels in (PANELS, BOTTLENECK)
+    )
+    return any(name in record for run in runs for record in run.records for name in new - shown)
+
+
+def draw_losses(
+    canvas: Canvas, runs: Sequence[Run], smooth: int | None, panels: Sequence[Panel] = PANELS
+) -> None:
+    """The metrics of `panels` of runs of one game against epochs, by default the losses; evaluation's are dashed."""
+    grid = canvas.subplots(len(panels) // 2, 2, sharex=True)
+    for axes, (title, label, metrics) in zip(grid.flat, panels, strict=True):
         lines = []
         for metric, name, colour in metrics:
-            lines.append(_draw_metric(axes, runs, f"{part}/train/{metric}", "epoch", name, colour, smooth))
-            _draw_metric(axes, runs, f"{part}/eval/{metric}", "epoch", None, colour, 1, style="--")
+            lines.append(_draw_metric(axes, runs, metric, "epoch", name, colour, smooth))
+            if name is not None:
+                evaluated = metric.replace("/train/", "/eval/")
+                _draw_metric(axes, runs, evaluated, "epoch", None, colour, 1, style="--")
         if any(lines):
             _choose_scale(axes)
         else:
@@ -132,7 +206,7 @@ def draw_losses(canvas: Canvas, runs: Sequence[Run], smooth: int | None) -> None
         axes.tick_params(labelbottom=True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         _finish_axes(axes, title)
-    for axes in panels[-1]:
+    for axes in grid[-1]:
         axes.set_xlabel("epoch")
     _start_at_zero(axes)  # all of them, because they share it
     if any("/eval/" in name for run in runs for record in run.records for name in record):

@@ -121,9 +121,13 @@ class RunProgress:
         if epoch < self.total_epochs:
             fields.append(f"left {self.time_left()}")
         line = " | ".join(fields)
+        self.say(line)
+        return line
+
+    def say(self, line: str) -> None:
+        """Prints a line, between phases."""
         if self._enabled:
             print(line, file=self.stream, flush=True)
-        return line
 
     def time_left(self) -> TimeLeft:
         """The time left for the run: the rest of this epoch and the epochs after it."""

@@ -24,6 +24,7 @@ from iris_fast.replay.store import EpisodeStore
 from .checkpoint import DatasetLog, explained_disk_errors, play_back, save_checkpoint
 from .collector import Collector
 from .device import peak_memory
+from .diagnosis import Diagnosis
 from .distributed import ALONE, Group
 from .evaluation import Evaluator, save_steps
 from .graphed_step import make_part_trainer
@@ -96,6 +97,7 @@ class Trainer:
         parts = make_parts(agent, config, self.cache, engine, group=group)
         self.parts = {name: make_part_trainer(part, self.graphs) for name, part in parts.items()}
         self.evaluator = Evaluator(config, agent, engine, run, env.backend, policy)
+        self.diagnosis = Diagnosis(config)
         self.dataset_log = DatasetLog()
         self.shared = DatasetLog()  # what the other processes have of the store
         self.position = Position()
@@ -180,6 +182,8 @@ class Trainer:
         else:
             self.logger.log(metrics, epoch=epoch, env_steps=self.env_steps)
         progress.epoch_summary(epoch, metrics)
+        for sentence in self.diagnosis.sentences(epoch, metrics):
+            progress.say(sentence)
         if epoch < self.config.common.epochs and self._stopping():
             raise self._stopped()
 
