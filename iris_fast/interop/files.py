@@ -54,7 +54,7 @@ class Weights:
 
     `state_dict` has the names of `Agent`, with `tokenizer.lpips.` if the file includes the perceptual network.
     `agent_config` is `AgentConfig` as a plain nested dict; for a public file it is inferred from the shapes (settings
-    that no shape shows, `UNKNOWN_KEYS`, have the paper's values).
+    that no shape shows, `UNKNOWN_KEYS`, have the paper's values). `run`: what a run's checkpoint says of it besides.
     """
 
     path: Path
@@ -62,6 +62,7 @@ class Weights:
     num_actions: int
     kind: Literal["iris_fast", "public"]
     agent_config: dict[str, Any]
+    run: dict[str, Any] = dataclasses.field(default_factory=dict)  # `position` and `run_config`
 
 
 def weights_path(path: Path) -> Path:
@@ -153,7 +154,8 @@ def read_weights(path: Path, num_heads: int | None = None) -> Weights:
                 f"--num-heads {num_heads}: {path} says that its world model has "
                 f"{config['world_model']['num_heads']}; leave --num-heads out"
             )
-        return Weights(path, payload["agent"], num_actions, "iris_fast", config)
+        run = {name: payload[name] for name in ("position", "run_config") if name in payload}
+        return Weights(path, payload["agent"], num_actions, "iris_fast", config, run)
     if not _is_state_dict(payload):
         raise UserError(f"{path} is not a checkpoint of an IRIS agent: give a whole agent's weights")
     try:

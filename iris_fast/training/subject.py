@@ -12,7 +12,7 @@ from iris_fast.agent import Agent
 from iris_fast.config import Config, from_dict
 from iris_fast.envs import resolve_game
 from iris_fast.errors import UserError
-from iris_fast.interop.files import Weights, check_fits, config_from_dict, read_payload, read_weights
+from iris_fast.interop.files import Weights, check_fits, config_from_dict, read_weights
 
 from .device import prepare
 from .run_folder import RunFolder
@@ -57,19 +57,18 @@ def read_subject(path: Path, game: str | None, num_heads: int | None, device: to
         run.check_is_run()
         raise UserError(f"{path} has no checkpoint yet: wait for the end of its first epoch")
     weights = read_weights(path, num_heads)
-    content = read_payload(weights.path) if weights.kind == "iris_fast" else {}
     resolved = None if game is None else resolve_game(game)
     if run is not None and weights.kind == "iris_fast":
         config = run.read_config()
         if resolved not in (None, config.game):
             raise UserError(f"--game {game}: the run in {path} plays {config.game}; leave --game out")
     else:
-        run, config = None, _config_of_file(weights, content.get("run_config"), resolved)
+        run, config = None, _config_of_file(weights, weights.run.get("run_config"), resolved)
     # A run trained in half precision still acts in float32; TF32 is kept on devices that have it.
     precision = config.common.precision if device.type == "cuda" else "float32"
     common = replace(config.common, device=str(device), precision=precision)
     config, _ = prepare(replace(config, common=common))
-    epoch = int(content["position"]["epoch"]) - 1 if "position" in content else None
+    epoch = int(weights.run["position"]["epoch"]) - 1 if "position" in weights.run else None
     return Subject(weights, config, run, epoch)
 
 
