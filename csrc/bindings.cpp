@@ -57,6 +57,8 @@ PYBIND11_MODULE(_C, module) {
       "Keeps large freed blocks inside the process, for its whole life (glibc; resident memory then stays\n"
       "at its high-water mark), so that a training loop does not fault the same pages in at every step.\n"
       "Returns whether it applied.");
+  module.def("multiplies_bfloat16", &iris_fast::multiplies_bfloat16,
+             "Whether this processor has instructions for products of bfloat16 (AVX512-BF16 or AMX).");
   module.def(
       "sample_categorical", &sample_categorical, py::arg("logits"), py::arg("seed"), py::arg("rows"),
       py::arg("positions"), py::arg("purpose"), py::arg("temperature") = 1.0f,

@@ -473,8 +473,9 @@ def group_norm_swish(
         num_groups` neighbouring channels. weight, bias: (channels,), any float dtype.
         eps: added to the variance.
 
-    Statistics and swish are in float32. On a CPU, float32 in channels-last memory with a multiple of 16 channels goes
-    to the C++ extension where it was built. Float64, and everything else outside a GPU, goes to plain PyTorch.
+    Statistics and swish are in float32. On a CPU, float32 and bfloat16 in channels-last memory with a multiple of 16
+    channels go to the C++ extension where it was built. Float64, and everything else outside a GPU, goes to plain
+    PyTorch.
     Differentiable once by x, weight and bias, and deterministic. A NaN or infinity gives NaN in its
     (sample, group) and nowhere else.
 

@@ -121,8 +121,8 @@ TRAIN_CATCH = ("--game", "Catch", *MICRO)
         pytest.param((*TRAIN_CATCH, "--device", "tpu"), ["--device tpu", "cpu"], id="unknown device"),
         pytest.param((*TRAIN_CATCH, "--device", "meta"), ["--device meta", "cpu"], id="unusable device"),
         pytest.param(
-            (*TRAIN_CATCH, "--device", "cpu", "common.precision=bf16"),
-            ["common.precision=bf16", "float32"],
+            (*TRAIN_CATCH, "--device", "cpu", "common.precision=fp16"),
+            ["common.precision=fp16", "float32"],
             id="precision without a GPU",
         ),
         pytest.param(

@@ -20,6 +20,7 @@ from iris_fast.interop.public import to_public
 from iris_fast.kernels.common.extension import find_extension
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.train import make_parser
+from iris_fast.training.device import multiplies_bfloat16
 from iris_fast.training.launch import _fresh, key_lines
 from iris_fast.training.loggers import read_metrics
 from iris_fast.training.run_folder import RunFolder
@@ -88,7 +89,7 @@ def test_list_keys_gives_overrides_as_they_are_written(capsys: Say) -> None:
     lines = capsys.readouterr().out.splitlines()
     small = preset_config("small", "Pong")
     assert lines == key_lines(small) and len(lines) > 100
-    assert "common.precision=float32  (float32|tf32|bf16|fp16)" in lines
+    assert "common.precision=auto  (auto|float32|tf32|bf16|fp16)" in lines
     overrides = [line.split("  ")[0] for line in lines]
     paper = preset_config("paper", "Pong")
     assert replace(apply_overrides(paper, overrides), preset="small") == small
@@ -107,7 +108,11 @@ def test_preset_and_device_are_chosen_and_announced(
     said = capsys.readouterr().err
     assert f"game: {game} (" in said
     engine = {"cuda": "cuda_graph", "cpu": "cpu" if find_extension() else "oracle"}[device]
-    assert f"preset: {preset}, device: {device}, precision: float32, imagination: {engine}, seed: 0" in said
+    precision = "bf16" if (preset, device) == ("small", "cpu") and multiplies_bfloat16() else "float32"
+    assert (f"products of gradient steps in {precision}" in said) == (precision == "bf16")
+    assert (
+        f"preset: {preset}, device: {device}, precision: {precision}, imagination: {engine}, seed: 0" in said
+    )
     assert f"chosen: preset {preset} for {game} on {device}" in said
     assert re.search(rf"run folder: {re.escape(str(run))}, epochs 1 to 1, about .*estimate", said)
     assert RunFolder(run).read_config().preset == preset

@@ -143,7 +143,7 @@ def coding(cache: FrameCache, device: torch.device) -> float:
 
 GPU_SIDES = {
     "bf16": ("common.precision=bf16",),
-    "float32": (),
+    "float32": ("common.precision=float32",),
     "bf16_eager": ("common.precision=bf16", "common.engine=oracle", "training.cuda_graphs=false"),
 }
 """The sides on a GPU: captured in two precisions, and with nothing captured."""

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "iris_fast/bfloat16.hpp"
+
 namespace iris_fast {
 
 // out[r] = Σ_t a[rows[r] + taps[t] + 0 … inner - 1] · weights[t], plus bias and residual where there are any:
@@ -106,14 +108,35 @@ struct WinogradTransforms {
 };
 
 // GroupNorm of one sample: (x - center[c]) · scale[c] + shift[c], then swish where asked for.
+template <typename T>
 struct GroupNormArgs {
-  const float* x;         // (positions, channels)
+  const T* x;             // (positions, channels)
   std::size_t positions;  //
   std::size_t channels;   // a multiple of 16
   const float* center;    // (channels,), as scale and shift
   const float* scale;     //
   const float* shift;     //
   bool swish;             //
+};
+
+// GroupNorm as training takes it, of one sample of maps of T, float or BFloat16. Sums are in float32.
+template <typename T>
+struct GroupNormKernels {
+  // sums[c] = Σ_p x[p][c], or Σ_p (x[p][c] - center[c])² where `center` is not null.
+  void (*channel_sums)(const T* x, std::size_t positions, std::size_t channels, const float* center,
+                       float* sums);
+  // sums[c] = Σ_p (x[p][c] - center[c]), squares[c] = Σ_p (x[p][c] - center[c])².
+  void (*channel_moments)(const T* x, std::size_t positions, std::size_t channels, const float* center,
+                          float* sums, float* squares);
+  void (*apply)(const GroupNormArgs<T>& args, T* out);
+  // From `grad`, the gradient of `out`, that before swish as `inner` (written only with swish), and of it
+  // totals[c] = Σ_p inner[p][c], products[c] = Σ_p inner[p][c] (x[p][c] - center[c]), before it is rounded to
+  // T.
+  void (*gradient_sums)(const GroupNormArgs<T>& args, const T* grad, T* inner, float* totals,
+                        float* products);
+  // out = inner · scale[c] + (x - center[c]) · slope[c] + offset[c]; `out` may be `inner`.
+  void (*gradient)(const GroupNormArgs<T>& args, const T* inner, const float* slope, const float* offset,
+                   T* out);
 };
 
 struct FrameKernels {
@@ -123,20 +146,8 @@ struct FrameKernels {
   // Integers of one scale, which it returns, as QuantizeArgs has those of a row; `count` a multiple of 16.
   float (*quantize)(const float* x, std::size_t count, unsigned char* out);
   WinogradTransforms winograd[3];  // by Winograd
-  // sums[c] = Σ_p x[p][c], or Σ_p (x[p][c] - center[c])² where `center` is not null.
-  void (*channel_sums)(const float* x, std::size_t positions, std::size_t channels, const float* center,
-                       float* sums);
-  // sums[c] = Σ_p (x[p][c] - center[c]), squares[c] = Σ_p (x[p][c] - center[c])².
-  void (*channel_moments)(const float* x, std::size_t positions, std::size_t channels, const float* center,
-                          float* sums, float* squares);
-  void (*group_norm)(const GroupNormArgs& args, float* out);
-  // From `grad`, the gradient of group_norm's `out`, that before swish as `inner` (written only with swish),
-  // and of it totals[c] = Σ_p inner[p][c], products[c] = Σ_p inner[p][c] (x[p][c] - center[c]).
-  void (*group_norm_sums)(const GroupNormArgs& args, const float* grad, float* inner, float* totals,
-                          float* products);
-  // out = inner · scale[c] + (x - center[c]) · slope[c] + offset[c]; `out` may be `inner`.
-  void (*group_norm_gradient)(const GroupNormArgs& args, const float* inner, const float* slope,
-                              const float* offset, float* out);
+  GroupNormKernels<float> norm;
+  GroupNormKernels<BFloat16> norm_bfloat16;
   // out = x · scale[c] + shift[c], then x / (1 + exp(-x)) where `swish`.
   void (*normalize)(const float* x, std::size_t positions, std::size_t channels, const float* scale,
                     const float* shift, bool swish, float* out);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "float_environment.hpp"
@@ -32,19 +33,28 @@ double of_group(const std::vector<float>& by_channel, std::size_t group, std::si
   return sum;
 }
 
+template <typename T>
+const GroupNormKernels<T>& kernels_of(const KernelTable& kernels) {
+  if constexpr (std::is_same_v<T, float>)
+    return kernels.frames->norm;
+  else
+    return kernels.frames->norm_bfloat16;
+}
+
 }  // namespace
 
+template <typename T>
 void group_norm(const KernelTable& kernels, ThreadPool& pool, const GroupNormSizes& sizes,
-                const GroupNormInputs& inputs, double epsilon, const GroupNormStatistics& statistics,
-                float* out, const std::function<bool()>& stop) {
+                const GroupNormInputs<T>& inputs, double epsilon, const GroupNormStatistics& statistics,
+                T* out, const std::function<bool()>& stop) {
   check(sizes);
   const std::size_t sample = sizes.positions * sizes.channels, width = sizes.channels / sizes.groups;
   const double count = static_cast<double>(sizes.positions * width);
-  const FrameKernels& of_maps = *kernels.frames;
+  const GroupNormKernels<T>& of_maps = kernels_of<T>(kernels);
   const auto task = [&](std::size_t i, std::size_t, TaskContext& context) {
     context.check();
     const DefaultFloatEnvironment environment;
-    const float* x = inputs.x + i * sample;
+    const T* x = inputs.x + i * sample;
     Channels by(sizes.channels);
     of_maps.channel_sums(x, sizes.positions, sizes.channels, nullptr, by.a.data());
     for (std::size_t c = 0; c < sizes.channels; c += width)
@@ -64,22 +74,23 @@ void group_norm(const KernelTable& kernels, ThreadPool& pool, const GroupNormSiz
         by.shift[c] = static_cast<float>(static_cast<double>(inputs.bias[c]) - rest * scale);
       }
     }
-    of_maps.group_norm(
+    of_maps.apply(
         {x, sizes.positions, sizes.channels, by.center.data(), by.scale.data(), by.shift.data(), sizes.swish},
         out + i * sample);
   };
   pool.run(sizes.batch, task, stop);
 }
 
+template <typename T>
 void group_norm_backward(const KernelTable& kernels, ThreadPool& pool, const GroupNormSizes& sizes,
-                         const GroupNormInputs& inputs, const GroupNormStatistics& statistics,
-                         const float* grad, float* grad_x, float* grad_weight, float* grad_bias,
+                         const GroupNormInputs<T>& inputs, const GroupNormStatistics& statistics,
+                         const T* grad, T* grad_x, float* grad_weight, float* grad_bias,
                          const std::function<bool()>& stop) {
   check(sizes);
   const std::size_t channels = sizes.channels, sample = sizes.positions * channels;
   const std::size_t width = channels / sizes.groups;
   std::vector<float> totals(sizes.batch * channels), products(sizes.batch * channels);
-  const FrameKernels& of_maps = *kernels.frames;
+  const GroupNormKernels<T>& of_maps = kernels_of<T>(kernels);
   const auto task = [&](std::size_t i, std::size_t, TaskContext& context) {
     context.check();
     const DefaultFloatEnvironment environment;
@@ -89,10 +100,11 @@ void group_norm_backward(const KernelTable& kernels, ThreadPool& pool, const Gro
       by.scale[c] = statistics.scales[i * sizes.groups + c / width] * inputs.weight[c];
       by.shift[c] = inputs.bias[c];
     }
-    const GroupNormArgs args{inputs.x + i * sample, sizes.positions, channels,   by.center.data(),
-                             by.scale.data(),       by.shift.data(), sizes.swish};
-    float *total = &totals[i * channels], *product = &products[i * channels], *to = grad_x + i * sample;
-    of_maps.group_norm_sums(args, grad + i * sample, to, total, product);
+    const GroupNormArgs<T> args{inputs.x + i * sample, sizes.positions, channels,   by.center.data(),
+                                by.scale.data(),       by.shift.data(), sizes.swish};
+    float *total = &totals[i * channels], *product = &products[i * channels];
+    T* to = grad_x + i * sample;
+    of_maps.gradient_sums(args, grad + i * sample, to, total, product);
     for (std::size_t g = 0; g < sizes.groups; ++g) {
       double of_totals = 0.0, of_products = 0.0;
       const double scale = statistics.scales[i * sizes.groups + g];
@@ -105,7 +117,7 @@ void group_norm_backward(const KernelTable& kernels, ThreadPool& pool, const Gro
       std::fill_n(&by.a[g * width], width, static_cast<float>(-of_products * scale * scale * share));
       std::fill_n(&by.b[g * width], width, static_cast<float>(-of_totals * share));
     }
-    of_maps.group_norm_gradient(args, sizes.swish ? to : grad + i * sample, by.a.data(), by.b.data(), to);
+    of_maps.gradient(args, sizes.swish ? to : grad + i * sample, by.a.data(), by.b.data(), to);
   };
   pool.run(sizes.batch, task, stop);
   for (std::size_t c = 0; c < channels; ++c) {
@@ -118,5 +130,19 @@ void group_norm_backward(const KernelTable& kernels, ThreadPool& pool, const Gro
     grad_bias[c] = static_cast<float>(of_bias);
   }
 }
+
+template void group_norm<float>(const KernelTable&, ThreadPool&, const GroupNormSizes&,
+                                const GroupNormInputs<float>&, double, const GroupNormStatistics&, float*,
+                                const std::function<bool()>&);
+template void group_norm_backward<float>(const KernelTable&, ThreadPool&, const GroupNormSizes&,
+                                         const GroupNormInputs<float>&, const GroupNormStatistics&,
+                                         const float*, float*, float*, float*, const std::function<bool()>&);
+template void group_norm<BFloat16>(const KernelTable&, ThreadPool&, const GroupNormSizes&,
+                                   const GroupNormInputs<BFloat16>&, double, const GroupNormStatistics&,
+                                   BFloat16*, const std::function<bool()>&);
+template void group_norm_backward<BFloat16>(const KernelTable&, ThreadPool&, const GroupNormSizes&,
+                                            const GroupNormInputs<BFloat16>&, const GroupNormStatistics&,
+                                            const BFloat16*, BFloat16*, float*, float*,
+                                            const std::function<bool()>&);
 
 }  // namespace iris_fast

@@ -54,10 +54,10 @@ void MapPass::find_scale_and_shift(const PackedGroupNorm& norm, const float* x, 
     for (std::size_t c = group * width; c < (group + 1) * width; ++c) sum += sums_[c];
     return sum / count;
   };
-  kernels_.channel_sums(x, positions, channels, nullptr, sums_.data());
+  kernels_.norm.channel_sums(x, positions, channels, nullptr, sums_.data());
   for (std::size_t g = 0; g < groups; ++g)
     std::fill_n(&shift_[g * width], width, static_cast<float>(mean_of_group(g)));
-  kernels_.channel_sums(x, positions, channels, shift_.data(), sums_.data());
+  kernels_.norm.channel_sums(x, positions, channels, shift_.data(), sums_.data());
   for (std::size_t g = 0; g < groups; ++g) {
     const double factor = 1.0 / std::sqrt(mean_of_group(g) + static_cast<double>(norm.epsilon));
     for (std::size_t c = g * width; c < (g + 1) * width; ++c) {

@@ -88,6 +88,19 @@ std::vector<const KernelTable*> supported_levels() {
   return found;
 }
 
+bool multiplies_bfloat16() {
+#if defined(IRIS_FAST_HAS_AVX512)
+  constexpr unsigned kAvx512Bf16 = 1u << 5, kAmxBf16 = 1u << 22, kAmxTiles = 1u << 24;
+  if (!__builtin_cpu_supports("avx512bw")) return false;  // the registers, which a system may not save
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & kAvx512Bf16) != 0) return true;
+  constexpr unsigned kAmx = kAmxBf16 | kAmxTiles;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmx) == kAmx;
+#else
+  return false;
+#endif
+}
+
 std::vector<std::string> level_names() {
   std::vector<std::string> names;
   for (const KernelTable* table : supported_levels()) names.emplace_back(table->name);

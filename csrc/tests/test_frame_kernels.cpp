@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <vector>
 
@@ -199,8 +200,8 @@ void channel_sums_are_exact_to_rounding() {
     for (const bool centered : {false, true}) {
       const auto sums = at_every_frame_level([&](const FrameKernels& kernels) {
         std::vector<float> result(channels, kPoison);
-        kernels.channel_sums(x.data(), positions, channels, centered ? center.data() : nullptr,
-                             result.data());
+        kernels.norm.channel_sums(x.data(), positions, channels, centered ? center.data() : nullptr,
+                                  result.data());
         return result;
       });
       for (std::size_t c = 0; c < channels; ++c) {
@@ -216,22 +217,100 @@ void channel_sums_are_exact_to_rounding() {
   }
 }
 
+// Nearest bfloat16, to even on ties, of numbers in range.
+BFloat16 to_bfloat16(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return {static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
+
+float from_bfloat16(BFloat16 x) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// With no groups and nothing to scale, apply and gradient only load and store.
+void bfloat16_is_stored_to_nearest() {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const float numbers[] = {0.0f,           -0.0f,        1.0f,      0x1.01p0f, 0x1.03p0f,
+                           -0x1.010001p0f, 0x1.fffp127f, 0x1p-140f, kInfinity, -kInfinity};
+  std::vector<float> shift(kLanes, 0.0f);
+  std::copy(std::begin(numbers), std::end(numbers), shift.begin());
+  shift[15] = std::nanf("");
+  const std::vector<BFloat16> x(kLanes, BFloat16{0});
+  const std::vector<float> none(kLanes, 0.0f);
+  const auto out = at_every_frame_level([&](const FrameKernels& kernels) {
+    std::vector<BFloat16> result(kLanes);
+    kernels.norm_bfloat16.apply({x.data(), 1, kLanes, none.data(), none.data(), shift.data(), false},
+                                result.data());
+    return result;
+  });
+  for (std::size_t i = 0; i < std::size(numbers); ++i) {
+    // fma(0, 0, -0) is 0.
+    CHECK(out[i].bits == to_bfloat16(numbers[i] == 0.0f ? 0.0f : numbers[i]).bits);
+  }
+  CHECK(std::isnan(from_bfloat16(out[15])));
+}
+
+void group_norm_of_bfloat16_is_that_of_float_rounded() {
+  const std::size_t positions = 65, channels = 48;
+  const auto noisy = noise(2 * positions * channels, 28);
+  const auto center = noise(channels, 25), scale = noise(channels, 26), shift = noise(channels, 27);
+  std::vector<BFloat16> x;
+  std::vector<float> wide;
+  for (const float value : noisy) {
+    x.push_back(to_bfloat16(value));
+    wide.push_back(from_bfloat16(x.back()));
+  }
+  const std::size_t size = positions * channels;
+  for (const bool swish : {false, true}) {
+    const auto all = at_every_frame_level([&](const FrameKernels& kernels) {
+      const GroupNormArgs<BFloat16> args{x.data(),     positions,    channels, center.data(),
+                                         scale.data(), shift.data(), swish};
+      const GroupNormArgs<float> same{wide.data(),  positions,    channels, center.data(),
+                                      scale.data(), shift.data(), swish};
+      std::vector<BFloat16> out(size), inner(size);
+      std::vector<float> exact(size), sums(8 * channels);
+      kernels.norm_bfloat16.apply(args, out.data());
+      kernels.norm.apply(same, exact.data());
+      for (std::size_t i = 0; i < size; ++i) CHECK(out[i].bits == to_bfloat16(exact[i]).bits);
+      kernels.norm_bfloat16.gradient(args, &x[size], scale.data(), shift.data(), out.data());
+      kernels.norm.gradient(same, &wide[size], scale.data(), shift.data(), exact.data());
+      for (std::size_t i = 0; i < size; ++i) CHECK(out[i].bits == to_bfloat16(exact[i]).bits);
+      float *ours = sums.data(), *theirs = ours + 4 * channels;
+      kernels.norm_bfloat16.gradient_sums(args, &x[size], inner.data(), ours, ours + channels);
+      kernels.norm.gradient_sums(same, &wide[size], exact.data(), theirs, theirs + channels);
+      kernels.norm_bfloat16.channel_moments(x.data(), positions, channels, center.data(), ours + 2 * channels,
+                                            ours + 3 * channels);
+      kernels.norm.channel_moments(wide.data(), positions, channels, center.data(), theirs + 2 * channels,
+                                   theirs + 3 * channels);
+      for (std::size_t i = 0; i < 4 * channels; ++i) CHECK(ours[i] == theirs[i]);
+      if (swish)
+        for (std::size_t i = 0; i < size; ++i) CHECK(inner[i].bits == to_bfloat16(exact[i]).bits);
+      return sums;
+    });
+    CHECK(all.size() == 8 * channels);
+  }
+}
+
 void group_norm_gives_equal_bits_at_every_level() {
   for (const std::size_t positions : {1, 3, 64, 65, 300}) {
     const std::size_t channels = 48;
     const auto x = noise(positions * channels, 23), grad = noise(positions * channels, 24);
     const auto center = noise(channels, 25), scale = noise(channels, 26), shift = noise(channels, 27);
     for (const bool swish : {false, true}) {
-      const GroupNormArgs args{x.data(),     positions,    channels, center.data(),
-                               scale.data(), shift.data(), swish};
+      const GroupNormArgs<float> args{x.data(),     positions,    channels, center.data(),
+                                      scale.data(), shift.data(), swish};
       const auto all = at_every_frame_level([&](const FrameKernels& kernels) {
         std::vector<float> result(3 * x.size() + 4 * channels, 0.0f);
         float *inner = &result[x.size()], *out = inner + x.size(), *sums = out + x.size();
-        kernels.group_norm(args, result.data());
-        kernels.group_norm_sums(args, grad.data(), inner, sums, sums + channels);
-        kernels.channel_moments(x.data(), positions, channels, center.data(), sums + 2 * channels,
-                                sums + 3 * channels);
-        kernels.group_norm_gradient(args, grad.data(), scale.data(), shift.data(), out);
+        kernels.norm.apply(args, result.data());
+        kernels.norm.gradient_sums(args, grad.data(), inner, sums, sums + channels);
+        kernels.norm.channel_moments(x.data(), positions, channels, center.data(), sums + 2 * channels,
+                                     sums + 3 * channels);
+        kernels.norm.gradient(args, grad.data(), scale.data(), shift.data(), out);
         return result;
       });
       for (std::size_t i = 0; i < x.size(); ++i) {
@@ -329,6 +408,8 @@ int main() {
   winograd_convolutions_are_exact_to_rounding();
   channel_sums_are_exact_to_rounding();
   group_norm_gives_equal_bits_at_every_level();
+  bfloat16_is_stored_to_nearest();
+  group_norm_of_bfloat16_is_that_of_float_rounded();
   normalize_is_exact_to_rounding();
   pool_takes_the_largest_of_four_and_zero();
   softmax_is_exact_to_rounding();

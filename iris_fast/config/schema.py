@@ -19,7 +19,7 @@ from iris_fast.models.frame_codec import DecoderDtype
 from iris_fast.models.tokenizer import TokenizerConfig
 from iris_fast.models.transformer import TransformerConfig
 
-Precision = Literal["float32", "tf32", "bf16", "fp16"]
+Precision = Literal["auto", "float32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CommonConfig:
     device: str = "auto"  # auto: cuda if available, else cpu
     seed: int = 0
     sequence_length: int | None = None  # world_model.max_blocks
-    precision: Precision = "float32"
+    precision: Precision = "auto"  # of gradient steps; auto: bf16 on a CPU that multiplies it, else float32
     engine: EngineName = "auto"  # of imagination; auto: the fastest on the device
     kv_dtype: HalfOrFloat = "float32"  # of keys and values in the C++ engine
     weights_dtype: WeightsDtype = "float32"  # of the matrices of its linear layers

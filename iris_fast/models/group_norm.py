@@ -40,16 +40,15 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(groups, channels, eps=EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cuda":
+        if x.device.type == "cuda" or self._in_one_operation(x):
             return group_norm_swish(x, self.num_groups, self.weight, self.bias, EPS, swish=self.swish)
-        if self._in_one_operation(x):
-            return group_norm_swish(x, self.num_groups, self.weight, self.bias, EPS, swish=self.swish)
-        exact = x.dtype in (torch.float32, torch.float64)  # the case for `channels_last_gradients`
+        values = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16's gradient would be rounding
+        exact = values.dtype == self.weight.dtype
         if x.device.type == "cpu" and exact and torch.is_grad_enabled() and len(x):
-            normed = _ChannelsLast.apply(x, self.weight, self.bias, self.num_groups)
+            normed = _ChannelsLast.apply(values, self.weight, self.bias, self.num_groups)
         else:
             normed = super().forward(x)
-        return F.silu(normed) if self.swish else normed
+        return (F.silu(normed) if self.swish else normed).to(x.dtype)
 
     def _in_one_operation(self, x: Tensor) -> bool:
         """Whether the C++ extension does all of a training step's GroupNorm of x."""

@@ -91,14 +91,15 @@ class LPIPS(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and target.requires_grad):
             wanted = self._unit_features(target)
         distance = prediction.new_zeros(())
-        for index, (one, other) in enumerate(zip(predicted, wanted, strict=True)):
-            weighted = self.get_submodule(f"lin{index}")((one - other).square())
-            distance = distance + weighted.mean((2, 3), keepdim=True)
+        with torch.autocast(prediction.device.type, enabled=False):  # small differences, always in float32
+            for index, (one, other) in enumerate(zip(predicted, wanted, strict=True)):
+                weighted = self.get_submodule(f"lin{index}")((one - other).square())
+                distance = distance + weighted.mean((2, 3), keepdim=True)
         return distance
 
     def _unit_features(self, x: Tensor) -> list[Tensor]:
         """Each tapped layer's features of frames, of length one at every position."""
-        tapped = self.net(self.scaling_layer(x))
+        tapped = [f.to(torch.promote_types(f.dtype, torch.float32)) for f in self.net(self.scaling_layer(x))]
         return [features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10) for features in tapped]
 
 

@@ -9,6 +9,7 @@ from iris_fast.agent import PARTS
 from iris_fast.config import Config
 
 from .checks import initial_parts
+from .device import multiplies_bfloat16
 from .schedule import PHASES, epoch_phases
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def announced_start(
         f"preset: {config.preset}, device: {device}, precision: {config.common.precision}, "
         f"imagination: {trainer.engine.name}, seed: {config.common.seed}"
     )
+    if device.type == "cpu" and config.common.precision == "bf16":
+        lines.append(f"precision: {bf16_announcement(multiplies_bfloat16())}")
     if (processes := trainer.group.size) > 1:
         lines.append(f"processes: {processes}, each with 1/{processes} of the rows of every batch")
     if device.type == "cuda":
@@ -79,6 +82,19 @@ def perceptual_announcement(wanted: str, used: str) -> str:
         "choose what the preset small has, which needs none: tokenizer.perceptual=objects "
         "tokenizer.perceptual_weight=15 tokenizer.background=true tokenizer.restart_codes_every=10 "
         "tokenizer.restart_codes_at=far)"
+    )
+
+
+def bf16_announcement(multiplies: bool) -> str:
+    """The announcement of bf16 on a CPU; `multiplies`: whether its processor multiplies such numbers itself."""
+    if multiplies:
+        return (
+            "products of gradient steps in bf16, which this processor multiplies faster; weights, sums and losses in "
+            "float32 (common.precision=float32: all of it)"
+        )
+    return (
+        "gradient steps in bf16, which this processor does not multiply itself, so they take longer than in float32 "
+        "(common.precision=float32)"
     )
 
 

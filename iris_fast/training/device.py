@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 
@@ -17,6 +18,9 @@ from iris_fast.imagination.factory import make_engine
 from iris_fast.kernels.common.extension import find_extension
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST_WIDTH = (
+    128  # of a world model; with a narrower one, bf16 saves next to nothing on a CPU (benchmarks/LOG.md)
+)
 
 
 @contextmanager
@@ -38,8 +42,23 @@ def plain_defaults() -> Iterator[None]:
 
 def check_precision(precision: str, device: torch.device) -> None:
     """UserError for a precision that the device does not support."""
-    if device.type == "cpu" and precision != "float32":
-        raise UserError(f"common.precision={precision} needs a GPU: on a CPU use common.precision=float32")
+    if device.type == "cpu" and precision not in ("float32", "bf16"):
+        raise UserError(f"common.precision={precision} needs a GPU: on a CPU use float32 or bf16")
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's processor does, and the C++ extension is there for what lies between the products."""
+    extension = find_extension()
+    return extension is not None and extension.multiplies_bfloat16()
+
+
+def with_precision(config: Config) -> Config:
+    """The configuration with what `common.precision=auto` means on this machine."""
+    if config.common.precision != "auto":
+        return config
+    on_cpu = choose_device(config.common.device).type == "cpu"
+    gains = on_cpu and config.world_model.embed_dim >= LEAST_WIDTH and multiplies_bfloat16()
+    return replace(config, common=replace(config.common, precision="bf16" if gains else "float32"))
 
 
 def apply_precision(precision: str) -> None:
@@ -80,6 +99,7 @@ def prepare(config: Config) -> tuple[Config, torch.device]:
     """The checked and completed configuration, and the device, set to its precision and threads."""
     validate(config)
     device = choose_device(config.common.device)
+    config = with_precision(config)
     check_precision(config.common.precision, device)
     apply_precision(config.common.precision)
     if config.common.threads:

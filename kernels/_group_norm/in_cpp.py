@@ -1,4 +1,4 @@
-"""GroupNorm with swish by the C++ extension, forward and backward, for float32 in channels-last memory."""
+"""GroupNorm with swish by the C++ extension, forward and backward, for float32 and bfloat16 with channels last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def takes(x: Tensor) -> bool:
     """Whether the extension is there, and computes GroupNorm of x (batch, channels, area)."""
     return (
         x.is_cpu
-        and x.dtype == torch.float32
+        and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() > 0
         and x.shape[1] % _LANES == 0
         and x.transpose(1, 2).is_contiguous()
@@ -77,14 +77,18 @@ def _extension() -> Any:
 
 
 def _buffer(tensor: Tensor) -> Any:
-    """NumPy's view of a tensor; of a map (batch, channels, area) with channels last, copied only if it must be."""
-    return (tensor.detach().transpose(1, 2) if tensor.dim() == 3 else tensor.detach()).contiguous().numpy()
+    """NumPy's view of a tensor; of a map (batch, channels, area) with channels last, copied only if it must be.
+
+    NumPy has no bfloat16: its bits are uint16.
+    """
+    tensor = (tensor.detach().transpose(1, 2) if tensor.dim() == 3 else tensor.detach()).contiguous()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, swish: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    out, means = torch.empty_like(x), x.new_empty((len(x), num_groups))
+    out, means = torch.empty_like(x), x.new_empty((len(x), num_groups), dtype=torch.float32)
     scales = torch.empty_like(means)
     inputs = (_buffer(x), _buffer(weight.float()), _buffer(bias.float()))
     _extension().group_norm(
@@ -97,7 +101,7 @@ def backward(
     grad: Tensor, x: Tensor, means: Tensor, scales: Tensor, weight: Tensor, bias: Tensor, swish: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.empty(len(weight)), torch.empty(len(bias))
-    inputs = (_buffer(grad.float()), _buffer(x), _buffer(weight.float()), _buffer(bias.float()))
+    inputs = (_buffer(grad.to(x.dtype)), _buffer(x), _buffer(weight.float()), _buffer(bias.float()))
     outputs = (_buffer(tensor) for tensor in (grad_x, grad_weight, grad_bias))
     pool = _pool(torch.get_num_threads())
     _extension().group_norm_backward(pool, *inputs, swish, _buffer(means), _buffer(scales), *outputs)

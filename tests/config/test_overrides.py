@@ -147,7 +147,7 @@ def test_nothing_else_changes() -> None:
         ("training.learning_rate=-inf", "training.learning_rate=-inf: it takes a number"),
         ("training.should=1", "training.should=1: it takes true or false"),
         ("common.sequence_length=x", "common.sequence_length=x: it takes a whole number"),
-        ("common.precision=bf17", "common.precision=bf17: choose one of float32, tf32, bf16, fp16"),
+        ("common.precision=bf17", "common.precision=bf17: choose one of auto, float32, tf32, bf16, fp16"),
         ("env.backend=gym", "env.backend=gym: choose one of auto, envpool, ale, catch"),
         ("actor_critic.channels=[8,8]", r"actor_critic.channels=\[8,8\]: it takes 4 values"),
         ("actor_critic.channels=[8,8,8,b]", "actor_critic.channels=b: it takes a whole number"),

@@ -49,6 +49,26 @@ def test_it_is_as_exact_as_plain_pytorch(shape: tuple[int, int, int, int], mean:
         assert error <= 1.5 * allowed + 1e-6 * size
 
 
+@pytest.mark.parametrize("swish", [True, False])
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_bfloat16_is_rounded_float32(shape: tuple[int, int, int, int], swish: bool) -> None:
+    """Once at the end; gradients of x also before their last formula, as PyTorch rounds them after swish."""
+    x, grad, weight, bias = make(shape)
+    half = (x.bfloat16(), grad.bfloat16(), weight, bias)
+    found = both_ways(half, shape[3], swish, cpp=True)
+    wide = tuple(tensor.float() for tensor in half)
+    wanted = both_ways(wide, shape[3], swish, cpp=True)
+    assert found[0].dtype == found[3].dtype == torch.bfloat16
+    assert torch.equal(found[0], wanted[0].bfloat16())
+    for name in (1, 2, 4, 5):  # statistics, and gradients of weight and bias
+        assert found[name].dtype == torch.float32 and torch.equal(found[name], wanted[name])
+    if not swish:
+        assert torch.equal(found[3], wanted[3].bfloat16())
+    error, size = (found[3].float() - wanted[3]).abs().max(), wanted[3].abs().max()
+    assert error <= 2 * torch.finfo(torch.bfloat16).eps * size
+    assert found[0].stride() == found[3].stride() == x.stride()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_threads_and_the_rest_of_the_batch_change_no_bit(shape: tuple[int, int, int, int]) -> None:
     inputs, groups, threads = make(shape), shape[3], torch.get_num_threads()
@@ -82,8 +102,8 @@ def test_a_gradient_in_another_layout_gives_the_same_bits() -> None:
 
 def test_it_takes_only_what_it_computes() -> None:
     x = make(SHAPES[1])[0]
-    assert in_cpp.takes(x)
-    for other in (x.contiguous(), x.double(), x.bfloat16(), x[:0], make((2, 20, 7, 4))[0]):
+    assert in_cpp.takes(x) and in_cpp.takes(x.bfloat16())
+    for other in (x.contiguous(), x.double(), x.half(), x[:0], make((2, 20, 7, 4))[0]):
         assert not in_cpp.takes(other)
 
 

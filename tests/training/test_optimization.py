@@ -225,7 +225,7 @@ def test_the_optimizer_goes_on_after_a_stop() -> None:
     assert all(torch.equal(value, weights(other)[name]) for name, value in weights(model).items())
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
 def test_a_gpus_precision_is_refused_on_a_cpu(precision: str) -> None:
     with pytest.raises(UserError, match=f"common.precision={precision} needs a GPU: on a CPU use"):
         check_precision(precision, CPU)

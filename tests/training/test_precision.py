@@ -1,4 +1,4 @@
-"""Only differentiated passes run in the configured precision."""
+"""The precision of a run: what `auto` chooses, and that only differentiated passes run in it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,54 @@ import torch
 from torch import Tensor, nn
 
 from iris_fast.agent import PARTS
+from iris_fast.config import apply_overrides, preset_config
 from iris_fast.train import main
-from iris_fast.training import device as devices
+from iris_fast.training import announcements, device
 from iris_fast.training.trainer import Trainer
 from tests.support.micro import MICRO
+
+
+@pytest.mark.parametrize(
+    ("multiplies", "preset", "asked", "expected"),
+    [
+        (True, "small", "auto", "bf16"),
+        (True, "paper", "auto", "bf16"),
+        (True, "tiny", "auto", "float32"),
+        (False, "small", "auto", "float32"),
+        (True, "small", "float32", "float32"),
+        (False, "tiny", "bf16", "bf16"),
+    ],
+)
+def test_auto_is_bf16_where_it_is_faster(
+    multiplies: bool, preset: str, asked: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "multiplies_bfloat16", lambda: multiplies)
+    overrides = [f"common.precision={asked}", "common.device=cpu"]
+    config, _ = device.prepare(apply_overrides(preset_config(preset, "Pong"), overrides))
+    assert config.common.precision == expected
+
+
+def test_without_the_extension_auto_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "find_extension", lambda: None)
+    assert not device.multiplies_bfloat16()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_resumed_run_keeps_its_precision(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever `auto` would choose on this machine."""
+    monkeypatch.setattr(device, "LEAST_WIDTH", 1)
+    run, few = tmp_path / "run", [*MICRO, "training.should=false", "evaluation.should=false"]
+    monkeypatch.setattr(device, "multiplies_bfloat16", lambda: precision == "bf16")
+    assert main(["--game", "Catch", "--run-dir", str(run), *few, "common.epochs=1"]) == 0
+    assert f"precision: {precision}, " in capsys.readouterr().err
+    monkeypatch.setattr(device, "multiplies_bfloat16", lambda: precision != "bf16")
+    monkeypatch.setattr(announcements, "multiplies_bfloat16", lambda: precision != "bf16")
+    assert main(["--resume", str(run), "common.epochs=2"]) == 0
+    said = capsys.readouterr().err
+    assert f"precision: {precision}, " in said
+    assert ("does not multiply itself" in said) == (precision == "bf16")
 
 
 def output_dtypes(module: nn.Module, run: Callable[[], object]) -> set[tuple[torch.dtype, bool]]:
@@ -34,8 +78,6 @@ def output_dtypes(module: nn.Module, run: Callable[[], object]) -> set[tuple[tor
 def test_bf16_is_for_the_differentiated_pass_of_every_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a CPU, which a user may not ask for it: autocast to bfloat16 is the same mechanism as on a GPU."""
-    monkeypatch.setattr(devices, "check_precision", lambda precision, device: None)
     found: dict[str, set[tuple[torch.dtype, bool]]] = {}
 
     def look(self: Trainer) -> None:

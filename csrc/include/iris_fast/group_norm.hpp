@@ -1,9 +1,11 @@
-// GroupNorm with swish, forward and backward, of channels-last maps in float32.
+// GroupNorm with swish, forward and backward, of channels-last maps of float or BFloat16. Statistics, weight,
+// bias and arithmetic are in float32.
 #pragma once
 
 #include <cstddef>
 #include <functional>
 
+#include "iris_fast/bfloat16.hpp"
 #include "iris_fast/packing.hpp"
 #include "iris_fast/thread_pool.hpp"
 
@@ -17,8 +19,10 @@ struct GroupNormSizes {
 };
 
 // What both directions read: x (batch, positions, channels), weight and bias (channels,).
+template <typename T>
 struct GroupNormInputs {
-  const float *x, *weight, *bias;
+  const T* x;
+  const float *weight, *bias;
 };
 
 // Of each group its mean and 1 / sqrt(variance + eps), (batch, groups).
@@ -28,14 +32,16 @@ struct GroupNormStatistics {
 
 // Throws std::invalid_argument for sizes that are not as above. A sample's result depends on that sample
 // alone.
+template <typename T>
 void group_norm(const KernelTable& kernels, ThreadPool& pool, const GroupNormSizes& sizes,
-                const GroupNormInputs& inputs, double epsilon, const GroupNormStatistics& statistics,
-                float* out, const std::function<bool()>& stop);
+                const GroupNormInputs<T>& inputs, double epsilon, const GroupNormStatistics& statistics,
+                T* out, const std::function<bool()>& stop);
 
 // The gradients of x, weight and bias from `grad`, that of the output. Samples are added up in their order.
+template <typename T>
 void group_norm_backward(const KernelTable& kernels, ThreadPool& pool, const GroupNormSizes& sizes,
-                         const GroupNormInputs& inputs, const GroupNormStatistics& statistics,
-                         const float* grad, float* grad_x, float* grad_weight, float* grad_bias,
+                         const GroupNormInputs<T>& inputs, const GroupNormStatistics& statistics,
+                         const T* grad, T* grad_x, float* grad_weight, float* grad_bias,
                          const std::function<bool()>& stop);
 
 }  // namespace iris_fast

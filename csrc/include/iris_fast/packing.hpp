@@ -25,4 +25,7 @@ std::vector<std::string> level_names();
 // The named level, or the fastest for "auto". Throws std::invalid_argument with the available levels.
 const KernelTable& kernels_for(const std::string& level);
 
+// Whether this processor multiplies bfloat16 itself (AVX512-BF16 or AMX), and so faster than float32.
+bool multiplies_bfloat16();
+
 }  // namespace iris_fast

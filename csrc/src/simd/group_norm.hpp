@@ -14,7 +14,8 @@ inline void clear(float* values, std::size_t count) {
   for (std::size_t i = 0; i < count; i += kLanes) store(values + i, zero());
 }
 
-inline void channel_moments(const float* x, std::size_t positions, std::size_t channels, const float* center,
+template <typename T>
+inline void channel_moments(const T* x, std::size_t positions, std::size_t channels, const float* center,
                             float* sums, float* squares) {
   clear(sums, channels);
   clear(squares, channels);
@@ -34,7 +35,8 @@ inline void channel_moments(const float* x, std::size_t positions, std::size_t c
   }
 }
 
-inline void group_norm(const GroupNormArgs& args, float* out) {
+template <typename T>
+inline void group_norm(const GroupNormArgs<T>& args, T* out) {
   for (std::size_t c = 0; c < args.channels; c += kLanes) {
     const Vec16 middle = load(args.center + c), factor = load(args.scale + c), offset = load(args.shift + c);
     for (std::size_t at = c; at < args.positions * args.channels; at += args.channels) {
@@ -50,7 +52,8 @@ inline Vec16 through_swish(Vec16 grad, Vec16 normed) {
   return multiply(multiply(grad, share), fma(normed, subtract(one, share), one));
 }
 
-inline void group_norm_sums(const GroupNormArgs& args, const float* grad, float* inner, float* totals,
+template <typename T>
+inline void group_norm_sums(const GroupNormArgs<T>& args, const T* grad, T* inner, float* totals,
                             float* products) {
   const std::size_t channels = args.channels;
   clear(totals, channels);
@@ -77,8 +80,9 @@ inline void group_norm_sums(const GroupNormArgs& args, const float* grad, float*
   }
 }
 
-inline void group_norm_gradient(const GroupNormArgs& args, const float* inner, const float* slope,
-                                const float* offset, float* out) {
+template <typename T>
+inline void group_norm_gradient(const GroupNormArgs<T>& args, const T* inner, const float* slope,
+                                const float* offset, T* out) {
   for (std::size_t c = 0; c < args.channels; c += kLanes) {
     const Vec16 middle = load(args.center + c), factor = load(args.scale + c);
     const Vec16 of_x = load(slope + c), constant = load(offset + c);

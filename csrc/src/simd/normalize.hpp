@@ -14,7 +14,8 @@ namespace iris_fast::IRIS_FAST_LEVEL {
 constexpr std::size_t kSumBlock =
     64;  // positions added up before they join the total, which keeps rounding low
 
-inline void channel_sums(const float* x, std::size_t positions, std::size_t channels, const float* center,
+template <typename T>
+inline void channel_sums(const T* x, std::size_t positions, std::size_t channels, const float* center,
                          float* sums) {
   for (std::size_t c = 0; c < channels; c += kLanes) store(sums + c, zero());
   for (std::size_t first = 0; first < positions; first += kSumBlock) {

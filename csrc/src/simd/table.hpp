@@ -52,6 +52,10 @@ inline void softmax_numerators(const float* x, std::size_t count, float temperat
       out[i] = iris_fast::exp_nonpositive((x[i] - largest) / temperature);
 }
 
+template <typename T>
+inline constexpr GroupNormKernels<T> group_norm_kernels = {channel_sums<T>, channel_moments<T>, group_norm<T>,
+                                                           group_norm_sums<T>, group_norm_gradient<T>};
+
 // Those over feature maps.
 inline constexpr FrameKernels frame_kernels = {
     kProductVectors,
@@ -60,11 +64,8 @@ inline constexpr FrameKernels frame_kernels = {
     quantize,
     {winograd_transforms<TwoOutputs>(), winograd_transforms<FourOutputs>(),
      winograd_transforms<TwoOutputsEnlarged>()},
-    channel_sums,
-    channel_moments,
-    group_norm,
-    group_norm_sums,
-    group_norm_gradient,
+    group_norm_kernels<float>,
+    group_norm_kernels<BFloat16>,
     normalize,
     pool,
     softmax};

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "iris_fast/bfloat16.hpp"
+
 namespace iris_fast::IRIS_FAST_LEVEL {
 
 // The tile of a product: 8 sums, 2 columns and a row's factor in 16 registers.
@@ -87,6 +89,30 @@ inline void store(std::uint16_t* p, Vec16 x) {
   constexpr int kNearestEven = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   _mm_storeu_si128(halves, _mm256_cvtps_ph(x.low, kNearestEven));
   _mm_storeu_si128(halves + 1, _mm256_cvtps_ph(x.high, kNearestEven));
+}
+
+inline __m256 from_bfloat16(__m128i halves) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+inline Vec16 load(const BFloat16* p) {
+  const auto* halves = reinterpret_cast<const __m128i*>(p);
+  return {from_bfloat16(_mm_loadu_si128(halves)), from_bfloat16(_mm_loadu_si128(halves + 1))};
+}
+
+inline __m256i to_bfloat16(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x), upper = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+  return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+}
+
+inline void store(BFloat16* p, Vec16 x) {
+  // Packing works within halves of a register: (low 0-3, high 0-3 | low 4-7, high 4-7).
+  const __m256i packed = _mm256_packus_epi32(to_bfloat16(x.low), to_bfloat16(x.high));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0b11'01'10'00));
 }
 
 inline void store_low_bytes(unsigned char* p, Vec16 x) {

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "iris_fast/bfloat16.hpp"
+
 namespace iris_fast::IRIS_FAST_LEVEL {
 
 // The tile of a product: 24 sums, 3 columns and a row's factor in 32 registers.
@@ -63,6 +65,22 @@ inline Vec16 load(const std::uint16_t* p) {
 inline void store(std::uint16_t* p, Vec16 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+inline Vec16 load(const BFloat16* p) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+}
+
+inline void store(BFloat16* p, Vec16 x) {
+  const __m512i bits = _mm512_castps_si512(x.v), upper = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __m512i quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+  const __mmask16 no_number = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, no_number, quiet)));
 }
 
 inline void store_low_bytes(unsigned char* p, Vec16 x) {

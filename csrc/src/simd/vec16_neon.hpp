@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "iris_fast/bfloat16.hpp"
+
 namespace iris_fast::IRIS_FAST_LEVEL {
 
 // The tile of a product: 16 sums, 4 columns and a row's factor in 32 registers.
@@ -94,6 +96,24 @@ inline Vec16 load(const std::uint16_t* p) {
 
 inline void store(std::uint16_t* p, Vec16 x) {
   for (int i = 0; i < 4; ++i) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.v[i])));
+}
+
+inline Vec16 load(const BFloat16* p) {
+  return by_parts([&](int i) {
+    return vreinterpretq_f32_u32(
+        vshll_n_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p) + 4 * i), 16));
+  });
+}
+
+inline void store(BFloat16* p, Vec16 x) {
+  for (int i = 0; i < 4; ++i) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(x.v[i]), upper = vshrq_n_u32(bits, 16);
+    const uint32x4_t odd = vandq_u32(upper, vdupq_n_u32(1));
+    const uint32x4_t rounded = vshrq_n_u32(vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff))), 16);
+    const uint32x4_t quiet = vorrq_u32(upper, vdupq_n_u32(0x40));
+    const uint32x4_t found = vbslq_u32(vceqq_f32(x.v[i], x.v[i]), rounded, quiet);
+    vst1_u16(reinterpret_cast<std::uint16_t*>(p) + 4 * i, vmovn_u32(found));
+  }
 }
 
 inline void store_low_bytes(unsigned char* p, Vec16 x) {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "iris_fast/bfloat16.hpp"
+
 #if defined(_MSC_VER)
 #include <cmath>
 #endif
@@ -137,6 +139,19 @@ inline Vec16 load(const std::uint16_t* p) {
 }
 inline void store(std::uint16_t* p, Vec16 x) {
   for (int i = 0; i < 16; ++i) p[i] = to_half(x.v[i]);
+}
+
+inline Vec16 load(const BFloat16* p) {
+  return by_lanes([&](int i) { return float_of(static_cast<std::uint32_t>(p[i].bits) << 16); });
+}
+
+// To the nearest and to even on ties; a NaN stays one.
+inline void store(BFloat16* p, Vec16 x) {
+  for (int i = 0; i < 16; ++i) {
+    const std::uint32_t bits = bits_of(x.v[i]), upper = bits >> 16;
+    const bool number = (bits & 0x7fffffffu) <= 0x7f800000u;
+    p[i].bits = static_cast<std::uint16_t>(number ? (bits + 0x7fffu + (upper & 1u)) >> 16 : upper | 0x40u);
+  }
 }
 
 inline void store_low_bytes(unsigned char* p, Vec16 x) {
