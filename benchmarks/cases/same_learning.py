@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -129,7 +129,7 @@ def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any
         with group_norm_of(fused=False):
             others.append(gradient(fast.parts[part], inputs))
         with preserved(trainer.part.module, trainer.optimizer):
-            norm = float(trainer.replay([0], lambda seed, inputs=inputs: inputs)["grad_norm"])
+            norm = float(trainer.replay([0], given(inputs))["grad_norm"])
             found = gradients_of(fast.agent.get_submodule(part))
         clipped = min(1.0, trainer.part.config.max_grad_norm / norm)
         ours.append({name: value / clipped for name, value in found.items()})
@@ -139,6 +139,11 @@ def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any
             exact.append(gradient(plain.parts[part], inputs))
     rounding = ROUNDING[fast.config.common.precision]
     return gradient_errors(stacked(ours), stacked(others), stacked(exact), rounding)
+
+
+def given(inputs: Any) -> Callable[[int], Any]:
+    """What gathers these inputs for every seed."""
+    return lambda seed: inputs
 
 
 def stacked(gradients: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
