@@ -75,10 +75,11 @@ class Encoding:
 
 @dataclass
 class Reconstruction:
-    """Frames `(batch, 3, 64, 64)` in [-1, 1], what their tokens decode to, and their encoding."""
+    """Frames `(batch, 3, 64, 64)` in [-1, 1], what their tokens decode to, its absolute error, and their encoding."""
 
     target: Tensor
     prediction: Tensor
+    error: Tensor
     encoding: Encoding
 
 
@@ -254,13 +255,15 @@ class Tokenizer(Versioned):
     def reconstruction(self, frames: Tensor) -> Reconstruction:
         """What `losses_of` compares, of frames `(batch, 3, 64, 64)` in [0, 1]."""
         encoding = self.encode(frames, commitment=True)
-        return Reconstruction(frames * 2 - 1, self.decode(encoding.z_quantized) * 2 - 1, encoding)
+        target = frames * 2 - 1
+        prediction = self.decode(encoding.z_quantized) * 2 - 1
+        return Reconstruction(target, prediction, (target - prediction).abs(), encoding)
 
     def losses_of(self, found: Reconstruction, whole: WholeBatch | None = None) -> dict[str, Tensor]:
         """The losses of a reconstruction; `whole` as in `losses`."""
         assert found.encoding.commitment_loss is not None
         losses = {
-            "reconstruction_loss": (found.target - found.prediction).abs().mean(),
+            "reconstruction_loss": found.error.mean(),
             "commitment_loss": found.encoding.commitment_loss,
         }
         perceptual = self._perceptual_loss(found.prediction, found.target, whole)

@@ -183,12 +183,15 @@ class EpisodeStore:
         index = slots.to(device) if isinstance(slots, Tensor) else on_device(slots, device)
         return self.frames[index].to(self.model_device).float().div_(255)
 
-    def change(self, slots: np.ndarray) -> Tensor:
-        """Absolute difference, uint8 `(*slots.shape, 3, size, size)`, of frames to those before them, on the models'
-        device; zeros for an episode's first frame."""
+    def gather_with_change(self, slots: np.ndarray) -> tuple[Tensor, Tensor]:
+        """`gather_frames`, and uint8 of the same shape: the absolute difference to the frame before.
+
+        The difference is zero for an episode's first frame.
+        """
         device = self.frames.device
         frames, before = (self.frames[on_device(index, device)] for index in (slots, self._before[slots]))
-        return (torch.maximum(frames, before) - torch.minimum(frames, before)).to(self.model_device)
+        change = torch.maximum(frames, before) - torch.minimum(frames, before)
+        return frames.to(self.model_device).float().div_(255), change.to(self.model_device)
 
     def _allocate(self, count: int, growing: int) -> np.ndarray:
         """Free slots; evicts the oldest episodes whole until there are enough."""

@@ -114,18 +114,19 @@ def measure_tokens(tokens: Tensor, num_codes: int) -> Sums:
 
 
 @torch.no_grad()
-def measure_moving(target: Tensor, prediction: Tensor, change: Tensor) -> Sums:
-    """Absolute errors where frames differ from the frames before them.
+def measure_moving(error: Tensor, change: Tensor) -> Sums:
+    """Errors where frames differ from the frames before them.
 
-    `target`, `prediction`: `(batch, 3, height, width)` in [-1, 1]; `change`: uint8, absolute difference of the target
-    to the frame before, in levels of 255. A pixel moves if any of its channels changes.
+    `error` `(batch, 3, height, width)`: absolute, of frames in [-1, 1]; `change`: uint8, absolute difference of those
+    frames to the ones before, in levels of 255. A pixel moves if any of its channels changes.
     """
-    moving = (change > 0).any(dim=1, keepdim=True).expand_as(change)
+    red, green, blue = change.unbind(1)
+    moving = ((red | green | blue) != 0).float()
     return {
-        "moving_error": ((target - prediction).abs() * moving).sum(dtype=torch.float32),
+        "moving_error": (error.sum(dim=1) * moving).sum(),
         "moving_change": change.sum(dtype=torch.float32) * (2 / 255),
-        "moving": moving.sum(dtype=torch.float32),
-        "pixels": torch.full((), moving.numel(), dtype=torch.float32, device=moving.device),
+        "moving": 3 * moving.sum(),
+        "pixels": torch.full((), change.numel(), dtype=torch.float32, device=change.device),
     }
 
 

@@ -150,8 +150,8 @@ class TokenizerPart(Part[dict[str, Tensor]]):
 
     def inputs(self, seed: int, batch: int | None = None) -> dict[str, Tensor]:
         whole, own = self._segments(self.store, seed, batch, 1, from_start=True)
-        slots = own.slots[:, 0]
-        inputs = {"frames": self.store.gather_frames(slots), "change": self.store.change(slots)}
+        frames, change = self.store.gather_with_change(own.slots[:, 0])
+        inputs = {"frames": frames, "change": change}
         if own is not whole and not self.capturable:
             frames = self.store.gather_frames(whole.slots[:, 0])
             inputs["backgrounds"] = frames.unflatten(0, (self.pieces, -1)).median(dim=1).values * 2 - 1
@@ -190,7 +190,7 @@ class TokenizerPart(Part[dict[str, Tensor]]):
         found = self.tokenizer.reconstruction(piece["frames"])
         if sums is not None:
             add_sums(sums, measure_tokens(found.encoding.tokens, self.tokenizer.config.vocab_size))
-            add_sums(sums, measure_moving(found.target, found.prediction, piece["change"]))
+            add_sums(sums, measure_moving(found.error, piece["change"]))
         return self.tokenizer.losses_of(found, whole)
 
     def _metrics(self, totals: Totals) -> dict[str, float]:

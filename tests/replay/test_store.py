@@ -224,7 +224,8 @@ def test_change_is_the_difference_to_the_frame_before() -> None:
     assert list(store.episodes) == [1, 2]
     for key, frames in ((1, np.concatenate([first, second])), (2, third)):
         expected = np.abs(np.diff(frames.astype(int), axis=0, prepend=frames[:1].astype(int)))
-        found = store.change(store.episodes[key].held)
+        gathered, found = store.gather_with_change(store.episodes[key].held)
         assert found.dtype == torch.uint8
+        assert torch.equal(gathered, store.gather_frames(store.episodes[key].held))
         np.testing.assert_array_equal(found.numpy(), expected)
-    assert not store.change(np.array([PADDING_SLOT])).any()
+    assert not store.gather_with_change(np.array([PADDING_SLOT]))[1].any()
