@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from .errors import UserError
 from .kernels.common.arguments import with_checked_types
 from .kernels.common.arithmetic import exact_on_cpu
 from .models.actor_critic import ActorCritic, ActorCriticConfig, ActorCriticOutput, LSTMState
@@ -17,6 +22,9 @@ from .models.tokenizer import Tokenizer, TokenizerConfig
 from .models.transformer import TransformerConfig
 from .models.versioned import Version, Versioned
 from .models.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from .pretrained import Dtype
 
 PARTS = ("tokenizer", "world_model", "actor_critic")
 
@@ -28,6 +36,36 @@ class AgentConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     world_model: TransformerConfig = field(default_factory=TransformerConfig)
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+
+
+def config_to_dict(config: AgentConfig) -> dict[str, Any]:
+    """`AgentConfig` as a plain nested dict."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(values: Mapping[str, Any], kind: type = AgentConfig) -> Any:
+    """`AgentConfig` from its plain nested dict; missing keys take their defaults.
+
+    Raises UserError for a key it does not know.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = values.keys() - fields.keys()
+    if unknown:
+        raise UserError(
+            f"the checkpoint's configuration has an unknown key {min(unknown)!r}: upgrade iris_fast"
+        )
+    arguments = {}
+    for name, value in values.items():
+        nested = fields[name].default_factory
+        if isinstance(nested, type) and isinstance(value, Mapping):
+            arguments[name] = config_from_dict(value, nested)
+        else:
+            arguments[name] = _as_tuple(value)
+    return kind(**arguments)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 class Agent(nn.Module):
@@ -107,3 +145,55 @@ class Agent(nn.Module):
                         f"lpips.{name}": value for name, value in self.tokenizer.lpips.state_dict().items()
                     }
             self._part(part).load_state_dict(own)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike[str], *, revision: str | None = None, device: str = "cpu"
+    ) -> Agent:
+        """An agent of the Hugging Face Hub (`OWNER/NAME`), or of a folder that `save_pretrained` wrote.
+
+        `revision`: a branch, tag or commit. Needs the extra `hub`. Raises UserError where there is no such agent, or
+        no network and no earlier download.
+        """
+        from .pretrained import from_pretrained
+
+        return from_pretrained(cls, os.fspath(name), revision, device)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        run: str | os.PathLike[str] | None = None,
+        dtype: Dtype = "float32",
+    ) -> None:
+        """Writes the agent in the form of the Hub: `model.safetensors`, `config.json` and a model card.
+
+        `run`: the folder of its run, for the card's evaluation, curve, configuration and command. `dtype`: of the
+        weights in the file, `float16` for half the size. The perceptual network is left out. Raises UserError for a
+        folder that cannot be written.
+        """
+        from .pretrained import save_pretrained
+
+        save_pretrained(self, Path(folder), run=None if run is None else Path(run), dtype=dtype)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        run: str | os.PathLike[str] | None = None,
+        dtype: Dtype = "float32",
+        private: bool | None = None,
+        token: str | None = None,
+        message: str = "Upload an agent of iris_fast",
+    ) -> str:
+        """Uploads what `save_pretrained` writes to the repository `OWNER/NAME`, made if it is new.
+
+        Returns its address `hf://OWNER/NAME`, which every command takes in place of a checkpoint. Raises UserError
+        where the upload fails.
+        """
+        from .pretrained import push_to_hub
+
+        place = None if run is None else Path(run)
+        return push_to_hub(
+            self, repository, run=place, dtype=dtype, private=private, token=token, message=message
+        )

@@ -13,6 +13,7 @@ from typing import NoReturn
 from . import __version__
 from .errors import RunStopped, UserError, nearest
 from .files import check_ending, is_disk_full, user_path
+from .hub import fetched, is_address
 from .terminal import as_before, end_at_interrupt, interrupted_code, raise_at_interrupt, shown_output
 
 # Names of packages that take seconds to import.
@@ -76,6 +77,16 @@ def path_argument(text: str) -> Path:
     """The path in an argument, `~` expanded."""
     try:
         return user_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def checkpoint_argument(text: str) -> Path:
+    """As `path_argument`, for what may be a file of the Hugging Face Hub, which is downloaded."""
+    if not is_address(text):
+        return path_argument(text)
+    try:
+        return fetched(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -1,27 +1,40 @@
-"""`python -m iris_fast.convert SOURCE TARGET --to public|iris_fast`: a checkpoint in the other form."""
+"""`python -m iris_fast.convert SOURCE TARGET --to public|iris_fast|pretrained`: a checkpoint in another form."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 
-from iris_fast.command_line import CommandParser, file_argument, loading, path_argument, run_command
+from iris_fast.command_line import CommandParser, checkpoint_argument, file_argument, loading, run_command
+from iris_fast.errors import UserError
+
+EXAMPLES = """\
+examples:
+  python -m iris_fast.convert outputs/Pong/2026-01-31_12-00-00 pong.pt --to public
+  python -m iris_fast.convert hf://eloialonso/iris/pretrained_models/Pong.pt pong.pt --to iris_fast
+  python -m iris_fast.convert outputs/catch hf://me/iris-catch --to pretrained --dtype float16
+"""
 
 
 def make_parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m iris_fast.convert",
         description="Convert a checkpoint of an IRIS agent between iris_fast and the public implementation\n"
-        "(eloialonso/iris). No code in the file is run.",
+        "(eloialonso/iris), or publish it with a model card. No code in the file is run.",
+        epilog=EXAMPLES,
     )
     parser.add_argument(
         "source",
-        type=path_argument,
-        help="a checkpoint of either form, or a run folder (its checkpoints/last.pt)",
+        type=checkpoint_argument,
+        help="a checkpoint of either form, a run folder (its checkpoints/last.pt), or hf://OWNER/NAME[/FILE]",
     )
     parser.add_argument(
-        "target", type=file_argument(".pt", ".pth", ".ckpt", ".bin"), help="the file to write (.pt)"
+        "target",
+        help="the file to write (.pt); with --to pretrained a folder, or hf://OWNER/NAME to upload it",
     )
-    parser.add_argument("--to", choices=("public", "iris_fast"), required=True, help="the form of TARGET")
+    parser.add_argument(
+        "--to", choices=("public", "iris_fast", "pretrained"), required=True, help="the form of TARGET"
+    )
     parser.add_argument(
         "--lpips",
         metavar="PATH|omit|download",
@@ -37,12 +50,30 @@ def make_parser() -> CommandParser:
         metavar="N",
         help="attention heads of a public checkpoint, which its file does not give (default 4, the paper's)",
     )
+    published = parser.add_argument_group("--to pretrained (extra hub)")
+    published.add_argument("--game", help="the game, if SOURCE does not name it")
+    published.add_argument(
+        "--dtype", choices=("float32", "float16"), default="float32", help="of the weights (default float32)"
+    )
     parser.add_argument("--force", action="store_true", help="replace TARGET when it exists")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.to == "pretrained":
+        with loading("torch"):
+            from iris_fast.training.publishing import publish
+
+        return publish(arguments)
+    for option in ("game", "dtype"):
+        if getattr(arguments, option) != parser.get_default(option):
+            raise UserError(f"--{option} goes with --to pretrained alone")
+    try:
+        arguments.target = file_argument(".pt", ".pth", ".ckpt", ".bin")(arguments.target)
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument target: {error}")
     with loading("torch"):
         from iris_fast.interop.conversion import convert
 

@@ -26,6 +26,7 @@ EXTRAS = {
     "atari": ("Atari games", ("ale_py", "envpool")),
     "play": ("the page to watch and play", ("starlette", "uvicorn", "websockets")),
     "results": ("scores beside published ones", ("rliable", "pandas")),
+    "hub": ("agents of the Hugging Face Hub", ("huggingface_hub", "safetensors")),
     "sweep": ("games × seeds", ("ray", "rich")),
     "wandb": ("logs on Weights & Biases", ("wandb",)),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from iris_fast.command_line import CommandParser, file_argument, loading, path_argument, run_command
+from iris_fast.command_line import CommandParser, checkpoint_argument, file_argument, loading, run_command
 from iris_fast.front import CommandModule
 
 EXAMPLES = """\
@@ -26,9 +26,9 @@ def make_parser() -> CommandParser:
     )
     parser.add_argument(
         "run",
-        type=path_argument,
+        type=checkpoint_argument,
         metavar="RUN",
-        help="a run folder, or a checkpoint of ours or of the public implementation",
+        help="a run folder, a checkpoint of ours or of the public implementation, or hf://OWNER/NAME[/FILE]",
     )
     parser.add_argument("--game", help="the game, if the checkpoint does not name it")
     parser.add_argument(

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .files import user_path
+from .hub import fetched, is_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +56,7 @@ def train(
         seed=seed,
         run_dir=_path(run_dir),
         resume=_path(resume),
-        init=_path(init),
+        init=None if init is None else _checkpoint(init),
         init_parts=None if init_parts is None else ",".join(init_parts),
         wandb=wandb,
         overrides=list(settings),
@@ -91,7 +92,7 @@ def evaluate(
     from .training import final_evaluation
 
     arguments = Namespace(
-        run=_path(run),
+        run=_checkpoint(run),
         game=game,
         num_heads=num_heads,
         episodes=episodes,
@@ -112,6 +113,8 @@ def load_agent(
 ) -> Agent:
     """The trained agent of a run folder or of a checkpoint, ours or the public implementation's, ready to act.
 
+    `run` may be a file or an agent of the Hugging Face Hub too: `hf://OWNER/NAME[/FILE]`.
+
     `game`: where the file does not name it. `num_heads`: of a public checkpoint (default 4, the paper's).
 
     Raises:
@@ -121,7 +124,7 @@ def load_agent(
     from .training.subject import read_subject
 
     place = choose_device(device)
-    subject = read_subject(user_path(os.fspath(run)), game, num_heads, place)
+    subject = read_subject(_checkpoint(run), game, num_heads, place)
     return subject.agent(subject.weights.num_actions, place)
 
 
@@ -162,6 +165,12 @@ class CommandModule(ModuleType):
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return globals()[self.__name__.rpartition(".")[2]](*arguments, **options)
+
+
+def _checkpoint(path: FilePath) -> Path:
+    """A path, or the place of a file of the Hub."""
+    text = os.fspath(path)
+    return fetched(text) if is_address(text) else user_path(text)
 
 
 def _path(path: FilePath | None) -> Path | None:

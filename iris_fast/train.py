@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from iris_fast.command_line import CommandParser, loading, path_argument, run_command
+from iris_fast.command_line import CommandParser, checkpoint_argument, loading, path_argument, run_command
 from iris_fast.front import CommandModule
 
 EXAMPLES = """\
@@ -69,9 +69,9 @@ def make_parser() -> CommandParser:
     weights = parser.add_argument_group("weights to start from")
     weights.add_argument(
         "--init",
-        type=path_argument,
+        type=checkpoint_argument,
         metavar="CHECKPOINT",
-        help="a checkpoint or run folder, ours or the public implementation's",
+        help="a checkpoint or run folder, ours or the public implementation's, or hf://OWNER/NAME[/FILE]",
     )
     weights.add_argument(
         "--init-parts",

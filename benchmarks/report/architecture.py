@@ -37,7 +37,7 @@ ROOMS = (
     Room("imagination", "the oracle and the engines", ("imagination",)),
     Room("replay", "episodes, cache of tokens", ("replay",)),
     Room("envs", "vector environments", ("envs",)),
-    Room("agent", "the three models together, acting", ("agent", "acting")),
+    Room("agent", "the three models together, acting", ("agent", "acting", "pretrained")),
     Room("models", "tokenizer, world model, actor-critic", ("models",)),
     Room("randomness", "seeds and draws by their address", ("randomness",)),
     Room("kernels", "operations in Triton and PyTorch", ("kernels",)),
@@ -45,7 +45,7 @@ ROOMS = (
     Room(
         "foundations",
         "errors, files, command lines, CUDA graphs",
-        ("command_line", "errors", "files", "graphs", "terminal"),
+        ("command_line", "errors", "files", "graphs", "hub", "terminal"),
     ),
 )
 """From the top to the bottom: an import goes down, or stays in its room. Every room may import the foundations."""

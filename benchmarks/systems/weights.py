@@ -8,9 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iris_fast.agent import Agent, AgentConfig
-from iris_fast.interop.files import config_from_dict
-from iris_fast.interop.public import config_to_dict
+from iris_fast.agent import Agent, AgentConfig, config_from_dict, config_to_dict
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.models.tokenizer import Tokenizer
 from iris_fast.models.transformer import TransformerConfig

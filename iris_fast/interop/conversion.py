@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..agent import config_from_dict
 from ..errors import UserError, quoted
 from ..files import check_writable, explained_writing, user_path
 from .files import (
     Weights,
-    config_from_dict,
     heads_assumption,
     lpips_weights,
     read_weights,

@@ -18,10 +18,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..agent import PARTS, Agent, AgentConfig
+from ..agent import PARTS, Agent, AgentConfig, config_from_dict, config_to_dict
 from ..errors import UserError, nearest
 from ..files import open_atomically
-from .public import UNKNOWN_KEYS, config_to_dict, from_public, infer_config, perceptual_names
+from ..hub import WEIGHTS
+from ..pretrained import is_pretrained, read_pretrained
+from .public import UNKNOWN_KEYS, from_public, infer_config, perceptual_names
 
 FORMAT = "iris_fast"
 VERSION = 1
@@ -66,9 +68,12 @@ class Weights:
 
 
 def weights_path(path: Path) -> Path:
-    """The weights file at `path`: the file itself, or `checkpoints/last.pt` of a run folder of either kind."""
+    """The weights file at `path`: the file itself, `checkpoints/last.pt` of a run folder of either kind, or that of a
+    folder of `Agent.save_pretrained`."""
     path = Path(path)
     if path.is_dir():
+        if is_pretrained(path):
+            return path / WEIGHTS
         inside = path / "checkpoints" / "last.pt"
         if not inside.is_file():
             raise UserError(
@@ -86,6 +91,8 @@ def load_payload(path: Path) -> Any:
 
     Raises UserError if it cannot be opened, is truncated or corrupt, or holds more than plain data.
     """
+    if path.suffix == ".safetensors":
+        return read_pretrained(path)
     try:
         broken = _wrong_checksum(path)
         if broken is not None:
@@ -249,31 +256,6 @@ def lpips_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     return own or None
 
 
-def config_from_dict(values: Mapping[str, Any], kind: type = AgentConfig) -> Any:
-    """`AgentConfig` from its plain nested dict; missing keys take their defaults.
-
-    Raises UserError for a key it does not know.
-    """
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    unknown = values.keys() - fields.keys()
-    if unknown:
-        raise UserError(
-            f"the checkpoint's configuration has an unknown key {min(unknown)!r}: upgrade iris_fast"
-        )
-    arguments = {}
-    for name, value in values.items():
-        nested = fields[name].default_factory
-        if isinstance(nested, type) and isinstance(value, Mapping):
-            arguments[name] = config_from_dict(value, nested)
-        else:
-            arguments[name] = _as_tuple(value)
-    return kind(**arguments)
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _is_ours(payload: Any) -> bool:
     return isinstance(payload, dict) and payload.get("format") == FORMAT
 
@@ -322,7 +304,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         elif key == "attn_resolutions":
             yield f"{prefix}{key}", sorted(value)
         else:
-            yield f"{prefix}{key}", _as_tuple(value)
+            yield f"{prefix}{key}", tuple(value) if isinstance(value, list) else value
 
 
 def _different_sizes(weights: Weights, config: AgentConfig, parts: tuple[str, ...]) -> Iterator[str]:

@@ -42,11 +42,6 @@ AUTOENCODER_KEYS = (
 CONSTANT = re.compile(r"world_model\.(transformer\.blocks\.\d+\.attn\.mask|head_\w+\.indices)")
 
 
-def config_to_dict(config: AgentConfig) -> dict[str, Any]:
-    """`AgentConfig` as a plain nested dict."""
-    return dataclasses.asdict(config)
-
-
 @cache
 def perceptual_names() -> frozenset[str]:
     """Names of the perceptual network's state dict."""

@@ -18,6 +18,7 @@ from iris_fast.envs import make_vector_env
 from iris_fast.envs.games import CATCH
 from iris_fast.envs.interface import FrameVectorEnv
 from iris_fast.graphs import graphs_of
+from iris_fast.hub import repository_of
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.environment import DreamEnv
 from iris_fast.interop.files import heads_assumption
@@ -62,7 +63,11 @@ class Player:
 
 
 def media_of(path: Path) -> Path:
-    """The folder of films and recordings: in the run, also for a checkpoint in it; beside any other checkpoint."""
+    """The folder of films and recordings: in the run, also for a checkpoint in it; outputs/NAME/media for an agent of
+    the Hub; beside any other checkpoint."""
+    name = repository_of(path)
+    if name is not None:
+        return Path("outputs") / name / "media"
     folder = path if path.is_dir() else path.parent
     return (folder.parent if folder.name == "checkpoints" else folder) / "media"
 

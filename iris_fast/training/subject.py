@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from iris_fast.agent import Agent
+from iris_fast.agent import Agent, config_from_dict
 from iris_fast.config import Config, from_dict
 from iris_fast.envs import resolve_game
 from iris_fast.errors import UserError
-from iris_fast.interop.files import Weights, check_fits, config_from_dict, read_weights
+from iris_fast.interop.files import Weights, check_fits, read_weights
+from iris_fast.pretrained import is_pretrained
 
 from .device import prepare
 from .run_folder import RunFolder
@@ -52,7 +53,7 @@ def read_subject(path: Path, game: str | None, num_heads: int | None, device: to
 
     `game`, `num_heads`: what the file does not say; UserError if it says otherwise.
     """
-    run = RunFolder(path) if path.is_dir() else None
+    run = RunFolder(path) if path.is_dir() and not is_pretrained(path) else None
     if run is not None and not run.checkpoint.is_file():
         run.check_is_run()
         raise UserError(f"{path} has no checkpoint yet: wait for the end of its first epoch")

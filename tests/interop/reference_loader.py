@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from iris_fast.agent import config_from_dict
 from iris_fast.interop.checkout import public_agent
-from iris_fast.interop.files import config_from_dict
 
 
 def main() -> None:

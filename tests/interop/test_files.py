@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from iris_fast.agent import Agent, AgentConfig
+from iris_fast.agent import Agent, AgentConfig, config_from_dict, config_to_dict
 from iris_fast.config.overrides import config_keys
 from iris_fast.errors import UserError
 from iris_fast.interop.files import (
     FREE_KEYS,
     Weights,
     check_fits,
-    config_from_dict,
-    config_to_dict,
     lpips_weights,
     read_payload,
     read_weights,

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from iris_fast.agent import Agent, AgentConfig
+from iris_fast.agent import Agent, AgentConfig, config_to_dict
 from iris_fast.convert import main
 from iris_fast.interop.files import write_weights
-from iris_fast.interop.public import config_to_dict
 from iris_fast.models.perceptual import LPIPS
 from tests.golden.recipe import golden_agent
 
