@@ -28,6 +28,7 @@ from .measured import (
     sweep_table,
 )
 from .page import all_speeds_table, growth_table, slower_table, speed_table
+from .processes import links_table, process_memory_table, processes_table
 from .tables import markdown
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +158,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "int8_rollouts": int8_rollouts_table,
     "sweep": sweep_table,
     "play": play_table,
+    "processes": processes_table,
+    "links": links_table,
+    "process_memory": process_memory_table,
 }
 
 

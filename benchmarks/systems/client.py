@@ -65,19 +65,23 @@ class Worker:
             cwd=ROOT,
             env=clean | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)} | (environment or {}),
         )
-        self._answer()
+        self.answer()
 
     def call(self, method: str, *arguments: Any) -> Any:
         """The result of `method(*arguments)` there, tensors on the CPU; an attribute's value likewise."""
+        self.ask(method, *arguments)
+        return self.answer()
+
+    def ask(self, method: str, *arguments: Any) -> None:
+        """Begins a call, whose result is the next `answer`."""
         assert self._process.stdin is not None
         try:
             pickle.dump((method, arguments), self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # the error is at the end of the answer
-        return self._answer()
 
-    def _answer(self) -> Any:
+    def answer(self) -> Any:
         assert self._process.stdout is not None
         try:
             status, value = pickle.load(self._process.stdout)

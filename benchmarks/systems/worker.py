@@ -16,7 +16,7 @@ from .interface import System
 
 
 def make_system(kind: str, device: torch.device, checkout: Path | None) -> System:
-    """The system of a kind: `engine`, `float16`, `plain`, `compiled`, `public` or `simulusion`."""
+    """The system of a kind: `engine`, `float16`, `plain`, `compiled`, `public`, `simulusion` or `processes`."""
     if kind == "public":
         from .public import PublicSystem
 
@@ -26,6 +26,10 @@ def make_system(kind: str, device: torch.device, checkout: Path | None) -> Syste
         from .simulusion import SimulusionSystem
 
         return SimulusionSystem(device)  # type: ignore[return-value]  # of another model no losses are asked
+    if kind == "processes":
+        from .processes import ProcessSteps
+
+        return ProcessSteps()  # type: ignore[return-value]  # it is compared with itself
     from .ours import OurSystem
 
     if kind not in OurSystem.KINDS:
