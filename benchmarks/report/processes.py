@@ -14,7 +14,6 @@ from . import measured
 from .tables import duration, markdown
 
 NUM_ACTIONS = 6  # Pong's
-COMMAND = "python -m benchmarks --only processes --device cpu --json benchmarks/results/cpu"
 # Bytes a second in one direction, and assumed seconds of a collective however small, several times what NCCL takes
 # within a machine. NVLink: of 450 GB/s NCCL reaches 370, https://github.com/NVIDIA/nccl-tests/issues/212.
 LINKS = {
@@ -36,7 +35,7 @@ FLAT = 3 * 4 / 16  # copies of the gradient, beside the float32 weights, gradien
 def processes_table() -> str:
     """Steps on two processes beside one, and the share of them that communication takes."""
     if not (measured.RESULTS / "processes.json").is_file():
-        return f"Not recorded yet: `{COMMAND}`."
+        return measured.NOT_YET.format("processes --device cpu")
     found = measured.record("processes")
     rows = [_row(size) for size in found.result.sizes]
     head = ["step, batch", ALONE, TOGETHER, "communication", "waiting", "at the preset's batch"]

@@ -18,7 +18,7 @@ def free_port() -> int:
 
 def start_processes(size: int, arguments: Sequence[object]) -> list[subprocess.Popen[str]]:
     """Starts `python ARGUMENTS` as `size` processes of one group on this machine, one thread each."""
-    everyone = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    everyone: dict[str, object] = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     everyone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     command = [sys.executable, *map(str, arguments)]
     return [
