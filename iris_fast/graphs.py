@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -28,6 +28,10 @@ class Graphs(Protocol):
 
     def capture(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         """A callable that repeats `function`, and the outputs, which each repetition overwrites."""
+        ...
+
+    def side_by_side(self, functions: Sequence[Callable[[], Tensors]]) -> list[Tensors]:
+        """What the functions give, none of which needs another's results; for use in a captured function."""
         ...
 
 
@@ -66,6 +70,7 @@ class CudaGraphs:
         self.device = device
         self.warm_up = warm_up
         self._place: _Place | None = None  # none before the first capture, and after one that failed
+        self._beside: list[torch.cuda.Stream] = []  # of functions side by side
 
     def __reduce__(self) -> tuple[type[CudaGraphs], tuple[torch.device, int]]:
         """Copies and pickles only the arguments: graphs, pools and streams are useless elsewhere."""
@@ -75,6 +80,7 @@ class CudaGraphs:
         try:
             return self._capture(function)
         except RuntimeError as error:
+            self._beside = []  # they may still be part of the capture
             raise RuntimeError(
                 "a CUDA graph could not be captured: run without graphs, with common.engine=oracle "
                 f"training.cuda_graphs=false ({error})"
@@ -102,6 +108,23 @@ class CudaGraphs:
                 outputs = function()
         self._place = place
         return graph.replay, outputs
+
+    def side_by_side(self, functions: Sequence[Callable[[], Tensors]]) -> list[Tensors]:
+        """Each function has a stream of its own, the same at every call, so that libraries keep their memory there.
+
+        The streams begin where the current one is, and it goes on when all have ended. So a function may take what
+        was computed before, and what it gives is ready for what follows.
+        """
+        here, found = torch.cuda.current_stream(), list[Tensors]()
+        while len(self._beside) < len(functions):
+            self._beside.append(torch.cuda.Stream())
+        for stream, function in zip(self._beside, functions, strict=False):
+            stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                found.append(function())
+        for stream in self._beside[: len(functions)]:
+            here.wait_stream(stream)
+        return found
 
 
 @contextmanager
@@ -141,6 +164,9 @@ class Uncaptured:
                 outputs[name].copy_(tensor)
 
         return repeat, outputs
+
+    def side_by_side(self, functions: Sequence[Callable[[], Tensors]]) -> list[Tensors]:
+        return [function() for function in functions]
 
 
 def graphs_of(device: torch.device) -> Graphs | None:

@@ -155,6 +155,27 @@ def test_after_a_capture_that_failed_the_stream_is_the_callers_and_the_next_capt
     notes.calls.clear()
     graphs.capture(notes.run)
     assert set(pools(notes)).isdisjoint(first) and "run on side 2" in notes.calls
+    notes.calls.clear()
+    graphs.side_by_side([notes.run])
+    assert "run on side 3" in notes.calls, "streams of a failed capture are not used again"
+
+
+def test_functions_side_by_side_have_streams_of_their_own_within_the_capture(notes: Notes) -> None:
+    graphs = CudaGraphs(torch.device("cuda"), warm_up=1)
+
+    def both() -> dict[str, Tensor]:
+        one, two = graphs.side_by_side([notes.run, notes.run])
+        return {"x": one["x"] + two["x"]}
+
+    _, outputs = graphs.capture(both)
+    fork = [
+        *("side 2 waits for side 1", "run on side 2", "side 3 waits for side 1", "run on side 3"),
+        *("side 1 waits for side 2", "side 1 waits for side 3"),
+    ]
+    (pool,) = pools(notes)
+    expected = [call.replace("POOL", pool) for call in CAPTURE if call != "run on side 1"]
+    assert notes.calls == [*expected[:1], *fork, *expected[1:4], *fork, *expected[4:]]
+    assert outputs["x"] == 2 and notes.stream == "default"
 
 
 def test_nothing_is_collected_by_itself_within_a_capture(notes: Notes) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from iris_fast.graphs import Tensors
+from iris_fast.graphs import Graphs, Tensors
 from iris_fast.kernels import sample_categorical
 from iris_fast.models.actor_critic import ActorCritic, LSTMState
 from iris_fast.models.transformer import TransformerConfig
@@ -30,6 +32,15 @@ class Stretch:
     burn_in: int | None
     last: bool
     first_row: int = 0
+
+    def parts(self, count: int) -> list[Stretch]:
+        """The stretches of `count` parts of the batch, or of as many as it has rows; the first ones are the larger."""
+        count = min(count, self.batch)
+        ends = [-(-self.batch * part // count) for part in range(count + 1)]
+        return [
+            replace(self, batch=end - begin, first_row=self.first_row + begin)
+            for begin, end in zip(ends, ends[1:], strict=False)
+        ]
 
 
 def stretches(
@@ -143,3 +154,29 @@ class DeviceRollout:
             tokens.append(token)
             x = self.passes.feed(token[:, None], held + slot)[:, 0]
         return torch.stack(tokens, dim=1)
+
+
+class SideBySide:
+    """A stretch whose batch is divided into parts, which run at the same time; each has its own cache.
+
+    A pass of a token waits for memory more than it computes, so another part can compute meanwhile. Draws are
+    addressed by row, so the rollout is that of the whole batch.
+    """
+
+    def __init__(self, parts: Sequence[DeviceRollout], graphs: Graphs):
+        self.parts = parts
+        self.graphs = graphs
+
+    def __call__(self, inputs: Tensors) -> Tensors:
+        sizes = [part.stretch.batch for part in self.parts]
+        shares = {
+            name: value.split(sizes) if value.dim() else (value,) * len(sizes)
+            for name, value in inputs.items()
+        }
+        found = self.graphs.side_by_side(
+            [
+                partial(part, {name: values[index] for name, values in shares.items()})
+                for index, part in enumerate(self.parts)
+            ]
+        )
+        return {name: torch.cat([one[name] for one in found]) for name in found[0]}

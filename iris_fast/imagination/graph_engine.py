@@ -9,7 +9,7 @@ host. The graph has not yet run on a GPU.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +24,7 @@ from iris_fast.models.versioned import Version
 from iris_fast.randomness import PhiloxDraws
 
 from .device_dream import DeviceDream, DreamRoom
-from .device_rollout import DeviceRollout, Stretch, stretches
+from .device_rollout import DeviceRollout, SideBySide, Stretch, stretches
 from .engine import ImaginationStart, Rollout, check_rollout
 from .frame_decoder import FrameDecoder
 from .token_pass import InferenceWeights, TokenPasses
@@ -36,12 +36,14 @@ class GraphOptions:
     oracle's, unless two choices differ by less than rounding; in bfloat16 the distribution is the oracle's to
     bfloat16 rounding. `precision`: of float32 products in our kernels, "ieee" (exact), "tf32x3" (nearly exact) or
     "tf32". `launches_per_layer`: for a pass of one token. By calculation two are faster than five only if a launch in
-    a graph costs 1.5 µs (`benchmarks/LOG.md`); neither has been timed on a GPU.
+    a graph costs 1.5 µs (`benchmarks/LOG.md`); neither has been timed on a GPU. `streams`: parts of the batch that run
+    at the same time, with the same trajectory; whether two are faster is for a GPU to tell.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     precision: Literal["ieee", "tf32x3", "tf32"] = "ieee"
     launches_per_layer: Literal[2, 5] = 5
+    streams: int = 1
 
 
 class CudaGraphEngine:
@@ -61,7 +63,7 @@ class CudaGraphEngine:
         self.graphs = CudaGraphs(agent.device) if graphs is None else graphs
         self._versions: dict[str, Version] = {}  # of the weights in use
         self._calls: dict[Stretch, GraphedCall] = {}
-        self._passes: dict[int, TokenPasses] = {}
+        self._passes: dict[tuple[int, int], TokenPasses] = {}  # by part of the batch, and rows
         self._rooms: dict[int, list[DreamRoom]] = {}  # of dreams that are over, by batch
         self._decodings: dict[int, GraphedCall] = {}  # by batch
         self._prepare()
@@ -121,11 +123,18 @@ class CudaGraphEngine:
             self._calls[stretch] = GraphedCall(self.rollout(stretch), self.graphs)
         return {name: tensor.clone() for name, tensor in self._calls[stretch](inputs).items()}
 
-    def rollout(self, stretch: Stretch) -> DeviceRollout:
+    def rollout(self, stretch: Stretch) -> Callable[[Tensors], Tensors]:
         """The captured call of a stretch. Calls of one batch size share a cache; each starts by emptying it."""
-        if stretch.batch not in self._passes:
-            self._passes[stretch.batch] = self._new_passes(stretch.batch)
-        return DeviceRollout(stretch, self.agent.actor_critic, self._decoder, self._passes[stretch.batch])
+        parts = [
+            DeviceRollout(part, self.agent.actor_critic, self._decoder, self._passes_of(index, part.batch))
+            for index, part in enumerate(stretch.parts(self.options.streams))
+        ]
+        return parts[0] if len(parts) == 1 else SideBySide(parts, self.graphs)
+
+    def _passes_of(self, part: int, batch: int) -> TokenPasses:
+        if (part, batch) not in self._passes:
+            self._passes[part, batch] = self._new_passes(batch)
+        return self._passes[part, batch]
 
     def _new_passes(self, batch: int) -> TokenPasses:
         return TokenPasses(self._weights, batch, self.options.precision, self.options.launches_per_layer)

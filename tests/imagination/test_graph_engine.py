@@ -73,6 +73,15 @@ def test_a_part_of_a_batch_is_imagined_as_in_the_whole(horizon: int) -> None:
         assert_same_trajectory(engine.imagine(rows(start, which), horizon, seed=7), expected)
 
 
+@pytest.mark.parametrize("streams", [2, 3, BATCH + 1])
+@pytest.mark.parametrize("horizon", [1, 13])
+def test_parts_side_by_side_imagine_what_the_whole_batch_does(streams: int, horizon: int) -> None:
+    agent = micro_agent()
+    expected = OracleEngine(agent).imagine(make_start(), horizon, seed=7)
+    engine = uncaptured(agent, replace(FLOAT32, streams=streams))
+    assert_same_trajectory(engine.imagine(make_start(), horizon, seed=7), expected)
+
+
 @pytest.mark.parametrize("seed", [0, 2**40 + 3, 2**63 - 1])
 def test_one_capture_serves_every_seed_and_start(seed: int) -> None:
     agent = micro_agent()
@@ -133,6 +142,11 @@ def test_stretches_rebuild_the_cache_where_the_oracle_does() -> None:
     assert stretches(4, 2, 3, config) == [Stretch(2, 4, 3, True)]
     assert stretches(5, 2, 3, config) == [Stretch(2, 3, 3, False), Stretch(2, 2, None, True)]
     assert [s.steps for s in stretches(13, 2, 3, config)] == [3, 3, 3, 4]
+    assert [(s.batch, s.first_row) for s in Stretch(7, 1, None, True, 5).parts(3)] == [
+        (3, 5),
+        (2, 8),
+        (2, 10),
+    ]
     with pytest.raises(ValueError, match="at least 1 step, not 0"):
         stretches(0, 2, 3, config)
 
@@ -276,7 +290,9 @@ def on_gpu(start: ImaginationStart) -> ImaginationStart:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("horizon", [4, 9])
-@FORMS
+@pytest.mark.parametrize(
+    "options", [FLOAT32, TWO, replace(FLOAT32, streams=2)], ids=["five", "two", "streams"]
+)
 def test_on_a_gpu_the_captured_rollout_is_the_oracles(options: GraphOptions, horizon: int) -> None:
     agent = micro_agent("world_model.num_layers=2").to("cuda")
     engine = CudaGraphEngine(agent, options)
