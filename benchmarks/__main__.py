@@ -76,6 +76,11 @@ def make_parser() -> CommandParser:
         help="the time to fit in, with fewer rounds on a slow machine (10)",
     )
     parser.add_argument(
+        "--precision",
+        choices=("float32", "bf16"),
+        help="of captured steps and rollouts on a GPU (training_steps, layer_launches) this precision alone",
+    )
+    parser.add_argument(
         "--run",
         type=path_argument,
         metavar="FOLDER",
@@ -122,7 +127,15 @@ def main(argv: list[str] | None = None) -> int:
     systems = Systems(device, threads, arguments.reference, peers, arguments.compile)
     expected = [CASES[name].expected(device) for name in names]
     plan = Plan(60 * arguments.minutes, expected, unlimited=arguments.full)
-    run = Run(arguments.quick, systems, plan, arguments.batches, arguments.run, arguments.rounds)
+    run = Run(
+        arguments.quick,
+        systems,
+        plan,
+        arguments.batches,
+        arguments.run,
+        arguments.rounds,
+        arguments.precision,
+    )
     if arguments.json is not None:
         make_folder(arguments.json)
     failed = []

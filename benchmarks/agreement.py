@@ -18,7 +18,9 @@ from .registry import Run
 from .systems.ours import replayed
 from .systems.weights import ACTIONS, noise_frames, random_agent, random_lpips, save_agent
 
-TOLERANCE = {"ours_float16_cache": 2e-3}
+TOLERANCE = {"ours_float16_cache": 2e-3, "ours_bf16": 5e-2}
+# Of a rollout's first imagined frame with steep heads: one draw that falls otherwise changes those after it.
+LEAST_SHARE_OF_TOKENS = 0.25
 # The largest allowed difference, as a share of the largest number: ten layers add in another order.
 FLOAT32 = 1e-4
 BATCH, STEPS, SEED = 2, 2, 5
@@ -121,7 +123,7 @@ def _check(run: Run, side: str, first: Tensor, actions: Tensor, frames: Tensor) 
         "goes_on": worker.call("goes_on"),
     }
     worker.call("load", weights.steep_file)
-    if facts["same_model"] and side not in TOLERANCE:
+    if facts["same_model"] and (side not in TOLERANCE or not worker.call("has_parts")):
         facts["trajectory"] = _trajectory(run, side, weights.steep, frames)
     worker.call("load", weights.file)
     facts["has_parts"] = worker.call("has_parts")
@@ -174,6 +176,8 @@ def _trajectory(run: Run, side: str, steep: Agent, frames: Tensor) -> dict[str, 
 
     expected = run.once("steep rollout", imagine)
     _, found = run.systems.worker(side).call("rollout", frames, STEPS + 1, SEED)
+    if side in TOLERANCE:
+        return _nearly(found, expected, TOLERANCE[side])
     for name in ("actions", "rewards", "ends"):
         if not torch.equal(found[name].double(), getattr(expected, name).double()):
             return {"equal": False, "what": name}
@@ -181,3 +185,15 @@ def _trajectory(run: Run, side: str, steep: Agent, frames: Tensor) -> dict[str, 
     if not gap <= 1.5 / 255:  # the public implementation rounds frames to 256 levels
         return {"equal": False, "what": f"a pixel is off by {float(gap):.2g}"}
     return {"equal": True, "steps": STEPS + 1, "rows": BATCH}
+
+
+def _nearly(found: dict[str, Tensor], expected: Any, tolerance: float) -> dict[str, Any]:
+    """Compares a rollout in low precision: the frames that it begins with, and the draws of the next frame."""
+    first, exact = found["observations"][:, 0], expected.observations[:, 0]
+    gap = float((first - exact).norm() / exact.norm())
+    share = float((found["tokens"][:, 1] == expected.tokens[:, 1]).float().mean())
+    if not gap <= tolerance:
+        return {"equal": False, "what": f"its first frames differ by {gap:.2g}"}
+    if share < LEAST_SHARE_OF_TOKENS:
+        return {"equal": False, "what": f"only {share:.0%} of its first frame's tokens are the oracle's"}
+    return {"equal": True, "steps": 1, "rows": BATCH, "share_of_tokens": share}

@@ -24,6 +24,7 @@ from torch import Tensor
 from benchmarks.cases.layer_launches import start_of
 from benchmarks.cases.token_cache import ACTIONS, filled_store
 from benchmarks.cases.training_steps import timed
+from benchmarks.chip import facts as chip_facts
 from benchmarks.profiling import operations_of
 from benchmarks.systems.weights import random_lpips
 from iris_fast.agent import PARTS, Agent
@@ -38,6 +39,7 @@ from iris_fast.imagination.randomness import Purpose
 from iris_fast.imagination.token_pass import InferenceWeights, TokenPasses
 from iris_fast.kernels import SPECS
 from iris_fast.kernels.common.spec import Problem
+from iris_fast.models.world_model import WorldModel
 from iris_fast.replay.cache import FrameCache
 from iris_fast.training.device import engine_of, prepare
 from iris_fast.training.graphed_step import GraphedPartTrainer, preserved
@@ -62,6 +64,14 @@ PACKAGES = (
     "tensorboard",
 )
 LAUNCHES: tuple[Any, ...] = (5, 2)
+FORMS_OF = {
+    "5 launches": (5, 1),
+    "2 launches": (2, 1),
+    "2 launches, halves side by side": (2, 2),
+    "5 launches, halves side by side": (5, 2),
+}
+"""Launches a layer and streams of the CUDA-graph engine."""
+FORMS = tuple(FORMS_OF)
 
 Facts = Iterator[tuple[str, Any]]
 
@@ -87,6 +97,8 @@ def chip() -> Facts:
     body = lambda: [numbers[:1024].add_(1) for _ in range(200)]  # noqa: E731
     seconds = replayed(lambda: {"last": body()[-1]})
     yield "a small launch in a graph, us", round(1e6 * seconds / 200, 2)
+    if CUDA:
+        yield from chip_facts()
 
 
 def exact() -> Facts:
@@ -131,26 +143,50 @@ def tensors(result: Any) -> list[Tensor]:
     return [part.clone() for part in parts if part is not None]
 
 
-def rollouts() -> Facts:
-    """Tokens beside the oracle's, then seconds of whole rollouts, by batch and launches a layer."""
+def tokens() -> Facts:
+    """Two captured steps beside the oracle's, in every form; this also compiles what `rollouts` times."""
     agent = random_paper_agent()
-    start = start_of(agent, min(4, BATCH))
+    start = start_of(agent, BATCH)
     expected = OracleEngine(agent).imagine(start, 2, 7)
-    for launches in LAUNCHES:
-        engine = CudaGraphEngine(agent, GraphOptions(launches_per_layer=launches), graphs())
-        found = engine.imagine(start, 2, 7)
-        same = float((found.tokens == expected.tokens).float().mean())
-        yield f"{launches} launches: share of the oracle's tokens", same
+    for dtype in dict.fromkeys(("float32", BFLOAT16)):
+        for form in FORMS:
+            yield (
+                f"share of the oracle's tokens, {dtype}, {form}",
+                agreement(agent, start, dtype, form, expected),
+            )
+
+
+def agreement(agent: Agent, start: ImaginationStart, dtype: str, form: str, expected: Rollout) -> Any:
+    try:
+        found = engine_of_form(agent, dtype, form).imagine(start, 2, 7)
+        return round(float((found.tokens == expected.tokens).float().mean()), 4)
+    except Exception as error:  # the other forms may work
+        traceback.print_exc()
+        return failure(error)
+
+
+def rollouts() -> Facts:
+    """Milliseconds of whole rollouts, by batch and form."""
+    agent = random_paper_agent()
     for batch in (64, 32, 1) if CUDA else (2,):
         start = start_of(agent, batch)
-        for launches in LAUNCHES:
-            options = GraphOptions(dtype=BFLOAT16, launches_per_layer=launches)  # type: ignore[arg-type]
-            engine = CudaGraphEngine(agent, options, graphs())
-            seconds = timed(partial(rolled, engine, start), REPEATS, DEVICE)
-            yield (
-                f"rollout {batch} × {HORIZON}, {launches} launches, ms",
-                {name: round(1e3 * value, 2) for name, value in seconds.items()},
-            )
+        for form in FORMS if batch > 1 else FORMS[:2]:
+            yield f"rollout {batch} × {HORIZON}, {form}, ms", rollout_times(agent, start, form)
+
+
+def rollout_times(agent: Agent, start: ImaginationStart, form: str) -> Any:
+    try:
+        seconds = timed(partial(rolled, engine_of_form(agent, BFLOAT16, form), start), REPEATS, DEVICE)
+        return {name: round(1e3 * value, 2) for name, value in seconds.items()}
+    except Exception as error:  # the other forms may work
+        traceback.print_exc()
+        return failure(error)
+
+
+def engine_of_form(agent: Agent, dtype: str, form: str) -> CudaGraphEngine:
+    launches, streams = FORMS_OF[form]
+    options = GraphOptions(dtype=dtype, launches_per_layer=launches, streams=streams)  # type: ignore[arg-type]
+    return CudaGraphEngine(agent, options, graphs())
 
 
 def rolled(engine: CudaGraphEngine, start: ImaginationStart, seed: int) -> Rollout:
@@ -170,6 +206,8 @@ def parts() -> Facts:
         for held in (16, last // 2, last):
             seconds = replayed(partial(sixteen, passes, tokens, held))
             yield f"token pass, {launches} launches, {held} held, us", round(1e6 * seconds / 16, 2)
+        seconds = replayed_halves(model, tokens, launches, last)
+        yield f"the same in halves side by side, {last} held, us", round(1e6 * seconds / 16, 2)
     x = passes.feed(tokens[:, :1], 16)[:, 0]
     seed = torch.zeros((), dtype=torch.int64, device=DEVICE)
     head = passes.weights.observations
@@ -193,6 +231,19 @@ def parts() -> Facts:
 def sixteen(passes: TokenPasses, tokens: Tensor, held: int) -> dict[str, Tensor]:
     """Passes of a frame's tokens, one after the other."""
     return {str(i): passes.feed(tokens[:, i : i + 1], held + i) for i in range(16)}
+
+
+def replayed_halves(model: WorldModel, tokens: Tensor, launches: Any, held: int) -> float:
+    weights, both = InferenceWeights(model, getattr(torch, BFLOAT16)), graphs()
+    halves = [
+        (TokenPasses(weights, len(half), "ieee", launches), half) for half in tokens.split(len(tokens) // 2)
+    ]
+
+    def side_by_side() -> dict[str, Tensor]:
+        found = both.side_by_side([partial(sixteen, passes, half, held) for passes, half in halves])
+        return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+
+    return replayed(side_by_side, both)
 
 
 def training() -> Facts:
@@ -242,16 +293,23 @@ def profiled() -> Facts:
     """Kernel by kernel, a rollout of two steps."""
     agent = random_paper_agent()
     start = start_of(agent, BATCH)
-    for launches in LAUNCHES:
-        options = GraphOptions(dtype=BFLOAT16, launches_per_layer=launches)  # type: ignore[arg-type]
-        engine = CudaGraphEngine(agent, options, graphs())
+    for form in FORMS[:2]:
+        engine = engine_of_form(agent, BFLOAT16, form)
         engine.imagine(start, 2, 1)
-        found = operations_of(lambda engine=engine: engine.imagine(start, 2, 2), DEVICE)  # type: ignore[misc]
-        yield f"{launches} launches: kernels of two steps", found
+        found = operations_of(partial(engine.imagine, start, 2, 2), DEVICE)
+        yield f"{form}: kernels of two steps", {name: found.get(name) for name in ("seconds", "calls")}
+        for one in found.get("largest", []):
+            each = f"{1e6 * one['seconds'] / one['calls']:.2f} us each"
+            yield (
+                f"{form}: {one['name'][:80]}",
+                f"{1e6 * one['seconds']:.0f} us, {one['calls']} calls, {each}",
+            )
+        if "error" in found:
+            yield form, f"FAILED {found['error']}"
 
 
 SECTIONS: dict[str, Callable[[], Facts]] = {
-    section.__name__: section for section in (chip, exact, rollouts, parts, training, profiled)
+    section.__name__: section for section in (chip, exact, tokens, rollouts, parts, training, profiled)
 }
 
 
@@ -259,9 +317,9 @@ def graphs() -> Graphs:
     return CudaGraphs(DEVICE) if CUDA else Uncaptured(DEVICE)
 
 
-def replayed(body: Callable[[], dict[str, Tensor]]) -> float:
+def replayed(body: Callable[[], dict[str, Tensor]], by: Graphs | None = None) -> float:
     """Seconds of a replay of `body`."""
-    replay, _ = graphs().capture(body)
+    replay, _ = (by or graphs()).capture(body)
     return float(timed(lambda _: replay(), REPEATS, DEVICE)["median"])
 
 
@@ -292,6 +350,8 @@ def run(name: str, folder: Path) -> bool:
     except Exception as error:  # the other sections may work
         traceback.print_exc()
         say("the rest", failure(error))
+    except KeyboardInterrupt:
+        say("the rest", "FAILED there was no time left")
     return not any("FAILED" in str(value) for value in facts.values())
 
 

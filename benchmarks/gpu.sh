@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # What needs a GPU, in three calls on a machine without network:
-#   first    200 s, PyTorch and Triton alone: the chip, every kernel, rollouts, parts, captured steps, a profile
-#   figures  400 s: engine tests, training steps and layer launches in detail, a short training, the same learning
-#   compare  530 s: beside the public implementation, and every kernel beside others; builds the C++ extension
+#   first    200 s, PyTorch and Triton alone (nvcc where it is): the chip, every kernel, rollouts, parts, captured
+#            steps, a profile
+#   figures  400 s, in bf16: engine tests, training steps and layer launches, a short training, the same learning
+#   compare  530 s, in float32 and bf16: beside the public implementation, and every kernel beside others; builds the
+#            C++ extension
 # Usage: benchmarks/gpu.sh first|figures|compare FOLDER [CHECKOUT]. FOLDER takes CALL.tar.gz with logs and JSON, made
 # anew after each step, and CALL.txt, what was printed. A step that fails, hangs or finds the disk full leaves the
 # others alone. STEPS="exact parts" runs those steps alone; MOST=30 gives each step 30 s at most; SANITIZE=1 runs
-# the kernels' tests under compute-sanitizer instead.
+# the kernels' tests under compute-sanitizer instead. DEVICE=cpu rehearses a call in small without a GPU.
 set -uo pipefail
 call=${1:-}
 declare -A limits=([first]=200 [figures]=400 [compare]=530)
 limit=${limits[$call]:-0}
-[ "$limit" -gt 0 ] && [ $# -ge 2 ] || { sed -n '2,9s/^# //p' "$0" >&2; exit 2; }
+[ "$limit" -gt 0 ] && [ $# -ge 2 ] || { sed -n '2,11s/^# //p' "$0" >&2; exit 2; }
 out=$(mkdir -p "$2" && cd "$2" && pwd) || exit 2
 checkout=${3:+$(cd "$3" && pwd)}
 [ -n "$checkout" ] || [ -z "${3:-}" ] || exit 2
@@ -30,29 +32,45 @@ keep() {
     mv -T "$out/$call.tar.gz.part" "$out/$call.tar.gz" 2>/dev/null || echo "results were not kept in $out"
 }
 
-# step NAME SECONDS LINES COMMAND…: runs within that time and what is left of the whole; keeps its log.
+# failed SENTENCE: says it now, and at the end.
+failed() { echo "$1" | tee -a "$work/failures.log" 2>/dev/null; }
+
+# shown LINES: the last LINES of what comes, or its `facts` and the last line that is none.
+shown() {
+  if [ "$1" = facts ]; then awk '/^\[/ { print; next } NF { last = $0 } END { if (last) print last }'; else tail -n "$1"; fi
+}
+
+# step NAME SECONDS LINES COMMAND…: runs within that time and what is left of the whole; keeps its log where there is
+# room, and prints what is `shown` of it.
 step() {
-  local name=$1 seconds=$2 lines=$3 left=$((limit - SECONDS)) began=$SECONDS
+  local name=$1 seconds=$2 lines=$3 left=$((limit - SECONDS)) began=$SECONDS code printed
   shift 3
   [[ " ${STEPS:-$name} " == *" $name "* ]] || return 0
   if [ "$left" -lt 10 ]; then
-    echo "$name: no time left (STEPS=$name runs it)" | tee -a "$work/failures.log"
+    failed "$name: no time left (STEPS=$name runs it)"
     return
   fi
   seconds=$((left < seconds ? left : seconds))
   seconds=$((seconds < ${MOST:-600} ? seconds : MOST))
-  env --default-signal=INT timeout -k 5 -s INT "$seconds" "$@" >"$work/$name.log" 2>&1
-  local code=$?
-  printf '\n== %s (%d to %d s)\n' "$name" "$began" "$SECONDS"
-  tail -n "$lines" "$work/$name.log"
-  [ "$code" = 0 ] || printf '%s: exit %d after %d s\n' "$name" "$code" "$((SECONDS - began))" | tee -a "$work/failures.log"
+  printed=$(
+    env --default-signal=INT timeout -k 5 -s INT "$seconds" "$@" 2>&1 | tee "$work/$name.log" 2>/dev/null | shown "$lines"
+    exit "${PIPESTATUS[0]}"
+  )
+  code=$?
+  printf '\n== %s (%d to %d s)\n%s\n' "$name" "$began" "$SECONDS" "$printed"
+  [ "$code" = 0 ] || failed "$name: exit $code after $((SECONDS - began)) s"
   keep
 }
 
 tests=(python3 -m pytest -q -m gpu -p no:cacheprovider --continue-on-collection-errors)
 python3 -c 'import xdist' 2>/dev/null && tests+=(-n 12)
 contact=(python3 -m benchmarks.first_contact "$work")
-measured=(python3 -m benchmarks --device cuda --json "$work")
+measured=(python3 -m benchmarks --device "${DEVICE:-cuda}" --json "$work")
+trained=(--preset paper common.precision=bf16)
+if [ "${DEVICE:-cuda}" = cpu ]; then
+  measured+=(--quick --threads 1)
+  trained=(--preset tiny tokenizer.perceptual=lpips training.{tokenizer,world_model,actor_critic}.steps_per_epoch=1)
+fi
 
 sanitize() {
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1  # a tensor's memory is its own; a graph cannot be captured that way
@@ -63,43 +81,43 @@ sanitize() {
 }
 
 first() {
-  step chip 25 12 "${contact[@]}" chip
-  # Compiling takes most of both, and neither is timed.
-  step kernel_tests 75 8 "${tests[@]}" -k "not compiles_whole and not well_formed" tests/kernels &
-  step exact 75 60 "${contact[@]}" exact
+  step chip 30 facts "${contact[@]}" chip
+  # Compiling takes most of these three, and none is timed.
+  step kernel_tests 50 8 "${tests[@]}" -k "not compiles_whole and not well_formed" tests/kernels &
+  step tokens 50 facts "${contact[@]}" tokens &
+  step exact 50 facts "${contact[@]}" exact
   wait
-  step rollouts 60 12 "${contact[@]}" rollouts
-  step parts 40 16 "${contact[@]}" parts
-  step training 60 4 "${contact[@]}" training
-  step profiled 25 2 "${contact[@]}" profiled
+  step rollouts 40 facts "${contact[@]}" rollouts
+  step parts 25 facts "${contact[@]}" parts
+  step training 40 facts "${contact[@]}" training
+  step profiled 15 facts "${contact[@]}" profiled
 }
 
 figures() {
-  step engine_tests 80 8 "${tests[@]}" tests/imagination tests/training tests/test_acting.py
-  step training_steps 110 4 "${measured[@]}" --only training_steps
-  step layer_launches 60 20 "${measured[@]}" --only layer_launches
+  step engine_tests 75 8 "${tests[@]}" tests/imagination tests/training tests/test_acting.py
+  step training_steps 80 60 "${measured[@]}" --precision bf16 --only training_steps
+  step layer_launches 45 20 "${measured[@]}" --precision bf16 --only layer_launches
   # The paper's loss has LPIPS, whose weights would be downloaded: made-up ones of its shape take the same time.
-  STEPS=${STEPS:+lpips $STEPS} step lpips 20 2 python3 -c 'import sys, torch
+  STEPS=${STEPS:+lpips $STEPS} step lpips 15 2 python3 -c 'import sys, torch
 from benchmarks.systems.weights import random_lpips
 torch.save(random_lpips().state_dict(), sys.argv[1])' "$scratch/lpips.pt"
-  step train 90 8 python3 -m iris_fast.train --game Pong --preset paper --run-dir "$scratch/run" \
+  step train 90 8 python3 -m iris_fast.train --game Pong --run-dir "$scratch/run" \
     initialization.lpips_weights="$scratch/lpips.pt" \
-    env.backend=ale common.precision=bf16 collection.train.config.num_steps=100 common.epochs=3 \
+    env.backend=ale collection.train.config.num_steps=100 common.epochs=3 \
     training.tokenizer.start_after_epochs=0 training.world_model.start_after_epochs=1 \
     training.actor_critic.start_after_epochs=2 training.tokenizer.steps_per_epoch=50 \
     training.world_model.steps_per_epoch=50 training.actor_critic.steps_per_epoch=20 \
     collection.test.num_envs=4 collection.test.config.num_episodes=4 evaluation.every=3 \
-    evaluation.num_imagined_episodes=0
+    evaluation.num_imagined_episodes=0 "${trained[@]}"
   cp "$scratch/run/logs/metrics.jsonl" "$work/train_metrics.jsonl" 2>/dev/null
-  step same_learning 100 12 "${measured[@]}" --only same_learning
+  step same_learning 95 60 "${measured[@]}" --minutes 1.4 --only same_learning
 }
 
 compare() {
   local reference=(${checkout:+--reference "$checkout"})
   STEPS=${STEPS:+build $STEPS} step build 90 3 python3 setup.py -q build_ext --inplace
-  step compare 160 40 "${measured[@]}" "${reference[@]}" --batches 64 --minutes 2.4 \
+  step compare 180 40 "${measured[@]}" "${reference[@]}" --batches 64 --minutes 2.4 \
     --only environments,rollout,gradient_steps,playing,projection
-  step captured_projection 20 4 python3 -m benchmarks.report.captured_projection "$work"
   step kernels 200 3 "${measured[@]}" --only 'kernel_*' --minutes 3
 }
 

@@ -31,7 +31,8 @@ class Run:
     """One call of the command: its options, and the state that its cases share.
 
     `plan` shares out the time; `batches`, where given, are the only batch sizes to take, and `rounds` stands for the
-    rounds that comparisons of systems usually have; `trained`, where given, is the folder of a training run, for
+    rounds that comparisons of systems usually have; `precision`, where given, is the only one to take of cases that
+    take several; `trained`, where given, is the folder of a training run, for
     cases about what one has learned; `results` are those of the cases so far; `shared` holds what is measured once.
     """
 
@@ -41,6 +42,7 @@ class Run:
     batches: tuple[int, ...] | None = None
     trained: Path | None = None
     rounds: int | None = None
+    precision: str | None = None
     results: dict[str, Result] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
 
@@ -87,6 +89,10 @@ class Run:
     def takes(self, batch: int) -> bool:
         """Whether this batch size was requested."""
         return self.batches is None or batch in self.batches
+
+    def takes_precision(self, name: str) -> bool:
+        """Whether this precision was requested."""
+        return self.precision in (None, name)
 
     def once(self, name: str, make: Callable[[Run], Any]) -> Any:
         """The result of `make`, which is called the first time only."""

@@ -72,6 +72,6 @@ def layer_launches(run: Run) -> Result:
     paper = cuda and not run.quick
     agent = Agent(resolve(preset_config("paper" if paper else "tiny", "Pong")).agent, ACTIONS)
     agent = agent.to(device).eval()
-    sizes = GPU_SIZES if paper else (("float32", 2, 2),)
+    sizes = [size for size in GPU_SIZES if run.takes_precision(size[0])] if paper else [("float32", 2, 2)]
     found = [measure(agent, graphs, *size, 9 if cuda else 2) for size in sizes]
     return Result(found, Ceilings(device.type), facts={"captured": cuda})

@@ -32,7 +32,7 @@ QUICK_SIZES = {2: Cost(2, 1)}
 
 def kv_bytes(side: str) -> int:
     """Bytes of a number in a side's cache."""
-    return 2 if side == "ours_float16_cache" else 4
+    return 2 if side in ("ours_float16_cache", "ours_bf16") else 4
 
 
 def rollout_work(run: Run, batch: int, horizon: int) -> Work:

@@ -28,6 +28,7 @@ STEPS, WINDOWS, SEEDS = 200, 4, 3
 GRADIENTS = (
     4  # batches whose gradients are compared: of one alone, a few codewords decide that rounding changes
 )
+SHORT_STEPS = 60  # where all of it must end within two minutes
 GPU_BATCHES = (
     *("training.tokenizer.batch_num_samples=32", "training.tokenizer.pieces=1"),
     *("training.world_model.batch_num_samples=16", "training.actor_critic.batch_num_samples=16"),
@@ -210,10 +211,14 @@ def compare(
 
 @case("same_learning", minutes=4)
 def same_learning(run: Run) -> Result:
-    """Losses over 200 bf16 steps (captured on a GPU) beside float32 runs of other seeds, and gradients."""
-    steps = WINDOWS if run.quick else STEPS
+    """Losses over 200 bf16 steps (captured on a GPU) beside float32 runs of other seeds, and gradients.
+
+    If all is to end within two minutes (`--minutes`), 60 steps.
+    """
+    steps = WINDOWS if run.quick else SHORT_STEPS if run.plan.seconds < 120 else STEPS
     if torch.cuda.is_available():
         preset, batches = ("tiny", CPU_BATCHES) if run.quick else ("paper", GPU_BATCHES)
-        return Result(facts=compare(preset, steps, ("common.precision=bf16",), batches, GPU_SECONDS))
+        seconds = min(GPU_SECONDS, 0.7 * run.plan.seconds)
+        return Result(facts=compare(preset, steps, ("common.precision=bf16",), batches, seconds))
     preset = "tiny" if run.quick else "small"
     return Result(facts=compare(preset, steps, ("common.precision=bf16",), CPU_BATCHES))

@@ -49,8 +49,14 @@ def timed(function: Callable[[int], object], repeats: int, device: torch.device)
     return {"median": statistics.median(warm), "min": min(warm), "max": max(warm), "first": seconds[0]}
 
 
-def measure(preset: str, repeats: int, *overrides: str, operations: bool = False) -> dict[str, Any]:
-    """Seconds of the three steps and of one rollout with a preset on this machine's device.
+def measure(
+    preset: str,
+    repeats: int,
+    *overrides: str,
+    operations: bool = False,
+    found: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Seconds of the three steps and of one rollout with a preset on this machine's device, in `found` as they come.
 
     `operations`: also the operations that take each step's time, and the share of the matrix rate that a gradient
     step's products and convolutions reach (on a GPU without those of cuDNN's LSTM, which are not counted).
@@ -70,7 +76,8 @@ def measure(preset: str, repeats: int, *overrides: str, operations: bool = False
     cache = FrameCache(agent.coder, store, max_bytes=limit)
     engine = engine_of(agent, config.common)
     graphs = graphs_of(device) if config.training.cuda_graphs else None
-    found: dict[str, Any] = {
+    found = {} if found is None else found
+    found |= {
         "preset": preset,
         "overrides": list(overrides),
         "precision": config.common.precision,
@@ -153,16 +160,19 @@ GPU_SIDES = {
 def training_steps(run: Run) -> Result:
     """Seconds of the tokenizer, world-model and actor-critic step and of a rollout (small on CPU, paper on GPU)."""
     if not torch.cuda.is_available():
-        found = measure(*("tiny", 1) if run.quick else ("small", 10))
-        return Result(ceilings=Ceilings("cpu"), facts=found)
+        alone = measure(*("tiny", 1) if run.quick else ("small", 10))
+        return Result(ceilings=Ceilings("cpu"), facts=alone)
     preset, repeats = ("tiny", 2) if run.quick else ("paper", 10)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, overrides in GPU_SIDES.items():
+        if not run.takes_precision(name):
+            continue
+        found[name] = {}
         try:
-            found[name] = measure(preset, repeats, *overrides, operations=name == "bf16")
+            measure(preset, repeats, *overrides, operations=name == "bf16", found=found[name])
         except Exception as error:  # a failing side must not end the others
-            found[name] = {"error": f"{type(error).__name__}: {error}"}
+            found[name]["error"] = f"{type(error).__name__}: {error}"
         except KeyboardInterrupt:  # nor one without time left
-            found[name] = {"error": "interrupted"}
+            found[name]["error"] = "interrupted"
             break
     return Result(ceilings=run.machine().ceilings(), facts=found)

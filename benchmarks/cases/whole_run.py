@@ -75,7 +75,8 @@ def measure(run: Run, sides: list[str], what: str, method: str, batch: int, cost
 def playing(run: Run) -> Result:
     """Acting on raw frames as in collection and tests, frames encoded and decoded, the policy alone."""
     sides, found = agreeing(run)
-    sides = [side for side in sides if side not in ("ours_float16_cache", "pytorch", "pytorch_compiled")]
+    left_out = ("ours_float16_cache", "ours_bf16", "pytorch", "pytorch_compiled")
+    sides = [side for side in sides if side not in left_out]
     sizes = (QUICK_SIZES if run.quick else SIZES) if sides else ()
     costs = [Cost(3, 2.0)] * len(sizes)
     measured = [measure(run, sides, *size, costs[index:]) for index, size in enumerate(sizes)]

@@ -51,7 +51,10 @@ def project_captured(steps: Mapping[str, Any], environments: Result) -> dict[str
         count: min(spread.median for spread in size.seconds.values()) / size.number("steps")
         for count, size in sizes.items()
     }
-    sides = {name: side for name, side in steps.items() if isinstance(side, Mapping) and "acting" in side}
+    needed = {"acting", "coding_a_frame", *PARTS}
+    sides = {
+        name: side for name, side in steps.items() if isinstance(side, Mapping) and needed <= side.keys()
+    }
     sides = {name: side for name, side in sides.items() if side["preset"] == "paper"}
     if not sides:
         raise UserError("nothing can be projected: training_steps has no step of the paper's agent")

@@ -30,7 +30,7 @@ ROWS = (
     ("playing", "{what}, batch {batch}", lambda size: 1),
 )
 COLUMNS = (
-    *("ours", "ours_cached", "ours_float16_cache", "pytorch", "public", "public_tuned"),
+    *("ours", "ours_cached", "ours_float16_cache", "ours_bf16", "pytorch", "public", "public_tuned"),
     *("simulusion", "simulusion_tuned"),
 )
 # Of those the README shows six rows at the most, by case and facts of the size, and the columns of whole systems.

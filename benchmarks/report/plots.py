@@ -22,6 +22,7 @@ Results = Mapping[str, Result]
 COLOURS = {
     "ours": "#0b6e4f",
     "ours_float16_cache": "#66b88f",
+    "ours_bf16": "#66b88f",
     "pytorch": "#7a7a7a",
     "pytorch_compiled": "#b0b0b0",
     "public": "#c1440e",
@@ -30,7 +31,7 @@ COLOURS = {
     "simulusion_tuned": "#33658a",
     "ours_cached": "#0b6e4f",
 }
-DASHED = ("ours_float16_cache", "pytorch_compiled")
+DASHED = ("ours_float16_cache", "ours_bf16", "pytorch_compiled")
 PART_COLOURS = ("#264653", "#2a9d8f", "#e9c46a", "#f4a261", "#e76f51", "#9d4edd")
 HOUR = 3600
 

@@ -1,9 +1,11 @@
-"""Results as text: a line for each side of each size, or JSON for cases in another format."""
+"""Results as text: a line for each side of each size, or for each fact of cases in another format."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ..record import Ceilings, Ratio, Result, Size, Spread
 from ..systems.client import LABELS
@@ -33,7 +35,7 @@ HEAD = (
 def text_of(name: str, result: Result) -> str:
     """A table for people."""
     if not result.sizes and not result.left_out:
-        return json.dumps(result.facts, indent=1)
+        return "\n".join(fact_lines(result.facts))
     parts = [f"{name}: {ceilings(result.ceilings)}"]
     parts += [f"  {label_of(side)}: {why}" for side, why in result.not_timed.items()]
     parts += [
@@ -51,6 +53,18 @@ def text_of(name: str, result: Result) -> str:
         text = aligned(HEAD, rows_of(sizes, result.ceilings))
         parts.append(text if len(tables) == 1 else f"{table}\n{text}")
     return "\n".join(parts) + "\n"
+
+
+def fact_lines(facts: Mapping[str, Any], above: str = "") -> list[str]:
+    """A line a fact, with the names of what it is in; lists are cut where a line is full."""
+    found: list[str] = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            found += fact_lines(value, f"{above}{name}.")
+        else:
+            text = f"{value:.5g}" if isinstance(value, float) else json.dumps(value)
+            found.append(f"{above}{name}: {textwrap.shorten(text, 160, placeholder=' …')}")
+    return found
 
 
 def rows_of(sizes: Iterable[Size], found: Ceilings | None) -> list[list[str]]:

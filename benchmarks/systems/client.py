@@ -28,6 +28,7 @@ TUNED = {
 LABELS = {
     "ours": "ours",
     "ours_float16_cache": "ours, float16 cache",
+    "ours_bf16": "ours, bf16",
     "ours_cached": "ours, with the epoch's cache",
     "pytorch": "plain PyTorch",
     "pytorch_compiled": "plain PyTorch, torch.compile",
@@ -148,7 +149,7 @@ class Systems:
     def sides(self) -> list[str]:
         """The names of the sides, in the order of tables."""
         cpu = self.device.type == "cpu"
-        found = ["ours", "ours_float16_cache", "pytorch"] if cpu else ["ours", "pytorch"]
+        found = ["ours", "ours_float16_cache" if cpu else "ours_bf16", "pytorch"]
         found += ["pytorch_compiled"] if self.compiled else []
         if self.checkout is not None:
             found += ["public", "public_tuned"] if cpu else ["public"]
@@ -158,7 +159,7 @@ class Systems:
     def worker(self, side: str) -> Worker:
         if side not in self._workers:
             kinds = {"ours": "engine", "ours_float16_cache": "float16", "pytorch": "plain"}
-            kinds["pytorch_compiled"] = "compiled"
+            kinds |= {"ours_bf16": "bf16", "pytorch_compiled": "compiled"}
             kind = kinds.get(side, side.removesuffix("_tuned"))
             checkout = self.checkout if kind == "public" else None
             environment = TUNED if side.endswith("_tuned") else None
@@ -173,7 +174,7 @@ class Systems:
     def exactly(self, side: str) -> Iterator[None]:
         """A block in which a side's GPU convolutions are exact in float32, so that its numbers can be compared.
 
-        Outside, other sides use TF32, PyTorch's default; ours is exact by default.
+        Outside, other sides use TF32, PyTorch's default; ours is exact by default, but in bf16.
         """
         if self.device.type != "cuda":
             yield
@@ -181,7 +182,7 @@ class Systems:
         worker = self.worker(side)
         worker.call("exactly", True)
         yield
-        if not side.startswith(("ours", "pytorch")):
+        if not side.startswith(("ours", "pytorch")) or side == "ours_bf16":
             worker.call("exactly", False)
 
     def close(self) -> None:

@@ -1,18 +1,21 @@
-"""Ours: the default engine of the device, the C++ engine with a float16 cache, and plain PyTorch, also compiled."""
+"""Ours: the default engine of the device, others of our engines, and plain PyTorch, also compiled."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
 from iris_fast.agent import PARTS, Agent
+from iris_fast.graphs import Uncaptured, graphs_of
 from iris_fast.imagination.cpu_engine import CpuDream, CpuEngine, CpuOptions
 from iris_fast.imagination.dream import Dream
 from iris_fast.imagination.engine import ImaginationEngine, ImaginationStart
-from iris_fast.imagination.factory import make_engine
+from iris_fast.imagination.factory import make_engine, options_of
+from iris_fast.imagination.graph_engine import CudaGraphEngine
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.kernels.common.extension import find_extension
 from iris_fast.models.frame_codec import FrameCoder
@@ -20,6 +23,7 @@ from iris_fast.models.tokenizer import Tokenizer, in_pieces
 from iris_fast.models.transformer import KVCache
 from iris_fast.models.world_model import WorldModel
 from iris_fast.randomness import PhiloxDraws
+from iris_fast.training.device import apply_precision, autocast
 
 from .interface import Arrays, seconds_of
 from .training import OurLosses, Steps, loss_and_gradient
@@ -87,12 +91,11 @@ def replayed(
 
 
 class OurSystem:
-    """`kind`: "engine" for the device's default, "float16" for the C++ engine with that cache, "plain" PyTorch.
-
-    "compiled" is plain PyTorch with `torch.compile`.
+    """`kind`: "engine" for the device's default, "float16" for the C++ engine with that cache, "bf16" for the
+    CUDA-graph engine and gradient steps in that precision, "plain" PyTorch, "compiled" the same with `torch.compile`.
     """
 
-    KINDS = ("engine", "float16", "plain", "compiled")
+    KINDS = ("engine", "float16", "bf16", "plain", "compiled")
     same_model = True
     difference = ""
     goes_on = False
@@ -113,6 +116,10 @@ class OurSystem:
             self.engine = make_engine(self.agent)
         elif self.kind == "float16":
             self.engine = CpuEngine(self.agent, CpuOptions(kv_dtype="float16"))
+        elif self.kind == "bf16":
+            apply_precision("bf16")
+            graphs = graphs_of(self.device) or Uncaptured(self.device)
+            self.engine = CudaGraphEngine(self.agent, options_of("bf16"), graphs)
         else:
             self.engine = PlainEngine(self.agent)
         self._dream = None
@@ -240,7 +247,12 @@ class OurSystem:
     def losses(self, part: str, batch: Arrays, horizon: int) -> dict[str, float]:
         moved = {name: value.to(self.device) for name, value in batch.items()}
         module = self.agent.get_submodule(part)
-        return loss_and_gradient(part, module, lambda: self._losses.total(part, moved, horizon, 0))
+        return loss_and_gradient(part, module, lambda: self._total(part, moved, horizon, 0))
+
+    def _total(self, part: str, batch: Arrays, horizon: int, seed: int, cached: Any = None) -> Tensor:
+        """The loss; of "bf16" its products and convolutions in that precision."""
+        with autocast("bf16" if self.kind == "bf16" else "float32", self.device):
+            return self._losses.total(part, batch, horizon, seed, cached)
 
     def train(self, part: str, batch: Arrays, horizon: int, cached: bool, seed: int) -> dict[str, float]:
         moved = {name: value.to(self.device) for name, value in batch.items()}
@@ -251,9 +263,7 @@ class OurSystem:
         torch.manual_seed(seed)  # of dropout
         self._forget_frames()
         before = self._frames_remembered()
-        found = self._steps.seconds(
-            part, lambda: self._losses.total(part, moved, horizon, seed, held), training
-        )
+        found = self._steps.seconds(part, lambda: self._total(part, moved, horizon, seed, held), training)
         if part == "actor_critic":
             found["imagine_seconds"] = self._losses.imagine_seconds
         found["frames_remembered"] = float(self._frames_remembered() - before)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tarfile
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from unittest import mock
 
 import pytest
+import torch
 
+import benchmarks.chip as chip
 from benchmarks.__main__ import chosen_cases
 from benchmarks.__main__ import make_parser as benchmarks_parser
 from benchmarks.first_contact import SECTIONS
@@ -32,6 +36,14 @@ case "$*" in *"$FAILS"*) exit 3;; esac
 """
 
 
+# Notes the seconds that a command may take, and the command, which it runs.
+LIMITS = f"""#!/bin/sh
+echo "$5 $6 $7 $8 $9 ${{10}}" >> "$NOTES.limits"
+exec {which("timeout")} "$@"
+"""
+
+
+STEPS_OF_FIRST = len(SECTIONS) + 1  # and the kernels' tests
 CALLS = ("first", "figures", "compare")
 
 
@@ -44,6 +56,8 @@ def commands(
     for name in ("python3", "nvidia-smi", "compute-sanitizer"):
         (stubs / name).write_text(NOTES)
         (stubs / name).chmod(0o755)
+    (stubs / "timeout").write_text(LIMITS)
+    (stubs / "timeout").chmod(0o755)
     notes.write_text("")
     result = subprocess.run(
         ["bash", str(SCRIPT), call, str(tmp_path / "results"), *arguments],
@@ -78,7 +92,6 @@ def test_every_module_is_there(called: list[list[str]]) -> None:
     ours = {
         "benchmarks",
         "benchmarks.first_contact",
-        "benchmarks.report.captured_projection",
         "iris_fast.train",
     }
     assert modules == {"pytest"} | ours
@@ -123,13 +136,25 @@ def test_every_gpu_test_is_run_and_every_path_has_some(called: list[list[str]]) 
     assert all(any(path.is_relative_to(given) for path in marked) for given in paths)
 
 
+@pytest.mark.parametrize(("call", "seconds"), [("first", 200), ("figures", 400), ("compare", 530)])
+def test_the_limits_of_a_call_add_up_to_no_more_than_it_may_take(
+    tmp_path: Path, call: str, seconds: int
+) -> None:
+    commands(tmp_path, call)
+    lines = (tmp_path / "notes.limits").read_text().splitlines()
+    limits = [line.split() for line in lines if " " in line and line.split()[0].isdecimal()]
+    beside = ("exact", "tokens")  # the kernels' tests, which have the same limit
+    alone = [int(words[0]) for words in limits if words[-1] not in beside]
+    assert 0.8 * seconds < sum(alone) <= seconds
+
+
 def printed(folder: Path) -> str:
     return (folder / "results" / "first.txt").read_text()
 
 
 def test_what_fails_leaves_the_others_alone_and_is_said(tmp_path: Path) -> None:
     found = commands(tmp_path, "first", fails="exact")
-    assert len(found) == 7
+    assert len(found) == STEPS_OF_FIRST
     failures = {line.partition(" after ")[0] for line in printed(tmp_path).splitlines() if ": exit " in line}
     assert failures == {"exact: exit 3"}
 
@@ -138,7 +163,7 @@ def test_a_step_that_hangs_is_ended_and_leaves_the_others_alone(tmp_path: Path) 
     hanging = NOTES.replace("exit 3", "exec sleep 60")
     with mock.patch.dict(globals(), NOTES=hanging):
         found = commands(tmp_path, "first", fails="rollouts", MOST="2")
-    assert len(found) == 7 and "rollouts: exit 124 after " in printed(tmp_path)
+    assert len(found) == STEPS_OF_FIRST and "rollouts: exit 124 after " in printed(tmp_path)
 
 
 def test_where_nothing_can_be_kept_facts_are_printed(tmp_path: Path) -> None:
@@ -153,19 +178,48 @@ def test_where_nothing_can_be_kept_facts_are_printed(tmp_path: Path) -> None:
 
 
 def test_the_first_call_in_small_on_a_machine_that_lacks_packages(tmp_path: Path) -> None:
-    """The chip and the parts, run for real, uncaptured: facts as lines, and as JSON in the archive."""
+    """The chip, and apart from the limits the parts, run for real, uncaptured: facts as lines, and as JSON."""
     environment = lacking(LACKING, tmp_path / "site")
     found = subprocess.run(
         ["bash", str(SCRIPT), "first", str(tmp_path / "out")],
-        env=environment | {"STEPS": "chip parts"},
+        env=environment | {"STEPS": "chip"},
         capture_output=True,
         text=True,
     )
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "parts: policy step, ms" in found.stdout and "FAILED" not in found.stdout
+    assert "chip: a small launch in a graph, us: " in found.stdout and "FAILED" not in found.stdout
     with tarfile.open(tmp_path / "out" / "first.tar.gz") as archive:
-        kept = archive.extractfile("first/parts.json")
-        assert kept is not None and "draw of a token, us" in json.load(kept)
+        kept = archive.extractfile("first/chip.json")
+        assert kept is not None and set(LACKING[:4]) == set(json.load(kept)["lacking"]) & set(LACKING[:4])
+    command = [sys.executable, "-m", "benchmarks.first_contact", str(tmp_path), "parts"]
+    found = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0 and "FAILED" not in found.stdout, found.stdout + found.stderr
+    assert "draw of a token, us" in json.loads((tmp_path / "parts.json").read_text())
+
+
+def test_facts_of_the_chip_survive_what_fails_and_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shell(script: str) -> list[str]:
+        return ["sh", "-c", script, "grid"]
+
+    assert list(chip.measured(shell("echo 'a, ns: 3'; echo 'b: 4'"), 5)) == [("a, ns", "3"), ("b", "4")]
+    failing = shell("echo 'a: 3'; echo 'cudaMalloc(x): no memory'; exit 1")
+    assert list(chip.measured(failing, 5)) == [("a", "3"), ("grid", "FAILED cudaMalloc(x): no memory")]
+    assert list(chip.measured(shell("echo 'a: 3'; exec sleep 9"), 0.5)) == [
+        ("a", "3"),
+        ("grid", "FAILED more than 0.5 s"),
+    ]
+    monkeypatch.setattr(chip, "which", lambda _: None)
+    assert dict(chip.facts()) == {chip.ALL: "not measured: there is no nvcc here"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("nvcc") is None, reason="needs nvcc")
+def test_the_program_of_the_chip_compiles_and_says_what_keeps_it_from_running() -> None:
+    found = dict(chip.facts())
+    assert list(found) == list(chip.FACTS) or torch.cuda.is_available()
+    assert (
+        all(value.startswith("FAILED cudaGetDevice") for value in found.values()) or torch.cuda.is_available()
+    )
 
 
 def test_a_checkout_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from benchmarks import agreement as agreement_module
 from benchmarks.agreement import FLOAT32, agreement_of, difference, refusals, weights_of
 from benchmarks.cases import rollout as rollout_module
-from benchmarks.cases.gradient_steps import segments
+from benchmarks.cases.gradient_steps import measure_part, segments
 from benchmarks.cases.rollout import frame_decoding, rollout
 from benchmarks.cases.token_generation import token_generation
 from benchmarks.plan import Cost
@@ -24,6 +24,7 @@ from benchmarks.report.tables import flops_a_second, text_of
 from benchmarks.systems.client import Systems, Worker
 from benchmarks.systems.weights import load_agent_file
 from iris_fast.errors import UserError
+from iris_fast.imagination.frame_decoder import FrameDecoder
 
 from .conftest import local_run
 
@@ -46,6 +47,35 @@ def test_every_side_is_compared_and_timed(run: Run, case: Callable[[Run], Result
         assert size.flops and flops_a_second(size, side) == pytest.approx(size.flops / spread.median)
     text = text_of("the case", result)
     assert "plain PyTorch" in text and "ours is faster" in text and "GFLOP/s" in text
+
+
+@pytest.fixture
+def switches() -> Iterator[None]:
+    """PyTorch's switches for TF32 are afterwards as before."""
+    both = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [one.allow_tf32 for one in both]
+    yield
+    for one, value in zip(both, before, strict=True):
+        one.allow_tf32 = value  # type: ignore[attr-defined]
+
+
+def test_our_low_precision_is_compared_by_its_rollout_and_timed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, switches: None
+) -> None:
+    """The side of a GPU, here uncaptured; a wrong decoder is found."""
+    monkeypatch.setattr(Systems, "sides", lambda _: ["ours", "ours_bf16"])
+    run = local_run(like=run)
+    assert refusals(agreement_of(run)) == {}
+    facts = agreement_of(run)["ours_bf16"]
+    assert facts["trajectory"]["equal"] and facts["trajectory"]["share_of_tokens"] > 0.25
+    (size,) = rollout(run).sizes
+    assert size.seconds.keys() == {"ours", "ours_bf16"} and torch.backends.cudnn.allow_tf32
+    costs = [Cost(1, 1.0)]
+    for part in ("tokenizer", "world_model"):
+        assert "ours_bf16" in measure_part(run, part, ["ours", "pytorch", "ours_bf16"], costs).seconds
+    monkeypatch.setattr(FrameDecoder, "frames_of", lambda _, tokens: torch.zeros(len(tokens), 3, 64, 64))
+    run.shared.pop("agreement")
+    assert "its first frames differ" in refusals(agreement_of(run))["ours_bf16"]
 
 
 def test_a_side_that_disagrees_has_no_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
