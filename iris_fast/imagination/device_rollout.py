@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -34,12 +35,12 @@ class Stretch:
     first_row: int = 0
 
     def parts(self, count: int) -> list[Stretch]:
-        """The stretches of `count` parts of the batch, or of as many as it has rows; the first ones are the larger."""
+        """The stretches of `count` parts of the batch, or of as many as it has rows; the first ones are larger."""
         count = min(count, self.batch)
         ends = [-(-self.batch * part // count) for part in range(count + 1)]
         return [
             replace(self, batch=end - begin, first_row=self.first_row + begin)
-            for begin, end in zip(ends, ends[1:], strict=False)
+            for begin, end in pairwise(ends)
         ]
 
 

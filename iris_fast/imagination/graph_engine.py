@@ -36,8 +36,8 @@ class GraphOptions:
     oracle's, unless two choices differ by less than rounding; in bfloat16 the distribution is the oracle's to
     bfloat16 rounding. `precision`: of float32 products in our kernels, "ieee" (exact), "tf32x3" (nearly exact) or
     "tf32". `launches_per_layer`: for a pass of one token. By calculation two are faster than five only if a launch in
-    a graph costs 1.5 µs (`benchmarks/LOG.md`); neither has been timed on a GPU. `streams`: parts of the batch that run
-    at the same time, with the same trajectory; whether two are faster is for a GPU to tell.
+    a graph costs 1.5 µs (`benchmarks/LOG.md`); neither has been timed on a GPU. `streams`: parts of the batch that
+    run at the same time, with the same trajectory; whether two are faster is for a GPU to tell.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
