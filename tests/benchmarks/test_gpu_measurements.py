@@ -117,7 +117,7 @@ def test_a_step_that_is_interrupted_leaves_the_others_their_results(
 ) -> None:
     def measure(preset: str, repeats: int, *overrides: str, operations: bool, found: dict[str, Any]) -> None:
         found["preset"] = preset
-        if not overrides:
+        if "common.precision=float32" in overrides:
             raise KeyboardInterrupt
         found["operations"] = operations
 
