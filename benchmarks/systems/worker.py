@@ -16,7 +16,7 @@ from .interface import System
 
 
 def make_system(kind: str, device: torch.device, checkout: Path | None) -> System:
-    """The system of a kind: `engine`, `float16`, `bf16`, `plain`, `compiled`, `public`, `simulusion` or `processes`."""
+    """The system of a kind: one of `OurSystem.KINDS`, `public`, `simulusion` or `processes`."""
     if kind == "public":
         from .public import PublicSystem
 
