@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from pathlib import Path
 
-from iris_fast.command_line import CommandParser, checkpoint_argument, file_argument, loading, run_command
+from iris_fast.command_line import CommandParser, checkpoint_argument, loading, path_argument, run_command
 from iris_fast.errors import UserError
+from iris_fast.files import check_ending
+from iris_fast.hub import is_address
 
 EXAMPLES = """\
 examples:
@@ -30,6 +32,7 @@ def make_parser() -> CommandParser:
     )
     parser.add_argument(
         "target",
+        type=target_argument,
         help="the file to write (.pt); with --to pretrained a folder, or hf://OWNER/NAME to upload it",
     )
     parser.add_argument(
@@ -59,6 +62,11 @@ def make_parser() -> CommandParser:
     return parser
 
 
+def target_argument(text: str) -> Path | str:
+    """A path, or an address of the Hugging Face Hub as it is."""
+    return text if is_address(text) else path_argument(text)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -70,10 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     for option in ("game", "dtype"):
         if getattr(arguments, option) != parser.get_default(option):
             raise UserError(f"--{option} goes with --to pretrained alone")
-    try:
-        arguments.target = file_argument(".pt", ".pth", ".ckpt", ".bin")(arguments.target)
-    except argparse.ArgumentTypeError as error:
-        parser.error(f"argument target: {error}")
+    if isinstance(arguments.target, str):
+        raise UserError(f"{arguments.target}: uploading goes with --to pretrained")
+    check_ending(arguments.target, (".pt", ".pth", ".ckpt", ".bin"))
     with loading("torch"):
         from iris_fast.interop.conversion import convert
 

@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor
 
 from . import __version__, hub
-from .errors import UserError
+from .errors import UserError, quoted
 from .files import explained_writing, user_path, write_atomically
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ USE = """\
 pip install 'iris_fast[atari,hub,play]'
 python -m iris_fast.play {address}
 python -m iris_fast.evaluate {address} --episodes 100
-python -m iris_fast.train --game {game} --init {address}
+python -m iris_fast.train {options}
 ```
 
 ```python
@@ -197,7 +197,11 @@ def model_card(content: Mapping[str, Any], of_run: Mapping[str, Any], name: str,
         "(https://arxiv.org/abs/2209.00588)), trained with `iris_fast`. A tokenizer turns frames into tokens, a "
         "Transformer predicts the next ones, and the policy learned in its dream alone.",
         "## Use",
-        USE.format(name=name, address=f"hf://{name}", game=game or "GAME"),
+        USE.format(
+            name=name,
+            address=f"hf://{name}",
+            options=quoted("--game", game or "GAME", "--init", f"hf://{name}"),
+        ),
     ]
     if evaluation:
         parts += ["## Evaluation", _evaluation_text(evaluation)]

@@ -161,7 +161,7 @@ def read_weights(path: Path, num_heads: int | None = None) -> Weights:
                 f"--num-heads {num_heads}: {path} says that its world model has "
                 f"{config['world_model']['num_heads']}; leave --num-heads out"
             )
-        run = {name: payload[name] for name in ("position", "run_config") if name in payload}
+        run: dict[str, Any] = {name: payload[name] for name in ("position", "run_config") if name in payload}
         return Weights(path, payload["agent"], num_actions, "iris_fast", config, run)
     if not _is_state_dict(payload):
         raise UserError(f"{path} is not a checkpoint of an IRIS agent: give a whole agent's weights")

@@ -10,7 +10,6 @@ import torch
 
 from iris_fast import hub
 from iris_fast.errors import UserError
-from iris_fast.files import user_path
 from iris_fast.interop.files import heads_assumption
 
 from .curves import load_run
@@ -22,8 +21,8 @@ def publish(arguments: argparse.Namespace) -> int:
     """Writes or uploads the agent as the command's arguments say; draws the run's curves for the card first."""
     if arguments.lpips is not None:
         raise UserError("--lpips does not go with --to pretrained, which leaves the perceptual network out")
-    target: str = arguments.target
-    folder = None if hub.is_address(target) else _new_folder(target, arguments.force)
+    target: Path | str = arguments.target
+    folder = _new_folder(target, arguments.force) if isinstance(target, Path) else None
     subject = read_subject(arguments.source, arguments.game, arguments.num_heads, torch.device("cpu"))
     assumption = heads_assumption(subject.weights, arguments.num_heads)
     if assumption:
@@ -36,15 +35,14 @@ def publish(arguments: argparse.Namespace) -> int:
         agent.save_pretrained(folder, run=run, dtype=arguments.dtype)
         print(f"wrote {folder}: upload it with {hub.PREFIX}OWNER/NAME in its place")
         return 0
-    repository, revision, file = hub.parse_address(target)
+    repository, revision, file = hub.parse_address(str(target))
     if revision or file:
         raise UserError(f"{target}: an agent is uploaded to hf://OWNER/NAME as a whole")
     print(f"uploaded {agent.push_to_hub(repository, run=run, dtype=arguments.dtype)}")
     return 0
 
 
-def _new_folder(target: str, force: bool) -> Path:
-    folder = user_path(target)
+def _new_folder(folder: Path, force: bool) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: --to pretrained writes a folder")
     if folder.is_dir() and any(folder.iterdir()) and not force:
