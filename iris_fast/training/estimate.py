@@ -19,7 +19,6 @@ from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
 from .parts import make_parts
-from .progress import RunProgress, TimeLeft
 from .schedule import epoch_phases
 
 if TYPE_CHECKING:
@@ -56,14 +55,6 @@ def scheduled_phases(config: Config, start_epoch: int) -> set[str]:
     return {
         name for epoch in range(start_epoch, config.common.epochs + 1) for name in epoch_phases(config, epoch)
     }
-
-
-def estimated_run_time(config: Config, start_epoch: int, priors: dict[str, float]) -> TimeLeft:
-    """The time from `start_epoch` to the end of the run."""
-    schedule = lambda epoch: epoch_phases(config, epoch)  # noqa: E731
-    return RunProgress(
-        config.common.epochs, schedule=schedule, start_epoch=start_epoch, priors=priors, enabled=False
-    ).time_left()
 
 
 def _acting_seconds(trainer: Trainer, num_envs: int) -> float:

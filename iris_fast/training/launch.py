@@ -24,7 +24,6 @@ from .checkpoint import kept
 from .checks import check_shares
 from .device import choose_device, plain_defaults, prepare, with_precision
 from .distributed import Group, LostProcess, joined_processes
-from .estimate import estimated_run_time
 from .run_folder import RunFolder
 from .trainer import Trainer
 
@@ -61,7 +60,7 @@ def _train(trainer: Trainer, say: Say) -> None:
     """Trains for the rest of the run."""
     folder, epoch, epochs = trainer.run_folder.path, trainer.position.epoch, trainer.config.common.epochs
     try:
-        time_left = estimated_run_time(trainer.config, epoch, trainer.priors)
+        time_left = trainer.progress().time_left()
         for line in announced_schedule(trainer.config):
             say(line)
         say(f"run folder: {folder}, epochs {epoch} to {epochs}, about {time_left} (a rough estimate)")
@@ -97,9 +96,9 @@ def listed_config(arguments: argparse.Namespace) -> Config:
 
 def _chosen_preset(arguments: argparse.Namespace, game: str) -> Config:
     """The chosen preset, or the default for the game and the device, which an override may set."""
-    device = _with_options(preset_config("paper", game), arguments).common.device  # the same in all presets
     if arguments.preset is not None:
         return preset_of(arguments.preset, game)
+    device = _with_options(preset_config("paper", game), arguments).common.device  # the same in all presets
     return preset_of(choose_preset(game, choose_device(device)), game)
 
 

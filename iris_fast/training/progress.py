@@ -18,13 +18,6 @@ Schedule = Callable[[int], Mapping[str, float]]
 REFRESH_SECONDS = 0.1
 RECENT_MEASUREMENTS = 5
 SHORTEST_BAR = 5
-# The line of a bar, from the widest terminal to the narrowest.
-WITH_RATE = (
-    "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
-)
-WITH_COUNT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
-BAR_ALONE = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
-WORDS_ALONE = "{desc} {percentage:3.0f}%"
 
 # The metrics in the line of an epoch, in order, if present: (metric, label, format).
 SUMMARY = (
@@ -264,8 +257,8 @@ class Phase:
 class Bar:
     """A line redrawn in place on a terminal: the done part of `total`, followed by the text of `describe`.
 
-    Each redraw fits the current width of the terminal. A narrow one loses first the rate and counts, then the text
-    from its end, then the bar.
+    Each redraw fits the current width of the terminal. A narrow one loses first the pace, then the text from its end,
+    then the bar.
 
     Args:
         titles: the text left of the bar, and a shorter one for the narrowest terminals.
@@ -283,63 +276,56 @@ class Bar:
     ):
         self._stream = stream
         self._titles = titles
+        self._total, self._done = total, 0.0
+        self._unit = unit
         self._describe = describe
-        self._clock = clock
+        self._clock, self._start = clock, clock()
         self._refreshed = -math.inf
-        width = terminal_width(stream) - 1
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            total=total,
-            desc=titles[1],
-            unit=f" {unit}",
-            bar_format=WORDS_ALONE,
-            file=stream,
-            ncols=width,
-            nrows=24,  # some terminals (in a container, say) report a width of 0, and tqdm then shows nothing
-            leave=False,
-        )
+        self._width = 0  # of what was drawn last
+        encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
+        self._filled = "█" if encoding.startswith("utf") else "#"
         self.update(0)
 
     def update(self, units: float) -> None:
         """Counts units as done; with 0 it only refreshes the text."""
-        now = self._clock()
-        due = now - self._refreshed >= REFRESH_SECONDS
-        if due:
-            self._refreshed = now
-            self._lay_out()
-        self._bar.update(units)
-        if due and not units:
+        self._done += units
+        if self._clock() - self._refreshed >= REFRESH_SECONDS:
             self.refresh()
 
     def refresh(self) -> None:
-        self._bar.refresh()
+        self._refreshed = self._clock()
+        # A full last column would begin a new line in some terminals.
+        line = self._line(terminal_width(self._stream) - 1)
+        self._stream.write("\r" + line.ljust(self._width))
+        self._stream.flush()
+        self._width = len(line)
 
     def close(self) -> None:
-        self._bar.close()
+        """Clears the line."""
+        self._stream.write("\r" + " " * self._width + "\r")
+        self._stream.flush()
 
-    def _lay_out(self) -> None:
-        """Chooses the fullest line that fits the terminal."""
-        bar, said = self._bar, self._describe()
-        width = (
-            terminal_width(self._stream) - 1
-        )  # a full last column would begin a new line in some terminals
-        (title, short), every = self._titles, range(len(said), 0, -1)
-        lines = [(title, WITH_RATE, len(said)), *((title, WITH_COUNT, count) for count in every)]
-        lines += [
-            (title, BAR_ALONE, 1),
-            (title, BAR_ALONE, 0),
-            (short, BAR_ALONE, 0),
-            (short, WORDS_ALONE, 0),
-        ]
-        for description, line, count in lines:
-            bar.set_description_str(description, refresh=False)
-            bar.set_postfix_str(", ".join(said[:count]), refresh=False)
-            bar.bar_format, bar.ncols = line, width
-            shortest = line.replace("{bar}", "#" * SHORTEST_BAR)
-            shown = bar.format_meter(**(bar.format_dict | {"bar_format": shortest, "ncols": None}))
-            if len(shown) <= width:
-                break
+    def _line(self, width: int) -> str:
+        """The fullest line that fits."""
+        (title, short), said = self._titles, self._describe()
+        share = self._done / self._total if self._total else 1.0
+        texts = [*said[:1], f"{self._done:g}/{self._total:g}", *said[1:], self._pace()]
+        for words, count in (*((title, count) for count in range(len(texts), -1, -1)), (short, 0)):
+            head, tail = f"{words} {share:4.0%}", ", ".join(texts[:count])
+            room = width - len(f"{head}|| {tail}")
+            if room >= SHORTEST_BAR:
+                filled = min(room, round(room * share))
+                return f"{head}|{self._filled * filled}{' ' * (room - filled)}| {tail}".rstrip()
+        return f"{short} {share:4.0%}"[:width]
+
+    def _pace(self) -> str:
+        """The time that has passed, the time left, and units a second."""
+        passed = self._clock() - self._start
+        if not self._done or not passed:
+            return format_duration(passed)
+        rate = self._done / passed
+        words = f"{rate:.3g} {self._unit}/s" if rate >= 1 else f"{1 / rate:.3g} s/{self._unit}"
+        return f"{format_duration(passed)} < {format_duration((self._total - self._done) / rate)}, {words}"
 
 
 class _Measurements:

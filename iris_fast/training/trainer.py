@@ -140,15 +140,19 @@ class Trainer:
             settings.epsilon, settings.should_sample, settings.temperature, settings.burn_in or 0
         )
 
-    def run(self) -> None:
-        """Trains to the last epoch. Raises RunStopped if something ends it early."""
-        progress = RunProgress(
+    def progress(self) -> RunProgress:
+        """The progress of the rest of the run, nothing of which is measured yet."""
+        return RunProgress(
             self.config.common.epochs,
             schedule=lambda epoch: epoch_phases(self.config, epoch),
             start_epoch=self.position.epoch,
             priors=self.priors,
             enabled=self.group.first,
         )
+
+    def run(self) -> None:
+        """Trains to the last epoch. Raises RunStopped if something ends it early."""
+        progress = self.progress()
         with self.stop, explained_disk_errors(self.run_folder):
             while self.position.epoch <= self.config.common.epochs:
                 self._epoch(progress)

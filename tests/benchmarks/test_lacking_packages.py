@@ -19,7 +19,6 @@ LACKING = (
         "matplotlib",
         "PIL",
         "yaml",
-        "tqdm",
         "tensorboard",
     ),
     *("pybind11", "iris_fast._C"),
