@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from .pretrained import Dtype
 
 PARTS = ("tokenizer", "world_model", "actor_critic")
+FORMER_KEYS: dict[str, tuple[Any, str]] = {
+    "tokenizer.codebook_init": (None, "codebooks begin uniform within ±1/vocab_size, as in the paper"),
+    "tokenizer.encoder.config.in_channels": (3, "frames have 3 channels"),
+    "tokenizer.encoder.config.out_ch": (3, "frames have 3 channels"),
+}
+"""Keys of former versions: the value that always holds now, and what that means."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,13 @@ def config_to_dict(config: AgentConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def config_from_dict(values: Mapping[str, Any], kind: type = AgentConfig) -> Any:
-    """`AgentConfig` from its plain nested dict; missing keys take their defaults.
+def config_from_dict(values: Mapping[str, Any], kind: type = AgentConfig, where: str = "") -> Any:
+    """`AgentConfig` from its plain nested dict, without keys of former versions; missing ones take their defaults.
 
-    Raises UserError for a key it does not know.
+    Raises UserError for a key it does not know. `where`: the dotted name of `kind`, with a dot at its end.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in values.items() if f"{where}{name}" not in FORMER_KEYS}
     unknown = values.keys() - fields.keys()
     if unknown:
         raise UserError(
@@ -58,7 +65,7 @@ def config_from_dict(values: Mapping[str, Any], kind: type = AgentConfig) -> Any
     for name, value in values.items():
         nested = fields[name].default_factory
         if isinstance(nested, type) and isinstance(value, Mapping):
-            arguments[name] = config_from_dict(value, nested)
+            arguments[name] = config_from_dict(value, nested, f"{where}{name}.")
         else:
             arguments[name] = _as_tuple(value)
     return kind(**arguments)

@@ -6,6 +6,7 @@ import types
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from iris_fast.agent import FORMER_KEYS
 from iris_fast.errors import UserError, nearest
 from iris_fast.files import user_path
 
@@ -22,6 +23,7 @@ ELSEWHERE = {
 REMOVED: dict[str, tuple[Any, str]] = {
     "datasets.train.cache": (True, "frames are always cached, which changes no number"),
     "evaluation.save_reconstructions": (True, "reconstructions are always saved"),
+    **FORMER_KEYS,
 }
 # Keys whose values are paths, in which `~` is expanded.
 PATH_KEYS = ("initialization.path_to_checkpoint", "initialization.lpips_weights")

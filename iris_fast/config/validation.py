@@ -58,13 +58,13 @@ RANGES: dict[str, Range] = {
     **_ranges("batch_num_samples pieces", Range(1, 10**6)),
     **_ranges("vocab_size", Range(1, 2**20)),
     **_ranges("embed_dim z_channels lstm_dim channels ch norm_groups tokens_per_block", Range(1, 2**16)),
-    **_ranges("ch_mult num_res_blocks num_layers num_heads in_channels out_ch", Range(1, 2**10)),
+    **_ranges("ch_mult num_res_blocks num_layers num_heads", Range(1, 2**10)),
     **_ranges("resolution size attn_resolutions", Range(1, 2**12)),
     **_ranges("threads", Range(0, 1024)),
     **_ranges("seed", Range(0, 2**63 - 1)),
     **_ranges("epsilon gamma lambda_ embed_pdrop resid_pdrop attn_pdrop dropout", Range(0, 1)),
     **_ranges("temperature", Range(1e-6, 1e6)),
-    **_ranges("learning_rate codebook_init perceptual_weight max_grad_norm", Range(0, 1e6, above=True)),
+    **_ranges("learning_rate perceptual_weight max_grad_norm", Range(0, 1e6, above=True)),
     **_ranges("weight_decay entropy_weight", Range(0, 1e6)),
 }
 
@@ -93,9 +93,6 @@ def validate(config: Config) -> None:
 
 def _validate_tokenizer(config: Config) -> None:
     autoencoder, prefix = config.tokenizer.autoencoder, "tokenizer.encoder.config"
-    for name in ("in_channels", "out_ch"):
-        if getattr(autoencoder, name) != 3:
-            raise UserError(f"{prefix}.{name}={getattr(autoencoder, name)}: frames have 3 channels")
     if not autoencoder.ch_mult:
         raise UserError(f"{prefix}.ch_mult=[]: give a number for each level, as [1,1,1,1,1]")
     for multiple in autoencoder.ch_mult:

@@ -33,7 +33,6 @@ FREE_KEYS = frozenset(
         "tokenizer.encoder.config.dropout",
         "tokenizer.perceptual",
         "tokenizer.perceptual_weight",
-        "tokenizer.codebook_init",
         "tokenizer.restart_codes_every",
         "tokenizer.restart_codes_at",
         "world_model.embed_pdrop",

@@ -30,8 +30,6 @@ UNKNOWN_KEYS = frozenset({"world_model.num_heads"})  # settings that no shape in
 HEADS = ("head_observations", "head_rewards", "head_ends")
 TOKENIZER_KEYS = ("vocab_size", "embed_dim")
 AUTOENCODER_KEYS = (
-    "in_channels",
-    "out_ch",
     "ch",
     "ch_mult",
     "num_res_blocks",
@@ -167,8 +165,6 @@ def _infer(state_dict: Mapping[str, Tensor], num_heads: int | None) -> AgentConf
     attended = [level for level in range(levels) if count(f"{encoder}.down.{level}.attn.")]
     autoencoder = AutoencoderConfig(
         resolution=resolution,
-        in_channels=shape(f"{encoder}.conv_in.weight")[1],
-        out_ch=shape("tokenizer.decoder.conv_out.weight")[0],
         ch=ch,
         ch_mult=tuple(shape(f"{encoder}.down.{n}.block.0.conv1.weight")[0] // ch for n in range(levels)),
         num_res_blocks=count(f"{encoder}.down.0.block."),

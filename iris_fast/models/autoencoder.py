@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from .group_norm import GroupNorm, GroupNormSwish
 
+FRAME_CHANNELS = 3  # red, green, blue
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """Sizes of the encoder and of the decoder that mirrors it."""
 
     resolution: int = 64
-    in_channels: int = 3
-    out_ch: int = 3
     ch: int = 64
     ch_mult: tuple[int, ...] = (1, 1, 1, 1, 1)
     num_res_blocks: int = 2
@@ -187,7 +187,7 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         widths = [config.ch * multiple for multiple in config.ch_mult]
-        self.conv_in = nn.Conv2d(config.in_channels, config.ch, 3, padding=1)
+        self.conv_in = nn.Conv2d(FRAME_CHANNELS, config.ch, 3, padding=1)
         self.down = nn.ModuleList(
             DownLevel(config, level, in_channels, config.num_res_blocks)
             for level, in_channels in enumerate([config.ch, *widths[:-1]])
@@ -216,7 +216,7 @@ class Decoder(nn.Module):
             for level, in_channels in enumerate([*widths[1:], widths[-1]])
         )
         self.norm_out = GroupNormSwish(config.norm_groups, widths[0])
-        self.conv_out = nn.Conv2d(widths[0], config.out_ch, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], FRAME_CHANNELS, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))

@@ -45,7 +45,6 @@ class TokenizerConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     perceptual: PerceptualKind = "lpips"
     perceptual_weight: float = 1.0  # weight of the perceptual loss relative to the others; 1 in the paper
-    codebook_init: float | None = None  # half-width of the uniform initialisation; None: 1 / vocab_size
     restart_codes_every: int = 0  # steps between restarts of unused codes; 0: never, as in the paper
     restart_codes_at: RestartKind = "any"  # latent of the batch, or one far from every code
     background: bool = False  # models frames less their median over the first frames; not in the paper
@@ -130,7 +129,7 @@ class Tokenizer(Versioned):
         self.embedding = nn.Embedding(config.vocab_size, config.embed_dim)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, z_channels, 1)
         self.decoder = Decoder(config.autoencoder)
-        width = config.codebook_init or 1.0 / config.vocab_size
+        width = 1.0 / config.vocab_size
         nn.init.uniform_(self.embedding.weight, -width, width)
         if config.background:
             size = config.autoencoder.resolution

@@ -13,6 +13,7 @@ import torch
 
 from iris_fast.agent import PARTS
 from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, preset_config, resolve, unresolve
+from iris_fast.config.schema import CommonConfig
 from iris_fast.envs import resolve_game
 from iris_fast.errors import RunStopped, UserError, nearest, quoted
 from iris_fast.interop.files import architecture
@@ -98,8 +99,14 @@ def _chosen_preset(arguments: argparse.Namespace, game: str) -> Config:
     """The chosen preset, or the default for the game and the device, which an override may set."""
     if arguments.preset is not None:
         return preset_of(arguments.preset, game)
-    device = _with_options(preset_config("paper", game), arguments).common.device  # the same in all presets
-    return preset_of(choose_preset(game, choose_device(device)), game)
+    return preset_of(choose_preset(game, choose_device(_device_of(arguments))), game)
+
+
+def _device_of(arguments: argparse.Namespace) -> str:
+    """The device that is named by `--device` or an override, else what all presets have."""
+    given = [text.lstrip("+").partition("=") for text in arguments.overrides]
+    named = [value.strip() for key, _, value in given if key.strip() == "common.device"]
+    return arguments.device or [CommonConfig.device, *named][-1]
 
 
 def choose_preset(game: str, device: torch.device) -> str:

@@ -54,9 +54,9 @@ env.train.done_on_life_loss=false env.train.clip_reward=true
 env.test.size=32 env.test.max_episode_steps=1000 env.test.noop_max=4 env.test.frame_skip=2
 env.test.done_on_life_loss=true env.test.clip_reward=true
 tokenizer.vocab_size=128 tokenizer.embed_dim=64 tokenizer.encoder.config.resolution=32
-tokenizer.encoder.config.in_channels=1 tokenizer.encoder.config.z_channels=16 tokenizer.encoder.config.ch=8
+tokenizer.encoder.config.z_channels=16 tokenizer.encoder.config.ch=8
 tokenizer.encoder.config.ch_mult=[1,2] tokenizer.encoder.config.num_res_blocks=1
-tokenizer.encoder.config.attn_resolutions=[4] tokenizer.encoder.config.out_ch=1
+tokenizer.encoder.config.attn_resolutions=[4]
 tokenizer.encoder.config.dropout=0.5
 world_model.tokens_per_block=5 world_model.max_blocks=3 world_model.attention=block_causal
 world_model.num_layers=2 world_model.num_heads=8 world_model.embed_dim=32 world_model.embed_pdrop=0.5

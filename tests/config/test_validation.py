@@ -65,8 +65,6 @@ BATCHES = [f"training.{part}.batch_num_samples" for part in ("tokenizer", "world
         ("tokenizer.encoder.config.ch=48", "must be a multiple of norm_groups=32"),
         ("tokenizer.encoder.config.ch_mult=[1,1,1,1,0]", r"ch_mult=\[1, 1, 1, 1, 0\]: it must be at least 1"),
         ("tokenizer.encoder.config.ch_mult=[]", r"ch_mult=\[\]: give a number for each level"),
-        ("tokenizer.encoder.config.in_channels=1", "in_channels=1: frames have 3 channels"),
-        ("tokenizer.encoder.config.out_ch=4", "out_ch=4: frames have 3 channels"),
         ("env.test.size=84", "env.test.size=84: it must equal"),
         ("common.sequence_length=21", "the context holds world_model.max_blocks=20 blocks"),
         ("env.train.size=84", "it must equal tokenizer.encoder.config.resolution=64"),

@@ -236,9 +236,7 @@ def test_extra_plain_data_survives(tmp_path: Path) -> None:
 
 def test_every_setting_that_is_not_a_size_is_free() -> None:
     """A new field must be put on one side or the other: weights depend on it, or a run may change it."""
-    autoencoder = (
-        "resolution in_channels out_ch ch ch_mult num_res_blocks attn_resolutions z_channels norm_groups"
-    )
+    autoencoder = "resolution ch ch_mult num_res_blocks attn_resolutions z_channels norm_groups"
     sizes = {f"tokenizer.encoder.config.{name}" for name in autoencoder.split()}
     sizes |= {f"tokenizer.{name}" for name in ("vocab_size", "embed_dim", "background")}
     transformer = "tokens_per_block max_blocks attention num_layers num_heads embed_dim"
@@ -247,3 +245,10 @@ def test_every_setting_that_is_not_a_size_is_free() -> None:
     keys = set(config_keys(AgentConfig))
     assert sizes <= keys
     assert keys - sizes == FREE_KEYS
+
+
+def test_settings_of_a_former_version_are_left_out() -> None:
+    content = config_to_dict(AgentConfig())
+    content["tokenizer"]["codebook_init"] = None
+    content["tokenizer"]["encoder"]["config"] |= {"in_channels": 3, "out_ch": 3}
+    assert config_from_dict(content) == AgentConfig()
