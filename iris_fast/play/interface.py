@@ -44,4 +44,4 @@ class Session(Protocol):
         """What the page draws of the controls."""
 
     def close(self) -> None:
-        """Frees environments and memory."""
+        """Frees environments and memory; `MessageError` for what was to be saved first and could not be."""

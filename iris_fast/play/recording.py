@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +23,14 @@ from av.codec.codec import UnknownCodecError
 from PIL import Image
 
 from iris_fast.errors import UserError
-from iris_fast.files import check_ending, check_writable, explained_writing, open_atomically, write_atomically
+from iris_fast.files import (
+    PARTIAL,
+    check_ending,
+    check_writable,
+    explained_writing,
+    open_atomically,
+    write_atomically,
+)
 from iris_fast.models.frames import unit_frames
 from iris_fast.training.media import save_episode_video
 
@@ -48,6 +57,7 @@ class Row(NamedTuple):
     person: bool
     value: float
     step: int
+    temperature: float
 
 
 @dataclass
@@ -57,7 +67,6 @@ class Recording:
     player: Player
     mode: str
     seed: int
-    temperature: float
     fps: int
     rows: list[Row] = field(default_factory=list)
     _frames: list[bytes] = field(default_factory=list)
@@ -72,9 +81,15 @@ class Recording:
         """Frames to which a step led."""
         return sum(row.action >= 0 for row in self.rows)
 
+    def amend(self, world: World | Fork) -> None:
+        """The present frame once more: one of its tokens was exchanged."""
+        for kept in (self.rows, self._frames, self._dreams if self._dreams else []):
+            del kept[-1:]
+        self.add(world)
+
     def add(self, world: World | Fork) -> None:
         """The present frame, and the step that led to it."""
-        moment = world.moment
+        moment, temperature = world.moment, world.hands.temperature
         if moment.tokens is not None:
             self._tokens[len(self)] = moment.tokens
         self._frames.append(zlib.compress(moment.frame.tobytes(), 1))
@@ -82,17 +97,20 @@ class Recording:
             self._dreams.append(zlib.compress(moment.dreamt.tobytes(), 1))
         action = -1 if moment.action is None else moment.action
         value = float("nan") if moment.output is None else float(moment.output.values[0, -1])
-        self.rows.append(Row(action, moment.reward, moment.end, moment.person, value, world.steps))
+        self.rows.append(
+            Row(action, moment.reward, moment.end, moment.person, value, world.steps, temperature)
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The content of the .npz file, a row a frame.
 
         `frames` `(n, 3, 64, 64)` uint8, in a fork also `dreams`; `actions`, -1 at the first frame of an episode;
         `rewards`; `ends`; `tokens` `(n, 16)`, in a fork the dream's; `values`, of the frame before, NaN where
-        there is none; `persons`: whether a person acted; `steps`: the number of each in its episode; and seed,
-        temperature, mode, game, fps and action_names.
+        there is none; `persons`: whether a person acted; `steps`: the number of each in its episode;
+        `temperatures`: the policy's at each; and seed, temperature (the first one), mode, game, fps and
+        action_names.
         """
-        actions, rewards, ends, persons, values, steps = zip(*self.rows, strict=True)
+        actions, rewards, ends, persons, values, steps, temperatures = zip(*self.rows, strict=True)
         frames = self._frame_arrays()
         return {
             **frames,
@@ -104,7 +122,8 @@ class Recording:
             "persons": np.array(persons),
             "steps": np.array(steps, np.int64),
             "seed": np.array(self.seed),
-            "temperature": np.array(self.temperature),
+            "temperatures": np.array(temperatures),
+            "temperature": np.array(temperatures[0]),
             "mode": np.array(self.mode),
             "game": np.array(self.player.game),
             "fps": np.array(self.fps),
@@ -201,31 +220,34 @@ def check_recordable(path: Path, steps: int) -> None:
 def save_in(folder: Path, recording: Recording) -> list[Path]:
     """Saves a recording under a new name in a folder, as .npz and as .mp4 (without an encoder as .gif)."""
     name = f"{recording.mode}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    with explained_writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        path = _taken(folder, name)
-    paths = [path]
-    if has_encoder():
-        paths.append(path.with_suffix(".mp4"))
-    elif recording.steps <= LONGEST_GIF:
-        paths.append(path.with_suffix(".gif"))
-    try:
+    with _new_name(folder, name) as path:
+        paths = [path]
+        if has_encoder():
+            paths.append(path.with_suffix(".mp4"))
+        elif recording.steps <= LONGEST_GIF:
+            paths.append(path.with_suffix(".gif"))
         for each in paths:
             recording.save(each)
-    except BaseException:
-        if path.stat().st_size == 0:
-            path.unlink()
-        raise
     return paths
 
 
-def _taken(folder: Path, name: str) -> Path:
-    """A new empty file NAME.npz; other tabs then choose NAME_2 and so on."""
-    number = 1
-    while True:
-        path = folder / (f"{name}.npz" if number == 1 else f"{name}_{number}.npz")
-        try:
-            path.open("xb").close()
-            return path
-        except FileExistsError:
-            number += 1
+@contextmanager
+def _new_name(folder: Path, name: str) -> Iterator[Path]:
+    """NAME.npz, or NAME_2.npz and so on where there is one, which is nobody else's within the block.
+
+    A hidden file holds the name meanwhile, so that a process that is killed leaves nothing that looks like a film.
+    """
+    with explained_writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            path = folder / (f"{name}.npz" if number == 1 else f"{name}_{number}.npz")
+            held = path.with_name(f".{path.name}{PARTIAL}")
+            with suppress(FileExistsError):
+                held.open("xb").close()
+                if not path.exists():
+                    break
+                held.unlink()
+    try:
+        yield path
+    finally:
+        held.unlink()

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import secrets
 import socket
+import time
 import webbrowser
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ DOWNLOADS = {".mp4": "video/mp4", ".gif": "image/gif", ".npz": "application/octe
 PORTS_TRIED = 20
 FULL = 4001
 """The websocket's closing code when all tabs are taken."""
+FAREWELL = 2.0
+"""Seconds that open tabs have at Ctrl-C to save a recording under way."""
 LARGEST_BYTES = 65_536
 """A message beyond this closes its connection; a smaller one that is too long gets an error message."""
 
@@ -175,9 +178,12 @@ def serve(place: Place, *, host: str = "127.0.0.1", port: int = 8000, open_brows
     try:
         asyncio.run(_server(config).serve(sockets=[listener]))
     finally:
+        listener.close()
         for tab in place.tabs:
             tab.close()
-        listener.close()
+        until = time.monotonic() + FAREWELL
+        for tab in place.tabs:
+            tab.wait(until)
 
 
 def _server(config: Any) -> Any:

@@ -115,8 +115,7 @@ class Session:
 
     def new_recording(self) -> Recording:
         """A recording that begins with the present frame."""
-        hands = self.hands
-        made = Recording(self.player, self.mode, hands.seed, hands.temperature, self.fps)
+        made = Recording(self.player, self.mode, self.hands.seed, self.fps)
         made.add(self._world)
         return made
 
@@ -146,6 +145,14 @@ class Session:
         return [] if recording is None else self._saved(recording)
 
     def close(self) -> None:
+        """Frees everything. A recording under way is saved first; an episode that nobody said to keep is not."""
+        with self.player.turn:
+            try:
+                self._stopped()
+            finally:
+                self._free()
+
+    def _free(self) -> None:
         for world in (self._fork, self._dream, self._real):
             if world is not None:
                 world.close()
@@ -233,7 +240,7 @@ class Session:
         replies = self._stopped() if leaves else []
         if "seed" in message:  # everything starts again from it
             hands.seed = message["seed"]
-            self.close()
+            self._free()
         if leaves:
             self._enter(message.get("mode", self.mode))
         return replies
@@ -267,6 +274,9 @@ class Session:
     def _on_token(self, message: dict[str, Any]) -> None:
         self._playing()
         self._world.replace_token(message["index"], message["code"])
+        for recording in (self._recording, self._episode):
+            if recording is not None:
+                recording.amend(self._world)
         self._redraw = True
 
     def _on_fork(self, _: dict[str, Any]) -> list[Message]:

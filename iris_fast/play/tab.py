@@ -51,6 +51,10 @@ class Tab:
         """Ends the thread after its present step; the session is closed there."""
         self._closed.set()
 
+    def wait(self, until: float) -> None:
+        """Waits for the end of a closed tab, at most until a time of `time.monotonic`."""
+        self._thread.join(max(0.0, until - time.monotonic()))
+
     def _send(self, message: Message | bytes | None) -> None:
         if not self._closed.is_set():
             self._loop.call_soon_threadsafe(self._put, message)
@@ -77,7 +81,10 @@ class Tab:
         finally:
             self._newest = None
             if session is not None:
-                session.close()
+                try:
+                    session.close()
+                except MessageError as error:  # the page is gone
+                    print(error, file=sys.stderr)
             if not self._loop.is_closed():
                 self._send(None)
 

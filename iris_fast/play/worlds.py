@@ -260,6 +260,10 @@ class Fork:
         self.moment = replace(shown, fork=dict(self.forked), dreamt=pixels(self.dream.seen[0]))
 
     @property
+    def hands(self) -> Hands:
+        return self.real.hands
+
+    @property
     def steps(self) -> int:
         return self.real.steps
 

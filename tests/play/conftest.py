@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,9 @@ def agent_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def player(agent_file: Path) -> Player:
     return load_player(agent_file, "Catch", "cpu")
+
+
+@pytest.fixture()
+def own(player: Player, tmp_path: Path) -> Player:
+    """The player with a media folder of its own."""
+    return replace(player, media=tmp_path / "media")
