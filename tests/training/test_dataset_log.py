@@ -11,7 +11,7 @@ import torch
 
 from iris_fast.errors import UserError
 from iris_fast.replay.store import EpisodeStore
-from iris_fast.training.checkpoint import DatasetLog
+from iris_fast.training.checkpoint import DatasetLog, play_back
 from tests.support.episodes import CPU, noise
 
 SIZE, CAPACITY = 4, 40
@@ -44,9 +44,10 @@ def assert_same(found: EpisodeStore, expected: EpisodeStore) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_there_and_back(tmp_path: Path, seed: int) -> None:
-    """Two environments play into a replay that is often full, with a save now and then."""
+    """Two environments play into a replay that is often full, with a save now and then; another process follows."""
     rng = np.random.default_rng(seed)
     store, log = EpisodeStore(CAPACITY, SIZE, CPU), DatasetLog()
+    follower, shared = EpisodeStore(CAPACITY, SIZE, CPU), DatasetLog()
     playing, next_key = [0, 1], 2
     for epoch in range(1, 16):
         for row in range(2):
@@ -59,6 +60,17 @@ def test_there_and_back(tmp_path: Path, seed: int) -> None:
         log.save(tmp_path, store, epoch)
         if epoch % 3 == 0:
             assert_same(read_back(log, tmp_path), store)
+        if (news := shared.news(store)) is not None:
+            play_back(news, follower)
+            shared.has_recorded(store)
+        follower.evicted.clear()
+        assert_same(follower, store)
+        if store.num_frames:
+            ours, theirs = (
+                each.gather_frames(each.sample(np.random.default_rng(epoch), 8, 3, from_start=True).slots)
+                for each in (store, follower)
+            )
+            assert torch.equal(ours, theirs)
     assert not all(key in store.episodes for key in range(next_key)), "some were evicted"
 
 

@@ -31,16 +31,16 @@ EVEN = [
 # others, weights and medians over the batch, codes restarted from the batch, a gradient that is clipped. "captured":
 # by the functions of CUDA graphs, before and after the collective, beside an eager process alone.
 TRAINED = {
-    "plain": ("tokenizer", 5, ["tokenizer.perceptual=none", "training.tokenizer.max_grad_norm=0.1"]),
-    "pieces": ("tokenizer", 5, ["training.tokenizer.pieces=2", "training.tokenizer.grad_acc_steps=2"]),
+    "plain": ("tokenizer", 3, ["tokenizer.perceptual=none", "training.tokenizer.max_grad_norm=0.1"]),
+    "pieces": ("tokenizer", 3, ["training.tokenizer.pieces=2", "training.tokenizer.grad_acc_steps=2"]),
     "foreground": ("tokenizer", 50, ["tokenizer.perceptual=foreground", "tokenizer.background=true"]),
-    "objects": ("tokenizer", 10, ["tokenizer.perceptual=objects", "tokenizer.restart_codes_every=3"]),
+    "objects": ("tokenizer", 4, ["tokenizer.perceptual=objects", "tokenizer.restart_codes_every=3"]),
     "lpips": ("tokenizer", 1, ["tokenizer.perceptual=lpips"]),
     "world_model": ("world_model", 50, ["common.sequence_length=4"]),
-    "bf16": ("world_model", 10, ["common.precision=bf16", "training.world_model.grad_acc_steps=2"]),
+    "bf16": ("world_model", 3, ["common.precision=bf16", "training.world_model.grad_acc_steps=2"]),
     "actor_critic": ("actor_critic", 50, ["training.actor_critic.max_grad_norm=0.1"]),
-    "captured tokenizer": ("tokenizer", 4, ["tokenizer.perceptual=none", "training.tokenizer.pieces=2"]),
-    "captured world model": ("world_model", 10, ["training.world_model.max_grad_norm=0.1"]),
+    "captured tokenizer": ("tokenizer", 3, ["tokenizer.perceptual=none", "training.tokenizer.pieces=2"]),
+    "captured world model": ("world_model", 4, ["training.world_model.max_grad_norm=0.1"]),
     "captured actor-critic": ("actor_critic", 4, ["training.actor_critic.grad_acc_steps=2"]),
 }
 

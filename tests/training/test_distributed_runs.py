@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from iris_fast.training import distributed
 from iris_fast.training.checks import check_shares
 from iris_fast.training.distributed import Joined, joined_processes
 from iris_fast.training.loggers import read_metrics
+from iris_fast.training.provenance import read_provenance
 from iris_fast.training.run_folder import RunFolder
 from tests.support.micro import MICRO, micro_config
 from tests.support.processes import ends, free_port, start_processes
@@ -83,6 +85,39 @@ def test_interrupted_processes_save_once_and_another_number_goes_on(tmp_path: Pa
     epoch = saved(run)["position"]["epoch"]
     assert main(["--resume", str(run), f"common.epochs={epoch}"]) == 0
     assert [line["epoch"] for line in read_metrics(run)] == list(range(1, epoch + 1))
+
+
+@pytest.mark.slow
+def test_a_run_by_one_process_goes_on_by_two(tmp_path: Path) -> None:
+    alone, begun_alone = tmp_path / "alone", tmp_path / "begun"
+    assert main([*GAME, "--run-dir", str(alone)]) == 0
+    assert main([*GAME, "--run-dir", str(begun_alone), "common.epochs=2"]) == 0
+    found = ends(by(2, "--resume", begun_alone, "common.epochs=3"))
+    assert [code for code, _ in found] == [0, 0], found
+    assert_nearly_the_same(begun_alone, alone)
+    assert [record["processes"] for record in read_provenance(RunFolder(begun_alone).provenance)] == [1, 2]
+
+
+@pytest.mark.slow
+def test_torchrun_passes_ctrl_c_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "iris_fast.train",
+    ]
+    command = [sys.executable, *options, *GAME, "--run-dir", str(run), FOREVER, "evaluation.should=false"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: RunFolder(run).checkpoint.is_file() or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=240)
+    assert said.count("stopped: saved at epoch ") == 1
+    assert f"--resume {run}" in said
+    assert saved(run)["position"]["epoch"] >= 2
 
 
 @pytest.mark.slow
