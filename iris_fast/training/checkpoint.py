@@ -158,5 +158,7 @@ class explained_disk_errors:
 
 
 def kept(run: RunFolder) -> str:
-    """What a run that ends without saving has kept."""
+    """What a run that ends without saving has kept, as far as this machine sees."""
+    if not run.path.is_dir():
+        return "its folder is on the first process's machine"
     return "the last checkpoint is whole" if run.checkpoint.is_file() else "no checkpoint was written yet"

@@ -15,6 +15,7 @@ import torch
 from iris_fast.errors import UserError
 from iris_fast.train import main
 from iris_fast.training import distributed
+from iris_fast.training.checkpoint import kept
 from iris_fast.training.checks import check_shares
 from iris_fast.training.distributed import Joined, joined_processes
 from iris_fast.training.loggers import read_metrics
@@ -175,7 +176,7 @@ def test_a_refusal_is_said_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_learn_catch(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    found = ends(by(2, "--game", "Catch", "--preset", "tiny", "--device", "cpu", "--run-dir", run), 3600)
+    found = ends(by(2, "--game", "Catch", "--preset", "tiny", "--device", "cpu", "--run-dir", run), 7200)
     assert [code for code, _ in found] == [0, 0], found
     returns = [line["collection/train/return"] for line in read_metrics(run)]
     assert sum(returns[-3:]) / 3 > 0.8 > 0 > returns[0]
@@ -258,6 +259,11 @@ def test_processes_that_do_not_meet_are_refused(
         joined_processes(),
     ):
         pass
+
+
+def test_a_folder_on_another_machine_is_not_called_empty(tmp_path: Path) -> None:
+    assert kept(RunFolder(tmp_path / "elsewhere")) == "its folder is on the first process's machine"
+    assert kept(RunFolder(tmp_path)) == "no checkpoint was written yet"
 
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:
