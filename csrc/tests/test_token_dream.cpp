@@ -190,7 +190,8 @@ std::vector<std::int64_t> actions_of(std::size_t step) {
   return actions;
 }
 
-Played step(TokenDream& dream, std::size_t index) {
+// `given`: the next frame, or null to draw it.
+Played step(TokenDream& dream, std::size_t index, const std::int64_t* given = nullptr) {
   const TokenModelConfig sizes = config();
   Played found;
   found.rewards.resize(kBatch);
@@ -202,7 +203,7 @@ Played step(TokenDream& dream, std::size_t index) {
   dream.step(actions_of(index).data(),
              {found.rewards.data(), found.ends.data(), found.tokens.data(), found.logits_rewards.data(),
               found.logits_ends.data(), found.logits_observations.data()},
-             nullptr);
+             nullptr, given);
   return found;
 }
 
@@ -276,6 +277,39 @@ void nothing_depends_on_level_threads_or_groups() {
   }
 }
 
+// A frame that was given, or exchanged for the one that was drawn, is what all later steps go on from, within
+// the context and past it; the frame that would have been drawn anyway changes nothing.
+void frames_that_are_given_or_exchanged_are_those_that_follow() {
+  std::vector<std::int64_t> other = first_tokens();
+  for (std::int64_t& token : other) token = (token + 2) % 7;
+  for (const std::size_t threads : {1, 3, 5})
+    for (const std::size_t group : {0, 2}) {
+      const auto make = [&] { return make_dream("auto", threads, group, Precision::kFloat); };
+      TokenDream plain = make(), repeated = make(), given = make(), exchanged = make();
+      for (TokenDream* dream : {&plain, &repeated, &given, &exchanged})
+        dream->restart(first_tokens().data(), 3, 100);
+      for (std::size_t index = 0; index < 5; ++index) {
+        const Played drawn = step(plain, index);
+        CHECK(step(repeated, index, drawn.tokens.data()).bytes() == drawn.bytes());
+        if (index == 2) repeated.replace(drawn.tokens.data());
+        Played one = step(given, index, index == 1 || index == 3 ? other.data() : nullptr);
+        Played two = step(exchanged, index);
+        if (index > 1) {  // what follows a frame that differs
+          CHECK(one.logits_rewards != drawn.logits_rewards);
+          CHECK(one.logits_ends == two.logits_ends);
+        }
+        CHECK(one.logits_rewards == two.logits_rewards);
+        if (index == 1 || index == 3) {
+          CHECK(one.tokens == other && two.tokens != other);
+          exchanged.replace(other.data());
+        } else {
+          CHECK(one.bytes() == two.bytes());
+        }
+        CHECK(given.length() == plain.length() && exchanged.length() == plain.length());
+      }
+    }
+}
+
 void threads_that_are_left_over_join_a_group() {
   const auto team = [](std::size_t threads, std::size_t group) {
     return make_dream("auto", threads, group, Precision::kFloat).team();
@@ -293,7 +327,10 @@ void refuses_bad_arguments() {
   auto tokens = first_tokens();
   tokens.back() = 7;
   CHECK_THROWS(dream.restart(tokens.data(), 0, 0), std::invalid_argument);
+  CHECK_THROWS(dream.replace(first_tokens().data()), std::runtime_error);  // not started
   dream.restart(first_tokens().data(), 0, 0);
+  CHECK_THROWS(dream.replace(tokens.data()), std::invalid_argument);
+  CHECK_THROWS(step(dream, 0, tokens.data()), std::invalid_argument);
   std::vector<std::int64_t> actions(kBatch, -1);
   CHECK_THROWS(dream.step(actions.data(), {}, nullptr), std::invalid_argument);
   for (const std::size_t batch : {std::size_t{0}, std::size_t{1} << 40})
@@ -321,6 +358,7 @@ int main() {
   // In float32 a few numbers come to lie on the other side of half an integer; without integers: 0.06.
   logits_are_the_plain_models(Precision::kInt8, 2e-2);
   nothing_depends_on_level_threads_or_groups();
+  frames_that_are_given_or_exchanged_are_those_that_follow();
   threads_that_are_left_over_join_a_group();
   refuses_bad_arguments();
 }

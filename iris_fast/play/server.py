@@ -44,6 +44,7 @@ class Place:
     downloads: Path
     limit: int = 4
     tabs: set[Tab] = field(default_factory=set)
+    closed: list[Tab] = field(default_factory=list)  # tabs that may still save a recording
 
     def file(self, name: str) -> Path | None:
         """The recording or episode under `downloads` with this name; None for anything else."""
@@ -95,6 +96,7 @@ async def serve_tab(websocket: Any, place: Place) -> None:
     finally:
         tab.close()
         place.tabs.discard(tab)
+        place.closed = [one for one in (*place.closed, tab) if one.alive]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -182,7 +184,7 @@ def serve(place: Place, *, host: str = "127.0.0.1", port: int = 8000, open_brows
         for tab in place.tabs:
             tab.close()
         until = time.monotonic() + FAREWELL
-        for tab in place.tabs:
+        for tab in (*place.tabs, *place.closed):
             tab.wait(until)
 
 

@@ -51,6 +51,11 @@ class Tab:
         """Ends the thread after its present step; the session is closed there."""
         self._closed.set()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread still runs."""
+        return self._thread.is_alive()
+
     def wait(self, until: float) -> None:
         """Waits for the end of a closed tab, at most until a time of `time.monotonic`."""
         self._thread.join(max(0.0, until - time.monotonic()))

@@ -93,6 +93,9 @@ def environment(folder: Path) -> Path:
     return python
 
 
+PAGE = {str(path.relative_to(ROOT)) for path in (ROOT / "iris_fast" / "play" / "static").iterdir()}
+
+
 def modules_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*.py")}
 
@@ -104,6 +107,7 @@ def test_source_distribution_holds_each_kernel_once(distributions: Path) -> None
     assert {"setup.py", "CMakeLists.txt", "constraints.txt", "LICENSE", "csrc/bindings.cpp"} <= names
     assert {f"kernels/{module}" for module in modules_below(ROOT / "kernels")} <= names
     assert {"csrc/include/iris_fast/tokens.hpp", "csrc/src/philox.hpp"} <= names
+    assert PAGE and names >= PAGE
     assert not [name for name in names if name.startswith("iris_fast/kernels")]
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
@@ -115,7 +119,7 @@ def test_wheel_holds_every_module(distributions: Path, source: Path) -> None:
     expected |= {f"iris_fast/kernels/{module}" for module in modules_below(source / "kernels")}
     assert expected <= names
     assert {"iris_fast/py.typed", "iris_fast/_C.pyi", "iris_fast/kernels/README.md"} <= names
-    assert "iris_fast/results/atari_100k.json" in names
+    assert "iris_fast/results/atari_100k.json" in names and names >= PAGE
     assert len([name for name in names if name.startswith("iris_fast/_C.") and name.endswith(".so")]) == 1
     metadata = f"iris_fast-{iris_fast.__version__}.dist-info"
     assert {name.partition("/")[0] for name in names} == {"iris_fast", metadata}

@@ -148,4 +148,6 @@ class FakeSession:
         return Update(info, images)
 
     def close(self) -> None:
+        if self.recorded:
+            self._record({})
         type(self).closed += 1

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import iris_fast.play.__main__ as play
@@ -106,6 +108,35 @@ def test_only_the_own_page_of_this_machine_may_ask(server: tuple[Any, int]) -> N
         assert status(port, path) == 404
     with pytest.raises(Exception, match="403"):
         connect(port, origin="http://evil.example")
+
+
+def test_a_tunnel_from_another_port_leads_here_and_another_name_does_not(server: tuple[Any, int]) -> None:
+    """Also a name that was made to lead to this machine, whose page says that it is at home."""
+    client = pytest.importorskip("websockets.sync.client", reason="needs the extra play")
+    _, port = server
+
+    def connected(place: str) -> Any:
+        there = socket.create_connection(("127.0.0.1", port))
+        return client.connect(f"ws://{place}/tab", sock=there, origin=f"http://{place}")
+
+    for place in ("localhost:9", "127.0.0.1:9", "[::1]:9"):
+        with connected(place) as tab:
+            assert next_text(tab, "state")["mode"] == "real"
+    for place in (f"evil.example:{port}", f"127.0.0.1.evil.example:{port}", f"10.0.0.1:{port}"):
+        with pytest.raises(Exception, match="403"):
+            connected(place)
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_ipv6(tmp_path: Path, host: str) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with served(tmp_path, host) as (_, port, address):
+        assert address.startswith(f"http://[{host}]:{port}/") and ("token" in address) == (host == "::")
+        with urllib.request.urlopen(address.replace("[::]", "[::1]"), timeout=10) as answer:
+            assert answer.status == 200
 
 
 def test_a_token_is_needed_beyond_this_machine() -> None:
@@ -251,15 +282,23 @@ def test_tabs_have_a_limit_and_a_closed_one_makes_room(server: tuple[Any, int]) 
         assert next_text(tab, "state")["mode"] == "real"
 
 
-def test_ctrl_c_ends_at_once_with_a_tab_open(server: tuple[Any, int]) -> None:
+def test_ctrl_c_ends_at_once_and_a_tab_open_saves_its_recording(
+    server: tuple[Any, int], tmp_path: Path
+) -> None:
     process, port = server
     with connect(port) as tab:
-        next_text(tab, "state")
+        tab.send('{"type": "record"}')
+        while not next_text(tab, "state")["recording"]:
+            pass
+        tab.send('{"type": "seen", "n": 0}')
+        time.sleep(0.3)  # some frames of it
         started = time.monotonic()
         os.kill(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=10)
         assert time.monotonic() - started < 3
     assert process.returncode == 130 and "Traceback" not in errors, errors
+    with np.load(tmp_path / "r.npz") as arrays:
+        assert len(arrays["frames"]) > 0
 
 
 def test_a_port_in_use_leads_to_the_next(server: tuple[Any, int], tmp_path: Path) -> None:

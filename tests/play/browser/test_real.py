@@ -14,7 +14,9 @@ import av
 import numpy as np
 import pytest
 
+from iris_fast.interop.files import write_weights
 from tests.play.browser.driving import canvases, pixels, served, until, wait
+from tests.support.agents import micro_agent
 
 PADDLE = (64, 160, 255)
 
@@ -171,6 +173,21 @@ def test_a_token_replaced_in_the_dream_changes_its_frame(page: Any) -> None:
     assert (pixels(page) != before).any()
 
 
+def test_the_tokens_of_another_grid(visit: Callable[..., Any], tmp_path: Path) -> None:
+    agent = micro_agent("tokenizer.encoder.config.ch_mult=[1,1,1,1]", "world_model.tokens_per_block=65")
+    write_weights(tmp_path / "agent.pt", agent.state_dict(), agent.config, agent.num_actions)
+    with command(tmp_path / "agent.pt") as (_, port):
+        page = visit(f"http://127.0.0.1:{port}/")
+        page.keyboard.press("t")
+        page.wait_for_selector("#stage canvas.grid")
+        size = page.locator("#stage canvas.grid").bounding_box()["width"]
+        for place, index in (((0.9, 0.9), 63), ((0.3, 0.2), 10)):
+            page.click("#stage canvas.grid", position={"x": place[0] * size, "y": place[1] * size})
+            page.wait_for_selector("#token:visible")
+            assert page.text_content("#token-index") == str(index)
+            page.click('#token button[value="cancel"]')
+
+
 def test_two_tabs_have_their_own_state_and_a_closed_one_frees_its_thread(
     page: Any, server: tuple[subprocess.Popen[str], str]
 ) -> None:
@@ -193,7 +210,7 @@ def test_two_tabs_have_their_own_state_and_a_closed_one_frees_its_thread(
 
 
 def test_save_mode_asks_and_keeps_or_discards(visit: Callable[..., Any], agent_file: Path) -> None:
-    with command(agent_file, "-s") as (_, port):
+    with command(agent_file, "-s") as (process, port):
         page = visit(f"http://127.0.0.1:{port}/")
         speed(page, 60)
         page.wait_for_selector("#keep:visible")
@@ -207,6 +224,9 @@ def test_save_mode_asks_and_keeps_or_discards(visit: Callable[..., Any], agent_f
         wait(page, "Number(document.getElementById('step').textContent) < 9")
         page.wait_for_selector("#keep:visible")
         assert page.locator("#downloads a").count() == 2
+        process.kill()
+        page.wait_for_selector("#notice:visible")
+        assert not page.locator("#keep").is_visible(), "who asked is gone"
 
 
 def test_an_address_that_is_not_there(page: Any, server: tuple[Any, str]) -> None:
