@@ -48,7 +48,10 @@ def make_parser() -> CommandParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of games, dreams and actions (default 0)")
     parser.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="temperature of the policy (default 1)"
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="temperature of the policy (default the run's in tests, 0.5)",
     )
     parser.add_argument(
         "-r", "--panels", action="store_true", help="also show the emulator's screen and the reconstruction"

@@ -21,7 +21,8 @@ STEPS = 500
 def play(arguments: argparse.Namespace) -> int:
     """Serves the page until Ctrl-C; with --record plays without it."""
     check_number("seed", f"--seed {arguments.seed}", arguments.seed)
-    check_number("temperature", f"--temperature {arguments.temperature}", arguments.temperature)
+    if arguments.temperature is not None:
+        check_number("temperature", f"--temperature {arguments.temperature}", arguments.temperature)
     if arguments.record:
         return _record(arguments)
     if arguments.steps is not None:

@@ -46,6 +46,11 @@ class Player:
     def game(self) -> str:
         return self.config.game
 
+    @property
+    def temperature(self) -> float:
+        """The policy's in the run's tests, so that the agent that is watched is the one that is scored."""
+        return self.config.collection.test.config.temperature
+
     def make_env(self, seed: int) -> FrameVectorEnv:
         """One game under the rules of the test environment, from ale-py, which shows the emulator's screen."""
         return game_of(self.config, seed)

@@ -7,6 +7,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,15 +20,18 @@ LARGEST = 4096
 MODES = ("real", "dream", "fork", "episodes")
 CONTROLS = ("agent", "person")
 
-Check = Callable[[object], bool]
+
+class Check(NamedTuple):
+    """What a field may be: whether a value is that, and how a sentence says it."""
+
+    accepts: Callable[[object], bool]
+    wanted: str
 
 
 def _whole(low: int, high: int) -> Check:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def _flag(value: object) -> bool:
-    return type(value) is bool
+    return Check(
+        lambda value: type(value) is int and low <= value <= high, f"a whole number from {low} to {high}"
+    )
 
 
 def _positive(value: object) -> bool:
@@ -35,13 +39,12 @@ def _positive(value: object) -> bool:
 
 
 def _one_of(*words: str) -> Check:
-    return lambda value: type(value) is str and value in words
+    return Check(lambda value: type(value) is str and value in words, f"one of {', '.join(words)}")
 
 
-def _name(value: object) -> bool:
-    return type(value) is str and 0 < len(value) <= 512
-
-
+FLAG = Check(lambda value: type(value) is bool, "true or false")
+POSITIVE = Check(_positive, "a number above 0")
+NAME = Check(lambda value: type(value) is str and 0 < len(value) <= 512, "a name of at most 512 characters")
 ANY = 2**31 - 1
 REQUIRED: dict[str, dict[str, Check]] = {
     "set": {},
@@ -50,23 +53,23 @@ REQUIRED: dict[str, dict[str, Check]] = {
     "reset": {},
     "handover": {},
     "record": {},
-    "keep": {"keep": _flag},
+    "keep": {"keep": FLAG},
     "token": {"index": _whole(0, ANY), "code": _whole(0, ANY)},
     "fork": {},
     "list": {},
-    "open": {"side": _whole(0, 1), "id": _name},
+    "open": {"side": _whole(0, 1), "id": NAME},
     "seek": {"index": _whole(0, ANY)},
     "seen": {"n": _whole(0, ANY)},
 }
 SETTINGS: dict[str, Check] = {
     "mode": _one_of(*MODES),
     "controls": _one_of(*CONTROLS),
-    "paused": _flag,
+    "paused": FLAG,
     "fps": _whole(1, 60),
-    "temperature": _positive,
+    "temperature": POSITIVE,
     "seed": _whole(0, ANY),
-    "panels": _flag,
-    "thoughts": _flag,
+    "panels": FLAG,
+    "thoughts": FLAG,
 }
 
 
@@ -90,9 +93,14 @@ def parse_message(text: str | bytes | None) -> Message:
     for name, value in fields.items():
         if name not in checks:
             raise MessageError(f"A message of type {kind} has no such field: {name[:40]!r}.")
-        if not checks[name](value):
-            raise MessageError(f"{name} cannot be {str(value)[:40]!r} in a message of type {kind}.")
+        if not checks[name].accepts(value):
+            raise MessageError(f"{name} is {checks[name].wanted}, not {_shown(value)}.")
     return message
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def png(image: np.ndarray) -> bytes:

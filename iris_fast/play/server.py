@@ -32,6 +32,8 @@ FULL = 4001
 """The websocket's closing code when all tabs are taken."""
 FAREWELL = 2.0
 """Seconds that open tabs have at Ctrl-C to save a recording under way."""
+ELSEWHERE = {"0.0.0.0": (socket.AF_INET, "192.0.2.1"), "::": (socket.AF_INET6, "2001:db8::1")}
+"""For a host that is all addresses of this machine, any address beyond it (these belong to nobody)."""
 LARGEST_BYTES = 65_536
 """A message beyond this closes its connection; a smaller one that is too long gets an error message."""
 
@@ -151,6 +153,20 @@ def listen(host: str, port: int) -> socket.socket:
     raise UserError(f"--port {port} and the {PORTS_TRIED - 1} after it are in use: give another")
 
 
+def reachable(host: str) -> str:
+    """A host as other machines reach it. For all addresses (0.0.0.0, ::) that is the one with a route to others, or
+    without a network this machine's name."""
+    if host not in ELSEWHERE:
+        return host
+    family, other = ELSEWHERE[host]
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as route:
+            route.connect((other, 9))  # nothing is sent
+            return str(route.getsockname()[0])
+    except OSError:
+        return socket.gethostname()
+
+
 def serve(place: Place, *, host: str = "127.0.0.1", port: int = 8000, open_browser: bool = True) -> None:
     """Serves until Ctrl-C, which raises KeyboardInterrupt at once. Prints the address, and opens it on request."""
     with needed():
@@ -159,8 +175,10 @@ def serve(place: Place, *, host: str = "127.0.0.1", port: int = 8000, open_brows
     listener = listen(host, port)
     bound = listener.getsockname()[1]
     token = None if is_loopback(host) else secrets.token_urlsafe()
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{bound}/" + (f"?token={token}" if token else "")
+    shown = reachable(host)
+    address = f"http://{f'[{shown}]' if ':' in shown else shown}:{bound}/" + (
+        f"?token={token}" if token else ""
+    )
     if port and bound != port:
         print(f"port {port} is in use: serving on {bound}")
     print(f"watch and play at {address} (Ctrl-C ends)", flush=True)

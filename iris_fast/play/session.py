@@ -31,12 +31,13 @@ class Session:
         mode: str = "real",
         controls: str = "agent",
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         panels: bool = False,
         save: bool = False,
     ):
         self.player = player
-        self.hands = Hands(controls == "person", 0, temperature, seed)
+        chosen = player.temperature if temperature is None else temperature
+        self.hands = Hands(controls == "person", 0, chosen, seed)
         self.paused = False
         self.panels = panels
         self.save = save

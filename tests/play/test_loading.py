@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from iris_fast.interop import files
 from iris_fast.interop.files import write_weights
 from iris_fast.interop.public import to_public
 from iris_fast.play.interface import MessageError
-from iris_fast.play.loading import load_player
+from iris_fast.play.loading import Player, load_player
 from iris_fast.play.session import Session
 from iris_fast.training.device import choose_device
 from iris_fast.training.run_folder import RunFolder
@@ -99,3 +99,18 @@ def test_a_run_that_is_being_trained_is_read_at_one_moment(
     for name, value in expected.state_dict().items():
         assert torch.equal(subject.weights.state_dict[name], value), name
         assert np.array_equal(found[name].numpy(), value.numpy()), name
+
+
+def test_the_agent_that_is_watched_is_the_one_that_is_scored(player: Player) -> None:
+    """The temperature is the run's in tests, which `evaluate` takes too, unless another is given."""
+    test = player.config.collection.test
+    warm = replace(test, config=replace(test.config, temperature=0.25))
+    other = replace(player.config, collection=replace(player.config.collection, test=warm))
+    for owner, given, expected in (
+        (player, None, 0.5),
+        (replace(player, config=other), None, 0.25),
+        (player, 2.0, 2.0),
+    ):
+        session = Session(owner, temperature=given)
+        assert session.state()["temperature"] == expected
+        session.close()

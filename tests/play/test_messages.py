@@ -40,6 +40,22 @@ def test_a_bad_message_is_refused_in_a_sentence(text: str | bytes) -> None:
         parse_message(text)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("fps", 61, "fps is a whole number from 1 to 60, not 61."),
+        ("seed", -5, "seed is a whole number from 0 to 2147483647, not -5."),
+        ("temperature", 0, "temperature is a number above 0, not 0."),
+        ("mode", "sleep", 'mode is one of real, dream, fork, episodes, not "sleep".'),
+        ("panels", None, "panels is true or false, not null."),
+    ],
+)
+def test_a_field_that_is_refused_says_what_it_may_be(field: str, value: object, sentence: str) -> None:
+    with pytest.raises(MessageError) as caught:
+        parse_message(json.dumps({"type": "set", field: value}))
+    assert str(caught.value) == sentence
+
+
 def test_good_messages_are_taken_as_they_are() -> None:
     for message in ({"type": "set", "fps": 60, "temperature": 0.5}, {"type": "open", "side": 1, "id": "a/b"}):
         assert parse_message(json.dumps(message)) == message

@@ -95,7 +95,7 @@ def test_leaving_a_mode_ends_its_recording(own: Player) -> None:
 
 def test_what_the_page_sets_while_it_is_recorded(own: Player) -> None:
     """The temperature of each step; a reset begins an episode; a replaced token changes the last frame."""
-    session = Session(own, "dream", seed=1)
+    session = Session(own, "dream", seed=1, temperature=1.0)
     session.handle({"type": "record"})
     step(session)
     session.handle({"type": "set", "temperature": 2.0, "fps": 60})

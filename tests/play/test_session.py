@@ -130,7 +130,7 @@ def test_atari_shows_the_emulators_screen(tmp_path: Path) -> None:
 
 def test_a_dream_is_the_engines_rollout_from_the_games_first_frame(player: Player) -> None:
     """The same seed gives the oracle's dream, past the context too, where the page is told."""
-    session = Session(player, "dream", seed=7)
+    session = Session(player, "dream", seed=7, temperature=1.0)
     assert isinstance(session._world, worlds.Dream)
     dream = session._world.dream
     start = ImaginationStart(torch.zeros(1, 0, 3, 64, 64), torch.zeros(1, 0, dtype=torch.bool), dream.tokens)
