@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,70 @@ def test_a_person_acts_and_the_agent_goes_on_with_the_state_of_what_was_seen(pla
     torch.testing.assert_close(shared._world._loop.state, state)  # type: ignore[union-attr]
     alone.close()
     shared.close()
+
+
+def test_a_person_takes_over_in_a_dream_and_hands_back(player: Player) -> None:
+    """The dream follows the person's actions, and the agent goes on with the state of the frames it saw."""
+    session = Session(player, "dream", seed=5)
+    assert isinstance(session._world, worlds.Dream)
+    state = player.agent.actor_critic.initial_state(1)
+    dream = Dream(
+        player.agent.world_model, session._world.dream.tokens, PhiloxDraws(session._world.dream.seed)
+    )
+    for number in range(6):
+        if number in (2, 4):
+            session.handle({"type": "handover"})
+            session.handle({"type": "action", "action": 1})
+        seen = session._world.dream.seen
+        state = player.policy.on_reconstructions(seen, state).state
+        update = step(session)
+        assert update.info["action"] == 1 or number not in (2, 3)
+        outcome = dream.step(torch.tensor([update.info["action"]]))
+        assert outcome.tokens is not None and session._world.moment.tokens is not None
+        assert np.array_equal(outcome.tokens[0].numpy(), session._world.moment.tokens)
+    torch.testing.assert_close(session._world._loop.state, state)
+    session.close()
+
+
+def test_tabs_at_the_same_time_play_what_each_would_alone(player: Player) -> None:
+    def played(number: int) -> list[np.ndarray]:
+        session = Session(player, ("real", "dream", "fork")[number % 3], seed=number, panels=True)
+        session.handle({"type": "set", "thoughts": True})
+        frames = [image for _ in range(12) for image in step(session).images.values()]
+        session.close()
+        return frames
+
+    alone = [played(number) for number in range(6)]
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(played, range(6)))
+    for one, other in zip(alone, together, strict=True):
+        assert all(map(np.array_equal, one, other))
+
+
+def test_closed_sessions_leave_nothing(player: Player) -> None:
+    opened = []
+    for mode in ("real", "dream", "fork", "episodes"):
+        session = Session(player, mode, save=True, panels=True)
+        session.handle({"type": "set", "thoughts": True})
+        session.advance()
+        if mode != "episodes":
+            opened.append(weakref.ref(session._world))
+        session.close()
+        opened.append(weakref.ref(session))
+    del session
+    gc.collect()
+    assert not [one() for one in opened if one() is not None]
+
+
+def test_a_fork_of_a_fork_starts_at_the_present_frame_of_the_game(player: Player) -> None:
+    session = Session(player, seed=4)
+    for message in ({"type": "fork"}, {"type": "fork"}):
+        session.handle(dict(message))
+        for number in (1, 2):
+            fork: Any = step(session).info["fork"]
+            assert fork["steps"] == number
+    assert session._world.steps == 4
+    session.close()
 
 
 def test_panels_show_the_screen_and_what_the_agent_sees(session: Session, player: Player) -> None:
