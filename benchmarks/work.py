@@ -135,3 +135,19 @@ def step_bytes(agent: Agent, part: str) -> float:
         if not name.startswith("lpips.")
     )
     return 4.0 * 10 * trained
+
+
+def without_data(module: nn.Module, device: torch.device) -> nn.Module:
+    """Puts tensors without data in place of a module's own; inside a FakeTensorMode."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(_fake(parameter, device), parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = _fake(buffer, device)
+    return module
+
+
+def _fake(tensor: Tensor, device: torch.device) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import benchmarks.chip as chip
+import benchmarks.predictions as predictions
 from benchmarks.__main__ import chosen_cases
 from benchmarks.__main__ import make_parser as benchmarks_parser
 from benchmarks.first_contact import SECTIONS
@@ -194,7 +196,16 @@ def test_the_first_call_in_small_on_a_machine_that_lacks_packages(tmp_path: Path
     command = [sys.executable, "-m", "benchmarks.first_contact", str(tmp_path), "parts"]
     found = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0 and "FAILED" not in found.stdout, found.stdout + found.stderr
-    assert "draw of a token, us" in json.loads((tmp_path / "parts.json").read_text())
+    facts = {in_general(fact) for fact in json.loads((tmp_path / "parts.json").read_text())}
+    predicted = {
+        in_general(fact) for fact in predictions.kept() if "rollout" not in fact and "step in" not in fact
+    }
+    assert predicted - facts == {"world_model step", "actor_critic step"}, "predictions name facts of parts"
+
+
+def in_general(fact: str) -> str:
+    """A fact's name at any size."""
+    return re.sub(r"\d+", "#", fact)
 
 
 def test_facts_of_the_chip_survive_what_fails_and_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks import work
+
 DEVICE = torch.device("cuda", 0)
 
 
@@ -85,15 +87,4 @@ def fake_cuda() -> Iterator[None]:
 
 def without_data(module: nn.Module, device: torch.device = DEVICE) -> nn.Module:
     """Puts tensors without data in place of a module's own; inside `fake_cuda`, or a FakeTensorMode for a CPU."""
-    for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                part._parameters[name] = nn.Parameter(_fake(parameter, device), parameter.requires_grad)
-        for name, buffer in part._buffers.items():
-            if buffer is not None:
-                part._buffers[name] = _fake(buffer, device)
-    return module
-
-
-def _fake(tensor: Tensor, device: torch.device) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    return work.without_data(module, device)
