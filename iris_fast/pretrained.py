@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import yaml
 from torch import Tensor
 
 from . import __version__, hub
@@ -166,6 +165,8 @@ def require_safetensors() -> Any:
 def read_run(run: Path) -> dict[str, Any]:
     """What a run folder says for a model card: its configuration, evaluation and provenance, as far as they are
     there."""
+    import yaml
+
     found: dict[str, Any] = {}
     for key, file in (("config", RUN_CONFIG), ("evaluation", EVALUATION), ("provenance", PROVENANCE)):
         try:
@@ -179,6 +180,8 @@ def read_run(run: Path) -> dict[str, Any]:
 
 def model_card(content: Mapping[str, Any], of_run: Mapping[str, Any], name: str, curve: bool) -> str:
     """The text of README.md, with the Hub's metadata at its top."""
+    import yaml
+
     game = content.get("game")
     evaluation = of_run.get("evaluation") or {}
     metadata = {
