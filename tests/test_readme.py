@@ -108,8 +108,10 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_tree_of_the_readme_is_the_repository() -> None:
-    (tree,) = [block for block in blocks(ROOT / "README.md", "text") if block.startswith("iris_fast/\n")]
+def test_the_tree_of_the_design_notes_is_the_repository() -> None:
+    (tree,) = [
+        block for block in blocks(ROOT / "docs" / "design.md", "text") if block.startswith("iris_fast/\n")
+    ]
     found: set[Path] = set()
     folders: list[str] = []
     for line in tree.splitlines():
