@@ -20,6 +20,7 @@ from iris_fast.models.tokenizer import TokenizerConfig
 from iris_fast.models.transformer import TransformerConfig
 
 Precision = Literal["auto", "float32", "tf32", "bf16", "fp16"]
+CudnnUse = Literal["lstm", "all", "none"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class CommonConfig:
     weights_dtype: WeightsDtype = "float32"  # of the matrices of its linear layers
     decoder_dtype: DecoderDtype = "float32"  # of its convolutions for imagined frames
     layer_launches: LayerLaunches = "auto"  # per layer in a one-token pass of the CUDA-graph engine
+    cudnn: CudnnUse = "lstm"  # on a GPU, besides convolutions (training/device.py)
     threads: int = 0  # CPU threads of PyTorch; 0: PyTorch's default
     do_checkpoint: bool = True
 

@@ -40,7 +40,12 @@ class ActorCriticOutput(NamedTuple):
 
 
 class ActorCritic(Versioned):
-    """Acts on reconstructed frames in [0, 1]; the caller keeps the recurrent state."""
+    """Acts on reconstructed frames in [0, 1]; the caller keeps the recurrent state.
+
+    `sequence_in_one_call`: whether a GPU's recurrence over frames is cuDNN's LSTM, not a loop of fused cells.
+    """
+
+    sequence_in_one_call = True
 
     def __init__(self, config: ActorCriticConfig, num_actions: int, resolution: int = 64):
         super().__init__()
@@ -108,7 +113,7 @@ class ActorCritic(Versioned):
     ) -> tuple[Tensor, LSTMState]:
         lstm = self.lstm
         weights = [lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh]
-        if mask is None and features.shape[1] > 1:
+        if mask is None and features.shape[1] > 1 and self.sequence_in_one_call:
             layers = (state.hx.unsqueeze(0), state.cx.unsqueeze(0))
             # cuDNN saves the tensors for the gradient only in training mode.
             outputs, hx, cx = torch.lstm(

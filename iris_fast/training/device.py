@@ -11,7 +11,7 @@ import torch
 
 from iris_fast.agent import Agent
 from iris_fast.config import Config, resolve, validate
-from iris_fast.config.schema import CommonConfig
+from iris_fast.config.schema import CommonConfig, CudnnUse
 from iris_fast.errors import UserError
 from iris_fast.imagination.engine import ImaginationEngine
 from iris_fast.imagination.factory import make_engine
@@ -68,6 +68,19 @@ def apply_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
 
 
+def apply_cudnn(use: CudnnUse) -> None:
+    """Sets what a GPU does by cuDNN besides convolutions, for `common.cudnn`.
+
+    `lstm`: the policy's recurrence over a sequence of frames, of which a captured gradient step is many launches
+    shorter. `all`: attention too, which newer PyTorch takes on Hopper of its own accord (other rounding than flash
+    attention's, and tens of milliseconds for each new shape), and a search for the fastest convolution at each new
+    shape, so that two runs may round differently. `none`: what to set where a capture fails in cuDNN; then the
+    recurrence is a loop of PyTorch's fused cell, and attention is flash. Nothing of it has run on a GPU yet.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(use == "all")
+    torch.backends.cudnn.benchmark = use == "all"
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The autocast context of forward passes."""
     if precision not in AUTOCAST_DTYPES:
@@ -102,6 +115,7 @@ def prepare(config: Config) -> tuple[Config, torch.device]:
     config = with_precision(config)
     check_precision(config.common.precision, device)
     apply_precision(config.common.precision)
+    apply_cudnn(config.common.cudnn)
     if config.common.threads:
         torch.set_num_threads(config.common.threads)
     extension = find_extension()

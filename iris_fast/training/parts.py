@@ -272,6 +272,7 @@ class ActorCriticPart(Part[Rollout]):
         self.cache = cache
         self.engine = engine
         self.own = part
+        agent.actor_critic.sequence_in_one_call = config.common.cudnn != "none"
 
     def start(self, seed: int, batch: int | None = None) -> ImaginationStart:
         """The start of a batch of trajectories; the rows here address their draws as in the whole batch."""

@@ -15,14 +15,17 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from benchmarks.group_norms import group_norm_of
 from iris_fast.agent import PARTS, Agent
+from iris_fast.config import PRESETS, apply_overrides, preset_config, resolve
 from iris_fast.errors import RunStopped
 from iris_fast.graphs import CudaGraphs, Graphs, Uncaptured, leaves, with_leaves
+from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.models.perceptual import LPIPS
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 from iris_fast.training.announcements import steps_announcement
 from iris_fast.training.graphed_step import GraphedPartTrainer, make_part_trainer, preserved
 from iris_fast.training.optimization import MetricMeans, PartTrainer
-from iris_fast.training.parts import adam
+from iris_fast.training.parts import adam, make_parts
 from tests.support.agents import Line, micro_agent
 from tests.support.episodes import noise_store
 from tests.support.fake_device import without_data
@@ -146,6 +149,33 @@ def test_what_is_captured_never_looks_at_a_number(part: str) -> None:
         metrics = trainer._body({"0": with_leaves(inputs, iter(example))})
         assert metrics and all(isinstance(value, FakeTensor) for value in metrics.values())
         assert len(trainer.optimizer.state) > 1
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_presets_step_looks_at_a_number(preset: str, part: str) -> None:
+    """As above in bf16, with the sizes and losses of a preset, LPIPS and the background included."""
+    of_data, micro = trained(part, Uncaptured(CPU))
+    inputs, cache = micro.part.inputs(0), FrameCache(of_data.coder, noise_store(3))
+    overrides = [*BATCHES[:4], "common.precision=bf16"]
+    config = resolve(apply_overrides(preset_config(preset, "Pong"), overrides))
+    with torch.device("meta"):
+        agent = Agent(config.agent, of_data.num_actions).eval()
+        if config.tokenizer.perceptual == "lpips":
+            agent.tokenizer.attach_lpips(LPIPS())
+    with FakeTensorMode(allow_non_fake_inputs=True), group_norm_of(fused=True):
+        without_data(agent, CPU)
+        made = make_parts(agent, config, cache, OracleEngine(agent))[part]
+        trainer = GraphedPartTrainer(made, Uncaptured(CPU))
+        agent.get_submodule(part).train()
+        example = []
+        for name, value in leaves(inputs).items():
+            assert isinstance(value, Tensor)
+            state = name.endswith((".hx", ".cx"))
+            shape = (len(value), config.actor_critic.lstm_dim) if state else value.shape
+            example.append(torch.empty(shape, dtype=value.dtype))
+        metrics = trainer._body({"0": with_leaves(inputs, iter(example))})
+        assert all(isinstance(value, FakeTensor) for value in metrics.values()) and "grad_norm" in metrics
 
 
 def test_the_check_finds_a_look() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -11,10 +12,15 @@ from torch import Tensor, nn
 
 from iris_fast.agent import PARTS
 from iris_fast.config import apply_overrides, preset_config
+from iris_fast.imagination.oracle import OracleEngine
+from iris_fast.replay.cache import FrameCache
 from iris_fast.train import main
 from iris_fast.training import announcements, device
+from iris_fast.training.parts import make_parts
 from iris_fast.training.trainer import Trainer
-from tests.support.micro import MICRO
+from tests.support.agents import micro_agent
+from tests.support.episodes import noise_store
+from tests.support.micro import MICRO, micro_config
 
 
 @pytest.mark.parametrize(
@@ -96,3 +102,30 @@ def test_bf16_is_for_the_differentiated_pass_of_every_part(
         assert (torch.bfloat16, True) in found[name], name
         assert (torch.float32, True) not in found[name], name
         assert (torch.bfloat16, False) not in found[name], name
+
+
+@pytest.fixture
+def attention_switch() -> Iterator[None]:
+    """PyTorch's switches for cuDNN are afterwards as before."""
+    before = torch.backends.cuda.cudnn_sdp_enabled(), torch.backends.cudnn.benchmark
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before[0])
+    torch.backends.cudnn.benchmark = before[1]
+
+
+@pytest.mark.parametrize("use", ["lstm", "all", "none"])
+def test_what_a_gpu_does_by_cudnn_is_one_setting(use: str, attention_switch: None) -> None:
+    """Attention and the search for convolutions by switches of PyTorch, the recurrence by the policy's own."""
+    overrides = (f"common.cudnn={use}", "common.device=cpu")
+    config, _ = device.prepare(micro_config(*overrides))
+    assert torch.backends.cuda.cudnn_sdp_enabled() == torch.backends.cudnn.benchmark == (use == "all")
+    agent = micro_agent()
+    make_parts(agent, config, FrameCache(agent.coder, noise_store(3)), OracleEngine(agent))
+    policy = agent.actor_critic
+    features = torch.rand(2, 5, policy.lstm.weight_ih.shape[1], generator=torch.Generator().manual_seed(0))
+    state = policy.initial_state(2)
+    expected, _ = policy._recurrence(features, state, None)
+    with mock.patch.object(torch, "lstm", wraps=torch.lstm) as whole:
+        found, _ = policy._recurrence_on_gpu(features, state, None)
+    assert whole.called == (use != "none")
+    torch.testing.assert_close(found, expected)
