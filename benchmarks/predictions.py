@@ -37,6 +37,7 @@ from iris_fast.imagination.token_pass import InferenceWeights, TokenPasses
 from iris_fast.models.actor_critic import ActorCritic
 from iris_fast.models.perceptual import LPIPS
 from iris_fast.randomness import Purpose
+from iris_fast.training.device import autocast, cast_once
 from iris_fast.training.parts import actor_critic_losses
 
 FILE = Path(__file__).with_suffix(".json")
@@ -198,13 +199,15 @@ def _training(agent: Agent, config: Config) -> dict[str, Cost]:
 
     def step(part: str, losses: Callable[[], dict[str, Tensor]], pieces: int = 1) -> Cost:
         def gradient() -> None:
-            with torch.autocast("cpu", torch.bfloat16):
-                each = losses()
-            torch.stack([loss.float() for loss in each.values()]).sum().backward()
+            with cast_once("bf16", agent.device):
+                for _ in range(pieces):
+                    with autocast("bf16", agent.device):
+                        each = losses()
+                    torch.stack([loss.float() for loss in each.values()]).sum().backward()
 
         module: Any = agent.get_submodule(part)
         module.zero_grad()
-        cost = cost_of(gradient) * pieces
+        cost = cost_of(gradient)
         cost.launch(
             4 * 9 * sum(p.numel() for p in module.trained_parameters())
         )  # the norm, and Adam's numbers

@@ -88,6 +88,16 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])
 
 
+def cast_once(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """A context in which each weight is cast for the first `autocast` block in it, and not again for the others.
+
+    Between such blocks nothing is cast, so a gradient is computed there as outside.
+    """
+    if precision not in AUTOCAST_DTYPES:
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)  # PyTorch forgets its casts where the outermost ends
+
+
 def choose_device(requested: str) -> torch.device:
     """The device of `auto`, `cpu`, `cuda` or `cuda:N`; UserError if it does not exist."""
     if requested == "auto":

@@ -26,7 +26,7 @@ from iris_fast.randomness import derive_seed, numpy_generator
 from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore, Segments, on_device
 
-from .device import autocast
+from .device import autocast, cast_once
 from .distributed import ALONE, Group
 from .measures import (
     Sums,
@@ -105,10 +105,12 @@ class Part(ABC, Generic[Inputs]):
 
         What the batch says besides is added to `sums`, if they are given.
         """
-        for piece in self._split(inputs):
-            with autocast(self.precision, self.parameters[0].device):
-                losses = self._losses(piece, sums)
-            yield losses
+        device = self.parameters[0].device
+        with cast_once(self.precision, device):
+            for piece in self._split(inputs):
+                with autocast(self.precision, device):
+                    losses = self._losses(piece, sums)
+                yield losses
 
     def _split(self, inputs: Inputs) -> list[Inputs]:
         return [inputs]

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from iris_fast.agent import PARTS
 from iris_fast.config import apply_overrides, preset_config
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.replay.cache import FrameCache
 from iris_fast.train import main
-from iris_fast.training import announcements, device
+from iris_fast.training import announcements, device, parts
 from iris_fast.training.parts import make_parts
 from iris_fast.training.trainer import Trainer
 from tests.support.agents import micro_agent
 from tests.support.episodes import noise_store
 from tests.support.micro import MICRO, micro_config
+from tests.support.parts import micro_parts
 
 
 @pytest.mark.parametrize(
@@ -129,3 +133,39 @@ def test_what_a_gpu_does_by_cudnn_is_one_setting(use: str, attention_switch: Non
         found, _ = policy._recurrence_on_gpu(features, state, None)
     assert whole.called == (use != "none")
     torch.testing.assert_close(found, expected)
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of convolutions' weights."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.weights = {parameter.data_ptr() for parameter in parameters if parameter.dim() == 4}
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.weights:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_are_cast_once_for_all_pieces_with_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(pieces: int) -> tuple[int, list[Tensor]]:
+        agent = micro_agent()
+        batches = ("training.tokenizer.batch_num_samples=4", f"training.tokenizer.pieces={pieces}")
+        cache = FrameCache(agent.coder, noise_store(12))
+        part = micro_parts(agent, cache, *batches, "common.precision=bf16")["tokenizer"]
+        agent.tokenizer.train()
+        with Casts(part.parameters) as casts:
+            for losses in part.losses(part.inputs(0)):
+                assert not torch.is_autocast_enabled("cpu")
+                torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+        return casts.count, [parameter.grad for parameter in part.parameters if parameter.grad is not None]
+
+    whole, _ = step(1)
+    once, gradients = step(4)
+    assert once == whole > 10
+    monkeypatch.setattr(parts, "cast_once", lambda *_: nullcontext())
+    anew, expected = step(4)
+    assert anew == 4 * whole and gradients
+    assert all(map(torch.equal, gradients, expected))
