@@ -78,7 +78,7 @@ def paper_memory(config: Config, low_precision: bool) -> dict[str, float]:
     batch = training.actor_critic.batch_num_samples
     frame, burn_in = 3 * size * size, training.actor_critic.burn_in
     horizon = training.actor_critic.imagine_horizon or 1
-    tokenizer_rows = training.tokenizer.batch_num_samples // training.tokenizer.pieces
+    tokenizer_rows = training.tokenizer.batch_num_samples // (training.tokenizer.pieces or 1)
     return {
         "weights_gradients_adam": trained * 4 * 4,
         "perceptual_network": frozen * 4,

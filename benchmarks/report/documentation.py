@@ -59,7 +59,7 @@ def memory_table() -> str:
     found = Record.read(ROOT / MEMORY_FILE).result.facts
     columns = [found["float32"], found["bf16"]]
     training = preset_config("paper", "Pong").training.tokenizer
-    frames = training.batch_num_samples // training.pieces
+    frames = training.batch_num_samples // (training.pieces or 1)
     uses = {
         "weights_gradients_adam": "weights, gradients, Adam's two moments",
         "perceptual_network": "VGG-16 and LPIPS (frozen)",

@@ -7,6 +7,7 @@ names another key takes that key's value (`resolve`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from iris_fast.models.tokenizer import TokenizerConfig
 from iris_fast.models.transformer import TransformerConfig
 
 Precision = Literal["auto", "float32", "tf32", "bf16", "fp16"]
+MOST_PIECES = 4  # of a batch of frames, unless more are asked for: with 2, float32 would exceed 12 GB
 CudnnUse = Literal["lstm", "all", "none"]
 
 
@@ -155,7 +157,7 @@ class TokenizerPartConfig(PartConfig):
 
     batch_num_samples: int = 256
     start_after_epochs: int = 5
-    pieces: int = 4  # a captured step keeps its memory: with 2, float32 would exceed 12 GB
+    pieces: int | None = None  # what fits (training/device.py), at most 4: a captured step keeps its memory
 
 
 @dataclass(frozen=True)
@@ -247,9 +249,12 @@ def resolve(config: Config) -> Config:
 
     actor_critic = with_rate(training.actor_critic)
     actor_critic = replace(actor_critic, imagine_horizon=actor_critic.imagine_horizon or length)
+    tokenizer = with_rate(training.tokenizer)
+    if tokenizer.pieces is None:
+        tokenizer = replace(tokenizer, pieces=math.gcd(MOST_PIECES, tokenizer.batch_num_samples))
     training = replace(
         training,
-        tokenizer=with_rate(training.tokenizer),
+        tokenizer=tokenizer,
         world_model=with_rate(training.world_model),
         actor_critic=actor_critic,
     )

@@ -149,7 +149,7 @@ def _validate_world_model(config: Config) -> None:
 
 def _validate_training(config: Config) -> None:
     tokenizer = config.training.tokenizer
-    if tokenizer.batch_num_samples % tokenizer.pieces:
+    if tokenizer.batch_num_samples % (tokenizer.pieces or 1):
         raise UserError(
             f"training.tokenizer.pieces={tokenizer.pieces}: it must divide "
             f"training.tokenizer.batch_num_samples={tokenizer.batch_num_samples}"

@@ -32,7 +32,7 @@ def check_shares(config: Config, processes: int) -> None:
         return
     for name in PARTS:
         part = getattr(config.training, name)
-        pieces = getattr(part, "pieces", 1)
+        pieces = getattr(part, "pieces", None) or 1
         if part.batch_num_samples % (processes * pieces):
             each, less = (f"each of training.{name}.pieces={pieces} of ", f", or training.{name}.pieces=1")
             raise UserError(

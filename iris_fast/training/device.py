@@ -22,6 +22,10 @@ LEAST_WIDTH = (
     128  # of a world model; with a narrower one, bf16 saves next to nothing on a CPU (benchmarks/LOG.md)
 )
 
+# A frame of 64 × 64 saves so many bytes for the paper's tokenizer's gradient, LPIPS included, in float32
+# (benchmarks/results/cpu/memory.json); a step may have so much of a GPU's memory.
+TOKENIZER_BYTES, TOKENIZER_SHARE = 48e6, 0.25
+
 
 @contextmanager
 def plain_defaults() -> Iterator[None]:
@@ -59,6 +63,30 @@ def with_precision(config: Config) -> Config:
     on_cpu = choose_device(config.common.device).type == "cpu"
     gains = on_cpu and config.world_model.embed_dim >= LEAST_WIDTH and multiplies_bfloat16()
     return replace(config, common=replace(config.common, precision="bf16" if gains else "float32"))
+
+
+def with_pieces(config: Config) -> Config:
+    """The configuration with the fewest pieces of the tokenizer's batch that a GPU's memory has room for.
+
+    A loss that is computed piece by piece is not left to the machine.
+    """
+    part = config.training.tokenizer
+    if part.pieces is not None or config.tokenizer.perceptual in ("foreground", "objects"):
+        return config
+    device = choose_device(config.common.device)
+    if device.type != "cuda":
+        return config
+    frame = TOKENIZER_BYTES * (config.tokenizer.autoencoder.resolution / 64) ** 2
+    rows = TOKENIZER_SHARE * torch.cuda.get_device_properties(device).total_memory / frame
+    fitting = (count for count in (1, 2) if part.batch_num_samples % count == 0)
+    pieces = next((count for count in fitting if part.batch_num_samples / count <= rows), None)
+    tokenizer = replace(part, pieces=pieces)
+    return replace(config, training=replace(config.training, tokenizer=tokenizer))
+
+
+def fitted(config: Config) -> Config:
+    """The configuration with what it leaves to this machine: precision and pieces."""
+    return with_pieces(with_precision(config))
 
 
 def apply_precision(precision: str) -> None:
@@ -122,7 +150,7 @@ def prepare(config: Config) -> tuple[Config, torch.device]:
     """The checked and completed configuration, and the device, set to its precision and threads."""
     validate(config)
     device = choose_device(config.common.device)
-    config = with_precision(config)
+    config = fitted(config)
     check_precision(config.common.precision, device)
     apply_precision(config.common.precision)
     apply_cudnn(config.common.cudnn)

@@ -23,7 +23,7 @@ from .announcements import announced_schedule
 from .builder import Say, build_trainer
 from .checkpoint import kept
 from .checks import check_shares
-from .device import choose_device, plain_defaults, prepare, with_precision
+from .device import choose_device, fitted, plain_defaults, prepare
 from .distributed import Group, LostProcess, joined_processes
 from .run_folder import RunFolder
 from .trainer import Trainer
@@ -40,7 +40,7 @@ def train(arguments: argparse.Namespace) -> Path:
 def _train_as_one_of(group: Group, arguments: argparse.Namespace) -> Path:
     read = _resumed if arguments.resume else _fresh
     config, run = group.from_first(lambda: read(arguments))
-    config = group.from_first(lambda: with_precision(config))  # processors may differ
+    config = group.from_first(lambda: fitted(config))  # machines may differ
     config, device = prepare(config)
     device = group.device(device)
     check_shares(config, group.size)

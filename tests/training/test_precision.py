@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from iris_fast.agent import PARTS
-from iris_fast.config import apply_overrides, preset_config
+from iris_fast.config import apply_overrides, preset_config, resolve
 from iris_fast.imagination.oracle import OracleEngine
 from iris_fast.replay.cache import FrameCache
 from iris_fast.train import main
@@ -169,3 +170,23 @@ def test_weights_are_cast_once_for_all_pieces_with_the_same_gradient(monkeypatch
     anew, expected = step(4)
     assert anew == 4 * whole and gradients
     assert all(map(torch.equal, gradients, expected))
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "asked", "pieces"),
+    [(12, (), 4), (25.7, (), 2), (51.5, (), 1), (141, (), 1), (141, ("training.tokenizer.pieces=8",), 8)],
+)
+def test_a_batch_of_frames_has_as_few_pieces_as_a_gpu_has_memory_for(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: float, asked: tuple[str, ...], pieces: int
+) -> None:
+    monkeypatch.setattr(device, "choose_device", lambda _: torch.device("cuda"))
+    properties = SimpleNamespace(total_memory=gigabytes * 1e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    config = apply_overrides(preset_config("paper", "Pong"), list(asked))
+    assert resolve(device.fitted(config)).training.tokenizer.pieces == pieces
+    assert resolve(config).training.tokenizer.pieces == (8 if asked else 4), "on a CPU"
+    by_piece = apply_overrides(config, ["tokenizer.perceptual=foreground"])
+    assert device.fitted(by_piece).training.tokenizer.pieces == config.training.tokenizer.pieces
+    few = apply_overrides(config, ["training.tokenizer.batch_num_samples=6", *asked])
+    if not asked:
+        assert resolve(few).training.tokenizer.pieces == 2, "a number that divides the batch"
