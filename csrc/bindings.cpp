@@ -69,6 +69,7 @@ PYBIND11_MODULE(_C, module) {
   bind_tokens(module);
   bind_frames(module);
   bind_policy(module);
+  bind_attention(module);
   bind_norms(module);
   bind_rollout(module);
 }

@@ -5,7 +5,10 @@ from numpy.typing import NDArray
 
 iris_fast: bool  # by which it is told from an extension of another package
 
+Floats = NDArray[np.float32] | NDArray[np.uint16]  # bfloat16 as its bits
+
 def keep_large_blocks() -> bool: ...
+def multiplies_bfloat16() -> bool: ...
 def sample_categorical(
     logits: NDArray[np.float32],
     seed: int,
@@ -22,27 +25,61 @@ class ThreadPool:
     def threads(self) -> int: ...
     def __reduce__(self) -> tuple[type[ThreadPool], tuple[int]]: ...
 
+def causal_attention(
+    pool: ThreadPool,
+    heads: int,
+    scale: float,
+    probability: float,
+    seed: int,
+    first_row: int,
+    query: Floats,
+    key: Floats,
+    value: Floats,
+    largest: NDArray[np.float32],
+    shares: NDArray[np.float32],
+    out: Floats,
+) -> None: ...
+def causal_attention_backward(
+    pool: ThreadPool,
+    heads: int,
+    scale: float,
+    probability: float,
+    seed: int,
+    first_row: int,
+    grad: Floats,
+    query: Floats,
+    key: Floats,
+    value: Floats,
+    largest: NDArray[np.float32],
+    shares: NDArray[np.float32],
+    grad_query: Floats,
+    grad_key: Floats,
+    grad_value: Floats,
+) -> None: ...
+def dropout(
+    pool: ThreadPool, probability: float, seed: int, first_row: int, x: Floats, out: Floats
+) -> None: ...
 def group_norm(
     pool: ThreadPool,
-    x: NDArray[np.float32],
+    x: Floats,
     weight: NDArray[np.float32],
     bias: NDArray[np.float32],
     epsilon: float,
     swish: bool,
     means: NDArray[np.float32],
     scales: NDArray[np.float32],
-    out: NDArray[np.float32],
+    out: Floats,
 ) -> None: ...
 def group_norm_backward(
     pool: ThreadPool,
-    grad: NDArray[np.float32],
-    x: NDArray[np.float32],
+    grad: Floats,
+    x: Floats,
     weight: NDArray[np.float32],
     bias: NDArray[np.float32],
     swish: bool,
     means: NDArray[np.float32],
     scales: NDArray[np.float32],
-    grad_x: NDArray[np.float32],
+    grad_x: Floats,
     grad_weight: NDArray[np.float32],
     grad_bias: NDArray[np.float32],
 ) -> None: ...

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "frame_kernels.hpp"
+#include "training_kernels.hpp"
 
 // Always inlined, also in a debug build: otherwise the linker might give a unit code that another unit
 // compiled with instructions this machine lacks.
@@ -162,6 +163,7 @@ struct KernelTable {
   void (*to_half)(const float* x, std::size_t count, std::uint16_t* out);
   void (*from_half)(const std::uint16_t* x, std::size_t count, float* out);
   const FrameKernels* frames;
+  const TrainingKernels* training;
 };
 
 }  // namespace iris_fast

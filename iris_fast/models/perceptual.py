@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cpu_training import Dropout
+
 # (slice name, index within VGG-16's `features`, in, out) of each convolution; a slice ends at a tapped ReLU.
 VGG_SLICES: tuple[tuple[tuple[int, int, int], ...], ...] = (
     ((0, 3, 64), (2, 64, 64)),
@@ -68,10 +70,12 @@ class LinearLayer(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(channels, 1, 1, bias=False))
+        self.model = nn.Sequential(Dropout(0.5), nn.Conv2d(channels, 1, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+        x = self.model[0](x)
+        with torch.autocast(x.device.type, enabled=False):  # small differences, always in float32
+            return self.model[1](x)
 
 
 class LPIPS(nn.Module):
@@ -91,10 +95,9 @@ class LPIPS(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and target.requires_grad):
             wanted = self._unit_features(target)
         distance = prediction.new_zeros(())
-        with torch.autocast(prediction.device.type, enabled=False):  # small differences, always in float32
-            for index, (one, other) in enumerate(zip(predicted, wanted, strict=True)):
-                weighted = self.get_submodule(f"lin{index}")((one - other).square())
-                distance = distance + weighted.mean((2, 3), keepdim=True)
+        for index, (one, other) in enumerate(zip(predicted, wanted, strict=True)):
+            weighted = self.get_submodule(f"lin{index}")((one - other).square())
+            distance = distance + weighted.mean((2, 3), keepdim=True)
         return distance
 
     def _unit_features(self, x: Tensor) -> list[Tensor]:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import cpu_training
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -83,19 +85,35 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        dropout, heads = (self.config.attn_pdrop if self.training else 0.0), self.config.num_heads
+        query, key, value = (linear(x) for linear in (self.query, self.key, self.value))
+        if cache is None and mask is None and cpu_training.takes(query, heads):
+            attended = cpu_training.causal_attention(query, key, value, heads, dropout)
+        else:
+            attended = self._attended(query, key, value, mask, cache, layer, dropout)
+        return cpu_training.dropout(self.proj(attended), self.config.resid_pdrop, self.training)
+
+    def _attended(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+        dropout: float,
+    ) -> Tensor:
+        """Attention by PyTorch of `(batch, time, embed_dim)`."""
         query, key, value = (
-            linear(x).unflatten(2, (self.config.num_heads, -1)).transpose(1, 2)
-            for linear in (self.query, self.key, self.value)
+            tensor.unflatten(2, (self.config.num_heads, -1)).transpose(1, 2) for tensor in (query, key, value)
         )  # each (batch, heads, time, head_dim)
         if cache is not None:
             key, value = cache.append(layer, key, value)
-        dropout = self.config.attn_pdrop if self.training else 0.0
         is_causal = mask is None and query.shape[2] > 1
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
         )
-        attended = self.proj(attended.transpose(1, 2).flatten(2))
-        return F.dropout(attended, self.config.resid_pdrop, self.training)
+        return attended.transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):
@@ -110,11 +128,11 @@ class Block(nn.Module):
             nn.Linear(config.embed_dim, 4 * config.embed_dim),
             nn.GELU(),
             nn.Linear(4 * config.embed_dim, config.embed_dim),
-            nn.Dropout(config.resid_pdrop),
+            cpu_training.Dropout(config.resid_pdrop),
         )
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        x = x + self.attn(self.ln1(x), mask, cache, layer)
+        x = x + self.attn(cpu_training.for_products(self.ln1(x)), mask, cache, layer)
         return x + self.mlp(self.ln2(x))
 
 
@@ -124,7 +142,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        self.drop = nn.Dropout(config.embed_pdrop)
+        self.drop = cpu_training.Dropout(config.embed_pdrop)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.ln_f = nn.LayerNorm(config.embed_dim)
 

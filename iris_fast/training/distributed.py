@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from iris_fast.command_line import last_words
 from iris_fast.errors import RunStopped, UserError
+from iris_fast.models.cpu_training import rows_of
 from iris_fast.randomness import derive_seed
 
 JOIN_LIMIT = timedelta(minutes=10)  # for all processes to start
@@ -144,7 +145,7 @@ class Joined(Group):
         distribution is the same, the draws are not.
         """
         if device.type == "cpu":
-            return _WholeBatchDraws(self)
+            return _whole_batch_draws(self)
         torch.manual_seed(derive_seed(seed, "dropout", self.rank))
         return nullcontext()
 
@@ -197,6 +198,13 @@ class Joined(Group):
             return self._store.add("iris_fast/said", 1) == 1
         except RuntimeError:  # the store was the first process's
             return True
+
+
+@contextmanager
+def _whole_batch_draws(group: Group) -> Iterator[None]:
+    """A block whose masks of dropout are those of this process's rows in the whole batch."""
+    with _WholeBatchDraws(group), rows_of(group.rank):
+        yield
 
 
 class _WholeBatchDraws(TorchDispatchMode):

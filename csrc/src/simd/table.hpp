@@ -12,6 +12,7 @@
 #include "lstm_cell.hpp"
 #include "normalize.hpp"
 #include "product.hpp"
+#include "training.hpp"
 #include "vector_math.hpp"
 #include "winograd.hpp"
 
@@ -90,7 +91,8 @@ constexpr KernelTable make_table(const char* name) {
           tanh_all,
           convert_all<float, std::uint16_t>,
           convert_all<std::uint16_t, float>,
-          &frame_kernels};
+          &frame_kernels,
+          &training_kernels};
 }
 
 }  // namespace iris_fast::IRIS_FAST_LEVEL

@@ -83,6 +83,35 @@ inline void store(BFloat16* p, Vec16 x) {
                       _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, no_number, quiet)));
 }
 
+// 16 unsigned words, for draws (training.hpp).
+#define IRIS_FAST_HAS_WORDS16
+struct Words16 {
+  __m512i v;
+};
+inline Words16 every_word(std::uint32_t x) { return {_mm512_set1_epi32(static_cast<int>(x))}; }
+inline Words16 words_from(std::uint32_t first) {
+  const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return {_mm512_add_epi32(every_word(first).v, steps)};
+}
+inline Words16 exclusive_or(Words16 a, Words16 b, std::uint32_t c) {
+  return {_mm512_ternarylogic_epi32(a.v, b.v, every_word(c).v, 0x96)};
+}
+inline void multiply_words(std::uint32_t factor, Words16 x, Words16& low, Words16& high) {
+  const __m512i by = every_word(factor).v;
+  const __m512i even = _mm512_mul_epu32(x.v, by), odd = _mm512_mul_epu32(_mm512_srli_epi64(x.v, 32), by);
+  constexpr __mmask16 kOdd = 0xaaaa;
+  low.v = _mm512_mask_mov_epi32(even, kOdd, _mm512_slli_epi64(odd, 32));
+  high.v = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), kOdd, odd);
+}
+// `kept` where the lower, or the upper, half of a word is not below `threshold`, else 0.
+inline void store_kept(Words16 x, std::uint32_t threshold, float kept, float* lower, float* upper) {
+  const __m512i bound = every_word(threshold).v;
+  const __m512 value = _mm512_set1_ps(kept);
+  const __m512i low = _mm512_and_si512(x.v, _mm512_set1_epi32(0xffff)), high = _mm512_srli_epi32(x.v, 16);
+  _mm512_storeu_ps(lower, _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(low, bound), value));
+  _mm512_storeu_ps(upper, _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(high, bound), value));
+}
+
 inline void store_low_bytes(unsigned char* p, Vec16 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_castps_si512(x.v)));
 }
