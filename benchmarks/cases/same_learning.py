@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from benchmarks.systems.weights import random_lpips
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import apply_overrides, preset_config
 from iris_fast.graphs import Uncaptured, graphs_of
+from iris_fast.models import cpu_training
 from iris_fast.replay.cache import FrameCache
 from iris_fast.training.device import apply_precision, engine_of, prepare
 from iris_fast.training.graphed_step import GraphedPartTrainer, make_part_trainer, preserved
@@ -116,7 +119,7 @@ def compare_losses(runs: Sequence[Sequence[float]], fast: Sequence[float]) -> di
 def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any]:
     """Errors of the fast path's gradient against float32's, and those of plain PyTorch in the same precision.
 
-    On the same batches and weights, without dropout. Plain is eager, with PyTorch's GroupNorm. `within`: no
+    On the same batches and weights, without dropout. Plain is eager, and PyTorch's alone. `within`: no
     parameter's error exceeds twice plain's error (plus rounding of its norm, or of a hundredth of the largest), each
     over all batches.
     """
@@ -127,7 +130,7 @@ def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any
     for seed in range(GRADIENTS):
         inputs = fast.parts[part].inputs(seed)  # of its own memory: rollouts are the caller's to keep
         batches.append(inputs)
-        with group_norm_of(fused=False):
+        with plain_pytorch():
             others.append(gradient(fast.parts[part], inputs))
         with preserved(trainer.part.module, trainer.optimizer):
             norm = float(trainer.replay([0], given(inputs))["grad_norm"])
@@ -136,10 +139,17 @@ def compare_gradients(fast: Learner, plain: Learner, part: str) -> dict[str, Any
         ours.append({name: value / clipped for name, value in found.items()})
     plain.begin()
     for inputs in batches:
-        with group_norm_of(fused=False):
+        with plain_pytorch():
             exact.append(gradient(plain.parts[part], inputs))
     rounding = ROUNDING[fast.config.common.precision]
     return gradient_errors(stacked(ours), stacked(others), stacked(exact), rounding)
+
+
+@contextmanager
+def plain_pytorch() -> Iterator[None]:
+    """Gradient steps by PyTorch's operations alone, none of ours."""
+    with group_norm_of(fused=False), mock.patch.object(cpu_training, "in_bfloat16", lambda x: False):
+        yield
 
 
 def given(inputs: Any) -> Callable[[int], Any]:
