@@ -23,6 +23,7 @@ from .runs import PlannedRun
 
 # What a run finds out on its machine, and what changes no number: these may differ from what the command asks.
 FOUND = re.compile(r"(tokenizer\.perceptual|wandb\..*|logging\..*)$")
+CHOSEN_AT_START = ("common.precision", "auto")  # what a run's configuration has a value for, by its machine
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,13 @@ def _differences(found: Any, wanted: Any, prefix: str = "") -> list[tuple[str, A
         one, other, key = getattr(found, name), getattr(wanted, name), prefix + name
         if is_dataclass(one):
             different += _differences(one, other, f"{key}.")
-        elif one != other and not FOUND.match(key):
+        elif one != other and not FOUND.match(key) and (key, other) != CHOSEN_AT_START:
             different.append((key, one, other))
     return different
 
 
 def _shares(arguments: argparse.Namespace) -> tuple[float, float]:
-    """Cores and GPUs a run."""
+    """The cores and GPUs of each run."""
     cpus, gpus = arguments.cpus_per_run, arguments.gpus_per_run
     if not (math.isfinite(cpus) and cpus > 0):
         raise UserError(f"--cpus-per-run {cpus:g}: give a number of cores above 0")
