@@ -120,7 +120,7 @@ class Tab:
             return None
 
     def _refuse(self, session: Session, error: MessageError) -> None:
-        """Says what went wrong, and how things are now: what failed may have done a part."""
+        """Sends the error, and the present state, since the failed step may have done a part of its work."""
         self._send({"type": "error", "message": str(error)})
         self._send({"type": "state", **session.state()})
 

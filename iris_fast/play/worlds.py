@@ -151,8 +151,8 @@ class Real(World):
         return self.hands.chosen(actions), state
 
     def look(self, frame: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Tokens `(1, 16)` and reconstruction of a frame; the last one's are remembered, for the policy, the panels
-        and the world model all ask for them."""
+        """Tokens `(1, 16)` and reconstruction of a frame; those of the last frame are kept, because the policy,
+        the panels and the world model all ask for them."""
         if self._looked is None or self._looked[0] is not frame:
             self._looked = (frame, *self.player.policy.look(frame[None]))
         return self._looked[1:]

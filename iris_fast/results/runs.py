@@ -36,7 +36,7 @@ class EvaluatedRun:
 
 
 def read_runs(folders: Sequence[Path], name: str) -> tuple[Method | None, list[str]]:
-    """The runs' scores as one method, and sentences about what is in hand and what was left out.
+    """The runs' scores as one method, and sentences about which games and seeds there are and what was left out.
 
     Runs of games that have no human score are left out. A run given twice, by another path or as a copy, is refused:
     it would count as two seeds.
@@ -80,7 +80,10 @@ def _read(folder: Path) -> EvaluatedRun:
         ) from None
     if clipped or lives:
         rule = "env.test.clip_reward" if clipped else "env.test.done_on_life_loss"
-        raise UserError(f"{path} was played with {rule}=true, so its scores are no raw scores of whole games")
+        raise UserError(
+            f"{path} was played with {rule}=true, so its scores are not raw scores of whole games: give runs "
+            "without that"
+        )
     try:
         game = resolve_game(game)
     except UserError as error:

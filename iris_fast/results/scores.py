@@ -18,7 +18,7 @@ NEWER_METHODS = ("IRIS", "TWM", "DreamerV3", "REM", "DIAMOND", "Δ-IRIS", "Simul
 
 @dataclass(frozen=True)
 class Method:
-    """The scores of one method: a list a game, a score a run. Published ones have a paper and a source."""
+    """One method's scores: a list of its runs' scores for each game. Published ones have a paper and a source."""
 
     name: str
     scores: dict[str, list[float]]

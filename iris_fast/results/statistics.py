@@ -1,9 +1,9 @@
 """Aggregates over games with stratified bootstrap intervals, by `rliable`; profiles; probability of improvement.
 
-Every game weighs the same. `rliable` wants as many runs of each game; where a game has fewer, each of its runs stands
-several times in the matrix (up to the least common multiple of the numbers), which changes no aggregate. A resample
-still draws only as many runs of a game as there are. Resampling one run would always give that run, so there is no
-interval where a game has a single one.
+Every game weighs the same. `rliable` needs the same number of runs for every game. Where a game has fewer, each of
+its runs stands several times in the matrix (up to the least common multiple of the numbers), which changes no
+aggregate. A resample still draws only as many runs of a game as there are. Resampling a single run would always
+give that run, so there is no interval where a game has one run.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def score_matrix(method: Method) -> Floats:
     if rows > max(LARGEST_MULTIPLE, method.fewest_runs):
         counts = sorted({len(runs) for runs in scores})
         raise UserError(
-            f"{method.name}: games have {', '.join(map(str, counts))} runs, which no matrix of fair size "
-            "weighs alike: give the same number of runs of each game"
+            f"{method.name}: games have {', '.join(map(str, counts))} runs, too different to weigh every "
+            "game alike: give the same number of runs of each game"
         )
     return np.array([np.tile(runs, rows // len(runs)) for runs in scores]).T
 

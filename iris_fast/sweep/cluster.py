@@ -77,7 +77,7 @@ class _Late(BaseException):
 
 @contextmanager
 def _limit(address: str) -> Iterator[None]:
-    """A block that UserError ends when it takes too long, as where something else than Ray listens.
+    """A block that ends with UserError when it takes too long, for example because another program than Ray listens.
 
     Keeps the handler of SIGTERM, which Ray replaces. Without limit outside the main thread, where no signals arrive.
     """
@@ -118,7 +118,7 @@ class Tasks:
         self._runs[self._task.options(name=run.name, **options).remote(run)] = run
 
     def ended(self, seconds: float) -> dict[PlannedRun, Outcome | None]:
-        """Waits so long at most; the attempts that have ended, None for one that never began since it was stopped."""
+        """The attempts that end within so many seconds; None for one that was stopped before it began."""
         ready, _ = self._ray.wait(list(self._runs), num_returns=1, timeout=seconds)
         return {self._runs.pop(task): self._outcome(task) for task in ready}
 
@@ -140,7 +140,7 @@ class Tasks:
             self._ray.cancel(task, force=False, recursive=False)
 
     def lacking(self) -> str | None:
-        """What no machine of the cluster has that each run needs; None if one has it."""
+        """What each run needs and no machine of the cluster has; None if one has it all."""
         best = {"CPU": 0.0, "GPU": 0.0}
         for node in self._ray.nodes():
             if node["Alive"]:

@@ -121,7 +121,7 @@ class Attempts:
 
 
 def told(outcome: Outcome, run: PlannedRun) -> str:
-    """How an attempt ended, with its last sentence and the place of more."""
+    """How an attempt ended: its last sentence, and the log that has more."""
     sentence = f": {outcome.sentence}" if outcome.sentence else ""
     return f"{outcome.words}{sentence} (log: {run.log})"
 
@@ -131,7 +131,7 @@ def say(message: str) -> None:
 
 
 def _ended(queue: Queue) -> int:
-    """The end of the command: the results, what is not done, and the exit code."""
+    """Ends the command: prints the results and what is not done, and gives the exit code."""
     states = {run: row.state for run, row in queue.rows.items()}
     done = sum(row.status == "done" for row in queue.rows.values())
     if queue.stop.requested:
@@ -152,7 +152,7 @@ def _ended(queue: Queue) -> int:
 
 
 def _results(states: dict[PlannedRun, RunState]) -> None:
-    """The scores of all runs that are done beside published ones; a sentence where they cannot be had."""
+    """Prints the scores of all finished runs beside published ones, or a sentence that says why it cannot."""
     scored = [
         run.folder for run, state in states.items() if state.stage == "done" and run.game in ATARI_100K_SCORES
     ]

@@ -50,7 +50,7 @@ class Outcome:
 
 
 def signal_name(code: int) -> str:
-    """Of an exit code: negative from a process that did not handle the signal, above 128 from one that did."""
+    """The signal of an exit code: negative where a process did not handle the signal, above 128 where it did."""
     number = -code if code < 0 else code - 128
     try:
         return signal.Signals(number).name
@@ -80,7 +80,7 @@ def do_run(run: PlannedRun) -> Outcome:
 
 
 def _checked(run: PlannedRun, outcome: Outcome) -> Outcome:
-    """An evaluation of a former epoch with more episodes stays in its file, where results would take it for this."""
+    """Refuses a longer evaluation of an earlier epoch, which stays in its file and would count as this one."""
     found = run.evaluation()
     if outcome.code == 0 and (found is None or len(found[1]) != run.episodes):
         there = len(found[1]) if found else 0
@@ -95,7 +95,7 @@ def _checked(run: PlannedRun, outcome: Outcome) -> Outcome:
 
 
 def _until_free(run: PlannedRun, log: BinaryIO) -> Outcome | None:
-    """Waits for a former process in the folder to end, and removes a folder that one was killed in the making of."""
+    """Waits until no other process trains in the folder; removes a folder that a killed process had half made."""
     deadline, said = time.monotonic() + LOCK_SECONDS, False
     while run.folder.is_dir():
         try:
