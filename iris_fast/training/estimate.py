@@ -81,9 +81,9 @@ def _training_seconds(trainer: Trainer, names: list[str]) -> dict[str, float]:
 
 
 def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    """The shortest of three times; if the first is long, that one."""
+    """The shorter of two times, since the first may allocate and compile; if the first is long, that one."""
     times: list[float] = []
-    while len(times) < 3 and sum(times) < 1:
+    while len(times) < 2 and sum(times) < 1:
         began = time.perf_counter()
         function()
         if device.type == "cuda":
