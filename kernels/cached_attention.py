@@ -380,25 +380,10 @@ def _cached_attention(
 
 
 @_cached_attention.register_kernel("cuda")
-def _cached_attention_cuda(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    lengths: Tensor,
-    tokens_per_block: int,
-    scale: float,
-    key_scale: Tensor | None,
-    value_scale: Tensor | None,
-    num_splits: int,
-) -> Tensor:
-    caches, scales = (key_cache, value_cache), (key_scale, value_scale)
+def _cached_attention_cuda(query: Tensor, *others: Any) -> Tensor:
     if query.dtype == torch.float64:
-        return append_and_attend(query, key, value, *caches, lengths, tokens_per_block, scale, *scales)
-    return launch_cached_attention(
-        query, key, value, *caches, lengths, tokens_per_block, scale, *scales, num_splits
-    )
+        return append_and_attend(query, *others[:-1])
+    return launch_cached_attention(query, *others)
 
 
 @_cached_attention.register_fake

@@ -383,16 +383,14 @@ def _group_norm_swish(
 
 
 @_group_norm_swish.register_kernel("cuda")
-def _group_norm_swish_cuda(
-    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, swish: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _group_norm_swish_cuda(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     run = plain if x.dtype == torch.float64 else launch_group_norm_swish
-    return run(x, weight, bias, num_groups, eps, swish)
+    return run(x, *others)
 
 
 @_group_norm_swish.register_fake
 def _group_norm_swish_fake(
-    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, swish: bool
+    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, *_: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     means = x.new_empty((x.shape[0], num_groups), dtype=statistics_dtype(x))
     return torch.empty_like(x), means, torch.empty_like(means)
@@ -415,30 +413,14 @@ def _group_norm_swish_backward(
 
 
 @_group_norm_swish_backward.register_kernel("cuda")
-def _group_norm_swish_backward_cuda(
-    grad: Tensor,
-    x: Tensor,
-    means: Tensor,
-    scales: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    num_groups: int,
-    swish: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _group_norm_swish_backward_cuda(grad: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     run = plain_backward if x.dtype == torch.float64 else launch_group_norm_swish_backward
-    return run(grad, x, means, scales, weight, bias, num_groups, swish)
+    return run(grad, x, *others)
 
 
 @_group_norm_swish_backward.register_fake
 def _group_norm_swish_backward_fake(
-    grad: Tensor,
-    x: Tensor,
-    means: Tensor,
-    scales: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    num_groups: int,
-    swish: bool,
+    grad: Tensor, x: Tensor, means: Tensor, scales: Tensor, weight: Tensor, bias: Tensor, *_: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
 

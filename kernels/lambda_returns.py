@@ -172,17 +172,11 @@ def _lambda_returns(
     return _scan(rewards, values, ends, gamma, lambda_)
 
 
-@_lambda_returns.register_kernel("cuda")
-def _lambda_returns_cuda(
-    rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, lambda_: float
-) -> Tensor:
-    return launch_lambda_returns(rewards, values, ends, gamma, lambda_)
+_lambda_returns.register_kernel("cuda")(launch_lambda_returns)
 
 
 @_lambda_returns.register_fake
-def _lambda_returns_fake(
-    rewards: Tensor, values: Tensor, ends: Tensor, gamma: float, lambda_: float
-) -> Tensor:
+def _lambda_returns_fake(rewards: Tensor, values: Tensor, *_: object) -> Tensor:
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
@@ -205,17 +199,11 @@ def _lambda_returns_backward(
     return grad_rewards, grad_values
 
 
-@_lambda_returns_backward.register_kernel("cuda")
-def _lambda_returns_backward_cuda(
-    grad: Tensor, ends: Tensor, gamma: float, lambda_: float
-) -> tuple[Tensor, Tensor]:
-    return launch_lambda_returns_backward(grad, ends, gamma, lambda_)
+_lambda_returns_backward.register_kernel("cuda")(launch_lambda_returns_backward)
 
 
 @_lambda_returns_backward.register_fake
-def _lambda_returns_backward_fake(
-    grad: Tensor, ends: Tensor, gamma: float, lambda_: float
-) -> tuple[Tensor, Tensor]:
+def _lambda_returns_backward_fake(grad: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     rewards = torch.empty_like(grad, memory_format=torch.contiguous_format)
     return rewards, torch.empty_like(rewards)
 

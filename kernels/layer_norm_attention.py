@@ -353,38 +353,19 @@ def _layer_norm_attention(
 
 @_layer_norm_attention.register_kernel("cuda")
 def _layer_norm_attention_cuda(
-    parts: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor | None,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor | None,
-    proj_weight: Tensor,
-    proj_bias: Tensor | None,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    lengths: Tensor,
-    eps: float,
-    scale: float,
-    precision: str,
+    parts: Tensor, norm_weight: Tensor, norm_bias: Tensor | None, qkv_weight: Tensor, *others: Any
 ) -> Tensor:
-    tensors = (parts, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias)
+    tensors = (parts, norm_weight, norm_bias, qkv_weight)
     if result_dtype(parts, qkv_weight) == torch.float64:
-        return _plain(*tensors, key_cache, value_cache, lengths, eps, scale)
-    return launch_layer_norm_attention(*tensors, key_cache, value_cache, lengths, eps, scale, precision)
+        return _plain(*tensors, *others[:-1])
+    return launch_layer_norm_attention(*tensors, *others)
 
 
 @_layer_norm_attention.register_fake
 def _layer_norm_attention_fake(
-    parts: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor | None,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor | None,
-    proj_weight: Tensor,
-    proj_bias: Tensor | None,
-    key_cache: Tensor,
-    *_: object,
+    parts: Tensor, norm_weight: Tensor, norm_bias: Tensor | None, qkv_weight: Tensor, *others: Any
 ) -> Tensor:
+    key_cache = others[3]
     return parts.new_empty((1 + key_cache.shape[1], *parts.shape[1:]), dtype=result_dtype(parts, qkv_weight))
 
 

@@ -306,22 +306,10 @@ def _layer_norm_linear(
 
 
 @_layer_norm_linear.register_kernel("cuda")
-def _layer_norm_linear_cuda(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    activation: str,
-    precision: str,
-) -> Tensor:
+def _layer_norm_linear_cuda(x: Tensor, weight: Tensor, *others: Any) -> Tensor:
     if torch.float64 in (x.dtype, weight.dtype):
-        return _plain(x, weight, bias, norm_weight, norm_bias, residual, eps, activation)
-    return launch_layer_norm_linear(
-        x, weight, bias, norm_weight, norm_bias, residual, eps, activation, precision
-    )
+        return _plain(x, weight, *others[:-1])
+    return launch_layer_norm_linear(x, weight, *others)
 
 
 @_layer_norm_linear.register_fake
@@ -332,9 +320,7 @@ def _layer_norm_linear_fake(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     residual: Tensor | None,
-    eps: float,
-    activation: str,
-    precision: str,
+    *_: object,
 ) -> Tensor:
     dtype = weight.dtype if residual is None else residual.dtype
     return x.new_empty((x.shape[0], weight.shape[0]), dtype=dtype)

@@ -258,39 +258,20 @@ def _layer_norm_mlp(
 
 @_layer_norm_mlp.register_kernel("cuda")
 def _layer_norm_mlp_cuda(
-    parts: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor | None,
-    in_weight: Tensor,
-    in_bias: Tensor | None,
-    out_weight: Tensor,
-    out_bias: Tensor | None,
-    eps: float,
-    activation: str,
-    precision: str,
-    slice_width: int,
+    parts: Tensor, norm_weight: Tensor, norm_bias: Tensor | None, in_weight: Tensor, *others: Any
 ) -> Tensor:
-    tensors = (parts, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias)
+    tensors = (parts, norm_weight, norm_bias, in_weight)
     if result_dtype(parts, in_weight) == torch.float64:
-        return _plain(*tensors, eps, activation, slice_width)
-    return launch_layer_norm_mlp(*tensors, eps, activation, precision, slice_width)
+        in_bias, out_weight, out_bias, eps, activation, _, slice_width = others
+        return _plain(*tensors, in_bias, out_weight, out_bias, eps, activation, slice_width)
+    return launch_layer_norm_mlp(*tensors, *others)
 
 
 @_layer_norm_mlp.register_fake
 def _layer_norm_mlp_fake(
-    parts: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor | None,
-    in_weight: Tensor,
-    in_bias: Tensor | None,
-    out_weight: Tensor,
-    out_bias: Tensor | None,
-    eps: float,
-    activation: str,
-    precision: str,
-    slice_width: int,
+    parts: Tensor, norm_weight: Tensor, norm_bias: Tensor | None, in_weight: Tensor, *others: Any
 ) -> Tensor:
-    slices = (in_weight.shape[0] + slice_width - 1) // slice_width
+    slices = -(-in_weight.shape[0] // others[-1])
     return parts.new_empty((1 + slices, *parts.shape[1:]), dtype=result_dtype(parts, in_weight))
 
 

@@ -289,43 +289,16 @@ def _linear_sample(
 
 
 @_linear_sample.register_kernel("cuda")
-def _linear_sample_cuda(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    seed: Tensor,
-    row: Tensor | None,
-    position: Tensor,
-    purpose: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    precision: str,
-    with_info: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    arguments = (seed, row, position, purpose, temperature, top_k, top_p, precision)
-    tokens, log_probs, entropies = launch_linear_sample(x, weight, bias, *arguments, with_info=with_info)
+def _linear_sample_cuda(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, log_probs, entropies = launch_linear_sample(x, *others[:-1], with_info=others[-1])
     if log_probs is None or entropies is None:
         return tokens, x.new_empty(0, dtype=torch.float32), x.new_empty(0, dtype=torch.float32)
     return tokens, log_probs, entropies
 
 
 @_linear_sample.register_fake
-def _linear_sample_fake(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    seed: Tensor,
-    row: Tensor | None,
-    position: Tensor,
-    purpose: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    precision: str,
-    with_info: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    size = x.shape[0] if with_info else 0
+def _linear_sample_fake(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    size = x.shape[0] if others[-1] else 0  # with information
     tokens = x.new_empty(x.shape[:1], dtype=torch.int64)
     return tokens, x.new_empty(size, dtype=torch.float32), x.new_empty(size, dtype=torch.float32)
 

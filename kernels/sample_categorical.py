@@ -198,30 +198,12 @@ def _sample_categorical(
 
 
 @_sample_categorical.register_kernel("cuda")
-def _sample_categorical_cuda(
-    logits: Tensor,
-    seed: Tensor,
-    row: Tensor | None,
-    position: Tensor,
-    purpose: int,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
-) -> Tensor:
-    return launch_sample_categorical(logits, seed, row, position, purpose, temperature, top_k, top_p)[0]
+def _sample_categorical_cuda(logits: Tensor, *others: Any) -> Tensor:
+    return launch_sample_categorical(logits, *others)[0]
 
 
 @_sample_categorical.register_fake
-def _sample_categorical_fake(
-    logits: Tensor,
-    seed: Tensor,
-    row: Tensor | None,
-    position: Tensor,
-    purpose: int,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
-) -> Tensor:
+def _sample_categorical_fake(logits: Tensor, *_: object) -> Tensor:
     return logits.new_empty(logits.shape[:1], dtype=torch.int64)
 
 
@@ -240,34 +222,14 @@ def _sample_categorical_info(
 
 
 @_sample_categorical_info.register_kernel("cuda")
-def _sample_categorical_info_cuda(
-    logits: Tensor,
-    seed: Tensor,
-    row: Tensor | None,
-    position: Tensor,
-    purpose: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    tokens, log_probs, entropies = launch_sample_categorical(
-        logits, seed, row, position, purpose, temperature, top_k, top_p, with_info=True
-    )
+def _sample_categorical_info_cuda(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, log_probs, entropies = launch_sample_categorical(logits, *others, with_info=True)
     assert log_probs is not None and entropies is not None
     return tokens, log_probs, entropies
 
 
 @_sample_categorical_info.register_fake
-def _sample_categorical_info_fake(
-    logits: Tensor,
-    seed: Tensor,
-    row: Tensor | None,
-    position: Tensor,
-    purpose: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _sample_categorical_info_fake(logits: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     rows = logits.shape[:1]
     tokens = logits.new_empty(rows, dtype=torch.int64)
     return tokens, logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.float32)

@@ -200,28 +200,12 @@ def _token_embedding(
     return _plain(tokens, table, position_table, positions, more_table, dtype)
 
 
-@_token_embedding.register_kernel("cuda")
-def _token_embedding_cuda(
-    tokens: Tensor,
-    table: Tensor,
-    position_table: Tensor,
-    positions: Tensor | None,
-    more_table: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    return launch_token_embedding(tokens, table, position_table, positions, more_table, dtype)
+_token_embedding.register_kernel("cuda")(launch_token_embedding)
 
 
 @_token_embedding.register_fake
-def _token_embedding_fake(
-    tokens: Tensor,
-    table: Tensor,
-    position_table: Tensor,
-    positions: Tensor | None,
-    more_table: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    return table.new_empty((*tokens.shape, table.shape[1]), dtype=dtype)
+def _token_embedding_fake(tokens: Tensor, table: Tensor, *others: Any) -> Tensor:
+    return table.new_empty((*tokens.shape, table.shape[1]), dtype=others[-1])
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -438,12 +438,9 @@ def _vq_lookup(
 
 
 @_vq_lookup.register_kernel("cuda")
-def _vq_lookup_cuda(
-    vectors: Tensor, codebook: Tensor, distance: Distance, precision: Precision, errors: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if torch.float64 in (vectors.dtype, codebook.dtype):
-        return _plain_lookup(vectors, codebook, distance, precision, errors)
-    return launch_vq_lookup(vectors, codebook, distance, precision, errors)
+def _vq_lookup_cuda(vectors: Tensor, codebook: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    run = _plain_lookup if torch.float64 in (vectors.dtype, codebook.dtype) else launch_vq_lookup
+    return run(vectors, codebook, *others)
 
 
 @_vq_lookup.register_fake

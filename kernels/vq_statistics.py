@@ -178,16 +178,12 @@ def _vq_statistics(
     return _indexed_sums(vectors, indices, num_codes, weights, codebook)
 
 
-@_vq_statistics.register_kernel("cuda")
-def _vq_statistics_cuda(
-    vectors: Tensor, indices: Tensor, num_codes: int, weights: Tensor | None, codebook: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    return launch_vq_statistics(vectors, indices, num_codes, weights, codebook)
+_vq_statistics.register_kernel("cuda")(launch_vq_statistics)
 
 
 @_vq_statistics.register_fake
 def _vq_statistics_fake(
-    vectors: Tensor, indices: Tensor, num_codes: int, weights: Tensor | None, codebook: Tensor | None
+    vectors: Tensor, indices: Tensor, num_codes: int, *_: object
 ) -> tuple[Tensor, Tensor]:
     return _new_outputs(vectors, num_codes)
 
