@@ -58,7 +58,7 @@ def memory_table() -> str:
     """Gigabytes of GPU memory of the paper preset by use, and by phase, for float32 and bf16."""
     found = Record.read(ROOT / MEMORY_FILE).result.facts
     columns = [found["float32"], found["bf16"]]
-    training = preset_config("paper", "Pong").training.tokenizer
+    training = resolve(preset_config("paper", "Pong")).training.tokenizer
     frames = training.batch_num_samples // (training.pieces or 1)
     uses = {
         "weights_gradients_adam": "weights, gradients, Adam's two moments",
