@@ -68,7 +68,7 @@ def main(architecture: int) -> None:
     with torch.no_grad(), absent_gpu(architecture, compiled), group_norm_of(fused=True), ExitStack() as stack:
         for name in OPERATORS:
             module = importlib.import_module(f"iris_fast.kernels.{name}")
-            launcher = partial(getattr(module, f"_{name}_cuda"))
+            launcher = partial(getattr(module, f"_{name}")._operator._backend_fns["cuda"])
             launcher.detached = launcher  # type: ignore[attr-defined]
             stack.enter_context(mock.patch.object(module, f"_{name}", launcher))
         for dtype, precision in ((torch.float32, "ieee"), (torch.float32, "tf32"), (torch.bfloat16, "ieee")):

@@ -214,7 +214,7 @@ def test_with_every_kernel_in_the_interpreter(options: GraphOptions) -> None:
     with ExitStack() as patches:
         for name in KERNELS:
             module = importlib.import_module(f"iris_fast.kernels.{name}")
-            on_cuda = getattr(module, f"_{name}_cuda")
+            on_cuda = getattr(module, f"_{name}")._operator._backend_fns["cuda"]
 
             def counted(*arguments: Any, name: str = name, on_cuda: Any = on_cuda) -> Any:
                 launched[name] += 1
