@@ -98,7 +98,8 @@ def absent_gpu(architecture: int, compiled: list[Any]) -> Iterator[None]:
             for name, value in properties.items():
                 if hasattr(module, name):
                     stack.enter_context(mock.patch.object(module, name, lambda _, value=value: value))
-        stack.enter_context(mock.patch.object(torch.Tensor, "is_cuda", True))
+        for place, there in (("is_cuda", True), ("is_cpu", False)):
+            stack.enter_context(mock.patch.object(torch.Tensor, place, there))
         capability = divmod(architecture, 10)
         stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", lambda _=None: capability))
         stack.enter_context(mock.patch.object(JITFunction, "__getitem__", launch))
