@@ -30,6 +30,12 @@ def make_parser() -> CommandParser:
         metavar="N",
         help="draw running means over N points (default: a fiftieth of the points; 1: no smoothing)",
     )
+    parser.add_argument(
+        "--against",
+        choices=("env_steps", "minutes"),
+        default="env_steps",
+        help="horizontal axis of the learning curve: steps in the game (default), or minutes of training",
+    )
     return parser
 
 
@@ -50,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     with loading("matplotlib"):
         from iris_fast.training.plots import draw_runs
 
-    for path in draw_runs(runs, out=arguments.out, smooth=arguments.smooth):
+    for path in draw_runs(runs, out=arguments.out, smooth=arguments.smooth, against=arguments.against):
         print(path)
     return 0
 

@@ -316,3 +316,25 @@ def test_the_bottleneck_has_a_panel_from_the_tokenizer_to_the_policy(tmp_path: P
     ]
     dashed = [line for line in by_position.get_lines() if line.get_linestyle() == "--"]
     assert len(dashed) == 1, "positions have no second line"
+
+
+def test_a_learning_curve_against_minutes(tmp_path: Path) -> None:
+    """Of training, with the pauses of a stopped run left out."""
+    (tmp_path / "config").mkdir()
+    logger = MetricLogger(tmp_path, tensorboard=False, run_config={})
+    for epoch, seconds in ((1, 60.0), (2, 120.0), (3, 30.0)):
+        metrics = {"collection/test/return": float(epoch), "duration/epoch": seconds}
+        logger.log(metrics, epoch=epoch, env_steps=100)  # collection has ended
+    logger.close()
+    figure = Figure()
+    plots.draw_learning_curve(figure, [load_run(tmp_path)], None, "minutes")
+    (line,) = (each for each in figure.axes[0].get_lines() if each.get_label() == "test episodes")
+    assert xs(line).tolist() == [1.0, 3.0, 3.5] and ys(line).tolist() == [1.0, 2.0, 3.0]
+    assert figure.axes[0].get_xlabel() == "minutes of training"
+    assert run_command(plot.main, [str(tmp_path), "--against", "minutes"]) == 0
+
+
+def test_a_run_without_durations_has_no_minutes(tmp_path: Path) -> None:
+    figure = Figure()
+    plots.draw_learning_curve(figure, [load_run(make_run(tmp_path / "run"))], None, "minutes")
+    assert figure.axes[0].texts[0].get_text() == "nothing logged yet"

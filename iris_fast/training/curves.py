@@ -18,6 +18,7 @@ from iris_fast.training.metrics_file import METRICS_FILE, read_metrics
 Floats: TypeAlias = NDArray[np.float64]
 
 PICTURE_ENDINGS = (".png", ".pdf", ".svg")
+DURATION = "duration/epoch"
 CONFIG_FILE = Path("config") / "trainer.yaml"
 # Possible keys of the game in a configuration: this project's, then the public implementation's.
 GAME_KEYS = ("game", "env.game", "env.train.game", "env.id", "env.train.id")
@@ -32,12 +33,12 @@ class Run:
     records: list[dict[str, float]]
 
     def series(self, metric: str, against: str) -> tuple[Floats, Floats]:
-        """The metric and its horizontal axis (`epoch` or `env_steps`), finite values only.
+        """The metric and its horizontal axis (`epoch`, `env_steps` or `minutes`), finite values only.
 
         Of several values at one place the last is taken: collection stops before training does, and then the final
         agent counts.
         """
-        points = {record[against]: record[metric] for record in self.records if metric in record}
+        points = {r[against]: r[metric] for r in self.records if metric in r and against in r}
         finite = [(x, y) for x, y in sorted(points.items()) if np.isfinite(y)]
         return np.array([x for x, _ in finite], float), np.array([y for _, y in finite], float)
 
@@ -54,7 +55,18 @@ def load_run(folder: Path) -> Run:
     records = read_metrics(folder)
     if not records:
         raise UserError(f"{folder} has no metrics yet: the first come when its first epoch ends")
+    _add_minutes(records)
     return Run(folder, _game_of(folder), records)
+
+
+def _add_minutes(records: list[dict[str, float]]) -> None:
+    """Adds `minutes`, the time that a run's epochs have taken so far, pauses between them left out."""
+    minutes = 0.0
+    for record in records:
+        if DURATION not in record:  # a run of another program
+            return
+        minutes += record[DURATION] / 60
+        record["minutes"] = minutes
 
 
 def running_mean(values: Floats, points: int) -> Floats:

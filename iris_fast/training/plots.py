@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,8 @@ from iris_fast.files import explained_writing, open_atomically
 
 from .curves import PICTURE_ENDINGS, Run, across_runs, running_mean
 
+Axis = Literal["env_steps", "minutes"]
+AXES: dict[Axis, str] = {"env_steps": "environment steps", "minutes": "minutes of training"}
 PLOTS_FOLDER = Path("media") / "plots"
 
 Canvas: TypeAlias = Figure | SubFigure
@@ -115,15 +117,18 @@ BOTTLENECK: tuple[Panel, ...] = (
 )
 
 
-def draw_runs(runs: Sequence[Run], *, out: Path | None = None, smooth: int | None = None) -> list[Path]:
+def draw_runs(
+    runs: Sequence[Run], *, out: Path | None = None, smooth: int | None = None, against: Axis = "env_steps"
+) -> list[Path]:
     """Draws a learning curve, the losses and, where they were logged, the metrics that say which part is the
     bottleneck, for each game of `runs`; returns the files written.
 
     Args:
         runs: runs of one game or of several.
         out: a folder, or a picture file (.png, .pdf, .svg) for all; by default the run's folder media/plots, or the
-        current folder for several runs. smooth: points in the running mean of the curves; by default a fiftieth of
-        them.
+        current folder for several runs.
+        smooth: points in the running mean of the curves; by default a fiftieth of them.
+        against: the horizontal axis of the learning curve: steps in the game, or minutes of training.
     """
     games: dict[str, list[Run]] = {}
     for run in runs:
@@ -139,7 +144,7 @@ def draw_runs(runs: Sequence[Run], *, out: Path | None = None, smooth: int | Non
         heights = (5, 7, 10)[: 3 if has_bottleneck(of_one_game) else 2]
         figure = _figure(10, sum(heights))
         parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
-        draw_learning_curve(parts[0], of_one_game, smooth)
+        draw_learning_curve(parts[0], of_one_game, smooth, against)
         draw_losses(parts[1], of_one_game, smooth)
         if len(heights) > 2:
             draw_losses(parts[2], of_one_game, smooth, BOTTLENECK)
@@ -148,7 +153,7 @@ def draw_runs(runs: Sequence[Run], *, out: Path | None = None, smooth: int | Non
     for game, of_game in games.items():
         suffix = f"_{game}" if len(games) > 1 else ""
         curve = _figure(9, 5)
-        draw_learning_curve(curve, of_game, smooth)
+        draw_learning_curve(curve, of_game, smooth, against)
         written.append(_save(curve, out / f"learning_curve{suffix}.png"))
         losses = _figure(11, 7.5)
         draw_losses(losses, of_game, smooth)
@@ -160,18 +165,20 @@ def draw_runs(runs: Sequence[Run], *, out: Path | None = None, smooth: int | Non
     return written
 
 
-def draw_learning_curve(canvas: Canvas, runs: Sequence[Run], smooth: int | None) -> None:
-    """Train and test returns of runs of one game against environment steps."""
+def draw_learning_curve(
+    canvas: Canvas, runs: Sequence[Run], smooth: int | None, against: Axis = "env_steps"
+) -> None:
+    """Train and test returns of runs of one game against environment steps or minutes."""
     axes = canvas.subplots()
     drawn = [
-        _draw_returns(axes, runs, "collection/train/return", "training episodes", BLUE, smooth),
-        _draw_returns(axes, runs, "collection/test/return", "test episodes", ORANGE, smooth=1),
+        _draw_returns(axes, runs, "collection/train/return", "training episodes", BLUE, smooth, against),
+        _draw_returns(axes, runs, "collection/test/return", "test episodes", ORANGE, 1, against),
     ]
     if not any(drawn):
         _say_no_data(axes)
     _draw_scores(axes, runs[0].game)
     many = f", {len(runs)} runs: mean and range" if len(runs) > 1 else ""
-    axes.set_xlabel("environment steps")
+    axes.set_xlabel(AXES[against])
     axes.set_ylabel("return of an episode")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     _start_at_zero(axes)
@@ -244,16 +251,16 @@ def _draw_metric(
 
 
 def _draw_returns(
-    axes: Axes, runs: Sequence[Run], metric: str, label: str, colour: str, smooth: int | None
+    axes: Axes, runs: Sequence[Run], metric: str, label: str, colour: str, smooth: int | None, against: Axis
 ) -> bool:
     """Draws returns; for one run with their standard deviation over episodes, if it was logged."""
     if len(runs) == 1:
-        x, mean = runs[0].series(metric, "env_steps")
-        std_x, std = runs[0].series(f"{metric}_std", "env_steps")
+        x, mean = runs[0].series(metric, against)
+        std_x, std = runs[0].series(f"{metric}_std", against)
         if len(x) and np.array_equal(x, std_x):
             axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
             label += ", mean ± standard deviation"
-    return _draw_metric(axes, runs, metric, "env_steps", label, colour, smooth)
+    return _draw_metric(axes, runs, metric, against, label, colour, smooth)
 
 
 def _draw_scores(axes: Axes, game: str) -> None:
