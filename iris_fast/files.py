@@ -185,6 +185,13 @@ def user_path(text: str) -> Path:
     return path
 
 
+def whole_path(path: Path) -> Path:
+    """The path from the root without `..`, as other folders and machines can use it; links in it stay if they can."""
+    plain = Path(os.path.abspath(path.expanduser()))
+    followed = path.expanduser().resolve()
+    return plain if plain.resolve() == followed else followed  # a `..` after a link leads elsewhere
+
+
 def check_ending(path: Path, endings: Sequence[str], without: bool = True) -> None:
     """UserError unless the file's ending is one of `endings`, in lower or upper case.
 

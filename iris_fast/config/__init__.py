@@ -1,6 +1,14 @@
 """The configuration of a run: a typed tree, named presets, dotted overrides."""
 
-from .overrides import apply_overrides, config_keys, from_dict, ignored_keys, to_dict
+from .overrides import (
+    apply_overrides,
+    config_keys,
+    config_values,
+    from_dict,
+    ignored_keys,
+    to_dict,
+    written_value,
+)
 from .presets import PRESETS, preset_config
 from .schema import Config, resolve, unresolve
 from .validation import validate
@@ -10,6 +18,7 @@ __all__ = [
     "Config",
     "apply_overrides",
     "config_keys",
+    "config_values",
     "from_dict",
     "ignored_keys",
     "preset_config",
@@ -17,4 +26,5 @@ __all__ = [
     "to_dict",
     "unresolve",
     "validate",
+    "written_value",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from dataclasses import fields, is_dataclass, replace
+from functools import reduce
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from iris_fast.agent import FORMER_KEYS
@@ -41,6 +42,18 @@ def config_keys(node: type = Config, prefix: str = "") -> dict[str, Any]:
         else:
             keys[prefix + entry.name] = hint
     return keys
+
+
+def config_values(config: Config) -> dict[str, Any]:
+    """The value of every dotted key."""
+    return {key: reduce(getattr, key.split("."), config) for key in config_keys()}
+
+
+def written_value(value: Any) -> str:
+    """A value as an override gives it."""
+    if value is None:
+        return "null"
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
 
 
 def apply_overrides(config: Config, overrides: list[str]) -> Config:

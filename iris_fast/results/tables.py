@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -56,6 +56,15 @@ def games_table(summary: Summary, form: str) -> str:
         cells = ["" if mean is None else _bold(f"{mean:.1f}", mean == best, form) for mean in means]
         rows.append([game, *(f"{score:.1f}" for score in ATARI_100K_SCORES[game]), *cells])
     return write(["game", "Random", "Human", *(method.name for method in summary.methods)], rows, form)
+
+
+def returns_table(returns: Mapping[str, Sequence[float]], form: str) -> str:
+    """A row a game: of the mean returns of its runs the mean, the lowest and the highest. Of any game."""
+    rows = [
+        [game, str(len(means)), *(f"{value:.4g}" for value in (np.mean(means), min(means), max(means)))]
+        for game, means in returns.items()
+    ]
+    return write(["game", "runs", "mean return", "lowest run", "highest run"], rows, form)
 
 
 def write(heads: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:

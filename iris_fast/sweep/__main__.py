@@ -90,7 +90,7 @@ def make_parser() -> CommandParser:
         help="attempts after a failed one, as long as none finishes another epoch (default 3)",
     )
     instead = parser.add_argument_group("instead of Ray").add_mutually_exclusive_group()
-    instead.add_argument("--dry-run", action="store_true", help="print every run, its state and its command")
+    instead.add_argument("--dry-run", action="store_true", help="print every run, its state and its commands")
     instead.add_argument(
         "--slurm", type=path_argument, metavar="FILE", help="write a script for `sbatch`, an array task a run"
     )

@@ -35,7 +35,7 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def listed(plan: Plan, states: dict[PlannedRun, RunState]) -> list[str]:
-    """A line a run: its number, its state, and the command that `sweep` would start."""
+    """A line a run: its number, its state, and the commands that `sweep` would start."""
     width = len(str(len(plan.runs) - 1))
     lines = []
     for number, (run, state) in enumerate(states.items()):

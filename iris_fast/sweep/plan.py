@@ -5,25 +5,36 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from iris_fast.config import Config, resolve, unresolve, validate
+from iris_fast.config import Config, config_values, resolve, validate, written_value
 from iris_fast.config.overrides import PATH_KEYS
+from iris_fast.config.schema import Precision
 from iris_fast.envs.games import ATARI_100K, resolve_game
 from iris_fast.errors import UserError, quoted
-from iris_fast.files import explained_writing
+from iris_fast.files import explained_writing, whole_path
 from iris_fast.train import make_parser
 from iris_fast.training.launch import choose_preset, listed_config, preset_of
+from iris_fast.training.metrics_file import read_metrics
+from iris_fast.training.run_folder import RunFolder
 
 from .runs import PlannedRun
 
-# What a run finds out on its machine, and what changes no number: these may differ from what the command asks.
-FOUND = re.compile(r"(tokenizer\.perceptual|wandb\..*|logging\..*)$")
-CHOSEN_AT_START = ("common.precision", "auto")  # what a run's configuration has a value for, by its machine
+# Settings in which a run may differ from what the command asks: its length, which is checked apart; where and how its
+# work is done, which changes numbers by rounding at most; what is logged.
+FREE = re.compile(
+    r"common\.(epochs|device|threads|engine|layer_launches|do_checkpoint)|training\.cuda_graphs"
+    r"|datasets\.train\.(device|cache_max_ram_usage)|wandb\..*|logging\..*"
+)
+# What a run puts in the place of what was asked, by what its machine has: (asked, found).
+FOUND = {
+    "common.precision": [("auto", precision) for precision in get_args(Precision)],
+    "tokenizer.perceptual": [("lpips", "none")],
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     cpus, gpus = _shares(arguments)
     games, seeds = chosen_games(arguments.games), chosen_seeds(arguments.seeds)
     _check(arguments)
-    output = Path(arguments.output).absolute()
+    output = whole_path(Path(arguments.output))
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: choose another folder with --output")
     keys = {override.partition("=")[0].lstrip("+").strip() for override in arguments.overrides}
@@ -64,7 +75,9 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
                 game, seed, preset, output, overrides, device, arguments.episodes, arguments.wandb
             )
             runs.append(run)
-            configs[run] = _config(run, resume=False)
+            configs[run] = listed_config(
+                make_parser().parse_intermixed_args(run.train_arguments(resume=False))
+            )
         validate(configs[runs[-1]])
     return Plan(runs, configs, output, cpus, gpus, arguments.retries)
 
@@ -99,35 +112,41 @@ def chosen_seeds(text: str) -> list[int]:
 
 
 def check_folder(plan: Plan, run: PlannedRun) -> None:
-    """UserError if the run's folder holds a run with other settings, which would be taken for this one."""
+    """UserError if the run's folder holds a run with other settings, which would be taken for this one.
+
+    More epochs may be asked for, and fewer as long as the run has not had more. What it has is what its last `train`
+    wrote there, so settings that were changed by `--resume` are changed here too.
+    """
     if not run.begun:
         return
-    # Unresolved, so that the key is named that others take their value from.
-    wanted, there = (unresolve(resolve(one)) for one in (plan.configs[run], _config(run, resume=True)))
-    other = next(iter(_differences(there, wanted)), None)
+    other = next(iter(differences(RunFolder(run.folder).read_config(), plan.configs[run])), None)
     if other is not None:
         key, found, asked = other
         raise UserError(
-            f"{run.folder} has {key}={found} and this command asks for {asked}: choose another --output, or give "
-            f"what its runs were started with"
+            f"{run.folder} has {key}={written_value(found)} and this command asks for {written_value(asked)}: "
+            "choose another --output, or give what its runs were started with"
+        )
+    asked, records = plan.configs[run].common.epochs, read_metrics(run.folder)
+    if records and (had := int(records[-1]["epoch"])) > asked:
+        raise UserError(
+            f"{run.folder} has had {had} epochs and this command asks for {asked}: "
+            f"choose another --output, or give common.epochs={had} or more"
         )
 
 
-def _config(run: PlannedRun, resume: bool) -> Config:
-    """The configuration that `train` would have with the run's arguments."""
-    return listed_config(make_parser().parse_intermixed_args(run.train_arguments(resume)))
+def differences(found: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
+    """The settings in which a stored configuration is not the wanted one, with both values.
 
-
-def _differences(found: Any, wanted: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """The settings that are not the same, with both values."""
-    different = []
-    for name in (entry.name for entry in fields(found)):
-        one, other, key = getattr(found, name), getattr(wanted, name), prefix + name
-        if is_dataclass(one):
-            different += _differences(one, other, f"{key}.")
-        elif one != other and not FOUND.match(key) and (key, other) != CHOSEN_AT_START:
-            different.append((key, one, other))
-    return different
+    Keys that others take their value from come first: `training.learning_rate` before the rates of the parts.
+    """
+    stored, asked, unresolved = map(config_values, (found, resolve(wanted), Config()))
+    default = config_values(resolve(Config()))
+    different = [
+        (key, value, asked[key])
+        for key, value in stored.items()
+        if value != asked[key] and not FREE.fullmatch(key) and (asked[key], value) not in FOUND.get(key, ())
+    ]
+    return sorted(different, key=lambda each: unresolved[each[0]] != default[each[0]])
 
 
 def _shares(arguments: argparse.Namespace) -> tuple[float, float]:
@@ -159,9 +178,10 @@ def _with_whole_path(override: str) -> str:
     key, _, value = override.partition("=")
     if key.lstrip("+") not in PATH_KEYS or value.strip().lower() in ("", "null", "none", "~"):
         return override
-    return f"{key}={Path(value.strip()).expanduser().absolute()}"
+    return f"{key}={whole_path(Path(value.strip()))}"
 
 
 def command(run: PlannedRun) -> str:
-    """The command that begins the run or goes on with it, as in a shell."""
-    return quoted("python", "-m", "iris_fast.train", *run.train_arguments(run.begun))
+    """The commands that begin the run or go on with it, and evaluate it, as in a shell."""
+    train = quoted("python", "-m", "iris_fast.train", *run.train_arguments(run.begun))
+    return f"{train} && {quoted('python', '-m', 'iris_fast.evaluate', *run.evaluate_arguments())}"

@@ -152,14 +152,22 @@ def _ended(queue: Queue) -> int:
 
 
 def _results(states: dict[PlannedRun, RunState]) -> None:
-    """Prints the scores of all finished runs beside published ones, or a sentence that says why it cannot."""
-    scored = [
-        run.folder for run, state in states.items() if state.stage == "done" and run.game in ATARI_100K_SCORES
-    ]
-    if not scored:
+    """The mean returns of all runs that are done, and their scores beside published ones; a sentence where those
+    cannot be had."""
+    done = [run for run, state in states.items() if state.stage == "done"]
+    if not done:
         return
     from iris_fast.results import summarize
+    from iris_fast.results.tables import returns_table
 
+    returns: dict[str, list[float]] = {}
+    for run in done:
+        if (mean := states[run].last_return) is not None:
+            returns.setdefault(run.game, []).append(mean)
+    print(returns_table(returns, "markdown"), flush=True)
+    scored = [run.folder for run in done if run.game in ATARI_100K_SCORES]
+    if not scored:
+        return
     try:
         summarize(scored, name="this sweep")
     except UserError as error:

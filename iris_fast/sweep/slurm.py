@@ -57,11 +57,12 @@ def _arguments(plan: Plan) -> list[str]:
     """The arguments that make the same list of runs."""
     first = plan.runs[0]
     games = ",".join(dict.fromkeys(run.game for run in plan.runs))
-    seeds = ",".join(str(seed) for seed in dict.fromkeys(run.seed for run in plan.runs))
+    seeds = list(dict.fromkeys(run.seed for run in plan.runs))
+    row = seeds == list(range(seeds[0], seeds[-1] + 1))  # one seed too: `3-3`, since `3` is a number of them
     presets = dict.fromkeys(run.preset for run in plan.runs)
     options = {
         "--games": games,
-        "--seeds": f"{seeds},",  # one seed alone is that seed, not a number of them
+        "--seeds": f"{seeds[0]}-{seeds[-1]}" if row else ",".join(map(str, seeds)),
         "--output": plan.output,
         "--episodes": first.episodes,
         "--cpus-per-run": f"{plan.cpus:g}",

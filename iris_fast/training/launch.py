@@ -12,7 +12,17 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 
 from iris_fast.agent import PARTS
-from iris_fast.config import PRESETS, Config, apply_overrides, config_keys, preset_config, resolve, unresolve
+from iris_fast.config import (
+    PRESETS,
+    Config,
+    apply_overrides,
+    config_keys,
+    config_values,
+    preset_config,
+    resolve,
+    unresolve,
+    written_value,
+)
 from iris_fast.config.schema import CommonConfig
 from iris_fast.envs import resolve_game
 from iris_fast.errors import RunStopped, UserError, nearest, quoted
@@ -199,17 +209,13 @@ def _with_initialization(config: Config, arguments: argparse.Namespace) -> Confi
 
 def key_lines(config: Config) -> list[str]:
     """A line for each configuration key: its value in `config`, written as an override, and its type."""
-    lines = []
+    lines, values = [], config_values(config)
     for key, hint in config_keys().items():
         if key in ("game", "preset"):  # options of the command
             continue
-        value: Any = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         kind = "|".join(choices) or getattr(hint, "__name__", None) or str(hint)
-        lines.append(f"{key}={'null' if value is None else text}  ({kind})")
+        lines.append(f"{key}={written_value(values[key])}  ({kind})")
     return lines
 
 

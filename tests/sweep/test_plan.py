@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from iris_fast.command_line import run_command
-from iris_fast.config import resolve
+from iris_fast.config import config_keys, resolve
 from iris_fast.envs.games import ATARI_100K
 from iris_fast.errors import UserError
 from iris_fast.sweep import __main__ as command
-from iris_fast.sweep.plan import Plan, chosen_games, chosen_seeds, make_plan
+from iris_fast.sweep.plan import FOUND, FREE, Plan, chosen_games, chosen_seeds, differences, make_plan
 from iris_fast.sweep.state import Watched, read_state
 from iris_fast.training.run_folder import RunFolder
 from tests.support.commands import Say, contents, refusal, train_micro
@@ -45,6 +46,19 @@ def evaluated(output: Path, epoch: int, episodes: int) -> None:
     (output / "Catch" / "seed_0" / "logs" / "evaluation.json").write_text(json.dumps(result))
 
 
+def test_a_sweep_of_another_game_ends_with_its_mean_returns(
+    trained: Path, tmp_path: Path, capsys: Say
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(trained, output)
+    evaluated(output, epoch=3, episodes=3)
+    words = ["--games", "Catch", "--seeds", 1, "--preset", "tiny", "--output", output, "--episodes", 3]
+    assert run_sweep(*words, *MICRO) == 0
+    said = capsys.readouterr()
+    assert "all 1 runs are done" in said.err
+    assert said.out.splitlines()[-1].replace(" ", "") == "|Catch|1|0.25|0.25|0.25|"
+
+
 def test_games_and_seeds() -> None:
     assert chosen_games("all") == list(ATARI_100K)
     assert chosen_games("ms_pacman, Catch,MsPacman") == ["MsPacman", "Catch"]
@@ -74,6 +88,10 @@ def test_paths_in_settings_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     plan = plan_of(Path("out"), "initialization.lpips_weights=lpips.pt")
     assert f"initialization.lpips_weights={tmp_path / 'lpips.pt'}" in plan.runs[0].overrides
+    plan = plan_of(Path("../out"), "initialization.lpips_weights=../lpips.pt")
+    assert plan.output == tmp_path.parent / "out"
+    assert f"initialization.lpips_weights={tmp_path.parent / 'lpips.pt'}" in plan.runs[0].overrides
+    plan = plan_of(Path("out"))
     assert plan.runs[0].folder == tmp_path / "out" / "Catch" / "seed_0"
 
 
@@ -176,6 +194,9 @@ def test_dry_run_lists_states_and_commands(trained: Path, capsys: Say) -> None:
     first, second, count = capsys.readouterr().out.splitlines()
     assert first.startswith("0 Catch seed 0: trained, epoch 3/3, test return ")
     assert f"python -m iris_fast.train --resume {trained}/Catch/seed_0 " in first
+    assert first.endswith(
+        f" && python -m iris_fast.evaluate {trained}/Catch/seed_0 --episodes 3 --device cpu"
+    )
     assert second.startswith("1 Catch seed 1: new: python -m iris_fast.train --game Catch ")
     assert count == "2 runs: 1 trained, 1 new"
     assert contents(trained) == before
@@ -184,28 +205,78 @@ def test_dry_run_lists_states_and_commands(trained: Path, capsys: Say) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("training.tokenizer.learning_rate=0.01",), None),  # said by the command, as `--resume` takes it
-        (("common.epochs=9",), None),
-        (("world_model.embed_dim=32",), None),  # refused by `train`
+        (
+            ("training.tokenizer.steps_per_epoch=7",),
+            "training.tokenizer.steps_per_epoch=3 and this command asks for 7",
+        ),
+        (("training.learning_rate=0.5",), "training.learning_rate=0.001 and this command asks for 0.5"),
+        (("training.tokenizer.learning_rate=0.5",), "training.tokenizer.learning_rate=0.002"),
+        (("world_model.max_blocks=5",), "world_model.max_blocks=4 and this command asks for 5"),
+        (("common.sequence_length=3",), "common.sequence_length=4 and this command asks for 3"),
+        (("actor_critic.channels=[4,4,4,8]",), "asks for [4,4,4,8]"),
+        (
+            ("training.tokenizer.stop_after_epochs=null",),
+            "stop_after_epochs=12 and this command asks for null",
+        ),
+        (("tokenizer.perceptual=none",), "tokenizer.perceptual=foreground and this command asks for none"),
+        (("common.precision=bf16",), "common.precision=float32 and this command asks for bf16"),
+        (("common.epochs=2",), "has had 3 epochs and this command asks for 2"),
         (("--preset", "small"), "preset=tiny"),
+        (("common.epochs=9",), None),
+        (
+            ("common.engine=oracle", "common.threads=2", "common.device=auto", "logging.tensorboard=true"),
+            None,
+        ),
+        (("--wandb", "wandb.project=other", "datasets.train.device=cpu", "--cpus-per-run", "2"), None),
     ],
 )
 def test_a_folder_with_another_run_is_refused(
     arguments: tuple[str, ...], words: str | None, trained: Path, capsys: Say
 ) -> None:
-    """What the folder has and the command does not ask for would be trained on and taken for what it asks."""
-    base = ("--games", "Catch", "--seeds", 1, "--preset", "tiny", "--output", trained, "--dry-run", *MICRO)
+    """It would be taken for what the command asks, or trained on with settings that it has not begun with."""
+    micro = [override for override in MICRO if override.partition("=")[0] not in " ".join(arguments)]
+    base = ("--games", "Catch", "--seeds", 1, "--preset", "tiny", "--output", trained, "--dry-run", *micro)
     if words is None:
         assert run_sweep(*base, *arguments) == 0
         return
-    assert words in refusal(run_sweep, capsys, *base, *arguments)
+    said = refusal(run_sweep, capsys, *base, *arguments)
+    assert words in said and "--output" in said
+
+
+def test_what_a_run_found_on_its_machine_is_no_difference(trained: Path) -> None:
+    run = RunFolder(trained / "Catch" / "seed_0")
+    stored = run.read_config()
+    asked = plan_of(trained).configs[plan_of(trained).runs[0]]
+    assert asked.common.precision == "auto" and stored.common.precision != "auto"
+    assert not differences(stored, asked)
+    lpips = replace(asked, tokenizer=replace(asked.tokenizer, perceptual="lpips"))
+    without = replace(stored, tokenizer=replace(stored.tokenizer, perceptual="none"))
+    assert not differences(without, lpips)
+    assert differences(stored, lpips) == [("tokenizer.perceptual", "foreground", "lpips")]
 
 
 def test_settings_that_the_command_no_longer_gives_are_refused(trained: Path, capsys: Say) -> None:
     fewer = [override for override in MICRO if not override.startswith("training.actor_critic.burn_in")]
     base = ("--games", "Catch", "--seeds", 1, "--preset", "tiny", "--output", trained, "--dry-run")
     said = refusal(run_sweep, capsys, *base, *fewer)
-    assert "training.actor_critic.burn_in=2" in said and "--output" in said
+    assert "training.actor_critic.burn_in=2 and this command asks for 4" in said and "--output" in said
+
+
+def test_the_one_run_of_a_number_is_checked_too(trained: Path, capsys: Say) -> None:
+    base = ("--games", "Catch", "--seeds", 1, "--preset", "tiny", "--output", trained, *MICRO, "--run", 0)
+    assert "learning_rate=0.001" in refusal(run_sweep, capsys, *base, "training.learning_rate=0.5")
+
+
+def test_every_setting_counts_unless_it_is_named(tmp_path: Path) -> None:
+    """So a new key is refused until someone has thought about it."""
+    free = {key for key in config_keys() if FREE.fullmatch(key)}
+    assert free == {
+        *(f"common.{name}" for name in ("epochs", "device", "threads", "engine", "layer_launches")),
+        *("common.do_checkpoint", "training.cuda_graphs", "logging.tensorboard"),
+        *("datasets.train.device", "datasets.train.cache_max_ram_usage"),
+        *(key for key in config_keys() if key.startswith("wandb.")),
+    }
+    assert set(FOUND) <= set(config_keys())
 
 
 def test_a_sweep_that_is_done_gives_its_results(tmp_path: Path, capsys: Say) -> None:
@@ -220,6 +291,9 @@ def test_a_sweep_that_is_done_gives_its_results(tmp_path: Path, capsys: Say) -> 
     assert run_sweep(*words) == 0
     said = capsys.readouterr()
     assert "all 2 runs are done" in said.err
+    table = [line.replace(" ", "") for line in said.out.splitlines()]
+    assert "|game|runs|meanreturn|lowestrun|highestrun|" in table
+    assert "|Pong|2|-3.05|-20.7|14.6|" in table
     assert "this sweep: 1 of 26 games: Pong (seeds 0, 1)" in said.out
     (row,) = [line for line in said.out.splitlines() if line.startswith("| this sweep")]
     assert "0.5" in row and "| IRIS" in said.out

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from iris_fast.sweep.plan import chosen_seeds
 from tests.support.commands import Say
 from tests.support.micro import MICRO
 from tests.support.stopping import wait_for
@@ -42,7 +43,21 @@ def test_the_script_parses_and_asks_for_what_a_run_needs(tmp_path: Path, capsys:
         assert f"#SBATCH {line}\n" in text
     assert f"#SBATCH --output={tmp_path}/out/logs/slurm_%A_%a.log\n" in text
     assert (tmp_path / "out" / "logs").is_dir()
+    assert " --seeds 4-5 " in text
     assert "--gres" not in script_of(tmp_path, "--gpus-per-run", 0).read_text()
+
+
+@pytest.mark.parametrize(("seeds", "written"), [("3", "0-2"), ("3,", "3-3"), ("5,0", "5,0"), ("0,2", "0,2")])
+def test_the_script_has_the_same_seeds_and_a_plain_folder(
+    seeds: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = Path("sweep.sbatch")
+    words = ("--games", "Catch", "--seeds", seeds, "--output", "../other", "--slurm", script)
+    assert run_sweep(*words, "--gpus-per-run", 0) == 0
+    assert f" --seeds {written} " in script.read_text() and "/../" not in script.read_text()
+    assert f" --output {tmp_path.parent / 'other'} " in script.read_text()
+    assert chosen_seeds(written) == chosen_seeds(seeds)
 
 
 def test_a_task_is_the_run_of_its_number(tmp_path: Path) -> None:
