@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,11 +29,10 @@ def make(shape: tuple[int, int, int, int], size: float = 1.0) -> list[Tensor]:
 def plain(inputs: list[Tensor], heads: int, factors: Tensor | None = None) -> list[Tensor]:
     """The output and the gradients by PyTorch; `factors` (batch, heads, tokens, tokens) of dropout."""
     *leaves, grad = (tensor.clone() for tensor in inputs)
-    split = [leaf.requires_grad_().unflatten(2, (heads, -1)).transpose(1, 2) for leaf in leaves]
+    query, key, value = (leaf.requires_grad_().unflatten(2, (heads, -1)).transpose(1, 2) for leaf in leaves)
     if factors is None:
-        out = F.scaled_dot_product_attention(*split, is_causal=True)
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True)
     else:
-        query, key, value = split
         scores = query @ key.mT * query.shape[3] ** -0.5
         hidden = torch.ones(scores.shape[2:], dtype=torch.bool).triu(1)
         out = (scores.masked_fill(hidden, -torch.inf).softmax(3) * factors) @ value
@@ -158,12 +160,17 @@ def test_threads_change_no_bit() -> None:
 
 def test_only_gradient_steps_in_bfloat16_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
+
+    def noting(name: str, apply: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def noted(*arguments: Any) -> Tensor:
+            calls.append(name)
+            return apply(*arguments)
+
+        return noted
+
     for name in ("_Attention", "_Dropout"):
         function = getattr(cpu_training, name)
-        apply = function.apply
-        monkeypatch.setattr(
-            function, "apply", lambda *a, name=name, apply=apply: calls.append(name) or apply(*a)
-        )
+        monkeypatch.setattr(function, "apply", noting(name, function.apply))
     model = Transformer(TransformerConfig(5, 4, num_layers=1, num_heads=2, embed_dim=32)).train()
     x = torch.randn(2, 20, 32)
     model(x)
