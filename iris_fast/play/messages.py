@@ -19,6 +19,7 @@ LARGEST = 4096
 
 MODES = ("real", "dream", "fork", "episodes")
 CONTROLS = ("agent", "person")
+SAVE = ("off", "ask", "all")
 
 
 class Check(NamedTuple):
@@ -70,6 +71,7 @@ SETTINGS: dict[str, Check] = {
     "seed": _whole(0, ANY),
     "panels": FLAG,
     "thoughts": FLAG,
+    "save": _one_of(*SAVE),
 }
 
 

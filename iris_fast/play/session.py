@@ -40,7 +40,7 @@ class Session:
         self.hands = Hands(controls == "person", 0, chosen, seed)
         self.paused = False
         self.panels = panels
-        self.save = save
+        self.save = "ask" if save else "off"  # of episodes at their ends; "all" keeps them without a question
         self.fps = player.steps_per_second
         self.mode = mode
         self._real: Real | None = None
@@ -72,6 +72,7 @@ class Session:
             "panels": self.panels,
             "thoughts": self.hands.thoughts,
             "save": self.save,
+            "asking": self._asking,
             "recording": self._recording is not None,
             "game": self.player.game,
             "actions": list(self.player.action_names),
@@ -121,14 +122,21 @@ class Session:
         return made
 
     def _keep_episode(self) -> None:
-        """Save mode: records the episode under way, and asks at its end."""
-        if not self.save:
+        """Records the episode under way, if it is to be saved; at its end asks, or saves it."""
+        if self.save == "off":
             return
         if self._episode is None or self._world.moment.action is None:
             self._episode = self.new_recording()
         elif len(self._episode) < LONGEST:  # of a dream that never ends the beginning is kept
             self._episode.add(self._world)
-        self._asking = self._world.moment.end
+        self._asking = self._world.moment.end and self._episode.steps > 0
+        if self._asking and self.save == "all":
+            self._said += self._kept()
+
+    def _kept(self) -> list[Message]:
+        """Saves the episode that has ended."""
+        episode, self._episode, self._asking = self._episode, None, False
+        return [] if episode is None else self._saved(episode)
 
     def _saved(self, recording: Recording) -> list[Message]:
         """Saves a recording, and tells the page where."""
@@ -182,7 +190,7 @@ class Session:
             self._fork = Fork(self._real)
         self.mode = mode
         self._episode, self._asking = None, False
-        if self.save and mode != "episodes":
+        if mode != "episodes":
             self._keep_episode()
         self._shown.clear()
         self._redraw = True
@@ -234,11 +242,16 @@ class Session:
         for name in ("paused", "fps", "panels"):
             setattr(self, name, message.get(name, getattr(self, name)))
         hands.thoughts = message.get("thoughts", hands.thoughts)
+        asked, self.save = self._asking, message.get("save", self.save)
+        if self.save == "off":
+            self._episode, self._asking = None, False
         if "controls" in message:
             hands.person = message["controls"] == "person"
         self._redraw = True
         leaves = "seed" in message or message.get("mode", self.mode) != self.mode
-        replies = self._stopped() if leaves else []
+        replies = self._kept() if asked and self.save == "all" else []
+        if leaves:
+            replies += self._stopped()
         if "seed" in message:  # everything starts again from it
             hands.seed = message["seed"]
             self._free()
@@ -293,11 +306,11 @@ class Session:
         return []
 
     def _on_keep(self, message: dict[str, Any]) -> list[Message]:
-        if not self._asking or self._episode is None:
+        if not self._asking:
             raise MessageError("No episode waits to be kept.")
-        self._asking = False
-        episode, self._episode = self._episode, None
-        return self._saved(episode) if message["keep"] else []
+        if not message["keep"]:
+            self._episode = None
+        return self._kept()
 
     def _on_list(self, _: dict[str, Any]) -> list[Message]:
         return [{"type": "episodes", "episodes": self._episodes.listed()}]

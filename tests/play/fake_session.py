@@ -29,6 +29,7 @@ class FakeSession:
             "seed": 0,
             "panels": False,
             "thoughts": False,
+            "save": "off",
         }
         self.step = self.column = self.action = 0
         self.recorded: list[np.ndarray] | None = None

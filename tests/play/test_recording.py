@@ -224,3 +224,20 @@ def test_a_folder_that_cannot_be_written_is_said_on_the_page(own: Player) -> Non
         session.handle({"type": "record"})
     step(session)
     session.close()
+
+
+def test_episodes_are_kept_without_a_question_or_no_longer_asked_about(own: Player) -> None:
+    session = Session(own, save=True)
+    messages = [message for _ in range(9) for message in step(session).messages]
+    assert messages[-1]["type"] == "asked" and session.advance() is None and session.state()["asking"]
+    kept = session.handle({"type": "set", "save": "all"})  # this one, and those after it
+    assert len(load(own, reply(kept, "recorded"))["frames"]) == 10
+    said = [message["type"] for _ in range(20) for message in step(session).messages]
+    assert said == ["recorded", "recorded"] and not session.state()["asking"]
+    session.handle({"type": "set", "save": "ask"})
+    while not session.state()["asking"]:
+        step(session)
+    replies = session.handle({"type": "set", "save": "off"})
+    assert [message["type"] for message in replies] == ["state"]
+    assert all(not step(session).messages for _ in range(25))
+    session.close()

@@ -3,11 +3,15 @@
 const MOVES = { ArrowUp: "UP", ArrowDown: "DOWN", ArrowLeft: "LEFT", ArrowRight: "RIGHT", w: "UP", s: "DOWN", a: "LEFT",
   d: "RIGHT", Enter: "FIRE", x: "FIRE" };
 const ORDER = ["UP", "DOWN", "RIGHT", "LEFT", "FIRE"]; // as names of Atari actions are written: UPRIGHTFIRE
+const TYPED = "input:not([type=range]), select, textarea"; // they get the keys that are pressed on them
+const SLIDES = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End", "PageUp", "PageDown"]; // and a slider these
 const SHOWN = { " ": "space", Backspace: "⌫", Tab: "tab" };
 
 export class Controls {
-  constructor({ onAction }) {
-    Object.assign(this, { onAction, actions: [], keys: new Set(), pad: new Set(), touched: null, last: 0 });
+  constructor({ onAction, onRefused }) {
+    Object.assign(this, { onAction, onRefused, actions: [], keys: new Set(), pad: new Set(), touched: null, last: 0 });
+    this.playing = true; // films take no actions
+    for (const kind of ["pointerup", "click"]) document.addEventListener(kind, (event) => this.letGo(event));
     document.addEventListener("keydown", (event) => this.key(event, true));
     document.addEventListener("keyup", (event) => this.key(event, false));
     window.addEventListener("blur", () => { this.keys.clear(); this.touched = null; this.tell(); });
@@ -17,22 +21,30 @@ export class Controls {
     window.addEventListener("gamepadconnected", () => this.poll());
   }
 
+  letGo({ type, detail }) { // what was used with a pointer gives the keys back; whoever moves the focus by keys keeps it
+    const used = document.activeElement;
+    if (type === "click" && !detail) return;
+    if (used?.matches("button, a, input[type=range]") && !used.closest("dialog")) used.blur();
+  }
+
   key(event, down) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const open = document.querySelector("dialog[open]");
-    if (down && (open || event.target.matches("input, select, textarea"))) return;
+    if (down && (open || event.target.matches(TYPED))) return;
+    if (down && event.target.matches("input[type=range]") && SLIDES.includes(event.key)) return;
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const move = MOVES[name];
-    if (move && !(name === "Enter" && event.target.matches("button, a"))) {
+    if (move && this.playing && !(name === "Enter" && event.target.matches("button, a"))) {
       event.preventDefault();
       if (down) this.keys.add(name); else this.keys.delete(name);
       this.tell();
       return;
     }
     const button = down && !event.shiftKey | (name === "?") && document.querySelector(`[data-key="${CSS.escape(name)}"]`);
-    if (!button) return; // Shift+Tab still moves the focus
+    if (!button || button.closest("[hidden], [inert]")) return; // Shift+Tab still moves the focus
     event.preventDefault();
-    if (!event.repeat || name === ".") button.click();
+    if (button.disabled) this.onRefused(button.title);
+    else if (!event.repeat || name === ".") button.click();
   }
 
   poll() { // the browser has no events for gamepads
@@ -82,7 +94,8 @@ export class Controls {
 export function listKeys(place) {
   const rows = [...document.querySelectorAll("[data-key]")].map((button) =>
     [button.dataset.shown, button.dataset.help ?? button.getAttribute("aria-label") ?? button.textContent]);
-  rows.push(["← ↑ → ↓", "Move (also w a s d)"], ["enter", "Fire (also x)"]);
+  rows.push(["← ↑ → ↓", "Move (also w a s d)"], ["enter", "Fire (also x)"],
+    ["shift tab", "Move to the buttons and boxes, without a pointer"]);
   place.replaceChildren(...rows.flatMap(([key, text]) => {
     const [term, meaning] = [document.createElement("dt"), document.createElement("dd")];
     const shown = document.createElement("kbd");

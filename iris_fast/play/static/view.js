@@ -6,6 +6,17 @@ const get = (id) => document.getElementById(id);
 const CURVE = 200; // steps of the running curve
 const number = (value, digits = 1) => (typeof value === "number" ? value.toFixed(digits) : "–");
 
+const FILM = "A film plays as it is: go to another mode for this.";
+const WITHOUT_EFFECT = { // in a mode, and why
+  episodes: Object.fromEntries(
+    ["handover", "fork", "record", "panels", "think", "temperature", "seed", "save"].map((id) => [id, FILM])),
+  dream: {
+    panels: "A dream has no other panels: the emulator's screen is in Real and Fork.",
+    fork: "A fork starts at a frame of the game: go to Real.",
+  },
+};
+const LINKS = 8; // to recordings; older ones are in Episodes
+
 export class View {
   constructor() { this.values = []; this.mode = null; }
 
@@ -19,15 +30,21 @@ export class View {
     get("handover").classList.toggle("person", person);
     get("pad").hidden = !person || state.mode === "episodes";
     get("pause").textContent = state.paused ? "Go on" : "Pause";
+    get("reset").textContent = state.mode === "episodes" ? "To the start" : "Reset";
     get("record").textContent = state.recording ? "Stop recording" : "Record";
     get("recording").hidden = !state.recording;
-    get("panels").setAttribute("aria-pressed", String(state.panels));
-    get("think").setAttribute("aria-pressed", String(state.thoughts));
+    const unused = WITHOUT_EFFECT[state.mode] ?? {};
+    for (const id of Object.keys(WITHOUT_EFFECT.episodes)) {
+      get(id).disabled = id in unused;
+      get(id).title = unused[id] ?? "";
+    }
+    get("panels").setAttribute("aria-pressed", String(state.panels && !unused.panels));
+    get("think").setAttribute("aria-pressed", String(state.thoughts && !unused.think));
+    if (!state.asking) get("keep").hidden = true;
     get("thoughts").hidden = !state.thoughts || state.mode === "episodes"; // films have none
     get("browser").hidden = state.mode !== "episodes";
-    get("fork").disabled = state.mode !== "real";
     get("token-code").max = (state.codes ?? 1) - 1;
-    for (const name of ["fps", "temperature", "seed"]) {
+    for (const name of ["fps", "temperature", "seed", "save"]) {
       if (document.activeElement !== get(name)) get(name).value = state[name];
     }
     get("fps-shown").value = state.fps;
@@ -106,6 +123,7 @@ export class View {
       item.append(link);
       get("downloads").append(item);
     }
+    while (get("downloads").children.length > LINKS) get("downloads").firstChild.remove();
   }
 
   notice(text) {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.play.browser.driving import frames_change
+from tests.play.browser.driving import FAKE, frames_change, served
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -56,3 +56,16 @@ def visit(browser: Any, request: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert not [text for text in problems if "WebSocket" not in text]
+
+
+@pytest.fixture()
+def address(tmp_path: Path) -> Iterator[str]:
+    """Of a server of fake sessions."""
+    pytest.importorskip("uvicorn", reason="needs the extra play")
+    with served(FAKE, str(tmp_path), "0") as (_, port):
+        yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture()
+def page(visit: Callable[..., Any], address: str) -> Any:
+    return visit(address)

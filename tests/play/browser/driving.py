@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[3]
+FAKE = "tests.play.served"  # the command that serves fake sessions
 
 
 @contextmanager

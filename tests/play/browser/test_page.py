@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.play.browser.driving import canvases, frames_change, served, wait
-
-SERVER = "tests.play.served"
-
-
-@pytest.fixture()
-def address(tmp_path: Path) -> Iterator[str]:
-    pytest.importorskip("uvicorn", reason="needs the extra play")
-    with served(SERVER, str(tmp_path), "0") as (_, port):
-        yield f"http://127.0.0.1:{port}/"
-
-
-@pytest.fixture()
-def page(visit: Callable[..., Any], address: str) -> Any:
-    return visit(address)
+from tests.play.browser.driving import FAKE, canvases, frames_change, served, wait
 
 
 @pytest.mark.parametrize(
@@ -105,14 +91,14 @@ def test_two_tabs_have_their_own_state(page: Any, address: str) -> None:
 def test_the_page_connects_again_after_a_restart_with_its_settings(
     visit: Callable[..., Any], tmp_path: Path
 ) -> None:
-    with served(SERVER, str(tmp_path), "0") as (_, port):
+    with served(FAKE, str(tmp_path), "0") as (_, port):
         page = visit(f"http://127.0.0.1:{port}/")
         page.keyboard.press("2")
         page.keyboard.press("Tab")
         page.wait_for_selector("#handover.person")
         wait(page, "document.querySelector('[data-mode=dream]').getAttribute('aria-pressed') === 'true'")
     page.wait_for_selector("#notice:visible")
-    with served(SERVER, str(tmp_path), str(port)) as (_, again):
+    with served(FAKE, str(tmp_path), str(port)) as (_, again):
         assert again == port
         frames_change(page)
         page.wait_for_selector("#notice", state="hidden")
@@ -122,7 +108,7 @@ def test_the_page_connects_again_after_a_restart_with_its_settings(
 
 def test_help_lists_every_key(page: Any) -> None:
     page.keyboard.press("?")
-    assert page.locator("#keys dt").count() == page.locator("[data-key]").count() + 2
+    assert page.locator("#keys dt").count() == page.locator("[data-key]").count() + 3
     page.keyboard.press("Escape")
 
 

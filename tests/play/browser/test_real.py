@@ -220,10 +220,22 @@ def test_save_mode_asks_and_keeps_or_discards(visit: Callable[..., Any], agent_f
         with np.load(io.BytesIO(download(page, ".npz"))) as arrays:
             assert len(arrays["frames"]) == 10 and arrays["ends"][-1]
         page.wait_for_selector("#keep:visible")
-        page.click("#keep-no")
+        page.keyboard.press("4")  # it stops nothing else; leaving is a no
+        page.wait_for_selector('[data-mode="episodes"][aria-pressed="true"]')
+        page.wait_for_selector("#keep", state="hidden")
+        enter(page, "real")
+        page.wait_for_selector("#keep:visible")
+        page.keyboard.press("n")
         wait(page, "Number(document.getElementById('step').textContent) < 9")
         page.wait_for_selector("#keep:visible")
         assert page.locator("#downloads a").count() == 2
+        page.click("#keep-all")
+        wait(page, "document.querySelectorAll('#downloads a').length === 8")  # one after the other
+        page.select_option("#save", "ask")
+        page.wait_for_selector("#keep:visible")
+        page.click("#keep-none")
+        page.wait_for_selector("#keep", state="hidden")
+        assert page.input_value("#save") == "off"
         process.kill()
         page.wait_for_selector("#notice:visible")
         assert not page.locator("#keep").is_visible(), "who asked is gone"
