@@ -1,4 +1,4 @@
-"""GroupNorm by our kernel or by PyTorch, independent of the device's default."""
+"""A GPU's ways on tensors of a CPU: GroupNorm by our kernel or by PyTorch's, and what only a CPU does left out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iris_fast.kernels import group_norm_swish
+from iris_fast.models import cpu_training
+from iris_fast.models.actor_critic import ActorCritic
 from iris_fast.models.group_norm import EPS, GroupNorm
 
 
@@ -24,4 +26,15 @@ def group_norm_of(fused: bool) -> Iterator[None]:
         return F.silu(normed) if self.swish else normed
 
     with mock.patch.object(GroupNorm, "forward", forward):
+        yield
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """The operations that a GPU would run: our GroupNorm, the fused recurrence, none that are C++ on a CPU."""
+    with (
+        group_norm_of(fused=True),
+        mock.patch.object(ActorCritic, "_recurrence", ActorCritic._fused_recurrence),
+        mock.patch.object(cpu_training, "in_bfloat16", lambda _: False),
+    ):
         yield

@@ -7,8 +7,10 @@ Normalization"), act the identity, ReLU or GELU(z) = z Φ(z) with Φ by erf (Hen
 rows the work is to read W once and to wait: a block owns a tile of the result, normalises its rows itself
 (each block of a row of tiles repeats that: a few hundred numbers, from L2) and runs over `dim` by matrix
 units. Statistics are of two passes in registers, merged over chunks of a row by the formula of Chan et al.
-(1979), never E[x²] - E[x]². `dim` is not split over blocks: the smallest tile reads 16 × (dim) weights, 32 KiB
-at dim 1024 in bfloat16, which takes less time than the second launch that a fixed order of addition needs.
+(1979), never E[x²] - E[x]². Where LN's `dim` is small all of a tile's numbers are asked for before the first is
+used, x a single time, so that a block waits for memory once. `dim` is not split over blocks: the smallest tile
+reads 16 × (dim) weights, 32 KiB at dim 1024 in bfloat16, which takes less time than the second launch that a
+fixed order of addition needs.
 Bytes moved: W, x, r and y once, at least. Work: 2 · rows · dim · out operations, 8 · rows · dim for LN.
 """
 
@@ -56,7 +58,16 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 # (rows, columns of the result, warps) of a block, the largest first.
 TILES = ((64, 128, 8), (64, 64, 8), (64, 32, 4), (32, 32, 4), (16, 32, 4), (16, 16, 2))
 _HELD = 64  # numbers of x that a thread holds while it takes statistics
+_HELD_WHOLE = 96  # registers of a thread for rows and weights of a tile that is taken at once
 _OCCUPANCY = 0.7  # blocks a multiprocessor has to be given before a larger tile is taken
+
+
+@jit
+def _moments(values, mask, count):
+    """Mean and sum of squared differences from it, (rows,), of `count` numbers a row, which `mask` tells."""
+    mean = tl.sum(values, axis=1) / count
+    centred = tl.where(mask, values - mean[:, None], 0.0)
+    return mean, tl.sum(centred * centred, axis=1)
 
 
 @jit
@@ -78,12 +89,11 @@ def _row_statistics(
         offset = column.to(tl.int64) * stride_dim
         values = tl.load(x_rows[:, None] + offset[None, :], mask=mask, other=0.0).to(tl.float32)
         count = tl.minimum(dim - start, BLOCK_STATISTICS).to(tl.float32)
-        chunk_mean = tl.sum(values, axis=1) / count
-        centred = tl.where(mask, values - chunk_mean[:, None], 0.0)
+        chunk_mean, chunk_deviation = _moments(values, mask, count)
         difference = chunk_mean - mean
         share = count / (start + count)
         # `difference` is multiplied in last: its square may overflow where the product with 0 must be 0.
-        deviation += tl.sum(centred * centred, axis=1) + difference * (difference * (start * share))
+        deviation += chunk_deviation + difference * (difference * (start * share))
         mean += difference * share
     return mean, tl.math.rsqrt(deviation / dim + eps)
 
@@ -97,6 +107,59 @@ def activated(values, ACTIVATION: tl.constexpr):
         # A comparison and not a maximum, so that NaN stays NaN.
         values = tl.where(values < 0.0, 0.0, values)
     return values
+
+
+@jit
+def _tile_of(matrix, row, column, stride_row, stride_column, inside):
+    offset = row.to(tl.int64)[:, None] * stride_row + column.to(tl.int64)[None, :] * stride_column
+    return tl.load(matrix + offset, mask=inside, other=0.0)
+
+
+@jit
+def _plus_product(
+    total,  # (BLOCK_ROWS, BLOCK_OUT) float32
+    start,  # of the columns of x and weight
+    x_rows,
+    weight_columns,
+    norm_weight,
+    norm_bias,
+    row_mask,
+    column_mask,
+    mean,  # (BLOCK_ROWS,), with `scale` computed here if WHOLE
+    scale,
+    dim,
+    stride_x_dim,
+    stride_weight_dim,
+    eps,
+    NORMALISE: tl.constexpr,
+    HAS_NORM_BIAS: tl.constexpr,
+    WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    """`total` and the product of BLOCK_DIM normalised columns of x and the same ones of the weights."""
+    k = start + tl.arange(0, BLOCK_DIM)
+    k_mask = k < dim
+    k_offset = k.to(tl.int64)
+    weights = tl.load(
+        weight_columns[None, :] + k_offset[:, None] * stride_weight_dim,
+        mask=k_mask[:, None] & column_mask[None, :],
+        other=0.0,
+    )
+    if NORMALISE:
+        gain = tl.load(norm_weight + k, mask=k_mask, other=0.0).to(tl.float32)
+        if HAS_NORM_BIAS:
+            shift = tl.load(norm_bias + k, mask=k_mask, other=0.0).to(tl.float32)
+    mask = row_mask[:, None] & k_mask[None, :]
+    values = tl.load(x_rows[:, None] + k_offset[None, :] * stride_x_dim, mask=mask, other=0.0).to(tl.float32)
+    if NORMALISE:
+        if WHOLE:
+            mean, deviation = _moments(values, mask, dim * 1.0)
+            scale = tl.math.rsqrt(deviation / dim + eps)
+        values = (values - mean[:, None]) * scale[:, None] * gain[None, :]
+        if HAS_NORM_BIAS:
+            values += shift[None, :]
+    return dot_of(rounded_to(values, weights.dtype), weights, total, PRECISION)
 
 
 @jit
@@ -128,6 +191,7 @@ def _layer_norm_linear_kernel(
     BLOCK_OUT: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
     BLOCK_STATISTICS: tl.constexpr,
+    WHOLE: tl.constexpr,  # BLOCK_DIM holds all of dim
 ):
     # Neighbouring blocks share a tile of the weights, so that each is read from memory once.
     row_tiles = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
@@ -136,38 +200,73 @@ def _layer_norm_linear_kernel(
     row_mask, column_mask = row < rows, column < out
     x_rows = x + row.to(tl.int64) * stride_x_row
     weight_columns = weight + column.to(tl.int64) * stride_weight_out
-    if NORMALISE:
-        mean, scale = _row_statistics(x_rows, row_mask, dim, stride_x_dim, eps, BLOCK_ROWS, BLOCK_STATISTICS)
-    total = tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32)
-    for start in range(0, dim, BLOCK_DIM):
-        k = start + tl.arange(0, BLOCK_DIM)
-        k_mask = k < dim
-        k_offset = k.to(tl.int64)
-        weights = tl.load(
-            weight_columns[None, :] + k_offset[:, None] * stride_weight_dim,
-            mask=k_mask[:, None] & column_mask[None, :],
-            other=0.0,
-        )
-        values = tl.load(
-            x_rows[:, None] + k_offset[None, :] * stride_x_dim,
-            mask=row_mask[:, None] & k_mask[None, :],
-            other=0.0,
-        ).to(tl.float32)
-        if NORMALISE:
-            gain = tl.load(norm_weight + k, mask=k_mask, other=0.0).to(tl.float32)
-            values = (values - mean[:, None]) * scale[:, None] * gain[None, :]
-            if HAS_NORM_BIAS:
-                values += tl.load(norm_bias + k, mask=k_mask, other=0.0).to(tl.float32)[None, :]
-        total = dot_of(rounded_to(values, weights.dtype), weights, total, PRECISION)
-    if HAS_BIAS:
-        total += tl.load(bias + column, mask=column_mask, other=0.0).to(tl.float32)[None, :]
-    total = activated(total, ACTIVATION)
     inside = row_mask[:, None] & column_mask[None, :]
-    row, column = row.to(tl.int64), column.to(tl.int64)
+    mean, scale = tl.zeros((BLOCK_ROWS,), tl.float32), tl.zeros((BLOCK_ROWS,), tl.float32)
+    total = tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32)
+    if WHOLE:
+        # What needs nothing else is asked for first, so that it arrives while the block waits for the rest.
+        if HAS_BIAS:
+            added = tl.load(bias + column, mask=column_mask, other=0.0)
+        if HAS_RESIDUAL:
+            before = _tile_of(residual, row, column, stride_residual_row, stride_residual_out, inside)
+        total = _plus_product(
+            total,
+            0,
+            x_rows,
+            weight_columns,
+            norm_weight,
+            norm_bias,
+            row_mask,
+            column_mask,
+            mean,
+            scale,
+            dim,
+            stride_x_dim,
+            stride_weight_dim,
+            eps,
+            NORMALISE,
+            HAS_NORM_BIAS,
+            WHOLE,
+            PRECISION,
+            BLOCK_DIM,
+        )
+    else:
+        if NORMALISE:
+            mean, scale = _row_statistics(
+                x_rows, row_mask, dim, stride_x_dim, eps, BLOCK_ROWS, BLOCK_STATISTICS
+            )
+        for start in range(0, dim, BLOCK_DIM):
+            total = _plus_product(
+                total,
+                start,
+                x_rows,
+                weight_columns,
+                norm_weight,
+                norm_bias,
+                row_mask,
+                column_mask,
+                mean,
+                scale,
+                dim,
+                stride_x_dim,
+                stride_weight_dim,
+                eps,
+                NORMALISE,
+                HAS_NORM_BIAS,
+                WHOLE,
+                PRECISION,
+                BLOCK_DIM,
+            )
+        if HAS_BIAS:
+            added = tl.load(bias + column, mask=column_mask, other=0.0)
+    if HAS_BIAS:
+        total += added.to(tl.float32)[None, :]
+    total = activated(total, ACTIVATION)
     if HAS_RESIDUAL:
-        offset = row[:, None] * stride_residual_row + column[None, :] * stride_residual_out
-        total += tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
-    offset = row[:, None] * out + column[None, :]
+        if not WHOLE:
+            before = _tile_of(residual, row, column, stride_residual_row, stride_residual_out, inside)
+        total += before.to(tl.float32)
+    offset = row.to(tl.int64)[:, None] * out + column.to(tl.int64)[None, :]
     tl.store(result + offset, rounded_to(total, result.dtype.element_ty), mask=inside)
 
 
@@ -192,6 +291,18 @@ def products_columns(dtype: torch.dtype, precision: str) -> int:
     return 16 if precision == "tf32x3" else 32
 
 
+def whole_columns(
+    dim: int, dtype: torch.dtype, block_rows: int, block_out: int, num_warps: int
+) -> int | None:
+    """`dim` as a power of two where all of a tile's numbers go through the matrix units at once, else None.
+
+    The registers of a thread must hold its share of the rows in float32, and of the weights.
+    """
+    columns = max(16, 1 << (max(dim, 1) - 1).bit_length())
+    held = columns * (block_rows + block_out // 2) / (32 * num_warps)
+    return columns if dtype != torch.float32 and dim and held <= _HELD_WHOLE else None
+
+
 @on_its_device
 def launch_layer_norm_linear(
     x: Tensor,
@@ -211,8 +322,8 @@ def launch_layer_norm_linear(
     """Launches the kernel on x (rows, dim) and weight (out, dim) of `FLOATS`.
 
     `tile` is (rows, columns, warps) of a block, by default `choose_tile`; `block_dim` is how much of `dim`
-    goes through the matrix units at a time, a power of two from 16, by default `products_columns`; `num_stages`
-    of loading are 3 by default, and 2 where shared memory is small.
+    goes through the matrix units at a time, a power of two from 16, by default with LN `whole_columns`, or else
+    `products_columns`; `num_stages` of loading are 3 by default, and 2 where shared memory is small.
     """
     given = [t for t in (x, weight, bias, norm_weight, norm_bias, residual) if t is not None]
     require_triton("layer_norm_linear", *given)
@@ -221,7 +332,12 @@ def launch_layer_norm_linear(
     if result.numel() == 0:
         return result
     block_rows, block_out, num_warps = tile or choose_tile(rows, out, num_multiprocessors(x.device))
-    block_dim = block_dim or products_columns(weight.dtype, precision)
+    whole = None
+    if (
+        norm_weight is not None and block_dim is None
+    ):  # without a norm the compiler puts waits between the loads
+        whole = whole_columns(dim, weight.dtype, block_rows, block_out, num_warps)
+    block_dim = block_dim or whole or products_columns(weight.dtype, precision)
     num_stages = num_stages or (3 if large_shared_memory(x.device) else 2)
     bias, norm_weight, norm_bias = (
         None if t is None else t.contiguous() for t in (bias, norm_weight, norm_bias)
@@ -252,6 +368,7 @@ def launch_layer_norm_linear(
         BLOCK_OUT=block_out,
         BLOCK_DIM=block_dim,
         BLOCK_STATISTICS=statistics_columns(dim, block_rows, num_warps),
+        WHOLE=whole is not None,
         num_warps=num_warps,
         num_stages=num_stages,
     )

@@ -145,7 +145,7 @@ class TokenizerPart(Part[dict[str, Tensor]]):
         group: Group = ALONE,
     ):
         part = config.training.tokenizer
-        super().__init__(agent.tokenizer, part, precision or config.common.precision, part.pieces, group)
+        super().__init__(agent.tokenizer, part, precision or config.common.precision, part.pieces or 1, group)
         self.tokenizer = agent.tokenizer
         self.store = cache.store
         self.last_restarting_epoch = config.training.world_model.start_after_epochs

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from iris_fast.kernels.layer_norm_linear import (
     launch_layer_norm_linear,
     layer_norm_linear,
     layer_norm_linear_reference,
+    whole_columns,
 )
 from tests.support.properties import given, settings, st
 
@@ -102,6 +104,22 @@ def test_the_kernel_is_as_exact_as_plain_pytorch(
 def test_every_tile_covers_what_it_does_not_divide(device: str, tile: tuple[int, int, int]) -> None:
     inputs = random_inputs(tile[0] + 3, 40, tile[1] + 5) | {"activation": "gelu"}
     check(inputs, torch.float32, device, tile=tile, block_dim=16)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("parts", [ALL, ("norm_weight",), ()], ids=str)
+@pytest.mark.parametrize("dim", [1, 100, 256])
+def test_all_of_a_tile_at_once_is_as_exact_as_piece_by_piece(
+    device: str, dim: int, parts: tuple[str, ...]
+) -> None:
+    """With a mean far from zero, in rows that the tile does not divide; and not where registers would not do."""
+    tile, inputs = (16, 32, 4), random_inputs(19, dim, 37, parts) | {"activation": "gelu"}
+    inputs["x"] = inputs["x"] + 30.0
+    assert whole_columns(dim, torch.bfloat16, *tile) == max(16, 2 ** math.ceil(math.log2(dim)))
+    for dtype in (torch.bfloat16, torch.float16):
+        check(inputs, dtype, device, tile=tile)
+        check(inputs, dtype, device, tile=tile, block_dim=32)
+    assert whole_columns(1024, torch.bfloat16, *tile) is whole_columns(dim, torch.float32, *tile) is None
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
-from benchmarks.group_norms import group_norm_of
+from benchmarks.group_norms import as_on_a_gpu, group_norm_of
 from iris_fast.agent import PARTS, Agent
 from iris_fast.config import PRESETS, apply_overrides, preset_config, resolve
 from iris_fast.errors import RunStopped
@@ -163,7 +163,7 @@ def test_no_presets_step_looks_at_a_number(preset: str, part: str) -> None:
         agent = Agent(config.agent, of_data.num_actions).eval()
         if config.tokenizer.perceptual == "lpips":
             agent.tokenizer.attach_lpips(LPIPS())
-    with FakeTensorMode(allow_non_fake_inputs=True), group_norm_of(fused=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu():
         without_data(agent, CPU)
         made = make_parts(agent, config, cache, OracleEngine(agent))[part]
         trainer = GraphedPartTrainer(made, Uncaptured(CPU))
