@@ -167,7 +167,7 @@ def engine_of(agent: Agent, common: CommonConfig) -> ImaginationEngine:
     return make_engine(
         agent,
         common.engine,
-        common.precision,
+        "float32" if common.precision == "auto" else common.precision,  # of gradient steps alone
         kv_dtype=common.kv_dtype,
         weights_dtype=common.weights_dtype,
         decoder_dtype=common.decoder_dtype,

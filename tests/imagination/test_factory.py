@@ -62,7 +62,7 @@ def test_the_cpu_engine_is_refused_elsewhere() -> None:
 def test_the_graph_engine_is_refused_without_a_gpu_and_knows_every_precision() -> None:
     with pytest.raises(UserError, match=r"common\.engine=cuda_graph runs on a GPU, not on cpu"):
         make_engine(micro_agent(), "cuda_graph")
-    assert set(factory.OF_PRECISION) == set(get_args(Precision))
+    assert {*factory.OF_PRECISION, "auto"} == set(get_args(Precision))
 
 
 def test_launches_of_a_layer_are_the_graph_engines_alone() -> None:

@@ -111,7 +111,7 @@ def test_tabs_at_the_same_time_play_what_each_would_alone(player: Player) -> Non
 
 
 def test_closed_sessions_leave_nothing(player: Player) -> None:
-    opened = []
+    opened: list[weakref.ref[object]] = []
     for mode in ("real", "dream", "fork", "episodes"):
         session = Session(player, mode, save=True, panels=True)
         session.handle({"type": "set", "thoughts": True})
