@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from iris_fast.kernels.common.arithmetic import without_autocast
+
 from .cpu_training import Dropout
 
 # (slice name, index within VGG-16's `features`, in, out) of each convolution; a slice ends at a tapped ReLU.
@@ -74,7 +76,7 @@ class LinearLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.model[0](x)
-        with torch.autocast(x.device.type, enabled=False):  # small differences, always in float32
+        with without_autocast(x.device):  # small differences, always in float32
             return self.model[1](x)
 
 

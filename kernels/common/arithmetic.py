@@ -68,6 +68,12 @@ _SWITCHES = {
 }
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which nothing is cast, on devices that know autocast."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
+
+
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """Products in the dtype of their factors: no autocast, and none of PyTorch's switches for float32 products.
