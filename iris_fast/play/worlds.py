@@ -178,11 +178,13 @@ class Real(World):
         return replace(moment, tokens=tokens[0].cpu().numpy(), logits=logits)
 
     def images(self, panels: bool) -> dict[str, np.ndarray]:
-        """The frame; with `panels` also the emulator's screen, and what the agent sees of the frame."""
+        """The frame; with `panels` the emulator's screen; with panels or thoughts what the agent sees."""
         images = super().images(panels)
         if panels:
+            images["screen"] = self._env.screen(0)
+        if panels or self.hands.thoughts:
             _, seen = self.look(self.moment.frame)
-            images |= {"screen": self._env.screen(0), "reconstruction": picture(pixels(seen[0]))}
+            images["reconstruction"] = picture(pixels(seen[0]))
         return images
 
 
@@ -301,9 +303,12 @@ class Fork:
         self._show(moment)
 
     def images(self, panels: bool) -> dict[str, np.ndarray]:
-        """The game's frame and the dream's."""
+        """The game's frame and the dream's, which has the tokens."""
         assert self.moment.dreamt is not None
-        return {**self.real.images(panels), "dream": picture(self.moment.dreamt)}
+        images = self.real.images(panels)
+        if not panels:
+            images.pop("reconstruction", None)
+        return {**images, "dream": picture(self.moment.dreamt)}
 
     def replace_token(self, index: int, code: int) -> None:
         """Exchanges one token of the dream's present frame."""

@@ -138,6 +138,8 @@ class FakeSession:
             }
             info["thoughts"] |= {"reward": [0.0, 0.9, 0.1], "end": [0.98, 0.02], "tokens": self.tokens}  # type: ignore[operator]
             info["thoughts"] |= {"token_probabilities": [0.5] * 16, "token_entropies": [0.4] * 16}  # type: ignore[operator]
+        if mode == "dream":
+            info["context"] = self.step % 40 == 0
         if mode == "fork":
             info["fork"] = {"steps": self.step, "first_reward": 12, "first_end": None, "first_frame": 3}
             info["fork"] |= {"difference": 0.04}  # type: ignore[operator]

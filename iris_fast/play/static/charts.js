@@ -15,23 +15,37 @@ function prepared(canvas) {
 export function drawBars(canvas, names, values, chosen = -1) {
   const { pen, width, height } = prepared(canvas);
   const row = Math.min(22, height / values.length);
-  const left = Math.min(110, width * 0.4);
+  const [left, end] = [Math.min(110, width * 0.4), width - 34]; // of the bars: names before them, numbers after them
   values.forEach((value, index) => {
     const y = index * row;
     pen.fillStyle = COLOURS.text;
     if (row >= 9) pen.fillText(names[index] ?? index, 0, y + row * 0.72, left - 6);
+    if (row >= 9) pen.fillText(value?.toFixed(2) ?? "–", end + 6, y + row * 0.72);
     pen.fillStyle = COLOURS.line;
-    pen.fillRect(left, y + 2, width - left, row - 4);
+    pen.fillRect(left, y + 2, end - left, row - 4);
     pen.fillStyle = index === chosen ? COLOURS.chosen : COLOURS.bar;
-    pen.fillRect(left, y + 2, (width - left) * Math.min(1, Math.max(0, value)), row - 4);
+    pen.fillRect(left, y + 2, (end - left) * Math.min(1, Math.max(0, value)), row - 4);
   });
+}
+
+const RECENT = 50; // values that choose the curve's range
+const LEAST = 0.1; // half of the least range, so that noise stays flat
+
+// The range of a curve: of its recent values without the outermost tenth, so that a jump at the beginning does not
+// squash what follows.
+export function rangeOf(values) {
+  const sorted = values.slice(-RECENT).sort((one, other) => one - other);
+  const [low, high] = [0.1, 0.9].map((part) => sorted[Math.round(part * (sorted.length - 1))]);
+  const [middle, half] = [(low + high) / 2, (high - low) / 2];
+  const reach = Math.max(1.5 * half, LEAST, 0.03 * Math.abs(middle));
+  return [middle - reach, middle + reach];
 }
 
 export function drawCurve(canvas, values) {
   const { pen, width, height } = prepared(canvas);
   if (values.length < 2) return;
-  const [low, high] = [Math.min(...values), Math.max(...values)];
-  const at = (value) => height - 6 - ((value - low) / (high - low || 1)) * (height - 12);
+  const [low, high] = rangeOf(values);
+  const at = (value) => height - 6 - ((Math.min(high, Math.max(low, value)) - low) / (high - low)) * (height - 12);
   pen.strokeStyle = COLOURS.bar;
   pen.lineWidth = 1.5;
   pen.beginPath();

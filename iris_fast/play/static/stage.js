@@ -1,28 +1,49 @@
-// The frames: one canvas for each, pixels scaled by a whole number, and the square of tokens over the dream's frame, or
-// over the first one where there is no dream.
+// The frames: one canvas for each, all of one size, their pixels scaled by a whole number, and the square of tokens over
+// the frame that the tokens give: the dream's, or else the reconstruction.
 
 const TITLES = { observation: "real, 64×64", screen: "the emulator's screen", reconstruction: "what the agent sees",
   dream: "dream", left: "episode A", right: "episode B" };
-const TALLEST = 420; // pixels
-const NARROWEST = 250; // pixels of a figure in a row of more than two
+const [SHORTEST, TALLEST] = [192, 420]; // pixels of a frame's height, beside what else the window shows
+const CAPTION = 70; // pixels above and below a frame, to the end of its figure and of the window
+const NARROW = 640; // pixels of a telephone: two frames in a row, and the rest of the page below the fold
 
 const fixed = (value, digits) => (typeof value === "number" ? value.toFixed(digits) : "–");
 
 export class Stage {
   constructor(place, onToken) {
-    Object.assign(this, { place, onToken, figures: new Map(), thoughts: null, hovered: -1, count: 0 });
+    Object.assign(this, { place, onToken, figures: new Map(), thoughts: null, hovered: -1, count: 0, side: 0 });
   }
 
-  async draw(images, thoughts) {
+  async draw(images, thoughts, titles = {}) {
     const pictures = await Promise.all(images.map(({ file }) => createImageBitmap(file)));
     this.thoughts = thoughts;
     const names = images.map(({ name }) => name);
     this.keepOnly(names);
-    const gridded = names.includes("dream") ? "dream" : names[0];
-    names.forEach((name, index) => this.paint(this.canvas(name), pictures[index], names.length, name === gridded));
+    const gridded = ["dream", "reconstruction"].find((name) => names.includes(name)) ?? names[0];
+    const room = this.room(names.length);
+    names.forEach((name, index) => {
+      const canvas = this.canvas(name, titles[name] ?? TITLES[name] ?? name);
+      this.paint(canvas, pictures[index], name === "screen" ? { ...room, exactly: this.side } : room, name === gridded);
+      if (!index) this.side = canvas.clientHeight; // the emulator's screen is as tall as the frame beside it
+    });
     this.order(names);
     this.count += 1;
     this.place.dataset.frames = this.count;
+  }
+
+  clear(text) { // nothing is shown, and why
+    this.keepOnly([]);
+    this.place.textContent = text;
+  }
+
+  room(count) { // for one frame, in pixels of the page
+    const width = this.place.clientWidth;
+    const narrow = width < NARROW;
+    const [gap, edge, columns] = narrow ? [8, 10, Math.min(count, 2)] : [16, 26, count];
+    const [stage, end] = [this.place, document.getElementById("controls")].map((part) => part.getBoundingClientRect());
+    const left = window.innerHeight - (stage.top + window.scrollY) - (end.bottom - stage.bottom) - CAPTION;
+    const height = narrow ? TALLEST : Math.max(SHORTEST, Math.min(TALLEST, left));
+    return { width: (width - gap * (columns - 1)) / columns - edge, height };
   }
 
   keepOnly(names) {
@@ -37,29 +58,32 @@ export class Stage {
     this.place.append(...this.figures.values());
   }
 
-  canvas(name) {
+  canvas(name, title) {
     let figure = this.figures.get(name);
     if (!figure) {
       figure = document.createElement("figure");
       const canvas = document.createElement("canvas");
       canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", TITLES[name] ?? name);
-      const title = document.createElement("figcaption");
-      title.textContent = TITLES[name] ?? name;
-      figure.append(title, canvas);
+      figure.append(document.createElement("figcaption"), canvas);
       this.watch(canvas);
+      if (!this.figures.size) this.place.replaceChildren();
       this.figures.set(name, figure);
       this.place.append(figure);
     }
-    return figure.querySelector("canvas");
+    const [caption, canvas] = figure.children;
+    if (caption.textContent !== title) {
+      caption.textContent = title;
+      canvas.setAttribute("aria-label", title);
+    }
+    return canvas;
   }
 
-  side() { return Math.round(Math.sqrt(this.thoughts?.tokens?.length ?? 1)); } // of the square of tokens
+  across() { return Math.round(Math.sqrt(this.thoughts?.tokens?.length ?? 1)); } // of the square of tokens
 
   watch(canvas) {
     const token = (event) => {
       const box = canvas.getBoundingClientRect();
-      const side = this.side();
+      const side = this.across();
       const column = Math.floor(((event.clientX - box.left) / box.width) * side);
       const row = Math.floor(((event.clientY - box.top) / box.height) * side);
       return Math.max(0, Math.min(side - 1, row)) * side + Math.max(0, Math.min(side - 1, column));
@@ -71,24 +95,30 @@ export class Stage {
     });
   }
 
-  paint(canvas, picture, count, gridded) {
-    const columns = this.place.clientWidth / count < NARROWEST ? Math.min(count, 2) : count;
-    const room = this.place.clientWidth / columns - (columns > 1 ? 46 : 32);
-    const scale = Math.max(1, Math.min(Math.floor(room / picture.width), Math.floor(TALLEST / picture.height)));
-    const [width, height] = [picture.width * scale, picture.height * scale];
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  paint(canvas, picture, room, gridded) {
+    const ratio = window.devicePixelRatio || 1;
+    const fits = Math.min(room.width / picture.width, room.height / picture.height);
+    const whole = Math.floor(fits * ratio) / ratio; // of the screen's own pixels
+    const scale = room.exactly ? room.exactly / picture.height : whole || fits;
+    const [width, height] = [picture.width, picture.height].map((side) => Math.round(side * scale * ratio));
+    if (canvas.width !== width || canvas.height !== height) {
+      Object.assign(canvas, { width, height });
+      Object.assign(canvas.style, { width: `${width / ratio}px`, height: `${height / ratio}px` });
+    }
     const pen = canvas.getContext("2d");
-    pen.imageSmoothingEnabled = false;
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.imageSmoothingEnabled = scale !== whole;
     pen.drawImage(picture, 0, 0, width, height);
     picture.close();
     const grid = gridded && Boolean(this.thoughts?.tokens);
     canvas.classList.toggle("grid", grid);
-    if (grid) this.paintTokens(pen, width, height);
+    pen.scale(ratio, ratio);
+    if (grid) this.paintTokens(pen, width / ratio, height / ratio);
   }
 
   paintTokens(pen, width, height) {
     const { tokens, token_probabilities: chances, token_entropies: entropies } = this.thoughts;
-    const side = this.side();
+    const side = this.across();
     const [w, h] = [width / side, height / side];
     pen.font = "11px ui-monospace, monospace";
     tokens.forEach((code, index) => {

@@ -15,10 +15,11 @@ const WITHOUT_EFFECT = { // in a mode, and why
     fork: "A fork starts at a frame of the game: go to Real.",
   },
 };
+const SECOND = 1000;
 const LINKS = 8; // to recordings; older ones are in Episodes
 
 export class View {
-  constructor() { this.values = []; this.mode = null; }
+  constructor() { this.values = []; this.mode = null; this.rebuilt = 0; }
 
   state(state) {
     get("game").textContent = state.game ?? "";
@@ -48,7 +49,11 @@ export class View {
       if (document.activeElement !== get(name)) get(name).value = state[name];
     }
     get("fps-shown").value = state.fps;
-    if (state.mode !== this.mode) this.values = [];
+    if (state.mode !== this.mode) {
+      this.values = [];
+      clearTimeout(this.rebuilt);
+      this.rebuilt = 0;
+    }
     this.mode = state.mode;
   }
 
@@ -67,6 +72,7 @@ export class View {
   }
 
   marks(info) {
+    this.last = info;
     const parts = [];
     if (info.fork) {
       for (const [name, text] of [["first_reward", "rewards"], ["first_end", "ends"], ["first_frame", "frames"]]) {
@@ -75,7 +81,11 @@ export class View {
       }
       parts.push(`difference ${Number(info.fork.difference).toFixed(3)}`);
     }
-    if (info.context) parts.push("context rebuilt");
+    if (info.context) { // one frame is too short to be read
+      clearTimeout(this.rebuilt);
+      this.rebuilt = setTimeout(() => { this.rebuilt = 0; this.marks({ ...this.last, context: false }); }, SECOND);
+    }
+    if (this.rebuilt) parts.push("context rebuilt");
     if (info.end) parts.push("the episode ended");
     const text = parts.join(" · ");
     if (get("marks").textContent !== text) get("marks").textContent = text;
