@@ -146,7 +146,7 @@ def explained_writing(path: Path, instead: str = "choose another place") -> Iter
 def check_writable(path: Path) -> None:
     """UserError for an output file that cannot be written, before the work for it starts."""
     if path.is_dir():
-        raise UserError(f"{path} is a folder: name a file to write")
+        raise UserError(f"'{path}' is a folder: name a file to write")
     folder = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
     if path.exists() and not path.is_file():  # a fifo or a device is written directly
         folder = path

@@ -66,7 +66,7 @@ def _download(text: str, repository: str, revision: str | None, file: str) -> Pa
     except errors.GatedRepoError:
         problem = "its owner must let you in: ask on its page, then run `hf auth login`"
     except errors.RepositoryNotFoundError:
-        problem = f"there is no {repository} (if it is private, run `hf auth login`)"
+        problem = f"there is no repository '{repository}' (if it is private, run `hf auth login`)"
     except errors.RevisionNotFoundError:
         problem = f"{repository} has no revision {revision}"
     except errors.LocalEntryNotFoundError:

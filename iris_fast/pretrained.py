@@ -174,7 +174,7 @@ def read_run(run: Path) -> dict[str, Any]:
         except (OSError, ValueError, yaml.YAMLError):
             found[key] = None
     if not isinstance(found["config"], dict):
-        raise UserError(f"{run} is not a run folder: it has no {RUN_CONFIG}")
+        raise UserError(f"'{run}' is not a run folder: it has no {RUN_CONFIG}")
     return found
 
 

@@ -242,7 +242,7 @@ def test_a_file_that_is_no_checkpoint(text: str, tmp_path: Path, capsys: Say) ->
     path.write_text(text)
     for command, more in ((run_convert, (tmp_path / "x.pt", "--to", "iris_fast")), (run_evaluate, ())):
         sentence = refusal(command, capsys, path, *more)
-        assert f"{path} is" in sentence and "not a checkpoint" in sentence
+        assert f"'{path}' is" in sentence and "not a checkpoint" in sentence
     sentence = refusal(run_train, capsys, "--game", "Catch", "--init", path, *MICRO)
     assert "not a checkpoint" in sentence
 

@@ -140,7 +140,7 @@ TRAIN_CATCH = ("--game", "Catch", *MICRO)
             ["common.layer_launches", "common.engine=cuda_graph"],
             id="setting of an engine of a GPU",
         ),
-        pytest.param((*TRAIN_CATCH, "--init", "gone.pt"), ["no checkpoint gone.pt"], id="no checkpoint"),
+        pytest.param((*TRAIN_CATCH, "--init", "gone.pt"), ["no checkpoint 'gone.pt'"], id="no checkpoint"),
         pytest.param(
             (*TRAIN_CATCH, "--init", "x.pt", "--init-parts", "tokenizer,actor"),
             ["--init-parts actor", "actor_critic"],
@@ -157,7 +157,7 @@ TRAIN_CATCH = ("--game", "Catch", *MICRO)
             ["x.pt", "initialization.load_tokenizer=true"],
             id="nothing to load",
         ),
-        pytest.param(("--resume", "gone"), ["no run folder gone"], id="no run folder"),
+        pytest.param(("--resume", "gone"), ["no run folder 'gone'"], id="no run folder"),
         pytest.param(("--resume", "."), ["not a run folder", "config/trainer.yaml"], id="not a run folder"),
         pytest.param(
             ("--resume", "gone", "--preset", "tiny"), ["--preset", "--resume"], id="preset for a resumed run"
@@ -405,7 +405,7 @@ def test_evaluate_refuses_what_is_no_run(trained: Path, here: Path, capsys: Say)
     for arguments, word in (
         ((diverged, "--game", "Catch"), "not finite, first in actor_critic.lstm.weight_hh: use an earlier"),
         ((), "required: RUN"),
-        (("gone",), "there is no checkpoint gone"),
+        (("gone",), "there is no checkpoint 'gone'"),
         ((".",), "not a run folder"),
         ((new,), "no checkpoint yet"),
         ((checkpoint,), "--game"),

@@ -167,7 +167,7 @@ def test_an_interrupted_download_goes_on(run: Path, server: Hub) -> None:
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("hf://me/none", "there is no me/none"),
+        ("hf://me/none", "there is no repository 'me/none'"),
         ("hf://me/there@old", "no revision old"),
         ("hf://me/there/other.pt", "has no other.pt: choose from games/Pong.pt"),
         ("hf://me/there", "has no config.json: choose from games/Pong.pt"),

@@ -136,7 +136,7 @@ class Systems:
         self._workers: dict[str, Worker] = {}
         if checkout is not None and not (checkout / "src" / "agent.py").is_file():
             raise UserError(
-                f"--reference {checkout} is not a checkout of eloialonso/iris: it has no src/agent.py"
+                f"--reference '{checkout}' is not a checkout of eloialonso/iris: it has no src/agent.py"
             )
         for peer in peers:
             if peer != "simulusion":

@@ -40,7 +40,7 @@ def import_checkout(checkout: Path, module: str = "agent") -> Any:
     """
     source = checkout.resolve() / "src"
     if not (source / "agent.py").is_file():
-        raise UserError(f"{checkout} is not a checkout of eloialonso/iris: it has no src/agent.py")
+        raise UserError(f"'{checkout}' is not a checkout of eloialonso/iris: it has no src/agent.py")
     if str(source) not in sys.path:
         sys.path.insert(0, str(source))
     present = set(sys.modules)

@@ -76,12 +76,12 @@ def weights_path(path: Path) -> Path:
         inside = path / "checkpoints" / "last.pt"
         if not inside.is_file():
             raise UserError(
-                f"{path} is a folder without checkpoints/last.pt: give a run folder or a checkpoint file"
+                f"'{path}' is a folder without checkpoints/last.pt: give a run folder or a checkpoint file"
             )
         return inside
     if not path.exists():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"there is no checkpoint {path}{nearest(path.name, siblings)}: check the path")
+        raise UserError(f"there is no checkpoint '{path}'{nearest(path.name, siblings)}: check the path")
     return path
 
 
@@ -95,7 +95,7 @@ def load_payload(path: Path) -> Any:
     try:
         broken = _wrong_checksum(path)
         if broken is not None:
-            raise UserError(f"{path} is corrupt (the checksum of {broken} is wrong): use another copy")
+            raise UserError(f"'{path}' is corrupt (the checksum of {broken} is wrong): use another copy")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles; the messages below suffice
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -112,9 +112,9 @@ def load_payload(path: Path) -> Any:
             ) from error
         if not _is_torchs(path):
             raise UserError(
-                f"{path} is not a checkpoint, since torch.save did not write it: give one, or use another copy"
+                f"'{path}' is not a checkpoint, since torch.save did not write it: give one, or use another copy"
             ) from error
-        raise UserError(f"{path} is truncated, corrupt or not a checkpoint: use another copy") from error
+        raise UserError(f"'{path}' is truncated, corrupt or not a checkpoint: use another copy") from error
 
 
 def _is_torchs(path: Path) -> bool:
@@ -140,7 +140,7 @@ def read_payload(path: Path) -> dict[str, Any]:
     path = weights_path(path)
     payload = load_payload(path)
     if not _is_ours(payload):
-        raise UserError(f"{path} is not a checkpoint of iris_fast: give one that it wrote")
+        raise UserError(f"'{path}' is not a checkpoint of iris_fast: give one that it wrote")
     return _checked(path, payload)
 
 
@@ -163,7 +163,7 @@ def read_weights(path: Path, num_heads: int | None = None) -> Weights:
         run: dict[str, Any] = {name: payload[name] for name in ("position", "run_config") if name in payload}
         return Weights(path, payload["agent"], num_actions, "iris_fast", config, run)
     if not _is_state_dict(payload):
-        raise UserError(f"{path} is not a checkpoint of an IRIS agent: give a whole agent's weights")
+        raise UserError(f"'{path}' is not a checkpoint of an IRIS agent: give a whole agent's weights")
     try:
         inferred = infer_config(payload, num_heads)
         state_dict = from_public(payload, inferred)

@@ -18,9 +18,10 @@ from iris_fast.training.plots import BLUE, GREEN, GREY, ORANGE
 from .statistics import AGGREGATES, TAUS, Estimate
 from .summary import Summary
 
-# The colours of Okabe and Ito, which colour-blind readers tell apart; the subject has orange to itself.
-OTHERS = (BLUE, GREEN, "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-STYLES = ("-", "--", ":")
+# The colours of Okabe and Ito, which colour-blind readers tell apart, without the two oranges: the subject has orange
+# to itself. No two of twenty methods have both colour and style in common.
+OTHERS = (BLUE, GREEN, "#cc79a7", "#56b4e9", "#000000")
+STYLES = ("-", "--", ":", "-.")
 DPI = 110
 
 
@@ -78,9 +79,8 @@ def profiles_figure(summary: Summary) -> Figure:
     """The share of runs above each score; bands are pointwise, and only where there is more than one run."""
     figure = _figure(8.5, 4.6)
     axes = figure.subplots()
-    for number, (name, found) in enumerate(summary.profiles.items()):
-        colour = _colour(summary, name)
-        style = "-" if name == summary.subject else STYLES[number // len(OTHERS) % len(STYLES)]
+    for name, found in summary.profiles.items():
+        colour, style = line_of(summary, name)
         label = name if found.band is not None else f"{name} (no interval)"
         width = 2.4 if name == summary.subject else 1.5
         axes.plot(TAUS, found.shares, style, color=colour, linewidth=width, label=label)
@@ -117,9 +117,13 @@ def _intervals(axes: Axes, found: dict[str, Estimate], summary: Summary) -> None
     _finish(axes)
 
 
-def _colour(summary: Summary, name: str) -> str:
+def line_of(summary: Summary, name: str) -> tuple[str, str]:
+    """Colour and style of a method's line."""
+    if name == summary.subject:
+        return ORANGE, "-"
     others = [method.name for method in summary.methods if method.name != summary.subject]
-    return ORANGE if name == summary.subject else OTHERS[others.index(name) % len(OTHERS)]
+    round_, place = divmod(others.index(name), len(OTHERS))
+    return OTHERS[place], STYLES[round_ % len(STYLES)]
 
 
 def _games(summary: Summary) -> str:

@@ -60,7 +60,7 @@ def _read(folder: Path) -> EvaluatedRun:
     path = folder / EVALUATION
     if not folder.is_dir():
         near = nearest_entry(folder) if not folder.exists() else ""
-        raise UserError(f"{folder} is not a folder{near}: give that of a run, which has {EVALUATION} in it")
+        raise UserError(f"'{folder}' is not a folder{near}: give that of a run, which has {EVALUATION} in it")
     command = quoted("python", "-m", "iris_fast.evaluate", folder)
     try:
         data = path.read_bytes()

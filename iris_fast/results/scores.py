@@ -12,7 +12,7 @@ from iris_fast.envs.games import ATARI_100K, human_normalized_score
 from iris_fast.errors import UserError, nearest
 
 # The paper's comparison (methods without look-ahead search), and the world models that came after it.
-PAPER_METHODS = ("SimPLe", "CURL", "DrQ(eps)", "SPR", "IRIS")
+PAPER_METHODS = ("SimPLe", "CURL", "DrQ(ε)", "SPR", "IRIS")
 NEWER_METHODS = ("IRIS", "TWM", "DreamerV3", "REM", "DIAMOND", "Δ-IRIS", "Simulus")
 
 
@@ -52,7 +52,8 @@ def published() -> dict[str, Method]:
 def choose_methods(names: Sequence[str]) -> list[Method]:
     """The published methods of these names, in any case; UserError for any other name."""
     known = published()
-    spelled = {name.lower(): name for name in known} | {"delta-iris": "Δ-IRIS", "drq": "DrQ(eps)"}
+    spelled = {name.lower(): name for name in known}
+    spelled |= {"delta-iris": "Δ-IRIS", "drq": "DrQ(ε)", "drq(eps)": "DrQ(ε)"}
     chosen: dict[str, Method] = {}
     for name in names:
         found = spelled.get(name.strip().lower())

@@ -14,7 +14,13 @@ from .statistics import AGGREGATES, Estimate
 from .summary import Summary
 
 FORMATS = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
-LATEX = {"\\": r"\textbackslash{}", "Δ": r"$\Delta$", "–": "--", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "Δ": r"$\Delta$",
+    "ε": r"$\epsilon$",
+    "–": "--",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
 
 
 def tables(summary: Summary, form: str) -> dict[str, str]:

@@ -61,7 +61,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     _check(arguments)
     output = whole_path(Path(arguments.output))
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file: choose another folder with --output")
+        raise UserError(f"'{output}' is a file: choose another folder with --output")
     keys = {override.partition("=")[0].lstrip("+").strip() for override in arguments.overrides}
     threads = [] if "common.threads" in keys else [f"common.threads={max(1, int(cpus))}"]
     overrides = tuple(map(_with_whole_path, arguments.overrides)) + tuple(threads)

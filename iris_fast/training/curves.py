@@ -47,10 +47,12 @@ def load_run(folder: Path) -> Run:
     """Reads a run folder; UserError for any other folder, or if it has no metrics yet."""
     if not folder.is_dir():
         near = nearest_entry(folder) if not folder.exists() else ""
-        raise UserError(f"{folder} is not a folder{near}: give that of a run, which has {METRICS_FILE} in it")
+        raise UserError(
+            f"'{folder}' is not a folder{near}: give that of a run, which has {METRICS_FILE} in it"
+        )
     if not (folder / CONFIG_FILE).is_file() and not (folder / METRICS_FILE).is_file():
         raise UserError(
-            f"{folder} is not the folder of a run: it has neither {CONFIG_FILE} nor {METRICS_FILE}"
+            f"'{folder}' is not the folder of a run: it has neither {CONFIG_FILE} nor {METRICS_FILE}"
         )
     records = read_metrics(folder)
     if not records:

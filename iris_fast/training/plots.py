@@ -253,13 +253,13 @@ def _draw_metric(
 def _draw_returns(
     axes: Axes, runs: Sequence[Run], metric: str, label: str, colour: str, smooth: int | None, against: Axis
 ) -> bool:
-    """Draws returns; for one run with their standard deviation over episodes, if it was logged."""
+    """Draws returns; for one run with the range of the episodes' returns, if it was logged."""
     if len(runs) == 1:
-        x, mean = runs[0].series(metric, against)
-        std_x, std = runs[0].series(f"{metric}_std", against)
-        if len(x) and np.array_equal(x, std_x):
-            axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
-            label += ", mean ± standard deviation"
+        x, _ = runs[0].series(metric, against)
+        (low_x, low), (high_x, high) = (runs[0].series(f"{metric}_{end}", against) for end in ("min", "max"))
+        if len(x) and np.array_equal(x, low_x) and np.array_equal(x, high_x):
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            label += ", mean and range"
     return _draw_metric(axes, runs, metric, against, label, colour, smooth)
 
 

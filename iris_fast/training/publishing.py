@@ -44,7 +44,7 @@ def publish(arguments: argparse.Namespace) -> int:
 
 def _new_folder(folder: Path, force: bool) -> Path:
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: --to pretrained writes a folder")
+        raise UserError(f"'{folder}' is a file: --to pretrained writes a folder")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise UserError(f"{folder} exists already: choose another target, or write into it with --force")
     return folder

@@ -102,10 +102,10 @@ class RunFolder:
         """UserError if the folder is not that of a run."""
         if not self.path.is_dir():
             if self.path.is_file():
-                raise UserError(f"{self.path} is a file: give the folder of a run")
-            raise UserError(f"there is no run folder {self.path}{nearest_entry(self.path)}")
+                raise UserError(f"'{self.path}' is a file: give the folder of a run")
+            raise UserError(f"there is no run folder '{self.path}'{nearest_entry(self.path)}")
         if not self.config.is_file():
-            raise UserError(f"{self.path} is not a run folder: it has no config/trainer.yaml")
+            raise UserError(f"'{self.path}' is not a run folder: it has no config/trainer.yaml")
 
     @contextmanager
     def creating(self, config: Config) -> Iterator[None]:

@@ -15,6 +15,9 @@ from PIL import Image
 from iris_fast.command_line import run_command
 from iris_fast.results import summarize
 from iris_fast.results.__main__ import main
+from iris_fast.results.figures import line_of
+from iris_fast.results.scores import NEWER_METHODS, published
+from iris_fast.training.plots import ORANGE
 from tests.support.commands import Say, refusal
 
 
@@ -66,9 +69,24 @@ def test_the_output_folder_gets_tables_and_figures(tmp_path: Path, capsys: Say) 
     for path in out.glob("*.png"):
         assert path.stat().st_size < 100_000 and min(Image.open(path).size) > 200
     text = (out / "games.tex").read_text()
-    assert text.startswith(r"\begin{tabular}{lrrrrrrr}") and r"$\Delta$-IRIS" in text and r"\textbf{" in text
+    assert (
+        text.startswith(r"\begin{tabular}{lrrrrrrr}")
+        and r"$\Delta$-IRIS" in text
+        and r"DrQ($\epsilon$)" in text
+        and r"\textbf{" in text
+    )
     assert run_results("--methods", methods, "--output", runs[0] / "logs" / "evaluation.json") == 2
     assert "--output" in capsys.readouterr().err
+
+
+def test_every_method_has_a_line_of_its_own(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "Pong", [20.0], 0)
+    for runs, methods in (([run], list(published())), ([], list(NEWER_METHODS))):
+        result = summarize(runs, methods=methods, reps=2, show=False)
+        lines = {method.name: line_of(result, method.name) for method in result.methods}
+        assert len(set(lines.values())) == len(lines) == len(methods) + len(runs)
+        oranges = [name for name, (colour, _) in lines.items() if colour in (ORANGE, "#e69f00")]
+        assert oranges == [result.subject]
 
 
 def test_summarize_prints_the_aggregates(tmp_path: Path, capsys: Say) -> None:
@@ -113,7 +131,7 @@ def test_refusals_of_folders(tmp_path: Path, capsys: Say) -> None:
     for twice in ("run", "link", "copy"):
         assert "the same run as" in refusal(run_results, capsys, run, tmp_path / twice)
     assert "with the same seed, 0" in refusal(run_results, capsys, run, tmp_path / "other")
-    assert "is not a folder" in refusal(run_results, capsys, tmp_path / "ruin")
+    assert f"'{tmp_path / 'ruin'}' is not a folder" in refusal(run_results, capsys, tmp_path / "ruin")
     (tmp_path / "empty").mkdir()
     assert "python -m iris_fast.evaluate" in refusal(run_results, capsys, tmp_path / "empty")
     assert "unknown game" in refusal(run_results, capsys, make_run(tmp_path / "x", "Pung", [1.0]))

@@ -130,7 +130,7 @@ def test_the_default_preset_is_that_of_the_game_and_the_device(tmp_path: Path) -
         pytest.param(("--games", "Pong", "--retries", -1), ["--retries -1"], id="retries"),
         pytest.param(("--games", "Pong", "--run", 5), ["--run 5", "0 to 4"], id="run"),
         pytest.param(("--games", "Pong", "--dry-run", "--run", 0), ["not allowed with"], id="two of one"),
-        pytest.param(("--games", "Pong", "--output", "/dev/null"), ["/dev/null is a file"], id="output"),
+        pytest.param(("--games", "Pong", "--output", "/dev/null"), ["'/dev/null' is a file"], id="output"),
     ],
 )
 def test_bad_input_is_one_sentence(
