@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,11 +15,18 @@ import av
 import numpy as np
 
 from iris_fast.files import file_inside
+from iris_fast.training.media import return_of
 
 from .interface import Message, MessageError
 from .recording import FOLDER, film_of
 
-KINDS = {"imagination": "dream", "train": "real", "test": "real"}
+KINDS = {
+    "test": ("real", "Test episode"),
+    "train": ("real", "Training episode"),
+    "imagination": ("dream", "Dream"),
+}
+"""By the folder of a run's films: what they show, and what they are called."""
+RECORDED = {"real": "game", "dream": "dream", "fork": "fork"}
 KEYFRAMES_APART = 250
 LARGEST_BYTES = 2**31
 """Of a recording's frames in memory."""
@@ -153,20 +161,43 @@ class Episodes:
         self.media = media
         self.index = 0
         self._films: dict[int, Film] = {}
+        self._names: dict[int, str] = {}  # their files
 
     def listed(self) -> list[Message]:
-        """Every episode and recording, the newest last, recordings at the end."""
+        """Every recording, then every episode of the run, the newest first."""
+        rows = [_row(self.media.resolve(), path, changed) for path, changed in self._files()]
+        recordings = [row for row in rows if row["kind"] == "recording"]
+        return recordings + sorted((row for row in rows if row["kind"] != "recording"), key=_order)
+
+    def _files(self) -> list[tuple[Path, int]]:
+        """The files of films, and when each was changed; the newest first, a run's tests before its dreams."""
         root = self.media.resolve()
-        found = sorted((root / "episodes").rglob("*.mp4"))
-        recorded = sorted((root / FOLDER).rglob("*.npz"))
+        found = [path for folder in KINDS for path in sorted((root / "episodes" / folder).glob("*.mp4"))]
+        found += sorted(set((root / "episodes").rglob("*.mp4")).difference(found))
+        recorded = list((root / FOLDER).rglob("*.npz"))
         with_npz = {path.with_suffix("") for path in recorded}
-        recorded += [p for p in sorted((root / FOLDER).rglob("*.mp4")) if p.with_suffix("") not in with_npz]
-        rows = []
-        for path in (*found, *recorded):
+        recorded += [path for path in (root / FOLDER).rglob("*.mp4") if path.with_suffix("") not in with_npz]
+        timed = []
+        for path in (*recorded, *found):
             with suppress(OSError):  # it has just gone
                 if path.resolve().is_relative_to(root):
-                    rows.append(_row(root, path, path.stat().st_mtime_ns))
-        return rows
+                    timed.append((path, path.stat().st_mtime_ns))
+        return sorted(timed, key=lambda file: -file[1])
+
+    def begin(self) -> None:
+        """Shows the newest film that can be read, if none is open."""
+        if self._films:
+            return
+        for path, _ in self._files():
+            with suppress(MessageError):
+                self.open(0, str(path.relative_to(self.media.resolve())))
+                return
+
+    def opened(self) -> Message:
+        """Of each side that shows a film: its file and its name."""
+        return {
+            str(side): {"id": name, "name": _name(Path(name))} for side, name in sorted(self._names.items())
+        }
 
     def open(self, side: int, name: str) -> None:
         """Shows a film, at its beginning; MessageError if there is none of this name, or it cannot be read."""
@@ -176,7 +207,7 @@ class Episodes:
         film = _film(path)
         if side in self._films:
             self._films.pop(side).close()
-        self._films[side] = film
+        self._films[side], self._names[side] = film, name
         self.index = 0
 
     @property
@@ -209,6 +240,7 @@ class Episodes:
                 found[("left", "right")[side]] = film.frame(min(self.index, film.length - 1))
             except BROKEN:
                 self._films.pop(side).close()
+                del self._names[side]
                 raise MessageError(f"The film at frame {self.index} is damaged: choose another.") from None
         return found
 
@@ -216,6 +248,7 @@ class Episodes:
         for film in self._films.values():
             film.close()
         self._films.clear()
+        self._names.clear()
 
 
 BROKEN = (
@@ -241,13 +274,30 @@ def _film(path: Path) -> Film:
         ) from None
 
 
+def _name(path: Path) -> str:
+    """What people call a film: Test episode, epoch 10; Recording: dream."""
+    numbers = re.fullmatch(r"epoch_(\d+)_(\d+)", path.stem)
+    if path.parent.name in KINDS and numbers:
+        other = f", number {int(numbers[2]) + 1}" if int(numbers[2]) else ""
+        return f"{KINDS[path.parent.name][1]}, epoch {int(numbers[1])}{other}"
+    recorded = re.fullmatch(r"(real|dream|fork)_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?", path.stem)
+    return f"Recording: {RECORDED[recorded[1]]}" if recorded else path.stem
+
+
+def _order(row: Message) -> tuple[int, int]:
+    """Of a run's films: the newest epoch first, and in it tests before training before dreams."""
+    path = Path(str(row["id"]))
+    numbers = re.match(r"epoch_(\d+)", path.stem)
+    return (-int(numbers[1]) if numbers else 1, [*KINDS, path.parent.name].index(path.parent.name))
+
+
 @lru_cache(maxsize=4096)
 def _row(root: Path, path: Path, changed: int) -> Message:
     """A line of the list. `changed`: the file's time, so that a new file is read again."""
-    folder = path.parent.name
-    kind = KINDS.get(folder, "recording")
-    row: Message = {"id": str(path.relative_to(root)), "kind": kind, "steps": None, "return": None}
-    row["name"] = path.stem if kind == "recording" else f"{folder} {path.stem}"
+    kind = KINDS[path.parent.name][0] if path.parent.name in KINDS else "recording"
+    name = str(path.relative_to(root))
+    row: Message = {"id": name, "kind": kind, "name": _name(path), "changed": changed // 10**9}
+    row |= {"steps": None, "return": None}
     with suppress(*BROKEN):
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
@@ -258,4 +308,5 @@ def _row(root: Path, path: Path, changed: int) -> Message:
         else:
             with av.open(str(path)) as container:
                 row["steps"] = max(0, container.streams.video[0].frames - 1)
+                row["return"] = return_of(container.metadata.get("comment", ""))
     return row

@@ -32,7 +32,7 @@ from iris_fast.files import (
     write_atomically,
 )
 from iris_fast.models.frames import unit_frames
-from iris_fast.training.media import save_episode_video
+from iris_fast.training.media import return_comment, save_episode_video
 
 from .loading import Player
 from .worlds import Fork, World
@@ -46,6 +46,10 @@ SHORTEST_GIF_FRAME = 2  # hundredths of a second; browsers slow down what is sho
 BATCH = 256  # frames encoded at once
 SCALE = {".mp4": 6, ".gif": 4}
 """Side in pixels of the square drawn for one pixel."""
+
+
+LINE = (94, 234, 212)
+"""The colour between a game and its dream."""
 
 
 class Row(NamedTuple):
@@ -159,9 +163,14 @@ class Recording:
         for row in self.rows:
             total = total + row.reward if row.step else 0.0
             action = "START" if row.action < 0 else self.player.action_names[row.action]
-            captions.append(f"{action}\treward {row.reward:g}\treturn {total:g}")
+            numbers = f"reward {row.reward:g}", f"return {total:g}"
+            columns = (
+                [f"game: {action}", ", ".join(numbers), "dream", ""] if self._dreams else [action, *numbers]
+            )
+            captions.append("\t".join(columns))
         film = film_of(self._frame_arrays())
-        save_episode_video(path, film, fps=self.fps, scale=SCALE[".mp4"], captions=captions)
+        comment = return_comment(sum(row.reward for row in self.rows))
+        save_episode_video(path, film, fps=self.fps, scale=SCALE[".mp4"], captions=captions, comment=comment)
 
     def _save_gif(self, path: Path) -> None:
         _check_gif(path, self.steps)
@@ -192,8 +201,11 @@ def _check_gif(path: Path, steps: int) -> None:
 
 
 def film_of(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """The frames of a recording's arrays, a dream's beside the game's."""
-    return np.concatenate([arrays[name] for name in ("frames", "dreams") if name in arrays], axis=3)
+    """The frames of a recording's arrays, a dream's beside the game's, with a line between them."""
+    if "dreams" not in arrays:
+        return arrays["frames"]
+    line = np.broadcast_to(np.array(LINE, np.uint8)[:, None, None], (*arrays["frames"].shape[:3], 2))
+    return np.concatenate([arrays["frames"], line, arrays["dreams"]], axis=3)
 
 
 def has_encoder() -> bool:

@@ -73,6 +73,7 @@ class Session:
             "thoughts": self.hands.thoughts,
             "save": self.save,
             "asking": self._asking,
+            "films": self._episodes.opened(),
             "recording": self._recording is not None,
             "game": self.player.game,
             "actions": list(self.player.action_names),
@@ -188,6 +189,8 @@ class Session:
         if mode == "fork":
             assert self._real is not None
             self._fork = Fork(self._real)
+        if mode == "episodes":
+            self._episodes.begin()
         self.mode = mode
         self._episode, self._asking = None, False
         if mode != "episodes":

@@ -23,7 +23,7 @@ from iris_fast.replay.cache import FrameCache
 from iris_fast.replay.store import EpisodeStore
 
 from .measures import Sums, totals_of
-from .media import NoFilmError, episode_captions, save_episode_video, save_reconstructions
+from .media import NoFilmError, episode_captions, return_comment, save_episode_video, save_reconstructions
 from .parts import imagination_start, make_parts
 from .run_folder import RunFolder
 from .tester import PlayedEpisode, play_episodes, return_statistics
@@ -247,4 +247,4 @@ def save_steps(
         last = "END" if ended and stop == len(actions) else "CUT"
         captions.append("\t".join([last, "", captions[-1].split("\t")[-1]]))
     fps = min(FILM_FPS, max(SLOWEST_FPS, round(len(shown) / SHORTEST_FILM_SECONDS)))
-    save_episode_video(path, shown, fps=fps, captions=captions)
+    save_episode_video(path, shown, fps=fps, captions=captions, comment=return_comment(sum(rewards[:stop])))

@@ -78,7 +78,13 @@ def save_reconstructions(
 
 @with_checked_types
 def save_episode_video(
-    path: Path, frames: Images, *, fps: float = 15, scale: int = 6, captions: Sequence[str] | None = None
+    path: Path,
+    frames: Images,
+    *,
+    fps: float = 15,
+    scale: int = 6,
+    captions: Sequence[str] | None = None,
+    comment: str = "",
 ) -> None:
     """Saves an episode as an mp4 that plays everywhere (H.264, yuv420p).
 
@@ -88,6 +94,7 @@ def save_episode_video(
         fps: frames per second; Atari with a frame skip of 4 is played at its own speed by 15.
         scale: side in pixels of the square drawn for one pixel.
         captions: a text per frame for a header strip (see `episode_captions`); tabs part its columns.
+        comment: a text in the file's metadata (see `return_comment`).
 
     Raises:
         ValueError: no frames, frames of another shape, or captions that are not one per frame.
@@ -106,6 +113,7 @@ def save_episode_video(
     buffer = io.BytesIO()
     try:
         with av.open(buffer, "w", format="mp4") as container:
+            container.metadata["comment"] = comment
             rate = Fraction(fps).limit_denominator(1001)
             stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
             stream.height, stream.width = first.shape[:2]
@@ -120,6 +128,20 @@ def save_episode_video(
             "pip install --force-reinstall av"
         ) from error
     write_atomically(path, buffer.getvalue())
+
+
+def return_comment(episode_return: float) -> str:
+    """A video's comment that says its return."""
+    return f"return {episode_return:g}"
+
+
+def return_of(comment: str) -> float | None:
+    """The return that `return_comment` wrote; None for another text."""
+    word, _, value = comment.partition(" ")
+    try:
+        return float(value) if word == "return" else None
+    except ValueError:
+        return None
 
 
 def episode_captions(

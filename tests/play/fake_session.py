@@ -43,7 +43,16 @@ class FakeSession:
 
     def state(self) -> Message:
         recording = self.recorded is not None
-        return {**self.settings, "game": "Fake", "actions": ACTIONS, "codes": CODES, "recording": recording}
+        opened = {str(side): {"id": name, "name": f"film {name}"} for side, name in self.opened.items()}
+        films: Message = {"films": opened} if opened else {}
+        return {
+            **self.settings,
+            "game": "Fake",
+            "actions": ACTIONS,
+            "codes": CODES,
+            "recording": recording,
+            **films,
+        }
 
     def handle(self, message: Message) -> list[Message]:
         kind = str(message["type"])
@@ -138,6 +147,8 @@ class FakeSession:
             }
             info["thoughts"] |= {"reward": [0.0, 0.9, 0.1], "end": [0.98, 0.02], "tokens": self.tokens}  # type: ignore[operator]
             info["thoughts"] |= {"token_probabilities": [0.5] * 16, "token_entropies": [0.4] * 16}  # type: ignore[operator]
+        if mode == "episodes":
+            info["length"] = 40
         if mode == "dream":
             info["context"] = self.step % 40 == 0
         if mode == "fork":

@@ -11,7 +11,7 @@ import pytest
 from iris_fast.play.interface import Message, MessageError
 from iris_fast.play.loading import Player, media_of
 from iris_fast.play.session import Session
-from iris_fast.training.media import save_episode_video
+from iris_fast.training.media import return_comment, save_episode_video
 from tests.play.sessions import recorded, reply, step
 
 
@@ -19,20 +19,24 @@ def test_episodes_are_listed_opened_sought_and_compared(own: Player) -> None:
     rng = np.random.default_rng(0)
     frames = np.zeros((300, 3, 64, 64), np.uint8)
     frames[:] = rng.integers(0, 255, (300, 3, 1, 1), dtype=np.uint8)
-    save_episode_video(own.media / "episodes" / "test" / "epoch_0003_0.mp4", frames, scale=1)
+    film = own.media / "episodes" / "test" / "epoch_0003_0.mp4"
+    save_episode_video(film, frames, scale=1, comment=return_comment(-2.5))
     session = Session(own)
     shown, answer = recorded(session, 9)
     session.handle({"type": "set", "mode": "episodes"})
-    assert session.advance() is None  # nothing is open yet
-    rows: Any = reply(session.handle({"type": "list"}), "episodes")["episodes"]
-    assert [(row["kind"], row["steps"]) for row in rows] == [("real", 299), ("recording", 9)]
-    assert rows[1]["id"] == answer["id"] and abs(rows[1]["return"]) == 1
+    recording, test = reply(session.handle({"type": "list"}), "episodes")["episodes"]
+    assert (recording["kind"], recording["steps"], abs(recording["return"])) == ("recording", 9, 1)
+    assert (recording["name"], recording["id"]) == ("Recording: game", answer["id"])
+    assert (test["kind"], test["steps"], test["return"]) == ("real", 299, -2.5)
+    assert (test["name"], test["changed"]) == ("Test episode, epoch 3", int(film.stat().st_mtime))
+    opened: Any = session.state()["films"]  # the newest film is shown at once
+    assert opened == {"0": {"id": answer["id"], "name": "Recording: game"}}
 
     session.handle({"type": "open", "side": 0, "id": answer["id"]})
     session.handle({"type": "set", "paused": True})
     update = step(session)
     assert update.info["step"] == 0 and np.array_equal(update.images["left"], shown[0])
-    session.handle({"type": "open", "side": 1, "id": rows[0]["id"]})
+    session.handle({"type": "open", "side": 1, "id": test["id"]})
     for index in (5, 6, 299, 120, 3, 0, 251):
         session.handle({"type": "seek", "index": index})
         update = step(session)
@@ -41,7 +45,7 @@ def test_episodes_are_listed_opened_sought_and_compared(own: Player) -> None:
         assert np.abs(update.images["right"].astype(int).mean((0, 1)) - frames[index, :, 0, 0]).max() < 6, (
             index
         )
-    session.handle({"type": "open", "side": 0, "id": rows[0]["id"]})
+    session.handle({"type": "open", "side": 0, "id": test["id"]})
     update = step(session)  # a film's numbers are in its picture
     assert update.info["reward"] is None and update.info["return"] is None
     session.handle({"type": "seek", "index": 10**6})
@@ -153,3 +157,32 @@ def test_an_episode_takes_no_actions_on_the_world(own: Player) -> None:
             session.handle(message)
     with pytest.raises(MessageError, match="sought"):
         Session(own).handle({"type": "seek", "index": 0})
+
+
+def test_films_are_in_the_order_of_their_epochs_and_kinds(own: Player) -> None:
+    frames = np.zeros((2, 3, 64, 64), np.uint8)
+    for folder in ("imagination", "test", "train"):
+        for epoch in (100, 20):
+            save_episode_video(own.media / "episodes" / folder / f"epoch_{epoch:04d}_0.mp4", frames, scale=1)
+    save_episode_video(own.media / "episodes" / "test" / "epoch_0020_1.mp4", frames, scale=1)
+    session = Session(own, "episodes")
+    rows: Any = reply(session.handle({"type": "list"}), "episodes")["episodes"]
+    assert [row["name"] for row in rows[:3]] == [
+        "Test episode, epoch 100",
+        "Training episode, epoch 100",
+        "Dream, epoch 100",
+    ]
+    assert sorted(row["name"] for row in rows[3:5]) == [
+        "Test episode, epoch 20",
+        "Test episode, epoch 20, number 2",
+    ]
+    assert rows[0]["return"] is None  # of a film that does not say it
+    opened: Any = session.state()["films"]
+    assert opened["0"]["name"] == "Test episode, epoch 20, number 2"  # written last
+    session.close()
+
+
+def test_without_a_film_there_is_none_to_show(own: Player) -> None:
+    session = Session(own, "episodes")
+    assert session.state()["films"] == {} and session.advance() is None
+    session.close()

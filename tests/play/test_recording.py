@@ -18,6 +18,7 @@ from iris_fast.play import recording
 from iris_fast.play import session as play_session
 from iris_fast.play.interface import MessageError
 from iris_fast.play.loading import Player
+from iris_fast.play.recording import film_of
 from iris_fast.play.session import Session
 from tests.play.sessions import load, recorded, reply, step
 
@@ -37,6 +38,7 @@ def test_a_recording_has_the_frames_shown_and_their_steps(own: Player, mode: str
         decoded = own.engine.frames_of(torch.from_numpy(arrays["tokens"]))
         assert np.abs(decoded.numpy() * 255 - arrays["frames"]).max() <= 0.51
     assert ("dreams" in arrays) == (mode == "fork")
+    assert film_of(arrays).shape == (13, 3, 64, 130 if mode == "fork" else 64)  # with a line between the two
     session.close()
 
 

@@ -40,7 +40,8 @@ def filmed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, list[str],
     """Frames, captions and rate of each film that would be saved."""
     films: list[tuple[np.ndarray, list[str], float]] = []
 
-    def keep(path: Path, frames: np.ndarray, *, fps: float, captions: list[str]) -> None:
+    def keep(path: Path, frames: np.ndarray, *, fps: float, captions: list[str], comment: str) -> None:
+        assert captions[-1].endswith(comment)  # the return
         films.append((frames, captions, fps))
 
     monkeypatch.setattr(evaluation, "save_episode_video", keep)

@@ -24,7 +24,7 @@ const stage = new Stage(get("stage"), (index, code) => {
 const connection = new Connection({
   onFrame: async ({ info, images }) => {
     if (info.mode !== state.mode) return; // it was under way when the mode changed
-    await stage.draw(images, info.thoughts ?? null);
+    await stage.draw(images, info.thoughts ?? null, titles());
     view.frame(info, state.actions);
   },
   onMessage: (message) => MESSAGES[message.type]?.(message),
@@ -52,6 +52,8 @@ function complain(text) {
   clearTimeout(quiet);
   quiet = setTimeout(() => { if (!waiting) view.notice(""); }, 6000);
 }
+const titles = () => Object.fromEntries(Object.entries(state.films ?? {}).map(([side, { name }]) =>
+  [["left", "right"][side], `${"AB"[side]} · ${name}`]));
 const settings = (all) => Object.fromEntries(SETTINGS.filter((name) => name in all).map((name) => [name, all[name]]));
 const send = (type, fields) => connection.send(type, fields);
 const set = (fields) => send("set", fields);
@@ -71,6 +73,9 @@ const MESSAGES = {
     controls.setActions(state.actions, get("pad"));
     view.state(state);
     if (browse) send("list");
+    if (state.mode === "episodes" && state.films && !Object.keys(state.films).length) {
+      stage.clear("There is no film yet. Training makes some, and so does Record in another mode.");
+    }
   },
   episodes: ({ episodes }) => view.episodes(episodes, (side, id) => send("open", { side, id })),
   recorded: ({ files }) => view.recorded(files),

@@ -11,11 +11,13 @@ const fixed = (value, digits) => (typeof value === "number" ? value.toFixed(digi
 
 export class Stage {
   constructor(place, onToken) {
-    Object.assign(this, { place, onToken, figures: new Map(), thoughts: null, hovered: -1, count: 0, side: 0 });
+    Object.assign(this, { place, onToken, figures: new Map(), thoughts: null, hovered: -1, count: 0, side: 0, cleared: 0 });
   }
 
   async draw(images, thoughts, titles = {}) {
+    const { cleared } = this;
     const pictures = await Promise.all(images.map(({ file }) => createImageBitmap(file)));
+    if (cleared !== this.cleared) return;
     this.thoughts = thoughts;
     const names = images.map(({ name }) => name);
     this.keepOnly(names);
@@ -32,6 +34,7 @@ export class Stage {
   }
 
   clear(text) { // nothing is shown, and why
+    this.cleared += 1; // also of frames that are being decoded
     this.keepOnly([]);
     this.place.textContent = text;
   }

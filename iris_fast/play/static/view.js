@@ -18,8 +18,39 @@ const WITHOUT_EFFECT = { // in a mode, and why
 const SECOND = 1000;
 const LINKS = 8; // to recordings; older ones are in Episodes
 
+function heading(text) {
+  const [row, cell] = [document.createElement("tr"), document.createElement("th")];
+  row.className = "group";
+  Object.assign(cell, { textContent: text, colSpan: 5, scope: "rowgroup" });
+  row.append(cell);
+  return row;
+}
+
+function dated(seconds) { // as in 2026-12-01 07:05, where the reader is
+  const date = new Date(1000 * seconds);
+  const two = (value) => String(value).padStart(2, "0");
+  return [[date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-"),
+    [two(date.getHours()), two(date.getMinutes())].join(":")].join(" ");
+}
+
+function filmRow(episode, onOpen) {
+  const row = document.createElement("tr");
+  const date = episode.changed ? dated(episode.changed) : "–";
+  for (const text of [episode.name, date, episode.steps ?? "–", number(episode.return)]) row.insertCell().textContent = text;
+  const last = row.insertCell();
+  ["A", "B"].forEach((letter, side) => {
+    const button = document.createElement("button");
+    button.textContent = letter;
+    button.setAttribute("aria-label", `Show ${episode.name} as episode ${letter}`);
+    Object.assign(button.dataset, { side, film: episode.id });
+    button.addEventListener("click", () => onOpen(side, episode.id));
+    last.append(button, " ");
+  });
+  return row;
+}
+
 export class View {
-  constructor() { this.values = []; this.mode = null; this.rebuilt = 0; }
+  constructor() { this.values = []; this.mode = null; this.rebuilt = 0; this.films = {}; }
 
   state(state) {
     get("game").textContent = state.game ?? "";
@@ -43,7 +74,9 @@ export class View {
     get("think").setAttribute("aria-pressed", String(state.thoughts && !unused.think));
     if (!state.asking) get("keep").hidden = true;
     get("thoughts").hidden = !state.thoughts || state.mode === "episodes"; // films have none
-    get("browser").hidden = state.mode !== "episodes";
+    for (const part of [get("browser"), get("scrub").parentElement]) part.hidden = state.mode !== "episodes";
+    this.films = state.films ?? {};
+    this.pressed();
     get("token-code").max = (state.codes ?? 1) - 1;
     for (const name of ["fps", "temperature", "seed", "save"]) {
       if (document.activeElement !== get(name)) get(name).value = state[name];
@@ -65,7 +98,7 @@ export class View {
     get("rate").textContent = Number(info.fps).toFixed(0);
     this.marks(info);
     if (document.activeElement !== get("scrub") && info.mode === "episodes") {
-      get("scrub").max = Math.max(Number(get("scrub").max), info.length ?? info.step);
+      get("scrub").max = info.length ?? Math.max(Number(get("scrub").max), info.step);
       get("scrub").value = info.step;
     }
     if (info.thoughts) this.thoughts(info.thoughts, info.action, actions);
@@ -101,29 +134,18 @@ export class View {
   }
 
   episodes(episodes, onOpen) {
-    const shown = episodes.map((episode) => {
-      const row = document.createElement("tr");
-      for (const text of [episode.name, episode.kind, episode.steps ?? "–", number(episode.return)]) {
-        row.insertCell().textContent = text;
-      }
-      const last = row.insertCell();
-      ["A", "B"].forEach((letter, side) => {
-        const button = document.createElement("button");
-        button.textContent = letter;
-        button.setAttribute("aria-label", `Show ${episode.name} as episode ${letter}`);
-        button.dataset.side = side;
-        button.addEventListener("click", () => {
-          for (const other of document.querySelectorAll(`#rows [data-side="${side}"]`)) {
-            other.setAttribute("aria-pressed", String(other === button));
-          }
-          get("scrub").max = Math.max(side ? Number(get("scrub").max) : 0, episode.steps ?? 0);
-          onOpen(side, episode.id);
-        });
-        last.append(button, " ");
-      });
-      return row;
-    });
-    get("rows").replaceChildren(...shown);
+    const recordings = episodes.filter(({ kind }) => kind === "recording");
+    const others = episodes.filter(({ kind }) => kind !== "recording");
+    const groups = [["Recordings", recordings], ["Films of the run", others]].filter(([, rows]) => rows.length);
+    get("rows").replaceChildren(...groups.flatMap(([title, rows]) =>
+      [heading(title), ...rows.map((episode) => filmRow(episode, onOpen))]));
+    this.pressed();
+  }
+
+  pressed() { // the films that are shown
+    for (const button of document.querySelectorAll("#rows button")) {
+      button.setAttribute("aria-pressed", String(this.films[button.dataset.side]?.id === button.dataset.film));
+    }
   }
 
   recorded(files) {

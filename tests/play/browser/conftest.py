@@ -39,11 +39,14 @@ def visit(browser: Any, request: Any) -> Iterator[Callable[..., Any]]:
     contexts, pages = [], []
     problems: list[str] = []
 
-    def open_page(address: str, width: int = 1280, height: int = 900, **options: Any) -> Any:
+    def open_page(
+        address: str, width: int = 1280, height: int = 900, before: str = "", **options: Any
+    ) -> Any:
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.add_init_script(before)
         page.goto(address)
         frames_change(page)
         pages.append(page)

@@ -164,3 +164,31 @@ def test_a_phone_shows_everything_and_is_played_by_touch(visit: Callable[..., An
     wait(page, "document.getElementById('action').textContent === 'left'")
     left.dispatch_event("pointerup")
     wait(page, "document.getElementById('action').textContent === 'noop'")
+
+
+def test_the_list_of_films_says_which_are_shown(page: Any) -> None:
+    page.keyboard.press("4")
+    page.wait_for_selector("#rows .group")
+    page.click('[aria-label="Show epoch 6 as episode A"]')
+    page.wait_for_selector('[aria-label="Show epoch 6 as episode A"][aria-pressed="true"]')
+    assert page.locator('#rows [aria-pressed="true"]').count() == 1
+    wait(page, "document.querySelector('#stage figcaption').textContent === 'A · film b'")
+
+
+def test_without_a_film_there_is_a_hint_and_no_frame_of_before(
+    visit: Callable[..., Any], address: str
+) -> None:
+    page = visit(
+        address,
+        before="""
+        const Socket = WebSocket;
+        window.WebSocket = class extends Socket { constructor(address) { super(address); window.opened = this; } };
+    """,
+    )
+    page.keyboard.press("2")
+    page.wait_for_selector('[data-mode="dream"][aria-pressed="true"]')
+    state = '{"type": "state", "mode": "episodes", "films": {}}'
+    page.evaluate("(data) => { opened.send = () => {}; opened.onmessage({ data }); }", state)
+    page.wait_for_timeout(300)  # frames of the dream still come
+    assert page.locator("#stage canvas").count() == 0
+    assert "There is no film yet" in page.text_content("#stage")

@@ -140,9 +140,9 @@ def test_episodes_scrub_and_two_compare(page: Any) -> None:
     dream = record(page, 6)
     enter(page, "episodes")
     page.wait_for_selector("#rows tr")
-    page.locator('#rows tr:has-text("real") button[data-side="0"]').last.click()
+    page.locator('#rows tr:has-text("game") button[data-side="0"]').first.click()
     canvases(page, 1)
-    page.locator('#rows tr:has-text("dream") button[data-side="1"]').last.click()
+    page.locator('#rows tr:has-text("dream") button[data-side="1"]').first.click()
     canvases(page, 2)
     for index in (6, 2, 0):
         page.evaluate(f"scrub.value = {index}; scrub.dispatchEvent(new Event('input'))")
