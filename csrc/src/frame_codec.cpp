@@ -21,10 +21,27 @@ struct FrameCodec::Work {
   GroupedWork<FramePass> passes;
   FrameMemo memo;
 
-  // Calls work(pass, first frame, frames, context) for all groups of a batch.
+  // Calls work(pass, first frame, frames, context) for all groups of a batch; all threads share a frame
+  // alone.
   template <typename Each>
   void run(std::size_t batch, const Each& each, const std::function<bool()>& stop) {
-    passes.run(batch, [this] { return std::make_unique<FramePass>(model); }, each, stop);
+    const auto make = [this] { return std::make_unique<FramePass>(model); };
+    if (batch == 1)
+      passes.run_together(
+          make,
+          [&](FramePass& pass, Crew& crew, TaskContext& context) {
+            pass.lead(&crew);
+            each(pass, 0, 1, context);
+          },
+          stop);
+    else
+      passes.run(
+          batch, make,
+          [&](FramePass& pass, std::size_t first, std::size_t count, TaskContext& context) {
+            pass.lead(nullptr);
+            each(pass, first, count, context);
+          },
+          stop);
   }
 };
 

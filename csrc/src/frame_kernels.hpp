@@ -122,7 +122,8 @@ struct GroupNormArgs {
 // GroupNorm as training takes it, of one sample of maps of T, float or BFloat16. Sums are in float32.
 template <typename T>
 struct GroupNormKernels {
-  // sums[c] = Σ_p x[p][c], or Σ_p (x[p][c] - center[c])² where `center` is not null.
+  // sums[c] = Σ_p x[p][c], or Σ_p (x[p][c] - center[c])² where `center` is not null: the sums of kSumBlock
+  // positions each, added up in order.
   void (*channel_sums)(const T* x, std::size_t positions, std::size_t channels, const float* center,
                        float* sums);
   // sums[c] = Σ_p (x[p][c] - center[c]), squares[c] = Σ_p (x[p][c] - center[c])².
@@ -138,6 +139,8 @@ struct GroupNormKernels {
   void (*gradient)(const GroupNormArgs<T>& args, const T* inner, const float* slope, const float* offset,
                    T* out);
 };
+
+constexpr std::size_t kSumBlock = 64;  // positions; those of a block join the total, which keeps rounding low
 
 struct FrameKernels {
   std::size_t panel_vectors;  // columns / 16 of a full panel of packed weights

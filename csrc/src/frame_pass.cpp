@@ -210,18 +210,20 @@ void FramePass::finish_frame(FeatureMap map, float* frame) {
   float* shares = room_for(shares_, side * side * columns);
   const float* background = model_.background();
   multiply(decoder.conv_out, padded, side * side, map.channels, nullptr, shares);
-  for (std::size_t y = 0; y < size; ++y)
-    for (std::size_t x = 0; x < size; ++x)
-      for (std::size_t c = 0; c < channels; ++c) {
-        const float* share = shares + (y * side + x) * columns + c;
-        float sum = decoder.conv_out_bias[c];
-        for (std::size_t tap = 0; tap < 9; ++tap)
-          sum += share[(tap / 3 * side + tap % 3) * columns + tap * channels];
-        const std::size_t at = (c * size + y) * size + x;
-        float value = (sum + 1.0f) / 2.0f;
-        if (background != nullptr) value = value - 0.5f + background[at];
-        frame[at] = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
-      }
+  split(size, kLinesTogether, [&](std::size_t, Share lines) {
+    for (std::size_t y = lines.begin; y < lines.end; ++y)
+      for (std::size_t x = 0; x < size; ++x)
+        for (std::size_t c = 0; c < channels; ++c) {
+          const float* share = shares + (y * side + x) * columns + c;
+          float sum = decoder.conv_out_bias[c];
+          for (std::size_t tap = 0; tap < 9; ++tap)
+            sum += share[(tap / 3 * side + tap % 3) * columns + tap * channels];
+          const std::size_t at = (c * size + y) * size + x;
+          float value = (sum + 1.0f) / 2.0f;
+          if (background != nullptr) value = value - 0.5f + background[at];
+          frame[at] = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
+        }
+  });
 }
 
 const float* FramePass::finish_latents(FeatureMap map) {
@@ -260,16 +262,25 @@ void FramePass::attend(const AttentionLayer& layer, float* x, std::size_t positi
                   packed_values + start * positions + p * columns);
   }
   float* attended = room_for(attended_, positions * channels);
-  float* scores = room_for(scores_, kScoresTogether * keys);
+  float* all_scores = room_for(scores_, helpers() * kScoresTogether * keys);
   const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-  for (std::size_t first = 0; first < positions; first += kScoresTogether) {
-    const std::size_t rows = std::min(kScoresTogether, positions - first);
-    kernels_.product({qkv + first * 3 * channels, row_offsets(rows, 3 * channels), rows, &tap, 1, width,
-                      packed_keys, keys, nullptr, nullptr, scores, keys});
-    kernels_.softmax(scores, rows, keys, positions, scale);
-    kernels_.product({scores, row_offsets(rows, keys), rows, &tap, 1, positions, packed_values, channels,
-                      nullptr, nullptr, attended + first * channels, channels});
+  std::size_t query_rows[kScoresTogether], score_rows[kScoresTogether];
+  for (std::size_t r = 0; r < kScoresTogether; ++r) {
+    query_rows[r] = r * 3 * channels;
+    score_rows[r] = r * keys;
   }
+  split((positions + kScoresTogether - 1) / kScoresTogether, 1, [&](std::size_t rank, Share share) {
+    float* scores = all_scores + rank * kScoresTogether * keys;
+    const std::size_t end = std::min(share.end * kScoresTogether, positions);
+    for (std::size_t first = share.begin * kScoresTogether; first < end; first += kScoresTogether) {
+      const std::size_t rows = std::min(kScoresTogether, end - first);
+      kernels_.product({qkv + first * 3 * channels, query_rows, rows, &tap, 1, width, packed_keys, keys,
+                        nullptr, nullptr, scores, keys});
+      kernels_.softmax(scores, rows, keys, positions, scale);
+      kernels_.product({scores, score_rows, rows, &tap, 1, positions, packed_values, channels, nullptr,
+                        nullptr, attended + first * channels, channels});
+    }
+  });
   multiply(layer.projection, attended, positions, channels, x, x);
 }
 

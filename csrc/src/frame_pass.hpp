@@ -1,4 +1,4 @@
-// One thread's work on a group of frames: encoder or decoder, layer by layer.
+// One thread's work on a group of frames: encoder or decoder, layer by layer. A crew helps with each layer.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +14,9 @@ namespace iris_fast {
 class FramePass : private MapPass {
  public:
   explicit FramePass(const FrameWeights& model) : MapPass(model.kernels()), model_(model) {}
+
+  // Of all that follows; null for none.
+  void lead(Crew* crew) { crew_ = crew; }
 
   // Frames (count, frame channels, resolution, resolution) in [0, 1] of tokens (count, tokens of a frame),
   // each below the vocabulary's size.

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "crew.hpp"
 #include "iris_fast/thread_pool.hpp"
 #include "process.hpp"
 
@@ -36,23 +37,47 @@ class GroupedWork {
     const std::size_t threads = pool_->threads();
     const std::size_t share = std::clamp<std::size_t>((batch + threads - 1) / threads, 1, most_together_);
     const std::size_t group = group_ > 0 ? group_ : share;
+    with_passes([&](Passes& passes) {
+      const auto task = [&](std::size_t index, std::size_t worker, TaskContext& context) {
+        if (!passes[worker]) passes[worker] = make();
+        const std::size_t first = index * group;
+        work(*passes[worker], first, std::min(group, batch - first), context);
+      };
+      pool_->run((batch + group - 1) / group, task, stop);
+    });
+  }
+
+  // Calls work(pass, crew, context) once, with the pool's threads as its crew.
+  template <typename Make, typename Work>
+  void run_together(const Make& make, const Work& work, const std::function<bool()>& stop) {
+    constexpr std::size_t kLargestCrew = 8;
+    with_passes([&](Passes& passes) {
+      Crew crew(std::min(pool_->threads(), kLargestCrew));
+      const auto task = [&](std::size_t rank, std::size_t, TaskContext& context) {
+        if (rank > 0) return crew.follow(rank, context);
+        if (!passes[0]) passes[0] = make();
+        work(*passes[0], crew, context);
+        crew.end();
+      };
+      pool_->run(crew.members(), task, stop);
+    });
+  }
+
+ private:
+  using Passes = std::vector<std::unique_ptr<Pass>>;  // one a worker
+
+  // use(passes), with the memory that is kept or, while another call has that, with some of its own.
+  template <typename Use>
+  void with_passes(const Use& use) {
+    const std::size_t threads = pool_->threads();
     const Turn turn(in_use_);
     if (turn.from_parent()) {
       abandon(passes_);
       passes_.resize(threads);
     }
     Passes own(turn.mine() ? 0 : threads);
-    Passes& passes = turn.mine() ? passes_ : own;
-    const auto task = [&](std::size_t index, std::size_t worker, TaskContext& context) {
-      if (!passes[worker]) passes[worker] = make();
-      const std::size_t first = index * group;
-      work(*passes[worker], first, std::min(group, batch - first), context);
-    };
-    pool_->run((batch + group - 1) / group, task, stop);
+    use(turn.mine() ? passes_ : own);
   }
-
- private:
-  using Passes = std::vector<std::unique_ptr<Pass>>;  // one a worker
 
   std::shared_ptr<ThreadPool> pool_;
   std::size_t group_, most_together_;

@@ -8,6 +8,9 @@
 namespace iris_fast {
 namespace {
 
+// As kLinesTogether.
+constexpr std::size_t kBlocksTogether = 8, kRowsTogether = 48;
+
 // Tiles whose components stay in the second-level cache with the weights.
 std::size_t tiles_together(Winograd kind) { return kind == Winograd::kFour ? 12 : 24; }
 
@@ -54,10 +57,10 @@ void MapPass::find_scale_and_shift(const PackedGroupNorm& norm, const float* x, 
     for (std::size_t c = group * width; c < (group + 1) * width; ++c) sum += sums_[c];
     return sum / count;
   };
-  kernels_.norm.channel_sums(x, positions, channels, nullptr, sums_.data());
+  sum_channels(x, positions, channels, nullptr);
   for (std::size_t g = 0; g < groups; ++g)
     std::fill_n(&shift_[g * width], width, static_cast<float>(mean_of_group(g)));
-  kernels_.norm.channel_sums(x, positions, channels, shift_.data(), sums_.data());
+  sum_channels(x, positions, channels, shift_.data());
   for (std::size_t g = 0; g < groups; ++g) {
     const double factor = 1.0 / std::sqrt(mean_of_group(g) + static_cast<double>(norm.epsilon));
     for (std::size_t c = g * width; c < (g + 1) * width; ++c) {
@@ -68,6 +71,24 @@ void MapPass::find_scale_and_shift(const PackedGroupNorm& norm, const float* x, 
   }
 }
 
+// The kernel's sums, to the bit: a block's by itself, and the blocks' in order.
+void MapPass::sum_channels(const float* x, std::size_t positions, std::size_t channels, const float* center) {
+  const std::size_t blocks = (positions + kSumBlock - 1) / kSumBlock;
+  if (crew_ == nullptr || blocks < 2) {
+    kernels_.norm.channel_sums(x, positions, channels, center, sums_.data());
+    return;
+  }
+  float* found = room_for(block_sums_, blocks * channels);
+  split(blocks, kBlocksTogether, [&](std::size_t, Share share) {
+    for (std::size_t b = share.begin; b < share.end; ++b)
+      kernels_.norm.channel_sums(x + b * kSumBlock * channels, std::min(kSumBlock, positions - b * kSumBlock),
+                                 channels, center, found + b * channels);
+  });
+  std::copy_n(found, channels, sums_.data());
+  for (std::size_t b = 1; b < blocks; ++b)
+    for (std::size_t c = 0; c < channels; ++c) sums_[c] += found[b * channels + c];
+}
+
 const float* MapPass::pad(const FeatureMap& map, const PackedGroupNorm* norm, AlignedBuffer<float>& buffer) {
   const std::size_t side = padded_side(map.resolution), line = map.resolution * map.channels;
   float* padded = room_for(buffer, map.frames * side * side * map.channels);
@@ -76,14 +97,16 @@ const float* MapPass::pad(const FeatureMap& map, const PackedGroupNorm* norm, Al
     float* frame = padded + f * side * side * map.channels;
     clear_border(frame, map.resolution, map.channels);
     if (norm != nullptr) find_scale_and_shift(*norm, x, map.positions());
-    for (std::size_t y = 0; y < map.resolution; ++y) {
-      float* out = frame + ((y + 1) * side + 1) * map.channels;
-      if (norm == nullptr)
-        std::copy_n(x + y * line, line, out);
-      else
-        kernels_.normalize(x + y * line, map.resolution, map.channels, scale_.data(), shift_.data(), true,
-                           out);
-    }
+    split(map.resolution, kLinesTogether, [&](std::size_t, Share share) {
+      for (std::size_t y = share.begin; y < share.end; ++y) {
+        float* out = frame + ((y + 1) * side + 1) * map.channels;
+        if (norm == nullptr)
+          std::copy_n(x + y * line, line, out);
+        else
+          kernels_.normalize(x + y * line, map.resolution, map.channels, scale_.data(), shift_.data(), true,
+                             out);
+      }
+    });
   }
   return padded;
 }
@@ -98,29 +121,39 @@ void MapPass::convolve(const PackedWinograd& conv, const float* padded, const Fe
   // Not a power of two, or all components of a tile would compete for the same lines of the cache.
   const std::size_t in_stride = together * in.channels + kLanes,
                     out_stride = together * out.channels + kLanes;
-  float* inputs = room_for(components_, components * in_stride);
-  float* products = room_for(products_, components * out_stride);
   const std::size_t tap = 0, *offsets = row_offsets(together, in.channels);
-  tiles_.resize(together);
-  for (std::size_t first = 0; first < tiles; first += together) {
-    const std::size_t count = std::min(together, tiles - first);
-    for (std::size_t t = 0; t < count; ++t) {
-      const std::size_t f = (first + t) / (a_side * a_side), within = (first + t) % (a_side * a_side);
-      const std::size_t y = within / a_side, x = within % a_side;
-      const std::size_t out_y = y * sizes.outputs, out_x = x * sizes.outputs;
-      tiles_[t] = {((f * side + sizes.step * y) * side + sizes.step * x) * in.channels,
-                   ((f * out.resolution + out_y) * out.resolution + out_x) * out.channels,
-                   static_cast<std::uint8_t>(std::min(sizes.outputs, out.resolution - out_y)),
-                   static_cast<std::uint8_t>(std::min(sizes.outputs, out.resolution - out_x))};
-    }
-    transforms.input({padded, tiles_.data(), count, side * in.channels, in.channels, inputs, in_stride});
-    for (std::size_t i = 0; i < components; ++i)
-      kernels_.product({inputs + i * in_stride, offsets, count, &tap, 1, conv.inner,
-                        conv.weights.data() + i * conv.inner * conv.columns, conv.columns, nullptr, nullptr,
-                        products + i * out_stride, out.channels});
-    transforms.output({products, out_stride, tiles_.data(), count, out.resolution * out.channels,
-                       out.channels, conv.bias.data(), residual, out.data});
+  tile_rooms_.resize(std::max(tile_rooms_.size(), helpers()));
+  for (std::size_t rank = 0; rank < helpers(); ++rank) {
+    TileRoom& room = tile_rooms_[rank];
+    room.tiles.resize(std::max(room.tiles.size(), together));
+    room_for(room.components, components * in_stride);
+    room_for(room.products, components * out_stride);
   }
+  split((tiles + together - 1) / together, 1, [&](std::size_t rank, Share share) {
+    TileRoom& room = tile_rooms_[rank];
+    float *inputs = room.components.data(), *products = room.products.data();
+    const std::size_t end = std::min(share.end * together, tiles);
+    for (std::size_t first = share.begin * together; first < end; first += together) {
+      const std::size_t count = std::min(together, end - first);
+      for (std::size_t t = 0; t < count; ++t) {
+        const std::size_t f = (first + t) / (a_side * a_side), within = (first + t) % (a_side * a_side);
+        const std::size_t y = within / a_side, x = within % a_side;
+        const std::size_t out_y = y * sizes.outputs, out_x = x * sizes.outputs;
+        room.tiles[t] = {((f * side + sizes.step * y) * side + sizes.step * x) * in.channels,
+                         ((f * out.resolution + out_y) * out.resolution + out_x) * out.channels,
+                         static_cast<std::uint8_t>(std::min(sizes.outputs, out.resolution - out_y)),
+                         static_cast<std::uint8_t>(std::min(sizes.outputs, out.resolution - out_x))};
+      }
+      const WinogradTile* here = room.tiles.data();
+      transforms.input({padded, here, count, side * in.channels, in.channels, inputs, in_stride});
+      for (std::size_t i = 0; i < components; ++i)
+        kernels_.product({inputs + i * in_stride, offsets, count, &tap, 1, conv.inner,
+                          conv.weights.data() + i * conv.inner * conv.columns, conv.columns, nullptr, nullptr,
+                          products + i * out_stride, out.channels});
+      transforms.output({products, out_stride, here, count, out.resolution * out.channels, out.channels,
+                         conv.bias.data(), residual, out.data});
+    }
+  });
 }
 
 // Each frame's numbers are integers of a scale of their own, so that no frame's result depends on another's.
@@ -142,10 +175,13 @@ void MapPass::convolve(const PackedInt8Convolution& conv, const float* padded, c
         rows_[p] = ((y + down) * side + x + right) * in.channels;
         outs_[p] = ((y * step + down) * out.resolution + x * step + right) * out.channels;
       }
-      kernels_.product_int8({integers, rows_.data(), outs_.data(), in.positions(), taps, conv.lines,
-                             conv.inner, product.weights.data(), product.columns, scale,
-                             product.scales.data(), product.corrections.data(), product.bias.data(),
-                             residual == nullptr ? nullptr : residual + at, out.data + at});
+      split(in.positions(), kRowsTogether, [&](std::size_t, Share share) {
+        kernels_.product_int8({integers, rows_.data() + share.begin, outs_.data() + share.begin,
+                               share.end - share.begin, taps, conv.lines, conv.inner, product.weights.data(),
+                               product.columns, scale, product.scales.data(), product.corrections.data(),
+                               product.bias.data(), residual == nullptr ? nullptr : residual + at,
+                               out.data + at});
+      });
     }
   }
 }
@@ -159,15 +195,22 @@ void MapPass::convolve(const PackedProduct& conv, const float* padded, const Fea
     for (std::size_t y = 0; y < out.resolution; ++y)
       for (std::size_t x = 0; x < out.resolution; ++x)
         rows_.push_back(((f * side + y * stride + start) * side + x * stride + start) * in.channels);
-  kernels_.product({padded, rows_.data(), rows_.size(), taps, conv.taps, conv.inner, conv.weights.data(),
-                    conv.columns, conv.bias.data(), nullptr, out.data, out.channels});
+  split(rows_.size(), kRowsTogether, [&](std::size_t, Share share) {
+    kernels_.product({padded, rows_.data() + share.begin, share.end - share.begin, taps, conv.taps,
+                      conv.inner, conv.weights.data(), conv.columns, conv.bias.data(), nullptr,
+                      out.data + share.begin * out.channels, out.channels});
+  });
 }
 
 void MapPass::multiply(const PackedProduct& layer, const float* x, std::size_t rows, std::size_t stride,
                        const float* residual, float* out) {
-  const std::size_t tap = 0;
-  kernels_.product({x, row_offsets(rows, stride), rows, &tap, 1, layer.inner, layer.weights.data(),
-                    layer.columns, layer.bias.data(), residual, out, layer.columns});
+  const std::size_t tap = 0, *offsets = row_offsets(rows, stride);
+  split(rows, kRowsTogether, [&](std::size_t, Share share) {
+    const std::size_t at = share.begin * layer.columns;
+    kernels_.product({x, offsets + share.begin, share.end - share.begin, &tap, 1, layer.inner,
+                      layer.weights.data(), layer.columns, layer.bias.data(),
+                      residual == nullptr ? nullptr : residual + at, out + at, layer.columns});
+  });
 }
 
 const std::size_t* MapPass::row_offsets(std::size_t rows, std::size_t stride) {

@@ -1,9 +1,10 @@
-// One thread's layers over feature maps.
+// One thread's layers over feature maps, with the help of others where it leads a crew.
 #pragma once
 
 #include <cstddef>
 #include <vector>
 
+#include "crew.hpp"
 #include "packed_layers.hpp"
 
 namespace iris_fast {
@@ -11,6 +12,9 @@ namespace iris_fast {
 // Larger maps of a frame (in floats) go through layers one frame at a time, since one fills the processor's
 // cache; smaller ones go through together, so that a layer's weights are read once for all of them.
 constexpr std::size_t kMostGroupedFloats = 32 * 1024;
+
+// Lines of a map that a thread of a crew takes at a time: some microseconds of work.
+constexpr std::size_t kLinesTogether = 4;
 
 // Feature maps (frames, resolution, resolution, channels), channels padded.
 struct FeatureMap {
@@ -57,15 +61,33 @@ class MapPass {
   void multiply(const PackedProduct& layer, const float* x, std::size_t rows, std::size_t stride,
                 const float* residual, float* out);
   const std::size_t* row_offsets(std::size_t rows, std::size_t stride);
+  // part(rank, share) for shares of `count`, with the crew's help where there is one. A part must not throw.
+  template <typename Part>
+  void split(std::size_t count, std::size_t grain, const Part& part) {
+    if (crew_ != nullptr)
+      crew_->split(count, grain, part);
+    else if (count > 0)
+      part(std::size_t{0}, Share{0, count});
+  }
+  std::size_t helpers() const { return crew_ == nullptr ? 1 : crew_->members(); }
 
   const FrameKernels& kernels_;
+  Crew* crew_ = nullptr;
   std::vector<float> sums_, scale_, shift_;
 
  private:
+  // Of Winograd's convolutions, a rank's.
+  struct TileRoom {
+    std::vector<WinogradTile> tiles;
+    AlignedBuffer<float> components, products;
+  };
+
+  void sum_channels(const float* x, std::size_t positions, std::size_t channels, const float* center);
+
   std::vector<std::size_t> rows_, outs_;
   AlignedBuffer<unsigned char> integers_;
-  std::vector<WinogradTile> tiles_;
-  AlignedBuffer<float> components_, products_;  // of Winograd's convolutions
+  AlignedBuffer<float> block_sums_;
+  std::vector<TileRoom> tile_rooms_;
 };
 
 }  // namespace iris_fast

@@ -2,20 +2,14 @@
 
 #include <chrono>
 
+#include "pause.hpp"
+
 namespace iris_fast {
 namespace {
 
 constexpr int kLooks =
     2000;  // 20 to 90 microseconds by processor, about what the longest part of a pass takes
 constexpr auto kCheckEvery = std::chrono::milliseconds(20);
-
-inline void pause() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 }  // namespace
 

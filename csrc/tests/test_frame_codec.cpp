@@ -331,6 +331,32 @@ void nothing_depends_on_threads_groups_or_level(const FrameModelConfig& config, 
     }
 }
 
+// Threads that share one frame's layers give the bits that it has in a batch; a batch in between changes
+// nothing.
+void a_frame_alone_is_as_in_a_batch(const FrameModelConfig& config, Precision decoder) {
+  Weights weights;
+  const Inputs in = inputs(config);
+  const std::size_t slots = config.tokens_per_frame(), floats = config.frame_floats();
+  const auto plain = make_codec(config, weights, "auto", 1, 1, decoder);
+  const std::vector<float> frames = decoded(*plain, in), latents = encoded(*plain, in);
+  const auto tokens = tokenized(*plain, in);
+  for (const std::size_t threads : {1, 2, 3, 9}) {
+    const auto codec = make_codec(config, weights, "auto", threads, 0, decoder);
+    for (int again = 0; again < 2; ++again) {
+      std::vector<float> alone(frames.size()), alone_latents(latents.size());
+      std::vector<std::int64_t> alone_tokens(tokens.size());
+      for (std::size_t f = 0; f < kBatch; ++f) {
+        codec->decode(in.tokens.data() + f * slots, 1, alone.data() + f * floats, {});
+        codec->encode(in.frames.data() + f * floats, 1, alone_latents.data() + f * slots * config.embed_dim,
+                      {});
+        codec->tokenize(in.frames.data() + f * floats, 1, alone_tokens.data() + f * slots, {});
+      }
+      CHECK(alone == frames && alone_latents == latents && alone_tokens == tokens);
+      CHECK(decoded(*codec, in) == frames);
+    }
+  }
+}
+
 void calls_may_overlap() {
   Weights weights;
   const FrameModelConfig config = large_maps();
@@ -392,8 +418,10 @@ int main() {
   for (const FrameModelConfig& config : {large_maps(), odd_maps()}) {
     the_plain_tokenizer_says_the_same(config);
     the_int8_decoder_is_close(config);
-    for (const Precision decoder : {Precision::kFloat, Precision::kInt8})
+    for (const Precision decoder : {Precision::kFloat, Precision::kInt8}) {
       nothing_depends_on_threads_groups_or_level(config, decoder);
+      a_frame_alone_is_as_in_a_batch(config, decoder);
+    }
   }
   calls_may_overlap();
   what_cannot_be_is_refused();

@@ -98,7 +98,8 @@ class FrameCodec:
         decoder_dtype: DecoderDtype = "float32",
         memo_bytes: int = MEMO_BYTES,
     ):
-        """`group_size`: frames that one thread takes at a time; 0 for an even share of the batch, at most 4.
+        """`group_size`: frames that one thread takes at a time; 0 for an even share of the batch, at most 4. A
+        frame that is alone is shared by all threads.
 
         `decoder_dtype`: "int8" rounds both factors of the 3 × 3 convolutions in the decoder's residual blocks and
         upsamplings to integers from -127 to 127, with one scale for each frame's map and one for each output.

@@ -11,9 +11,6 @@
 
 namespace iris_fast::IRIS_FAST_LEVEL {
 
-constexpr std::size_t kSumBlock =
-    64;  // positions added up before they join the total, which keeps rounding low
-
 template <typename T>
 inline void channel_sums(const T* x, std::size_t positions, std::size_t channels, const float* center,
                          float* sums) {
