@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def test_capturing_is_not_counted_and_changes_nothing(
 
     monkeypatch.setattr(builder, "estimate_seconds_per_unit", watched)
     monkeypatch.setattr(Trainer, "run", look)
-    monkeypatch.setattr(estimate.time, "perf_counter", slow.clock)
+    for clock in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(estimate.time, clock, slow.clock)
     assert train_micro(tmp_path / "run") == 0
     trainer = seen["trainer"]
     assert slow.now > 60 * len(PARTS)
@@ -114,3 +116,16 @@ def test_on_a_gpu_a_run_trains_plays_and_is_evaluated(tmp_path: Path) -> None:
     assert len(found) == 3 and "actor_critic/train/total_loss" in found[-1]
     assert all(math.isfinite(value) for epoch in found for value in epoch.values())
     assert run_evaluate(run, "--episodes", 4, "--device", "cuda") == 0
+
+
+def test_other_processes_do_not_lengthen_the_estimate_on_a_cpu() -> None:
+    """A pause stands for the time in which they have the processor."""
+
+    def interrupted() -> None:
+        until = time.thread_time() + 0.01
+        while time.thread_time() < until:
+            pass
+        time.sleep(0.1)
+
+    seconds = estimate._seconds(interrupted, torch.device("cpu"))
+    assert 0.01 <= seconds < 0.05
