@@ -77,6 +77,7 @@ BOTTLENECK: tuple[Panel, ...] = (
         [
             ("tokenizer/train/reconstruction_loss_moving", "moving pixels", ORANGE),
             ("tokenizer/train/reconstruction_loss", "all pixels", BLUE),
+            ("tokenizer/train/moving_vs_previous_frame", "moving, over the frame before", "black"),
         ],
     ),
     (

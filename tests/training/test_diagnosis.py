@@ -25,6 +25,7 @@ LATE = 5
 LEARNING = {
     "tokenizer/train/tokens_entropy": 6.0,
     "tokenizer/train/codes_used": 9.0,
+    "tokenizer/train/moving_vs_previous_frame": 0.2,
     "world_model/train/rewarded_steps": 0.03,
     "world_model/train/rewards_vs_base_rate": 0.4,
     "world_model/train/rewards_recall": 0.6,
@@ -40,6 +41,10 @@ FAULTS = {
             "tokenizer: nearly all frames get the same tokens (16 of 16 codes",
             "tokenizer.restart_codes_every=10",
         ),
+    ),
+    "moving": (
+        {"tokenizer/train/moving_vs_previous_frame": 0.5},
+        ("tokenizer: reconstructions leave out what moves", "tokenizer.perceptual=objects"),
     ),
     "no reward": (
         {"world_model/train/rewarded_steps": 0.0},
@@ -118,6 +123,13 @@ def test_at_the_threshold() -> None:
     assert not Diagnosis(CONFIG).sentences(LATE, LEARNING | {name: AT_BASE_RATE - 1e-6})
 
 
+def test_the_tokenizers_faults_wait_for_the_world_model() -> None:
+    late = apply_overrides(CONFIG, ["training.world_model.start_after_epochs=30"])
+    for fault in ("tokens", "moving"):
+        diagnosis, metrics = Diagnosis(late), LEARNING | FAULTS[fault][0]
+        assert [epoch for epoch in range(1, 40) if diagnosis.sentences(epoch, metrics)] == [31]
+
+
 def test_steps_are_those_of_the_schedule() -> None:
     config = apply_overrides(
         CONFIG,
@@ -135,6 +147,7 @@ def test_a_run_says_it_after_the_line_of_the_epoch(
 ) -> None:
     """The micro agent's rewards are worse than the base rate's from its first step to its last."""
     monkeypatch.setattr(module, "ENOUGH_STEPS", dict.fromkeys(ENOUGH_STEPS, 4))
+    monkeypatch.setattr(module, "MOVING_LEFT_OUT", 9.0)
     assert main(["--game", "Catch", "--run-dir", str(tmp_path / "run"), *MICRO]) == 0
     lines = capsys.readouterr().err.splitlines()
     (place,) = (number for number, line in enumerate(lines) if line.startswith("not learning"))
