@@ -156,7 +156,7 @@ def test_an_unknown_command_and_option(capsys: Say) -> None:
         ("iris-fast train --preset s", {"small "}),
         ("iris-fast train training.tokenizer.st", {"training.tokenizer.steps_per_epoch="}),
         ("iris-fast play --mode f", {"fork "}),
-        ("iris-fast convert --to p", {"public "}),
+        ("iris-fast convert --to pu", {"public "}),
     ],
 )
 def test_completion(line: str, words: set[str], tmp_path: Path) -> None:
